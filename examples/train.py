@@ -1,0 +1,193 @@
+"""Trains a small GPT-2, tokenizer included, on a text file, and writes it as a Hugging Face checkpoint.
+
+    python examples/train.py shakespeare.txt checkpoint
+
+The first 90 % of the text are for training, the last 10 % decide when to stop: the weights written are those with the
+lowest loss there. Every `--evaluate-every` steps the whole state goes to OUT/state.pt, from which the same command goes
+on after an interruption; the same text, seed and settings give the same weights on the same machine.
+
+Needs, beside gpt2-model: click, tokenizers.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from gpt2_model import GPT2, GPT2Config, generate
+from gpt2_model.weights import stored_tensors
+from safetensors.torch import save_file
+from tokenizers import ByteLevelBPETokenizer
+from torch import Tensor
+
+END_OF_TEXT = "<|endoftext|>"
+
+
+@click.command()
+@click.argument("text", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("out", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--vocab-size", default=1536, show_default=True, help="Tokens of the byte-level BPE.")
+@click.option("--n-positions", default=256, show_default=True, help="Tokens of context.")
+@click.option("--n-layer", default=6, show_default=True)
+@click.option("--n-head", default=6, show_default=True)
+@click.option("--n-embd", default=192, show_default=True)
+@click.option("--dropout", default=0.2, show_default=True)
+@click.option("--batch-size", default=16, show_default=True, help="Rows of n_positions tokens a step.")
+@click.option("--steps", default=3000, show_default=True)
+@click.option("--learning-rate", default=1e-3, show_default=True, help="At its peak; warmed up, then a cosine down.")
+@click.option("--weight-decay", default=0.1, show_default=True)
+@click.option("--evaluate-every", default=100, show_default=True, help="Steps between evaluations, which also save.")
+@click.option("--seed", default=1, show_default=True)
+def main(text: Path, out: Path, steps: int, evaluate_every: int, seed: int, **settings: Any) -> None:
+    """Trains a small GPT-2 on TEXT and writes it to OUT."""
+    out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+    content = text.read_text(encoding="utf-8")
+    split = len(content) * 9 // 10
+    tokenizer = train_tokenizer(content[:split], settings["vocab_size"], out)
+    training, held_out = (torch.tensor(tokenizer.encode(part).ids) for part in (content[:split], content[split:]))
+
+    config = GPT2Config(
+        vocab_size=tokenizer.get_vocab_size(),
+        **{name: settings[name] for name in ("n_positions", "n_layer", "n_head", "n_embd")},
+        **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), settings["dropout"]),
+    )
+    model = GPT2(config)
+    optimizer = adamw(model, settings["learning_rate"], settings["weight_decay"])
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine_with_warmup(step, steps))
+    rng = torch.Generator().manual_seed(seed)
+    click.echo(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(training):,} tokens to learn from")
+
+    step, best = 0, math.inf
+    if (out / "state.pt").exists():
+        step, best = load_state(out, model, optimizer, schedule, rng)
+        click.echo(f"going on at step {step}")
+    rows = batches(training, config.n_positions, settings["batch_size"], rng)
+    with click.progressbar(length=steps, label="training", item_show_func=lambda shown: shown) as bar:
+        bar.update(step)
+        while step < steps:
+            loss = train_step(model, next(rows), optimizer, schedule)
+            step += 1
+            bar.update(1, f"loss {loss:.3f}, held out {best:.3f}")
+            if step % evaluate_every == 0 or step == steps:
+                held_out_loss = evaluate(model, held_out)
+                click.echo(f"\nstep {step}: loss {loss:.4f}, held out {held_out_loss:.4f}")
+                if held_out_loss < best:
+                    best = held_out_loss
+                    save_checkpoint(model, out)
+                save_state(out, step, best, model, optimizer, schedule, rng)
+    report(out, content[split:], held_out)
+
+
+def train_tokenizer(text: str, vocab_size: int, out: Path) -> ByteLevelBPETokenizer:
+    """A byte-level BPE in GPT-2's file format: vocab.json, merges.txt; the end-of-text token comes last, as there."""
+    tokenizer = ByteLevelBPETokenizer()
+    tokenizer.train_from_iterator([text], vocab_size=vocab_size - 1, min_frequency=2, show_progress=False)
+    tokenizer.add_special_tokens([END_OF_TEXT])
+    tokenizer.save_model(str(out))
+    vocab = json.loads((out / "vocab.json").read_text(encoding="utf-8")) | {END_OF_TEXT: vocab_size - 1}
+    (out / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False), encoding="utf-8")
+    tokenizer.save(str(out / "tokenizer.json"))
+    return tokenizer
+
+
+def adamw(model: GPT2, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
+    """Decay pulls on matrices only: a bias or a norm's gain has no reason to be small."""
+    matrices = [p for p in model.parameters() if p.dim() == 2]
+    vectors = [p for p in model.parameters() if p.dim() == 1]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95))
+
+
+def cosine_with_warmup(step: int, steps: int, warmup: int = 100, floor: float = 0.05) -> float:
+    """The factor on the learning rate."""
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
+    return floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def batches(tokens: Tensor, length: int, batch_size: int, rng: torch.Generator) -> Iterator[Tensor]:
+    """Rows (B, T) from random places of the text, without end."""
+    while True:
+        starts = torch.randint(len(tokens) - length, (batch_size,), generator=rng)
+        yield torch.stack([tokens[start : start + length] for start in starts])
+
+
+def train_step(
+    model: GPT2, input_ids: Tensor, optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler
+) -> float:
+    """One step on (B, T) ids; returns the loss in nats a token."""
+    model.train()
+    loss = model.loss(input_ids)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    schedule.step()
+    return loss.item()
+
+
+@torch.no_grad()
+def evaluate(model: GPT2, tokens: Tensor) -> float:
+    """Mean loss in nats a token over the whole text, in windows that start afresh."""
+    model.eval()
+    windows = tokens.split(model.config.n_positions)
+    counted = [(model.loss(window[None]).item() * (len(window) - 1), len(window) - 1) for window in windows[:-1]]
+    return sum(loss for loss, _ in counted) / sum(count for _, count in counted)
+
+
+def save_checkpoint(model: GPT2, out: Path) -> None:
+    """The weights in half precision, which halves the file and costs nothing that the loss can show."""
+    halves = {name: tensor.half() for name, tensor in stored_tensors(model).items()}
+    save_file(halves, out / "model.safetensors", metadata={"format": "pt"})
+    end = model.config.vocab_size - 1
+    tokens = {"bos_token_id": end, "eos_token_id": end}
+    write_json(out / "config.json", model.config.to_hf() | tokens | {"dtype": "float16"})
+    write_json(out / "generation_config.json", tokens)
+    special = dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT)
+    settings = {"tokenizer_class": "GPT2Tokenizer", "model_max_length": model.config.n_positions}
+    write_json(out / "tokenizer_config.json", settings | special | {"add_prefix_space": False})
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    """Indented, with a last newline."""
+    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+def save_state(out: Path, step: int, best: float, *parts: Any) -> None:
+    """Everything that a later call needs to go on as if it had never stopped; replaced at once, never half written."""
+    states = [part.get_state() if isinstance(part, torch.Generator) else part.state_dict() for part in parts]
+    torch.save({"step": step, "best": best, "parts": states, "dropout": torch.get_rng_state()}, out / "state.tmp")
+    (out / "state.tmp").replace(out / "state.pt")
+
+
+def load_state(out: Path, *parts: Any) -> tuple[int, float]:
+    """Puts back what `save_state` kept; returns the step and the lowest loss so far."""
+    state = torch.load(out / "state.pt", weights_only=True)
+    for part, saved in zip(parts, state["parts"], strict=True):
+        part.set_state(saved) if isinstance(part, torch.Generator) else part.load_state_dict(saved)
+    torch.set_rng_state(state["dropout"])
+    return state["step"], state["best"]
+
+
+def report(out: Path, text: str, held_out: Tensor) -> None:
+    """What the model card says of the weights that were written, measured on the file itself."""
+    model = GPT2.from_pretrained(out)
+    loss = evaluate(model, held_out)
+    per_byte = loss * len(held_out) / len(text.encode())
+    click.echo(
+        f"held out: {loss:.4f} nats a token, perplexity {math.exp(loss):.2f}, {per_byte / math.log(2):.3f} bits a byte"
+    )
+    tokenizer = ByteLevelBPETokenizer(str(out / "vocab.json"), str(out / "merges.txt"))
+    prompt = tokenizer.encode("ROMEO:").ids
+    rng = torch.Generator().manual_seed(1)
+    sample = generate(model, prompt, max_new_tokens=200, temperature=0.8, top_p=0.95, generator=rng)
+    click.echo(tokenizer.decode([*prompt, *sample]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""GPT-2 written out by hand in PyTorch.
+
+config.py       GPT2Config: the sizes and flags of the arithmetic
+gpt2.py         the network
+checkpoint.py   a folder or a hub repository -> config.json and mapped tensors
+weights.py      tensors -> the network's parameters: one table
+generate.py     the plain decode loop
+errors.py       what can go wrong
+"""
+
+from gpt2_model.config import GPT2Config
+from gpt2_model.errors import (
+    CheckpointError,
+    ConfigError,
+    GPT2Error,
+    SourceError,
+    TensorError,
+    WeightFileError,
+)
+from gpt2_model.generate import generate
+from gpt2_model.gpt2 import GPT2, Cache, KeyValue
+
+__version__ = "0.1.0"
+__all__ = [
+    "GPT2",
+    "GPT2Config",
+    "generate",
+    "Cache",
+    "KeyValue",
+    "GPT2Error",
+    "ConfigError",
+    "CheckpointError",
+    "SourceError",
+    "WeightFileError",
+    "TensorError",
+]

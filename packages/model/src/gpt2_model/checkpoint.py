@@ -1,0 +1,264 @@
+"""`Checkpoint`: a config.json and tensors on disk, from a local folder or the Hugging Face hub.
+
+The only file that opens the network. Tensors are mapped from their file, not read: a checkpoint of any size opens at
+once, and memory is touched only as tensors are used.
+"""
+
+import json
+import re
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from gpt2_model.errors import ConfigError, SourceError, WeightFileError
+
+SAFETENSORS, SAFETENSORS_INDEX = "model.safetensors", "model.safetensors.index.json"
+PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+
+# What a checkpoint may hold beside its weights, and what is fetched from the hub.
+DOCUMENTS = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+
+# Weights in formats that are not read, and what to do about each.
+FOREIGN = {
+    "tf_model.h5": "TensorFlow weights",
+    "flax_model.msgpack": "Flax weights",
+    "model.ckpt.index": "OpenAI's own TensorFlow checkpoint; its converted weights are the hub's openai-community/gpt2",
+    "hparams.json": "OpenAI's own TensorFlow checkpoint; its converted weights are the hub's openai-community/gpt2",
+    "adapter_config.json": "a LoRA adapter; merge it into its base model first",
+}
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A checkpoint whose files are on this machine.
+
+    Attributes:
+        source: what the caller asked for.
+        folder: where the files are.
+        revision: the commit on the hub, None for a local folder.
+        config: the parsed config.json.
+        tensors: each tensor's name in the file, and how to map it into memory.
+    """
+
+    source: str
+    folder: Path
+    revision: str | None
+    config: Mapping[str, Any]
+    tensors: Mapping[str, Callable[[], Tensor]] = field(repr=False)
+
+
+def open_checkpoint(
+    source: str | PathLike[str],
+    *,
+    revision: str | None = None,
+    offline: bool = False,
+    allow_pickle: bool = False,
+) -> Checkpoint:
+    """Finds a checkpoint, fetching it from the hub where `source` is no local folder.
+
+    Args:
+        source: a folder, or a repository on the hub ("gpt2", "org/name").
+        revision: branch, tag or commit on the hub; refused for a folder.
+        offline: look for a hub checkpoint only in the hub's cache on this machine.
+        allow_pickle: read pytorch_model.bin where there are no safetensors (with torch's weights-only unpickler).
+
+    Raises:
+        SourceError: there is no such folder or repository, or no weights of a kind that is read here.
+        WeightFileError: a file is damaged.
+        ConfigError: config.json is no JSON object.
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        if revision is not None:
+            raise SourceError(f"revision {revision!r} was asked for, but {folder} is a local folder; leave it out")
+    elif HUB_ID.fullmatch(str(source)) and not folder.exists():
+        folder, revision = _fetch(str(source), revision, offline=offline, allow_pickle=allow_pickle)
+    else:
+        raise SourceError(f"{source} is neither a folder nor the name of a repository on the hub")
+    config = read_json(folder / "config.json")
+    files = _weight_files(folder, allow_pickle)
+    return Checkpoint(
+        source=str(source),
+        folder=folder,
+        revision=revision,
+        config=config,
+        tensors=_open_weights(folder, files),
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        SourceError: there is no such file, or it cannot be read.
+        ConfigError: it holds something else.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SourceError(f"{path.parent} has no {path.name}; a checkpoint is a folder with one") from None
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path} holds a JSON {type(document).__name__}; it must be an object")
+    return document
+
+
+def _weight_files(folder: Path, allow_pickle: bool) -> dict[str, tuple[str, ...] | None]:
+    """File -> the tensors that an index promises to be in it, None where there is no index."""
+    for single, index in ((SAFETENSORS, SAFETENSORS_INDEX), (PICKLE, PICKLE_INDEX)):
+        if not (folder / single).exists() and not (folder / index).exists():
+            continue
+        if single == PICKLE and not allow_pickle:
+            raise SourceError(
+                f"{folder} has its weights only as a pickle, {PICKLE}, which can run code when it is opened; "
+                "allow it with allow_pickle (--allow-pickle) if you trust its author"
+            )
+        if (folder / single).exists():
+            return {single: None}
+        return _shards(folder / index)
+    found = [f"{name} ({what})" for name, what in FOREIGN.items() if (folder / name).exists()]
+    raise SourceError(
+        f"{folder} has no {SAFETENSORS}, sharded or whole"
+        + (f"; it has {', '.join(found)}" if found else "; is it a checkpoint's folder?")
+    )
+
+
+def _shards(index: Path) -> dict[str, tuple[str, ...] | None]:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise WeightFileError(f"{index} has no weight_map; download it again")
+    shards: dict[str, tuple[str, ...] | None] = {}
+    for tensor, file in weight_map.items():
+        if not isinstance(file, str) or Path(file).name != file:
+            raise WeightFileError(
+                f"{index} says that {tensor} is in {file!r}, which is not the name of a file beside it"
+            )
+        shards[file] = (*(shards.get(file) or ()), tensor)
+    absent = sorted(file for file in shards if not (index.parent / file).exists())
+    if absent:
+        raise WeightFileError(
+            f"{index} names {', '.join(absent)}, which {index.parent} does not have; download it again"
+        )
+    return shards
+
+
+def _open_weights(folder: Path, files: Mapping[str, tuple[str, ...] | None]) -> dict[str, Callable[[], Tensor]]:
+    tensors: dict[str, Callable[[], Tensor]] = {}
+    for name, promised in files.items():
+        path = folder / name
+        found = _open_safetensors(path) if path.suffix == ".safetensors" else _open_pickle(path)
+        missing = sorted(set(promised or ()) - set(found))
+        if missing:
+            raise WeightFileError(f"{path} lacks {', '.join(missing)}, which its index promises; download it again")
+        twice = sorted(found.keys() & tensors.keys())
+        if twice:
+            raise WeightFileError(f"{path} holds {', '.join(twice)}, which another file of {folder} holds too")
+        tensors |= found
+    return tensors
+
+
+def _open_safetensors(path: Path) -> dict[str, Callable[[], Tensor]]:
+    try:
+        file: Any = safe_open(path, framework="pt")
+        return {name: partial(file.get_tensor, name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+    except (SafetensorError, ValueError) as error:
+        raise WeightFileError(
+            f"{path} ({path.stat().st_size} bytes) is not a whole safetensors file: {error}; download it again"
+        ) from error
+    except OSError as error:
+        raise WeightFileError(f"{path} cannot be read: {error}") from error
+
+
+def _open_pickle(path: Path) -> dict[str, Callable[[], Tensor]]:
+    try:
+        # Only the zip format can be mapped; the 2019 files are of the older one.
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # the unpickler raises whatever the bytes lead it to
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise WeightFileError(f"{path} cannot be loaded as weights alone: {reason}") from error
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise WeightFileError(f"{path} holds something else than a table of tensors")
+    return {str(name): partial(Tensor.detach, tensor) for name, tensor in content.items()}
+
+
+def _fetch(source: str, revision: str | None, *, offline: bool, allow_pickle: bool) -> tuple[Path, str]:
+    """Brings the files that are needed, and no others, into the hub's cache; returns their folder and their commit."""
+    from huggingface_hub import (
+        snapshot_download,
+    )  # imported here: half a second that a local folder need not wait
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    at = f" at revision {revision!r}" if revision else ""
+    try:
+        if offline:
+            folder = Path(snapshot_download(source, revision=revision, local_files_only=True))
+        else:
+            commit, wanted = _wanted(source, revision, allow_pickle)
+            folder = Path(snapshot_download(source, revision=commit, allow_patterns=wanted))
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        remedy = "run once without offline" if offline else "check the connection, or name a local folder"
+        raise SourceError(
+            f"{source}{at} is neither a folder nor in the hub's cache, nor can it be fetched; {remedy}"
+        ) from error
+    except HfHubHTTPError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise SourceError(
+            f"the hub refuses {source}{at}: {reason}; check the name, the revision and your token"
+        ) from error
+    except OSError as error:
+        raise SourceError(f"{source}{at} cannot be fetched: {error}; check the connection and the disk") from error
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in (
+            "httpx",
+            "httpcore",
+            "requests",
+            "huggingface_hub",
+        ):
+            raise
+        raise SourceError(f"{source}{at} cannot be fetched: {error}; check the connection") from error
+    return folder, folder.name  # the cache keeps each commit in a folder of its name
+
+
+def _wanted(source: str, revision: str | None, allow_pickle: bool) -> tuple[str, list[str]]:
+    """The commit that the revision is now, and the files to fetch: the documents and one set of weights."""
+    from huggingface_hub import HfApi
+
+    info = HfApi().model_info(source, revision=revision)
+    names = {sibling.rfilename for sibling in info.siblings or ()}
+    if SAFETENSORS in names or SAFETENSORS_INDEX in names:
+        single, index, shard = SAFETENSORS, SAFETENSORS_INDEX, re.compile(r"model-\d+-of-\d+\.safetensors")
+    elif allow_pickle or not names & {PICKLE, PICKLE_INDEX}:
+        single, index, shard = PICKLE, PICKLE_INDEX, re.compile(r"pytorch_model-\d+-of-\d+\.bin")
+    else:
+        raise SourceError(
+            f"{source} has its weights only as a pickle, {PICKLE}, which can run code when it is opened; "
+            "allow it with allow_pickle (--allow-pickle) if you trust its author"
+        )
+    weights = {single} if single in names else {index, *(name for name in names if shard.fullmatch(name))}
+    foreign = names & FOREIGN.keys() if not weights & names else set()
+    if not weights & names:
+        found = ", ".join(f"{name} ({FOREIGN[name]})" for name in sorted(foreign))
+        raise SourceError(f"{source} has no {SAFETENSORS}, sharded or whole" + (f"; it has {found}" if found else ""))
+    return str(info.sha), sorted(names & (weights | set(DOCUMENTS)))

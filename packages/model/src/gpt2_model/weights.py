@@ -1,0 +1,203 @@
+"""A checkpoint's tensors -> the network's parameters, by name, strict in both directions.
+
+`TABLE` is the whole mapping. A row says what a kind of tensor is called in files, what the network calls it, and
+whether it is turned: OpenAI's Conv1D stores [in, out], torch's Linear [out, in]. It is the name that decides, never the
+shape, for a square matrix looks the same both ways.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from os import PathLike
+
+import torch
+from torch import Tensor
+
+from gpt2_model.checkpoint import Checkpoint, open_checkpoint
+from gpt2_model.config import GPT2Config
+from gpt2_model.errors import TensorError
+from gpt2_model.gpt2 import GPT2
+
+KEEP, TRANSPOSE, DROP = "keep", "transpose", "drop"
+
+# Name in the file, name in the network, what happens. `transformer.` before a name is optional: openai-community/gpt2
+# itself and whatever was saved as a bare GPT2Model do without it.
+TABLE = (
+    (r"wte\.weight", r"wte.weight", KEEP),
+    (r"wpe\.weight", r"wpe.weight", KEEP),
+    (r"h\.(\d+)\.(ln_1|ln_2)\.(weight|bias)", r"h.\1.\2.\3", KEEP),
+    (r"h\.(\d+)\.(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight", r"h.\1.\2.weight", TRANSPOSE),
+    (r"h\.(\d+)\.(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.bias", r"h.\1.\2.bias", KEEP),
+    (r"h\.(\d+)\.attn\.(bias|masked_bias)", r"", DROP),  # the causal mask and its constant, saved as buffers
+    (r"ln_f\.(weight|bias)", r"ln_f.\1", KEEP),
+    (r"lm_head\.weight", r"lm_head.weight", KEEP),
+    (r"lm_head\.decoder\.weight", r"lm_head.weight", KEEP),  # old DialoGPT
+)
+
+READ_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One tensor of a file and the parameter that it becomes."""
+
+    stored_name: str
+    parameter: str
+    transposed: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How a checkpoint's tensors make a model: a config that is tied if they are, and one entry a parameter."""
+
+    config: GPT2Config
+    entries: tuple[Entry, ...]
+
+
+def from_file_name(stored_name: str) -> tuple[str, str]:
+    """What `TABLE` says of a tensor: the parameter's name and what happens to it; ("", "") of an unknown one.
+
+    >>> from_file_name("transformer.h.3.mlp.c_fc.weight")
+    ('h.3.mlp.c_fc.weight', 'transpose')
+    >>> from_file_name("h.3.attn.bias")
+    ('', 'drop')
+    """
+    name = stored_name.removeprefix("transformer.")
+    for pattern, parameter, action in TABLE:
+        if match := re.fullmatch(pattern, name):
+            return match.expand(parameter), action
+    return "", ""
+
+
+def lay_out(checkpoint: Checkpoint, *, ignore_config: Collection[str] = ()) -> Layout:
+    """Finds the tensor of each parameter, and whether the head is the embedding's.
+
+    A head in the file that differs from the embedding is kept although config.json says that they are tied, as
+    transformers 5 does (4 tied it, and changed what the model says).
+
+    Raises:
+        ConfigError: config.json is refused.
+        TensorError: naming every tensor that is missing, unexpected, there twice, of a wrong shape or type.
+    """
+    config = GPT2Config.from_hf(checkpoint.config, ignore=ignore_config)
+    found: dict[str, Entry] = {}
+    complaints = []
+    for stored_name in sorted(checkpoint.tensors):
+        parameter, action = from_file_name(stored_name)
+        if action == DROP:
+            continue
+        if not action:
+            complaints.append(f"unexpected {stored_name}")
+        elif parameter in found:
+            complaints.append(f"{found[parameter].stored_name} and {stored_name} are the same parameter")
+        else:
+            found[parameter] = Entry(stored_name=stored_name, parameter=parameter, transposed=action == TRANSPOSE)
+
+    if config.tie_word_embeddings and "lm_head.weight" in found:
+        head = found.pop("lm_head.weight")
+        if "wte.weight" not in found:
+            found["wte.weight"] = replace(head, parameter="wte.weight")
+        elif not _equal(checkpoint, head.stored_name, found["wte.weight"].stored_name):
+            config = replace(config, tie_word_embeddings=False)
+            found["lm_head.weight"] = head
+
+    expected = parameter_shapes(config)
+    complaints += [f"unexpected {found[name].stored_name}" for name in sorted(found.keys() - expected.keys())]
+    complaints += [f"missing {name}" for name in expected if name not in found]
+    for name in expected.keys() & found.keys():
+        entry = found[name]
+        tensor = checkpoint.tensors[entry.stored_name]()
+        shape = expected[name][::-1] if entry.transposed else expected[name]
+        if tuple(tensor.shape) != shape:
+            complaints.append(f"{entry.stored_name} has shape {list(tensor.shape)}, config.json says {list(shape)}")
+        if tensor.dtype not in READ_DTYPES:
+            complaints.append(
+                f"{entry.stored_name} is {_plain(tensor.dtype)}, only float32, float16, bfloat16 are read"
+            )
+    if complaints:
+        raise TensorError(
+            f"{checkpoint.folder}: {len(complaints)} tensors do not fit: " + "; ".join(sorted(complaints))
+        )
+    return Layout(config=config, entries=tuple(found[name] for name in expected))
+
+
+def parameter_shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
+    """The name and shape of each parameter, in the order of the network; a tied head has none of its own.
+
+    >>> parameter_shapes(GPT2Config())["h.0.attn.c_attn.weight"]
+    (2304, 768)
+    """
+    with torch.device("meta"):
+        return {name: tuple(parameter.shape) for name, parameter in GPT2(config).named_parameters()}
+
+
+def load(
+    source: str | PathLike[str],
+    *,
+    revision: str | None = None,
+    offline: bool = False,
+    allow_pickle: bool = False,
+    ignore_config: Collection[str] = (),
+    dtype: torch.dtype = torch.float32,
+) -> GPT2:
+    """A checkpoint as a network in eval mode; weights of the right type stay mapped from the file.
+
+    Args:
+        source: a folder, or a repository on the hub.
+        revision: branch, tag or commit on the hub.
+        offline: never open the network.
+        allow_pickle: read pytorch_model.bin where there are no safetensors.
+        ignore_config: fields of config.json, unknown here, that do not change the logits.
+        dtype: what the weights are computed in.
+
+    Raises:
+        GPT2Error: see `gpt2_model.errors`.
+    """
+    checkpoint = open_checkpoint(source, revision=revision, offline=offline, allow_pickle=allow_pickle)
+    layout = lay_out(checkpoint, ignore_config=ignore_config)
+    parameters = {entry.parameter: checkpoint.tensors[entry.stored_name]().to(dtype) for entry in layout.entries}
+    return build(layout, parameters)
+
+
+def build(layout: Layout, stored: Mapping[str, Tensor]) -> GPT2:
+    """The network around tensors that are in the file's layout, keyed by parameter; nothing is copied."""
+    with torch.device("meta"):
+        model = GPT2(layout.config)
+    turned = {e.parameter: stored[e.parameter].t() if e.transposed else stored[e.parameter] for e in layout.entries}
+    if layout.config.tie_word_embeddings:
+        turned["lm_head.weight"] = turned["wte.weight"]
+    model.load_state_dict(turned, strict=True, assign=True)
+    if layout.config.tie_word_embeddings:
+        model.lm_head.weight = model.wte.weight  # assigning made two parameters of one tensor
+    return model.eval()
+
+
+def stored_tensors(model: GPT2) -> dict[str, Tensor]:
+    """The network's parameters as a file holds them: transformers' names, Conv1D's [in, out], a tied head once.
+
+    >>> tiny = GPT2(GPT2Config(vocab_size=9, n_positions=4, n_embd=6, n_layer=1, n_head=2))
+    >>> stored_tensors(tiny)["transformer.h.0.attn.c_attn.weight"].shape
+    torch.Size([6, 18])
+    """
+    return {
+        stored_name(name): (parameter.t() if from_file_name(name)[1] == TRANSPOSE else parameter).detach().contiguous()
+        for name, parameter in model.named_parameters()
+    }
+
+
+def stored_name(parameter: str) -> str:
+    """What transformers' GPT2LMHeadModel calls a parameter.
+
+    >>> stored_name("wte.weight"), stored_name("lm_head.weight")
+    ('transformer.wte.weight', 'lm_head.weight')
+    """
+    return parameter if parameter.startswith("lm_head.") else f"transformer.{parameter}"
+
+
+def _equal(checkpoint: Checkpoint, one: str, other: str) -> bool:
+    a, b = checkpoint.tensors[one](), checkpoint.tensors[other]()
+    return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)
+
+
+def _plain(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

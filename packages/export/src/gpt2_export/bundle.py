@@ -1,0 +1,149 @@
+"""A folder appears whole or not at all: written under a temporary name, flushed to the disk, renamed at once.
+
+Whatever ends the program before the rename, OUT is not there; what a killed run left behind lies beside it under a name
+that starts with a dot, and the next run on the same OUT removes it.
+"""
+
+import errno
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gpt2_export import manifest
+from gpt2_export.errors import FolderError, StorageError
+
+
+@contextmanager
+def staging(out: Path, *, force: bool, needed_bytes: int) -> Iterator[Path]:
+    """A new folder to write to, which becomes `out` when the block ends without an error.
+
+    Args:
+        out: must not exist, unless `force`.
+        force: replace `out` if it is a folder that was made here; any other is never touched.
+        needed_bytes: about what will be written; refused at once where the disk has less.
+
+    Raises:
+        FolderError: `out` exists.
+        StorageError: the file system refuses, or is full.
+    """
+    out = Path(os.path.abspath(out))  # noqa: PTH100 (resolve() would follow a link at OUT and replace its target)
+    _refuse_existing(out, force)
+    with _storage_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(out)
+        free = shutil.disk_usage(out.parent).free
+        if free < needed_bytes:
+            raise StorageError(
+                f"{out} needs about {needed_bytes:,} bytes, {out.parent} has {free:,}; free some, or write elsewhere"
+            )
+        folder = Path(tempfile.mkdtemp(prefix=_prefix(out), dir=out.parent))
+        lock = os.open(folder, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            yield folder
+            folder.chmod(0o777 & ~_umask())
+            _flush(folder)
+            _rename(folder, out, force)
+        finally:
+            os.close(lock)
+            shutil.rmtree(folder, ignore_errors=True)  # gone already if all went well
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Writes a small file at once: a reader sees the old one or the new one.
+
+    Raises:
+        StorageError: the file system refuses.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    with _storage_errors(path):
+        try:
+            with partial.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def _refuse_existing(out: Path, force: bool) -> None:
+    if not out.exists() and not out.is_symlink():
+        return
+    if not force:
+        raise FolderError(f"{out} exists; remove it, choose another name, or pass --force to replace it")
+    if out.is_symlink() or not (out / manifest.MANIFEST).is_file():
+        raise FolderError(
+            f"{out} is no folder that gpt2-export made, so --force does not replace it; remove it yourself"
+        )
+
+
+def _rename(folder: Path, out: Path, force: bool) -> None:
+    _refuse_existing(out, force)  # somebody else may have made it meanwhile
+    old = Path(tempfile.mkdtemp(prefix=_prefix(out), dir=out.parent)) / out.name
+    if out.exists():
+        out.rename(old)
+    try:
+        folder.rename(out)
+    except OSError:
+        if old.exists():
+            old.rename(out)
+        raise
+    finally:
+        shutil.rmtree(old.parent, ignore_errors=True)
+    _fsync(out.parent)
+
+
+def _remove_abandoned(out: Path) -> None:
+    """Removes what killed runs left; a run that is alive holds a lock on its folder."""
+    for folder in out.parent.glob(f"{_prefix(out)}*"):
+        try:
+            descriptor = os.open(folder, os.O_RDONLY)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            continue
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(descriptor)
+
+
+def _prefix(out: Path) -> str:
+    return f".{out.name}.partial-"
+
+
+def _flush(folder: Path) -> None:
+    for path in folder.iterdir():
+        _fsync(path)
+    _fsync(folder)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _umask() -> int:
+    current = os.umask(0o022)
+    os.umask(current)
+    return current
+
+
+@contextmanager
+def _storage_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageError(f"no space left for {path}; free some, or write elsewhere") from error
+        raise StorageError(f"{error.filename or path}: {error.strerror or error}") from error

@@ -1,0 +1,178 @@
+"""The command `gpt2-export`: one call into the package per subcommand, and errors as one line."""
+
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+EXISTING = click.Path(path_type=Path)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="gpt2-export")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.pass_context
+def main(context: click.Context, debug: bool) -> None:
+    """Turns a GPT-2 checkpoint into one folder that transformers and ONNX runtimes open.
+
+    \b
+    gpt2-export make demo demo-folder        the small model that comes with this package
+    gpt2-export make gpt2 gpt2-folder        OpenAI's, from the Hugging Face hub
+    gpt2-export inspect gpt2-folder          what is in it, and how it was verified
+    """
+    context.obj = debug
+
+
+def source_options(command: F) -> F:
+    """The options of commands that read a checkpoint."""
+    options = (
+        click.option("--revision", metavar="REV", help="Branch, tag or commit on the hub."),
+        click.option("--offline", is_flag=True, help="Never open the network: take what the hub's cache has."),
+        click.option("--allow-pickle", is_flag=True, help="Read pytorch_model.bin where there are no safetensors."),
+        click.option("--force", is_flag=True, help="Replace OUT, if it is a folder that gpt2-export made."),
+        click.option(
+            "--ignore-config",
+            metavar="FIELD",
+            multiple=True,
+            help="A field of config.json, unknown here, that you know not to change the logits; can be repeated.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@main.command()
+@click.argument("source")
+@click.argument("out", type=EXISTING)
+@source_options
+@click.pass_obj
+def make(debug: bool, /, source: str, out: Path, **options: Any) -> None:
+    """Freezes, exports and verifies SOURCE in one go; there is no OUT unless all of it held.
+
+    SOURCE is a repository on the Hugging Face hub, a local checkpoint folder, or demo, the small model that comes with
+    this package (./demo is a folder of that name).
+
+    \b
+    Example:
+      gpt2-export make openai-community/gpt2 gpt2-folder --revision main
+    """
+    with one_line_errors(debug):
+        from gpt2_export.inspection import parity_lines
+        from gpt2_export.make import make as steps
+        from gpt2_export.progress import progress_for
+
+        document = steps(source, out, progress=progress_for(sys.stderr), **options)
+        _finish(out, document, *parity_lines(document["parity"]))
+
+
+@main.command()
+@click.argument("source")
+@click.argument("out", type=EXISTING)
+@source_options
+@click.pass_obj
+def freeze(debug: bool, /, source: str, out: Path, **options: Any) -> None:
+    """Writes SOURCE to OUT as one float32 safetensors file with its config and tokenizer.
+
+    \b
+    Example:
+      gpt2-export freeze ./my-finetune frozen
+    """
+    with one_line_errors(debug):
+        from gpt2_export.make import freeze_only
+        from gpt2_export.progress import progress_for
+
+        _finish(out, freeze_only(source, out, progress=progress_for(sys.stderr), **options))
+
+
+@main.command()
+@click.argument("folder", type=EXISTING)
+@click.pass_obj
+def onnx(debug: bool, /, folder: Path) -> None:
+    """Exports the graph, model.onnx, into a frozen FOLDER; it reads its weights from the file that is there.
+
+    \b
+    Example:
+      gpt2-export onnx frozen
+    """
+    with one_line_errors(debug):
+        from gpt2_export.make import add_graph
+        from gpt2_export.progress import progress_for
+
+        _finish(folder, add_graph(folder, progress=progress_for(sys.stderr)))
+
+
+@main.command()
+@click.argument("folder", type=EXISTING)
+@click.pass_obj
+def verify(debug: bool, /, folder: Path) -> None:
+    """Compares FOLDER's graph with the scratch network, and with transformers where that is installed.
+
+    Logits over a sweep of shapes, and 64 greedy tokens. The report goes into manifest.json; beyond tolerance the exit
+    code is 1.
+
+    \b
+    Example:
+      gpt2-export verify gpt2-folder
+    """
+    with one_line_errors(debug):
+        from gpt2_export.inspection import parity_lines
+        from gpt2_export.make import verify_folder
+        from gpt2_export.progress import progress_for
+
+        document = verify_folder(folder, progress=progress_for(sys.stderr))
+        _finish(folder, document, *parity_lines(document["parity"]))
+
+
+@main.command()
+@click.argument("folder", type=EXISTING)
+@click.option("--check-hashes", is_flag=True, help="Compare every file with its sha256; exit code 1 if one differs.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.pass_obj
+def inspect(debug: bool, /, folder: Path, check_hashes: bool, as_json: bool) -> None:
+    """Shows FOLDER's sizes, precision, inputs and outputs, operators, hashes and parity report.
+
+    \b
+    Example:
+      gpt2-export inspect gpt2-folder --check-hashes
+    """
+    with one_line_errors(debug):
+        from gpt2_export import inspection
+
+        found = inspection.inspect(folder, check_hashes=check_hashes)
+        click.echo(inspection.as_json(found) if as_json else inspection.table(found))
+        if found.get("differences"):
+            raise SystemExit(1)
+
+
+@contextmanager
+def one_line_errors(debug: bool) -> Iterator[None]:
+    """Turns what a user can mend into one line and exit code 1; what is our own mistake stays a traceback."""
+    from gpt2_model import GPT2Error
+
+    from gpt2_export.errors import ExportError
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo("interrupted; nothing was left behind", err=True)
+        raise SystemExit(130) from None
+    except (GPT2Error, ExportError, OSError) as error:
+        if debug:
+            traceback.print_exc()
+        click.echo("error: " + " ".join(str(error).split()), err=True)
+        raise SystemExit(1) from None
+
+
+def _finish(folder: Path, document: dict[str, Any], *lines: str) -> None:
+    for warning in document["warnings"]:
+        click.echo(f"warning: {warning}", err=True)
+    for line in lines:
+        click.echo(line)
+    size = sum(entry["bytes"] for entry in document["files"].values())
+    click.echo(f"{folder}: {len(document['files'])} files, {size:,} bytes")

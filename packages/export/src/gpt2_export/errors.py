@@ -1,0 +1,36 @@
+"""What can go wrong between a checkpoint and a made folder.
+
+    ExportError                 everything below; each message says what, the value, the limit and the remedy
+    ├── FolderError             a folder that exists already, or is not one that was made here, or does not fit itself
+    ├── StorageError            the disk is full, or a file cannot be written
+    ├── GraphError              the exported graph is not the one that the contract describes
+    └── VerificationError       the folder computes something else than its checkpoint; carries the report
+
+What is wrong with the checkpoint itself is `gpt2_model.errors.GPT2Error`.
+"""
+
+from typing import Any
+
+
+class ExportError(Exception):
+    """Base of every error of this package."""
+
+
+class FolderError(ExportError):
+    """A folder that cannot be written to, or read as a made one."""
+
+
+class StorageError(ExportError):
+    """The file system refuses."""
+
+
+class GraphError(ExportError):
+    """An exported graph that breaks the contract of inputs, outputs, operators or weights."""
+
+
+class VerificationError(ExportError):
+    """Logits or tokens beyond tolerance; `report` has the numbers."""
+
+    def __init__(self, message: str, report: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.report = report

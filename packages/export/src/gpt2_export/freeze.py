@@ -1,0 +1,80 @@
+"""A checkpoint -> a frozen folder: one float32 file under transformers' names, its config, its tokenizer."""
+
+import json
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gpt2_model.checkpoint import Checkpoint, read_json
+from gpt2_model.config import ALIASES
+from gpt2_model.errors import TensorError
+from gpt2_model.weights import Layout, lay_out, stored_name
+
+from gpt2_export import genai, tensorfile, tokenizer
+from gpt2_export.progress import Progress, silent
+
+WEIGHTS = "model.safetensors"
+
+
+def freeze(
+    checkpoint: Checkpoint, folder: Path, *, ignore_config: Collection[str] = (), progress: Progress = silent
+) -> list[str]:
+    """Writes the frozen checkpoint into an empty folder; returns warnings.
+
+    Raises:
+        GPT2Error: the checkpoint is refused; no tensor has been written then, unless one of them is not finite.
+    """
+    layout = lay_out(checkpoint, ignore_config=ignore_config)
+    shapes = {
+        stored_name(entry.parameter): tuple(checkpoint.tensors[entry.stored_name]().shape) for entry in layout.entries
+    }
+    tensorfile.write(folder / WEIGHTS, shapes, _arrays(checkpoint, layout, progress))
+    config = _config(checkpoint, layout, ignore_config)
+    write_json(folder / "config.json", config)
+    write_json(folder / "generation_config.json", _generation_config(checkpoint, config))
+    write_json(folder / "genai_config.json", genai.config(layout.config, config))
+    warnings = [f"config.json: {name} was left out, as asked" for name in ignore_config if name in checkpoint.config]
+    if checkpoint.config.get("tie_word_embeddings", True) and not layout.config.tie_word_embeddings:
+        warnings.append("config.json ties the head to the embedding, but the file has another head: it is kept, untied")
+    return warnings + tokenizer.copy(checkpoint.folder, folder, config)
+
+
+def frozen_bytes(checkpoint: Checkpoint) -> int:
+    """About how much room the weights will take."""
+    return sum(tensorfile.FLOAT32_BYTES * tensor().numel() for tensor in checkpoint.tensors.values())
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    """Indented, as transformers writes its own."""
+    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _arrays(checkpoint: Checkpoint, layout: Layout, progress: Progress) -> Iterator[np.ndarray]:
+    total = len(layout.entries)
+    for done, entry in enumerate(layout.entries):
+        progress("freeze", done, total)
+        tensor = checkpoint.tensors[entry.stored_name]().to(torch.float32)
+        strange = tensor.numel() - int(tensor.isfinite().sum())
+        if strange:
+            raise TensorError(
+                f"{checkpoint.folder}: {entry.stored_name} has {strange} values that are NaN or infinite, of "
+                f"{tensor.numel()}; the checkpoint is damaged, or its training was"
+            )
+        yield tensor.numpy()
+    progress("freeze", total, total)
+
+
+def _config(checkpoint: Checkpoint, layout: Layout, ignored: Collection[str]) -> dict[str, Any]:
+    """The source's own fields, with those that the frozen weights decide: type, head, class."""
+    dropped = {"torch_dtype", "_name_or_path", "transformers_version", *ALIASES, *ignored}
+    kept = {key: value for key, value in checkpoint.config.items() if key not in dropped}
+    return kept | layout.config.to_hf() | {"dtype": "float32"}
+
+
+def _generation_config(checkpoint: Checkpoint, config: dict[str, Any]) -> dict[str, Any]:
+    path = checkpoint.folder / "generation_config.json"
+    if path.exists():
+        return read_json(path)
+    return {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if config.get(key) is not None}

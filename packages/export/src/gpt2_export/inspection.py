@@ -1,0 +1,116 @@
+"""What is in a made folder, read from its files: for people, and as one JSON object."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from gpt2_export import graph, manifest, tensorfile
+from gpt2_export.freeze import WEIGHTS
+
+
+def inspect(folder: Path, *, check_hashes: bool = False) -> dict[str, Any]:
+    """Sizes, inputs and outputs, operators, provenance and parity of a folder.
+
+    Args:
+        folder: a made folder.
+        check_hashes: compare every file with its sha256 in the manifest.
+
+    Raises:
+        FolderError: the folder is none that was made here.
+    """
+    document = manifest.read(folder)
+    weights = tensorfile.places(folder / WEIGHTS)
+    tensor_bytes = sum(place.nbytes for place in weights.values())
+    folder_bytes = sum(path.stat().st_size for path in folder.iterdir())
+    found: dict[str, Any] = {
+        "source": document["source"],
+        "generator": document["generator"],
+        "versions": document["versions"],
+        "warnings": document["warnings"],
+        "precision": "fp32",
+        "parameters": tensor_bytes // tensorfile.FLOAT32_BYTES,
+        "tensors": len(weights),
+        "tensor_bytes": tensor_bytes,
+        "folder_bytes": folder_bytes,
+        "files": document["files"],
+        "graph": None,
+        "parity": document["parity"],
+    }
+    if (folder / graph.GRAPH).exists():
+        proto = onnx.load(folder / graph.GRAPH, load_external_data=False)
+        found["graph"] = {
+            "opset": proto.opset_import[0].version,
+            "ir_version": proto.ir_version,
+            "inputs": {value.name: _axes(value) for value in proto.graph.input},
+            "outputs": {value.name: _axes(value) for value in proto.graph.output},
+            "operators": graph.census(folder / graph.GRAPH),
+        }
+    if check_hashes:
+        found["differences"] = manifest.differences(folder, document)
+    return found
+
+
+def table(found: dict[str, Any]) -> str:
+    """The same for people."""
+    source = found["source"]
+    lines = [
+        f"source      {source['name']}" + (f" at {source['revision']}" if source["revision"] else ""),
+        f"made by     {found['generator']['name']} {found['generator']['version']}",
+        f"precision   {found['precision']}, {found['parameters']:,} parameters in {found['tensors']} tensors",
+        f"size        {found['folder_bytes']:,} bytes, {found['folder_bytes'] / found['tensor_bytes']:.3f} of the tensors'",
+        "",
+        "files",
+        *(f"  {entry['bytes']:>13,}  {entry['sha256'][:16]}  {name}" for name, entry in found["files"].items()),
+        "",
+        *_graph_lines(found["graph"]),
+        "",
+        *parity_lines(found["parity"]),
+        *(f"warning: {warning}" for warning in found["warnings"]),
+    ]
+    if "differences" in found:
+        lines += (
+            ["", *(f"WRONG: {line}" for line in found["differences"])] if found["differences"] else ["", "hashes fit"]
+        )
+    return "\n".join(lines)
+
+
+def parity_lines(parity: dict[str, Any] | None) -> list[str]:
+    """The parity report, a line a backend."""
+    if parity is None:
+        return ["parity      not verified; run `gpt2-export verify FOLDER`"]
+    lines = [
+        f"parity      against {parity['reference']}, {len(parity['sweep'])} shapes, limit {parity['tolerance']:.3g}"
+    ]
+    for name, figures in parity["backends"].items():
+        lines.append(
+            f"  {name}: logits within {figures['max_logit_difference']:.2g} ({figures['worst_case']}), "
+            f"KL at most {figures['max_kl']:.2g}, top-1 {figures['top1_agreement']:.2%}, "
+            f"greedy {figures['greedy_agreement']} of {figures['greedy_tokens']}"
+        )
+    return lines
+
+
+def as_json(found: dict[str, Any]) -> str:
+    """One object."""
+    return json.dumps(found, indent=2, ensure_ascii=False)
+
+
+def _axes(value: onnx.ValueInfoProto) -> list[str | int]:
+    kind = value.type.tensor_type
+    name = onnx.TensorProto.DataType.Name(kind.elem_type).lower()
+    return [name, *(axis.dim_param or axis.dim_value for axis in kind.shape.dim)]
+
+
+def _graph_lines(found: dict[str, Any] | None) -> list[str]:
+    if found is None:
+        return ["graph       none; export it with `gpt2-export onnx FOLDER`"]
+    layers = sum(name.endswith(".key") for name in found["inputs"])
+    lines = [f"graph       opset {found['opset']}, IR {found['ir_version']}, {layers} layers"]
+    for way in ("inputs", "outputs"):
+        for name, (kind, *axes) in found[way].items():
+            if not name.startswith(("past_", "present.")) or name.split(".")[1] == "0":
+                lines.append(f"  {way[:-1]:<7} {name:<24} {kind} {axes}")
+    operators = ", ".join(f"{count} {name}" for name, count in found["operators"].items())
+    return [*lines, f"  operators  {operators}"]

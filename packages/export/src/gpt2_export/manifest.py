@@ -1,0 +1,90 @@
+"""manifest.json: where the folder comes from, a hash of every file, what made it, and how it was verified."""
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+from gpt2_export.errors import FolderError
+
+MANIFEST = "manifest.json"
+SCHEMA = 1
+PACKAGES = ("gpt2-model", "gpt2-export", "torch", "onnx", "onnxscript", "onnxruntime", "safetensors", "transformers")
+
+
+def describe(
+    folder: Path, *, source: str, revision: str | None, parity: dict[str, Any] | None, warnings: list[str]
+) -> dict[str, Any]:
+    """The manifest of a folder as it lies there."""
+    graphs = {"fp32": {"portable": "model.onnx"}} if (folder / "model.onnx").exists() else {}
+    return {
+        "schema": SCHEMA,
+        "generator": {"name": "gpt2-export", "version": importlib.metadata.version("gpt2-export")},
+        "source": {"name": source, "revision": revision},
+        "weights": {"fp32": "model.safetensors"},
+        "graphs": graphs,
+        "warnings": warnings,
+        "parity": parity,
+        "versions": versions(),
+        "files": {path.name: _entry(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST},
+    }
+
+
+def text(document: dict[str, Any]) -> str:
+    """As it is written."""
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The manifest of a made folder.
+
+    Raises:
+        FolderError: there is none, it cannot be read, or it is of another schema.
+    """
+    path = folder / MANIFEST
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise FolderError(f"{folder} has no {MANIFEST}; make it with `gpt2-export make SOURCE {folder}`") from None
+    except (OSError, ValueError) as error:
+        raise FolderError(f"{path} cannot be read: {error}") from error
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        found = document.get("schema") if isinstance(document, dict) else type(document).__name__
+        raise FolderError(f"{path} has schema {found!r}, this version reads {SCHEMA}; make the folder again")
+    return document
+
+
+def differences(folder: Path, document: dict[str, Any]) -> list[str]:
+    """What is not as the manifest says, file by file; empty for a folder that is whole."""
+    wrong = []
+    for name, entry in document["files"].items():
+        path = folder / name
+        if not path.is_file():
+            wrong.append(f"{name} is missing")
+        elif path.stat().st_size != entry["bytes"]:
+            wrong.append(f"{name} has {path.stat().st_size} bytes instead of {entry['bytes']}")
+        elif _sha256(path) != entry["sha256"]:
+            wrong.append(f"{name} has another sha256")
+    return wrong
+
+
+def versions() -> dict[str, str]:
+    """Of what takes part in making a folder, as far as it is installed."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _entry(path: Path) -> dict[str, int | str]:
+    return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,5 +1,6 @@
 """The command `gpt2-export`: one call into the package per subcommand, and errors as one line."""
 
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -26,6 +27,8 @@ def main(context: click.Context, debug: bool) -> None:
     gpt2-export inspect gpt2-folder          what is in it, and how it was verified
     """
     context.obj = debug
+    # A polite end, as container managers send it, unwinds like any other: what was half-written is removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def source_options(command: F) -> F:

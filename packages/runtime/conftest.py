@@ -1,0 +1,30 @@
+"""What examples in docstrings and tests share: the folder that gpt2-export wrote for a tiny random GPT-2."""
+
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+from gpt2_runtime import Session
+
+TINY = Path(__file__).parent / "tests" / "data" / "tiny"
+
+hypothesis.settings.register_profile("patient", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("patient")
+
+collect_ignore = ["tests/data/make_tiny.py"]  # needs gpt2-export, which the runtime's tests do without
+
+
+@pytest.fixture(scope="session")
+def folder() -> Path:
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def session(folder: Path) -> Session:
+    return Session.open(folder, threads=1)
+
+
+@pytest.fixture(autouse=True)
+def _examples(doctest_namespace: dict[str, Any], folder: Path, session: Session) -> None:
+    doctest_namespace |= {"folder": folder, "session": session}

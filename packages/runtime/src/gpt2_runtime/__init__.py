@@ -1,0 +1,38 @@
+"""Generates text with an exported GPT-2 folder in onnxruntime, without PyTorch.
+
+Three levels, each on top of the one before::
+
+    generate(session, ids)           ids  -> events         Session, SamplingConfig, Token, Finished
+    TextGenerator.stream(prompt)     text -> stream of text
+    TextGenerator.complete(prompt)   text -> text           Completion
+
+>>> TextGenerator.open(folder).complete("To be", max_new_tokens=5).finish_reason
+'length'
+"""
+
+from gpt2_runtime.bundle import Bundle
+from gpt2_runtime.cache import KeyValueCache
+from gpt2_runtime.errors import Gpt2RuntimeError
+from gpt2_runtime.generate import Finished, Timings, Token, generate
+from gpt2_runtime.sampling import AS_TRAINED, GREEDY, SamplingConfig
+from gpt2_runtime.session import Session
+from gpt2_runtime.text import Completion, TextGenerator, TextStream
+from gpt2_runtime.tokenizer import Tokenizer
+
+__all__ = [
+    "TextGenerator",
+    "TextStream",
+    "Completion",
+    "generate",
+    "Token",
+    "Finished",
+    "Timings",
+    "Session",
+    "KeyValueCache",
+    "Bundle",
+    "Tokenizer",
+    "SamplingConfig",
+    "AS_TRAINED",
+    "GREEDY",
+    "Gpt2RuntimeError",
+]

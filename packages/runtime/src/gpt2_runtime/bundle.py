@@ -1,0 +1,216 @@
+"""An exported folder -> a checked, frozen Bundle. Nothing here opens the graph; nothing here trusts the folder."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
+
+from gpt2_runtime.document import REMEDY, Document
+from gpt2_runtime.errors import BundleError
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SealedFile:
+    """One file of the folder, as the manifest recorded it."""
+
+    path: Path
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """The checkpoint that was exported: a hub id or a folder's name, and the revision where there was one."""
+
+    name: str
+    revision: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """The sizes that the graph's inputs and outputs are made of, under config.json's names."""
+
+    vocab_size: int
+    n_positions: int
+    n_embd: int
+    n_layer: int
+    n_head: int
+
+    @property
+    def head_dim(self) -> int:
+        return self.n_embd // self.n_head
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """An exported folder whose manifest, sizes and config have been checked.
+
+    >>> bundle = Bundle.open(folder)
+    >>> bundle.architecture.n_layer
+    2
+    >>> bundle.graph("fp32", "portable").name
+    'model.onnx'
+    """
+
+    folder: Path
+    generator: str
+    source: Source
+    files: Mapping[str, SealedFile]
+    graphs: Mapping[str, Mapping[str, str]]
+    weights: Mapping[str, str]
+    versions: Mapping[str, str]
+    parity: Mapping[str, object] | None
+    architecture: Architecture
+    bos_token_id: int | None
+    eos_token_ids: tuple[int, ...]
+
+    @classmethod
+    def open(cls, folder: str | Path, *, check_hashes: bool = False) -> Bundle:
+        """Reads and checks manifest.json and config.json, and that every file listed is there in its size.
+
+        Args:
+            folder: what `gpt2-export make` wrote.
+            check_hashes: also read every file and compare its SHA-256, which takes about a second per gigabyte.
+
+        Raises:
+            BundleError: the folder is missing, damaged, or of a schema this version does not read.
+        """
+        try:
+            return cls._open(Path(folder), check_hashes=check_hashes)
+        except OSError as error:  # a folder that may not be entered, a file that may not be read
+            raise BundleError(f"{folder} cannot be read: {error.strerror or error}") from error
+
+    @classmethod
+    def _open(cls, folder: Path, *, check_hashes: bool) -> Bundle:
+        if not folder.is_dir():
+            state = "is not a folder" if folder.exists() else "does not exist"
+            raise BundleError(f"{folder} {state}; name a folder made by `gpt2-export make SOURCE OUT`")
+        if not (folder / "manifest.json").is_file():
+            raise BundleError(f"{folder} has no manifest.json; make the folder with `gpt2-export make SOURCE OUT`")
+        manifest = Document.read(folder / "manifest.json")
+        schema = manifest.integer("schema")
+        if schema != SCHEMA:
+            remedy = "upgrade gpt2-runtime" if schema > SCHEMA else "export the folder again"
+            raise BundleError(f"{folder} has manifest schema {schema}, this version reads {SCHEMA}; {remedy}")
+
+        files = _sealed_files(folder, manifest.document("files"))
+        if check_hashes:
+            for file in files.values():
+                _check_hash(file)
+        graphs = manifest.document("graphs")
+        if "config.json" not in files:
+            raise BundleError(f"{manifest.where}: files does not list config.json; {REMEDY}")
+        config = Document.read(folder / "config.json")
+        generation = config
+        if "generation_config.json" in files:
+            generation = Document.read(folder / "generation_config.json")
+        generator, source = manifest.document("generator"), manifest.document("source")
+        return cls(
+            folder=folder,
+            generator=f"{generator.text('name')} {generator.text('version')}",
+            source=Source(name=source.text("name"), revision=_optional_text(source, "revision")),
+            files=files,
+            graphs=MappingProxyType({p: _listed(graphs.document(p), files) for p in graphs}),
+            weights=_listed(manifest.document("weights"), files),
+            versions=_texts(manifest.document("versions")),
+            parity=_optional_object(manifest, "parity"),
+            architecture=_architecture(config),
+            bos_token_id=_optional_id(config, "bos_token_id"),
+            # transformers lets generation_config.json override the config's stop token.
+            eos_token_ids=_ids(generation if "eos_token_id" in generation else config, "eos_token_id"),
+        )
+
+    def path(self, name: str) -> Path | None:
+        """The path of a file that the manifest lists, None where it lists no such file."""
+        file = self.files.get(name)
+        return None if file is None else file.path
+
+    def graph(self, precision: str, kind: str) -> Path:
+        """The path of one graph, e.g. `graph("fp32", "portable")`; BundleError where the folder has no such one."""
+        name = self.graphs.get(precision, {}).get(kind)
+        if name is None:
+            has = ", ".join(f"{p} {k}" for p, kinds in self.graphs.items() for k in kinds) or "no graph"
+            raise BundleError(f"{self.folder} has no {precision} {kind} graph, only {has}; export that one too")
+        return self.files[name].path
+
+
+def _sealed_files(folder: Path, listed: Document) -> Mapping[str, SealedFile]:
+    files = {}
+    for name in listed:
+        if not _stays_inside(name):
+            raise BundleError(f"{listed.where} names {name!r}, which may leave the folder; {REMEDY}")
+        entry = listed.document(name)
+        file = SealedFile(path=folder / name, bytes=entry.integer("bytes"), sha256=entry.text("sha256"))
+        if not file.path.is_file():
+            raise BundleError(f"{file.path} is not there, manifest.json lists it; copy or export the folder again")
+        size = file.path.stat().st_size
+        if size != file.bytes:
+            told = f"{file.path} has {size} bytes, manifest.json says {file.bytes}"
+            raise BundleError(f"{told}; copy or export the folder again")
+        files[name] = file
+    return MappingProxyType(files)
+
+
+def _stays_inside(name: str) -> bool:
+    # Backslashes and colons are separators and drives on Windows; a manifest must mean the same everywhere.
+    path = PurePosixPath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and not set(name) & set("\\:\0")
+
+
+def _check_hash(file: SealedFile) -> None:
+    with file.path.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found != file.sha256:
+        told = f"{file.path} has sha256 {found[:12]}..., manifest.json says {file.sha256[:12]}..."
+        raise BundleError(f"{told}; copy or export the folder again")
+
+
+def _listed(names: Document, files: Mapping[str, SealedFile]) -> Mapping[str, str]:
+    """A table of file names, each of which the manifest must list among its files."""
+    table = _texts(names)
+    for key, name in table.items():
+        if name not in files:
+            raise BundleError(f"{names.where}: {key} is {name!r}, which the manifest's files do not list; {REMEDY}")
+    return table
+
+
+def _texts(document: Document) -> Mapping[str, str]:
+    return MappingProxyType({name: document.text(name) for name in document})
+
+
+def _optional_text(document: Document, name: str) -> str | None:
+    return None if document.get(name) is None else document.text(name)
+
+
+def _optional_object(document: Document, name: str) -> Mapping[str, object] | None:
+    return None if document.get(name) is None else MappingProxyType(dict(document.document(name).fields))
+
+
+def _optional_id(document: Document, name: str) -> int | None:
+    return None if document.get(name) is None else document.integer(name)
+
+
+def _ids(document: Document, name: str) -> tuple[int, ...]:
+    """An id, a list of ids or null, as transformers writes `eos_token_id`."""
+    value = document.get(name)
+    if not isinstance(value, list):
+        one = _optional_id(document, name)
+        return () if one is None else (one,)
+    if any(isinstance(each, bool) or not isinstance(each, int) or each < 0 for each in value):
+        document.refuse(name, "an id, a list of ids or null")
+    return tuple(value)
+
+
+def _architecture(config: Document) -> Architecture:
+    if config.get("model_type") != "gpt2":
+        config.refuse("model_type", '"gpt2"')
+    sizes = {name: config.integer(name, minimum=1) for name in Architecture.__dataclass_fields__}
+    architecture = Architecture(**sizes)
+    if architecture.n_embd % architecture.n_head:
+        config.refuse("n_embd", f"a multiple of n_head, which is {architecture.n_head}")
+    return architecture

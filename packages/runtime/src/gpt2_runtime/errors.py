@@ -1,0 +1,65 @@
+"""Everything this package refuses, as one tree. A message is one line: what, its value, the limit, the remedy.
+
+::
+
+    Gpt2RuntimeError
+    ├── BundleError           the folder is missing, damaged, or not what its manifest says
+    │   ├── GraphError        the ONNX graph is not the one the folder's config describes
+    │   └── TokenizerError    the tokenizer files are absent, or not a byte-level BPE as GPT-2's
+    ├── ProviderError         the execution provider asked for is not there
+    ├── SettingError          a setting of the call is out of range (also a ValueError)
+    ├── PromptError           the prompt cannot be read (also a ValueError)
+    │   ├── EmptyPromptError
+    │   ├── PromptTooLongError
+    │   └── TokenIdError      an id that the vocabulary does not have
+    ├── ContextFullError      a step would read more positions than the model has
+    └── LogitsError           the model computed NaN or infinity
+"""
+
+
+class Gpt2RuntimeError(Exception):
+    """The root: catch it to catch every refusal of this package."""
+
+
+class BundleError(Gpt2RuntimeError):
+    """The folder is missing, damaged, or not what its manifest says."""
+
+
+class GraphError(BundleError):
+    """The ONNX graph is not the one the folder's config describes."""
+
+
+class TokenizerError(BundleError):
+    """The tokenizer files are absent, or not a byte-level BPE as GPT-2's."""
+
+
+class ProviderError(Gpt2RuntimeError):
+    """The execution provider asked for is not there."""
+
+
+class SettingError(Gpt2RuntimeError, ValueError):
+    """A setting of the call is out of range."""
+
+
+class PromptError(Gpt2RuntimeError, ValueError):
+    """The prompt cannot be read."""
+
+
+class EmptyPromptError(PromptError):
+    """The prompt has no tokens, so there is nothing to continue."""
+
+
+class PromptTooLongError(PromptError):
+    """The prompt has more tokens than the model reads."""
+
+
+class TokenIdError(PromptError):
+    """A token id that the vocabulary does not have."""
+
+
+class ContextFullError(Gpt2RuntimeError):
+    """A step would read more positions than the model has."""
+
+
+class LogitsError(Gpt2RuntimeError):
+    """The model computed NaN or infinity, so there is no token to choose."""

@@ -1,0 +1,114 @@
+"""What a folder holds: one object for machines, aligned lines for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+
+from gpt2_runtime.session import Session, TensorSpec
+from gpt2_runtime.tokenizer import Tokenizer
+
+
+def report(session: Session, tokenizer: Tokenizer | None) -> dict[str, object]:
+    """Origin, sizes, tokens, files, tensors and parity of an open folder; json.dumps takes it as it is.
+
+    >>> found = report(session, None)
+    >>> found["architecture"]["n_layer"], found["tokenizer"]
+    (2, None)
+    """
+    bundle = session.bundle
+    return {
+        "folder": str(bundle.folder),
+        "source": asdict(bundle.source),
+        "generator": bundle.generator,
+        "architecture": asdict(bundle.architecture),
+        "bos_token_id": bundle.bos_token_id,
+        "eos_token_ids": bundle.eos_token_ids,
+        "tokenizer": None if tokenizer is None else _tokenizer(tokenizer),
+        "graphs": {precision: dict(kinds) for precision, kinds in bundle.graphs.items()},
+        "weights": dict(bundle.weights),
+        "files": {name: {"bytes": file.bytes, "sha256": file.sha256} for name, file in bundle.files.items()},
+        "inputs": [asdict(spec) for spec in session.inputs],
+        "outputs": [asdict(spec) for spec in session.outputs],
+        "provider": session.provider.execution_provider,
+        "threads": session.threads,
+        "versions": dict(bundle.versions),
+        "parity": None if bundle.parity is None else dict(bundle.parity),
+    }
+
+
+def lines(session: Session, tokenizer: Tokenizer | None) -> Iterator[str]:
+    """The same for people, one line at a time.
+
+    >>> next(lines(session, None)).startswith("source")
+    True
+    """
+    bundle, sizes = session.bundle, session.bundle.architecture
+    yield from _aligned(
+        {
+            "source": f"{bundle.source.name}, revision {bundle.source.revision or 'unknown'}",
+            "made by": bundle.generator,
+            "model": f"{sizes.n_layer} layers, {sizes.n_head} heads, width {sizes.n_embd}, "
+            f"{sizes.n_positions} positions, {sizes.vocab_size} tokens",
+            "tokenizer": "none: token ids only" if tokenizer is None else _spoken(tokenizer),
+            "stops at": ", ".join(f"token {id_}" for id_ in bundle.eos_token_ids) or "no token",
+            "runs on": f"{session.provider.execution_provider}, {session.threads} threads",
+        }
+    )
+    yield from ("", "files")
+    yield from _aligned({name: f"{file.bytes:>13,} bytes" for name, file in bundle.files.items()}, indent="  ")
+    yield from ("", "inputs", *_aligned(_tensors(session.inputs, sizes.n_layer), indent="  "))
+    yield from ("", "outputs", *_aligned(_tensors(session.outputs, sizes.n_layer), indent="  "))
+    yield from ("", "made with", *_aligned(bundle.versions, indent="  "))
+    yield from ("", "parity", *_aligned(dict(_parity(bundle.parity or {"verified": "no"})), indent="  "))
+
+
+def _tokenizer(tokenizer: Tokenizer) -> dict[str, object]:
+    vocabulary = tokenizer.vocabulary
+    return {
+        "tokens": len(vocabulary.token_bytes),
+        "merges": len(vocabulary.ranks) - 256,
+        "added": {token.content: token.id for token in vocabulary.added},
+        "add_prefix_space": vocabulary.add_prefix_space,
+    }
+
+
+def _spoken(tokenizer: Tokenizer) -> str:
+    vocabulary = tokenizer.vocabulary
+    added = ", ".join(f"{token.content} = {token.id}" for token in vocabulary.added) or "none"
+    return f"{len(vocabulary.token_bytes)} tokens, {len(vocabulary.ranks) - 256} merges; added: {added}"
+
+
+def _tensors(specs: Sequence[TensorSpec], n_layer: int) -> dict[str, str]:
+    """Name -> type and axes, with one line for the same tensor of every layer."""
+    shown = {}
+    for spec in specs:
+        parts = spec.name.split(".")
+        if parts[1:] and parts[1] != "0":
+            continue
+        name = ".".join([parts[0], f"0-{n_layer - 1}", *parts[2:]]) if parts[1:] else spec.name
+        shown[name] = f"{spec.type} [{', '.join(map(str, spec.shape))}]"
+    return shown
+
+
+def _parity(parity: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    """One line to each fact, and one to each backend that was compared."""
+    for name, value in parity.items():
+        if isinstance(value, Mapping):
+            yield from ((str(backend), _figures(figures)) for backend, figures in value.items())
+        elif isinstance(value, list):
+            yield name, f"{len(value)} cases"
+        else:
+            yield name, str(value)
+
+
+def _figures(figures: object) -> str:
+    if not isinstance(figures, Mapping):
+        return str(figures)
+    numbers = {name: value for name, value in figures.items() if isinstance(value, int | float)}
+    return ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in numbers.items())
+
+
+def _aligned(table: Mapping[str, str], indent: str = "") -> Iterator[str]:
+    width = max(map(len, table), default=0)
+    yield from (f"{indent}{name:<{width}}  {value}" for name, value in table.items())

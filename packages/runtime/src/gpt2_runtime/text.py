@@ -1,0 +1,217 @@
+"""Prompt -> text, as a stream or whole: the only place where token ids meet text."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict, Unpack
+
+import numpy as np
+
+from gpt2_runtime.bundle import Bundle
+from gpt2_runtime.detokenizer import Detokenizer
+from gpt2_runtime.errors import Gpt2RuntimeError, SettingError, TokenizerError
+from gpt2_runtime.generate import Event, Finished, FinishReason, Overflow, Timings, Token, generate
+from gpt2_runtime.sampling import AS_TRAINED, SamplingConfig
+from gpt2_runtime.session import Session
+from gpt2_runtime.stopping import StopStrings
+from gpt2_runtime.tokenizer import Tokenizer
+
+MAX_NEW_TOKENS = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """What became of one prompt.
+
+    Attributes:
+        text: the new text without the prompt, up to a stop string; None where the folder has no tokenizer.
+        token_ids: the new tokens, those of a stop string included, an end-of-text token not.
+        prompt_token_ids: what the model read, after `overflow` was dealt with.
+        finish_reason: "stop" for a stop string or an end-of-text token, "length" where there was no room left.
+        timings: seconds spent computing.
+        seed: repeats the text, given the same settings.
+    """
+
+    text: str | None
+    token_ids: tuple[int, ...]
+    prompt_token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    timings: Timings
+    seed: int
+
+
+class Settings(TypedDict, total=False):
+    """The keyword arguments of `TextGenerator.stream`, which documents them."""
+
+    max_new_tokens: int
+    sampling: SamplingConfig
+    seed: int | None
+    stop: Sequence[str]
+    stop_token_ids: Collection[int] | None
+    overflow: Overflow
+    parse_special: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextGenerator:
+    """A session and a tokenizer of one folder.
+
+    >>> generator = TextGenerator.open(folder)
+    >>> completion = generator.complete("To be", max_new_tokens=8, seed=1)
+    >>> "".join(generator.stream("To be", max_new_tokens=8, seed=1)) == completion.text
+    True
+    """
+
+    session: Session
+    tokenizer: Tokenizer | None
+
+    @classmethod
+    def open(
+        cls,
+        folder: str | Path,
+        *,
+        provider: str = "cpu",
+        threads: int | None = None,
+        check_hashes: bool = False,
+    ) -> TextGenerator:
+        """Opens a folder's graph and tokenizer. A folder without tokenizer files takes token ids only.
+
+        Args:
+            folder: what `gpt2-export make` wrote.
+            provider: "cpu" or "cuda".
+            threads: how many threads one operator may use; by default what affinity and quota let this process use.
+            check_hashes: compare every file's SHA-256 with the manifest.
+
+        Raises:
+            BundleError: the folder is missing or damaged.
+            ProviderError: the provider is not there.
+        """
+        bundle = Bundle.open(folder, check_hashes=check_hashes)
+        session = Session.open(bundle, provider=provider, threads=threads)
+        return cls(session=session, tokenizer=open_tokenizer(bundle))
+
+    def stream(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        sampling: SamplingConfig = AS_TRAINED,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+        stop_token_ids: Collection[int] | None = None,
+        overflow: Overflow = "error",
+        parse_special: bool = True,
+    ) -> TextStream:
+        """Continues `prompt`; the new text comes in pieces of whole characters, as soon as they are certain.
+
+        Args:
+            prompt: text, or token ids.
+            max_new_tokens: at least 0.
+            sampling: how a token is chosen.
+            seed: of the draws; by default a random one, which the completion tells.
+            stop: strings that end the text and are not part of it.
+            stop_token_ids: tokens that end the text; by default the folder's end-of-text token.
+            overflow: "error" refuses a prompt longer than the model reads, "truncate" keeps its last tokens.
+            parse_special: whether <|endoftext|> spelled out in the prompt is that token, or just text.
+
+        Raises:
+            PromptError: the prompt is empty, too long, or not what this folder can read.
+            SettingError: a setting is out of range.
+            TokenizerError: text is asked for, and the folder has no tokenizer files.
+        """
+        if self.tokenizer is None and (stop or isinstance(prompt, str)):
+            remedy = "pass token ids (--prompt-ids 464,3290), without stop strings"
+            raise TokenizerError(f"{self.session.bundle.folder} has no tokenizer files; {remedy}")
+        if isinstance(prompt, str):
+            assert self.tokenizer is not None
+            prompt = self.tokenizer.encode(prompt, parse_special=parse_special)
+        seed = secrets.randbits(32) if seed is None else seed
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            raise SettingError(f"seed is {seed!r}, must be an integer of at least 0")
+        events = generate(
+            self.session,
+            prompt,
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            rng=np.random.Generator(np.random.PCG64(seed)),
+            stop_token_ids=stop_token_ids,
+            overflow=overflow,
+        )
+        read = tuple(map(int, prompt[-self.session.bundle.architecture.n_positions :]))
+        return TextStream(events, self.tokenizer, StopStrings(stop), prompt_token_ids=read, seed=seed)
+
+    def complete(self, prompt: str | Sequence[int], **settings: Unpack[Settings]) -> Completion:
+        """Continues `prompt` to the end; settings and errors are those of `stream`."""
+        stream = self.stream(prompt, **settings)
+        for _ in stream:
+            pass
+        return stream.completion
+
+
+class TextStream:
+    """An iterator over pieces of new text, none of them empty, which knows its `completion` once it has ended.
+
+    Made by `TextGenerator.stream`. Of a folder without tokenizer it yields no piece, only the completion's ids.
+    """
+
+    def __init__(
+        self,
+        events: Iterator[Event],
+        tokenizer: Tokenizer | None,
+        stops: StopStrings,
+        *,
+        prompt_token_ids: tuple[int, ...],
+        seed: int,
+    ) -> None:
+        self._has_text = tokenizer is not None
+        self._detokenizer = Detokenizer(tokenizer.token_bytes if tokenizer else lambda _: b"")
+        self._stops = stops
+        self._prompt_token_ids = prompt_token_ids
+        self._seed = seed
+        self._completion: Completion | None = None
+        self._pieces = self._run(events)
+
+    @property
+    def completion(self) -> Completion:
+        """The whole, after the last piece; Gpt2RuntimeError before that."""
+        if self._completion is None:
+            raise Gpt2RuntimeError("stream has not ended, there is no completion yet; iterate over all its pieces")
+        return self._completion
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    def _run(self, events: Iterator[Event]) -> Iterator[str]:
+        pieces: list[str] = []
+        token_ids: list[int] = []
+        for event in events:
+            if isinstance(event, Token):
+                token_ids.append(event.id)
+                piece = self._stops.feed(self._detokenizer.feed(event.id))
+            else:
+                piece = self._stops.feed(self._detokenizer.flush()) + self._stops.flush()
+            if piece:
+                pieces.append(piece)
+                yield piece
+            if self._stops.found is not None:
+                break
+        self._completion = Completion(
+            text="".join(pieces) if self._has_text else None,
+            token_ids=tuple(token_ids),
+            prompt_token_ids=self._prompt_token_ids,
+            finish_reason=event.reason if isinstance(event, Finished) and not self._stops.found else "stop",
+            timings=event.timings,
+            seed=self._seed,
+        )
+
+
+def open_tokenizer(bundle: Bundle) -> Tokenizer | None:
+    """The tokenizer of a folder, None where its manifest lists no tokenizer files."""
+    files = ("tokenizer.json", "vocab.json", "merges.txt")
+    return Tokenizer.open(bundle.folder) if any(name in bundle.files for name in files) else None

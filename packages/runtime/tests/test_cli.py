@@ -1,0 +1,217 @@
+"""The command as a user types it: what it prints, where, and how it exits."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from click.testing import CliRunner
+from gpt2_runtime import SamplingConfig, TextGenerator
+from gpt2_runtime.cli import main
+
+COMMAND = [sys.executable, "-c", "from gpt2_runtime.cli import main; main()"]
+
+
+def run(*arguments, stdin=None):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], input=stdin)
+
+
+def refused(*arguments, stdin=None, code=1):
+    """The one line that a refusal prints on stderr."""
+    result = run(*arguments, stdin=stdin)
+    assert result.exit_code == code
+    assert result.stdout == ""
+    if code == 1:
+        assert result.stderr.startswith("error: ")
+        assert result.stderr.count("\n") == 1
+    return result.stderr
+
+
+@pytest.fixture(scope="module")
+def generator(folder):
+    return TextGenerator.open(folder, threads=1)
+
+
+def test_text_is_streamed_and_ends_with_a_newline(folder, generator):
+    result = run("generate", folder, "The dog", "--seed", 1, "--max-new-tokens", 20)
+    assert result.exit_code == 0
+    assert result.stdout == generator.complete("The dog", seed=1, max_new_tokens=20).text + "\n"
+    assert result.stderr == ""
+
+
+def test_json_is_one_object(folder, generator):
+    options = ["--seed", 4, "--max-new-tokens", 20, "--temperature", 0.9, "--top-k", 50, "--top-p", 0.95]
+    found = json.loads(run("generate", folder, "The dog", "--json", *options).stdout)
+    sampling = SamplingConfig(temperature=0.9, top_k=50, top_p=0.95)
+    expected = generator.complete("The dog", seed=4, max_new_tokens=20, sampling=sampling)
+    assert found.keys() == {"text", "token_ids", "prompt_token_ids", "finish_reason", "timings", "seed"}
+    assert found["token_ids"] == list(expected.token_ids)
+    assert found["prompt_token_ids"] == generator.tokenizer.encode("The dog")
+    assert (found["text"], found["finish_reason"], found["seed"]) == (expected.text, expected.finish_reason, 4)
+    timings = found["timings"]
+    assert timings.keys() == {"first_token_seconds", "decode_seconds", "decode_tokens", "tokens_per_second"}
+    assert timings["decode_tokens"] == expected.timings.decode_tokens
+
+
+def test_temperature_0_is_greedy(folder):
+    first, second = (run("generate", folder, "The dog", "--temperature", 0, "--seed", n).stdout for n in (1, 2))
+    assert first == second
+
+
+def test_a_stop_string_ends_the_text(folder, generator):
+    text = generator.complete("The dog", seed=1, max_new_tokens=20).text
+    options = ["--seed", 1, "--max-new-tokens", 20, "--stop", "nowhere", "--stop", text[4:6]]
+    assert run("generate", folder, "The dog", *options).stdout == text[: text.find(text[4:6])] + "\n"
+
+
+def test_the_prompt_may_come_from_standard_input_as_it_is(folder):
+    found = json.loads(run("generate", folder, "-", "--json", "--max-new-tokens", 1, stdin="naïve\n").stdout)
+    assert found["prompt_token_ids"] == TextGenerator.open(folder).tokenizer.encode("naïve\n")
+
+
+def test_the_prompt_may_be_ids(folder):
+    found = json.loads(run("generate", folder, "--prompt-ids", "5,6, 7", "--json", "--max-new-tokens", 1).stdout)
+    assert found["prompt_token_ids"] == [5, 6, 7]
+
+
+def test_without_a_tokenizer_ids_are_printed_and_it_says_so(damaged, edit):
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"):
+        edit(damaged / "manifest.json", lambda m, name=name: m["files"].pop(name))
+    options = ["--seed", 1, "--max-new-tokens", 3]
+    result = run("generate", damaged, "--prompt-ids", "5,6", *options)
+    found = json.loads(run("generate", damaged, "--prompt-ids", "5,6", "--json", *options).stdout)
+    assert result.stdout == ",".join(map(str, found["token_ids"])) + "\n"
+    assert result.stderr == "note: the folder has no tokenizer, so these are token ids\n"
+    assert found["text"] is None
+    assert "pass token ids (--prompt-ids 464,3290)" in refused("generate", damaged, "The dog")
+
+
+def test_inspect_prints_for_people_and_for_machines(folder):
+    assert "CPUExecutionProvider, 3 threads" in run("inspect", folder, "--threads", 3).stdout
+    found = json.loads(run("inspect", folder, "--json", "--check-hashes").stdout)
+    assert found["architecture"]["n_layer"] == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["x" * 200], "error: prompt has 200 tokens, the model reads 64; shorten it or pass --truncate\n"),
+        ([""], "error: prompt has 0 tokens, must have at least 1; start from the end-of-text token, id 299\n"),
+        (["a", "--temperature", "-1"], "error: temperature is -1.0, must be a number of at least 0; 0 is greedy\n"),
+        (
+            ["a", "--top-k", "0"],
+            "error: top_k is 0, must be an integer of at least 1; leave it out to keep all tokens\n",
+        ),
+        (["a", "--threads", "0"], "error: threads is 0, must be an integer from 1 to 1024\n"),
+        (["a", "--max-new-tokens", "-1"], "error: max_new_tokens is -1, must be an integer of at least 0\n"),
+        (["a", "--stop", ""], "error: stop string is '', must be text of at least one character\n"),
+        (["--prompt-ids", "300"], "error: token id is 300, must be from 0 to 299\n"),
+    ],
+)
+def test_a_refusal_is_one_line_on_stderr_and_code_1(folder, options, message):
+    assert refused("generate", folder, *options) == message
+
+
+def test_a_long_prompt_can_be_truncated(folder):
+    result = run("generate", folder, "x" * 200, "--truncate", "--json")
+    assert len(json.loads(result.stdout)["prompt_token_ids"]) == 64
+
+
+@pytest.mark.parametrize("command", [["generate", "nowhere", "a"], ["inspect", "nowhere"]])
+def test_a_folder_that_is_not_there_is_refused(command):
+    assert refused(*command) == "error: nowhere does not exist; name a folder made by `gpt2-export make SOURCE OUT`\n"
+
+
+def test_standard_input_that_is_not_utf8_is_refused(folder):
+    assert refused("generate", folder, "-", stdin=b"ab\xff") == (
+        "error: standard input is not UTF-8 at byte 2; convert it, e.g. with iconv\n"
+    )
+
+
+def test_an_argument_that_is_not_utf8_is_refused(folder):
+    process = subprocess.run([*COMMAND, "generate", folder, b"ab\xff"], capture_output=True, text=True)
+    assert process.returncode == 1
+    assert process.stderr.startswith("error: text has U+DCFF at character 2")
+
+
+def test_cuda_that_is_not_there_is_refused(folder, monkeypatch):
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
+    assert "pip install 'gpt2-runtime[cuda]'" in refused("generate", folder, "a", "--provider", "cuda")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [[], ["a", "--prompt-ids", "5"], ["--prompt-ids", "5,x"], ["a", "--provider", "tpu"], ["a", "--top-k", "x"]],
+)
+def test_a_usage_error_is_code_2(folder, options):
+    assert "Usage: " in refused("generate", folder, *options, code=2)
+
+
+def test_debug_shows_the_traceback(folder):
+    result = run("generate", folder, "", "--debug")
+    assert type(result.exception).__name__ == "EmptyPromptError"
+
+
+def test_what_nobody_thought_of_is_one_line_too(folder, monkeypatch):
+    monkeypatch.setattr(TextGenerator, "stream", lambda *_, **__: 1 / 0)
+    assert refused("generate", folder, "a") == (
+        "error: unexpected ZeroDivisionError: division by zero; run again with --debug for the traceback\n"
+    )
+
+
+def test_every_help_has_an_example():
+    for command in (["generate"], ["inspect"]):
+        text = run(*command, "--help").stdout
+        assert "Example" in text
+        assert f"gpt2-runtime {command[0]} " in text
+    assert "generate" in run("--help").stdout
+
+
+def test_help_and_usage_do_not_import_onnxruntime():
+    seen = "print('onnxruntime' in sys.modules)"
+    program = f"import sys; sys.argv = ['x', '--help']\ntry: exec({COMMAND[2]!r})\nfinally: {seen}"
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout
+    assert printed.endswith("False\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals and pipes of POSIX")
+class TestPipes:
+    """What only a process shows: flushing, a reader that leaves, Ctrl-C."""
+
+    # So many tokens that they are still coming when the test has seen the first.
+    # And with Ctrl-C as a terminal has it, which a job in the background inherits as ignored.
+    SLOW = """
+import signal, sys, time, gpt2_runtime
+signal.signal(signal.SIGINT, signal.default_int_handler)
+loop = sys.modules["gpt2_runtime.generate"]
+loop.sample = lambda logits, *_: time.sleep(0.05) or 7
+"""
+
+    def start(self, folder, *options):
+        program = [sys.executable, "-c", self.SLOW + COMMAND[2]]
+        arguments = ["generate", str(folder), "The dog", "--seed", "1", "--max-new-tokens", "60", *options]
+        return subprocess.Popen([*program, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def test_pieces_are_flushed_as_they_come(self, folder):
+        with self.start(folder) as process:
+            assert os.read(process.stdout.fileno(), 1000)
+            assert process.poll() is None
+            process.kill()
+
+    def test_a_reader_that_leaves_ends_it_quietly(self, folder):
+        with self.start(folder) as process:
+            os.read(process.stdout.fileno(), 1)
+            process.stdout.close()
+            assert process.wait(20) == 1
+            assert process.stderr.read() == b""
+
+    def test_ctrl_c_ends_it_quietly_with_130(self, folder):
+        with self.start(folder) as process:
+            os.read(process.stdout.fileno(), 1)
+            time.sleep(0.1)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20) == 130
+            assert process.stderr.read() == b""

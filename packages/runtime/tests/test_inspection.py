@@ -1,0 +1,39 @@
+import json
+from dataclasses import replace
+
+from gpt2_runtime import Tokenizer
+from gpt2_runtime.inspection import lines, report
+
+
+def test_a_report_is_json_and_holds_what_the_folder_does(session, folder):
+    found = json.loads(json.dumps(report(session, Tokenizer.open(folder))))
+    assert found["source"] == {"name": "tiny", "revision": None}
+    assert found["architecture"] == {"vocab_size": 300, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4}
+    assert found["tokenizer"]["added"] == {"<|endoftext|>": 299}
+    assert found["files"]["model.onnx"]["bytes"] == (folder / "model.onnx").stat().st_size
+    assert found["inputs"][0] == {
+        "name": "input_ids",
+        "type": "tensor(int64)",
+        "shape": ["batch_size", "sequence_length"],
+    }
+    assert len(found["inputs"]) == 7
+    assert [output["name"] for output in found["outputs"]][:2] == ["logits", "present.0.key"]
+    assert (found["provider"], found["threads"]) == ("CPUExecutionProvider", 1)
+    assert found["parity"]["tolerance"] == 1e-4
+
+
+def test_lines_are_for_people(session, folder):
+    text = "\n".join(lines(session, Tokenizer.open(folder)))
+    assert "model      2 layers, 4 heads, width 32, 64 positions, 300 tokens" in text
+    assert "past_key_values.0-1.key" in text  # one line for all layers
+    assert "past_key_values.1" not in text
+    assert "max logit difference" in text
+    assert "<|endoftext|> = 299" in text
+
+
+def test_a_folder_without_tokenizer_and_parity_says_so(session):
+    bare = replace(session, bundle=replace(session.bundle, parity=None, eos_token_ids=()))
+    text = "\n".join(lines(bare, None))
+    assert "none: token ids only" in text
+    assert "stops at   no token" in text
+    assert report(bare, None)["parity"] is None

@@ -9,10 +9,12 @@ A generated part stands between `<!-- generated: NAME -->` and `<!-- end -->`.
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -78,8 +80,8 @@ def parity(_: str) -> str:
         "|---|---|---|---|---|---|",
     ]
     with tempfile.TemporaryDirectory() as folder:
-        for label, arguments in CHECKPOINTS.items():
-            source = _random_checkpoint(Path(folder) / "source", arguments) if arguments is not None else "demo"
+        for label, checkpoint in CHECKPOINTS.items():
+            source = "demo" if checkpoint is None else _write(checkpoint, Path(folder) / "source")
             out = Path(folder) / "out"
             _output(["gpt2-export", "make", source, str(out), "--force"])
             found = json.loads(_output(["gpt2-export", "inspect", str(out), "--json"]))
@@ -97,23 +99,53 @@ def parity(_: str) -> str:
 
 PARTS: dict[str, Callable[[str], str]] = {"help": help_text, "demo": demo, "parity": parity}
 
-# The demo is trained; the others have random weights from transformers' own initialiser.
-CHECKPOINTS: dict[str, dict[str, object] | None] = {
-    "demo, trained": None,
-    "gpt2 (124M), random": {},
-    "gpt2, scaled by layer, upcast": {"scale_attn_by_inverse_layer_idx": True, "reorder_and_upcast_attn": True},
-    "gpt2, untied head": {"tie_word_embeddings": False},
-    "distilgpt2, random": {"n_layer": 6},
-    "gpt2-medium, random": {"n_layer": 24, "n_embd": 1024, "n_head": 16},
+
+@dataclass(frozen=True, kw_only=True)
+class Random:
+    """A checkpoint with random weights from transformers' own initialiser: its config, and how its files lie."""
+
+    config: dict[str, object] = field(default_factory=dict)
+    published: bool = False  # as openai-community/gpt2 is: no prefix, causal masks saved as buffers
+    half: bool = False
+    max_shard_size: str = "50GB"
+
+
+CHECKPOINTS: dict[str, Random | None] = {
+    "the demo, trained": None,
+    "gpt2 (124M)": Random(),
+    "gpt2, names without prefix, mask buffers": Random(published=True),
+    "gpt2, in shards": Random(max_shard_size="200MB"),
+    "gpt2, float16 file": Random(half=True),
+    "gpt2, untied head": Random(config={"tie_word_embeddings": False}),
+    "gpt2, scaled by layer, upcast attention": Random(
+        config={"scale_attn_by_inverse_layer_idx": True, "reorder_and_upcast_attn": True}
+    ),
+    "gpt2, unscaled attention, exact GELU, n_inner 1536": Random(
+        config={"scale_attn_weights": False, "activation_function": "gelu", "n_inner": 1536}
+    ),
+    "distilgpt2 (82M)": Random(config={"n_layer": 6}),
+    "gpt2-medium (355M)": Random(config={"n_layer": 24, "n_embd": 1024, "n_head": 16}),
+    "gpt2-medium, untied head": Random(
+        config={"n_layer": 24, "n_embd": 1024, "n_head": 16, "tie_word_embeddings": False}
+    ),
 }
 
 
-def _random_checkpoint(folder: Path, arguments: dict[str, object]) -> str:
+def _write(checkpoint: Random, folder: Path) -> str:
     import torch
+    from checkpoints import rewrite
     from transformers import GPT2Config, GPT2LMHeadModel
 
+    shutil.rmtree(folder, ignore_errors=True)
     torch.manual_seed(0)
-    GPT2LMHeadModel(GPT2Config(**arguments)).save_pretrained(folder)
+    network = GPT2LMHeadModel(GPT2Config(**checkpoint.config))
+    (network.half() if checkpoint.half else network).save_pretrained(folder, max_shard_size=checkpoint.max_shard_size)
+    if checkpoint.published:
+        masks = {
+            f"h.{layer}.attn.bias": torch.ones(1, 1, network.config.n_positions, network.config.n_positions).tril()
+            for layer in range(network.config.n_layer)
+        }
+        rewrite(folder, lambda tensors: {n.removeprefix("transformer."): t for n, t in tensors.items()} | masks)
     return str(folder)
 
 

@@ -31,7 +31,7 @@ def staging(out: Path, *, force: bool, needed_bytes: int) -> Iterator[Path]:
         StorageError: the file system refuses, or is full.
     """
     out = Path(os.path.abspath(out))  # noqa: PTH100 (resolve() would follow a link at OUT and replace its target)
-    _refuse_existing(out, force)
+    refuse_existing(out, force=force)
     with _storage_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(out)
@@ -71,7 +71,8 @@ def replace_text(path: Path, text: str) -> None:
             partial.unlink(missing_ok=True)
 
 
-def _refuse_existing(out: Path, force: bool) -> None:
+def refuse_existing(out: Path, *, force: bool) -> None:
+    """Raises FolderError where `staging` would: for the caller who has a download before it."""
     if not out.exists() and not out.is_symlink():
         return
     if not force:
@@ -83,7 +84,7 @@ def _refuse_existing(out: Path, force: bool) -> None:
 
 
 def _rename(folder: Path, out: Path, force: bool) -> None:
-    _refuse_existing(out, force)  # somebody else may have made it meanwhile
+    refuse_existing(out, force=force)  # somebody else may have made it meanwhile
     old = Path(tempfile.mkdtemp(prefix=_prefix(out), dir=out.parent)) / out.name
     if out.exists():
         out.rename(old)

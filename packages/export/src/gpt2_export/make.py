@@ -49,6 +49,7 @@ def make(
         GPT2Error: the checkpoint is refused.
         ExportError: OUT cannot be written, or does not verify.
     """
+    bundle.refuse_existing(Path(out), force=force)
     checkpoint = find(source, out, revision=revision, offline=offline, allow_pickle=allow_pickle, progress=progress)
     with bundle.staging(Path(out), force=force, needed_bytes=frozen_bytes(checkpoint) + SMALL_FILES_BYTES) as folder:
         warnings = freeze(checkpoint, folder, ignore_config=ignore_config, progress=progress)
@@ -75,6 +76,7 @@ def freeze_only(
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """The first step of `make`: a frozen folder without a graph."""
+    bundle.refuse_existing(Path(out), force=force)
     checkpoint = find(source, out, revision=revision, offline=offline, allow_pickle=allow_pickle, progress=progress)
     with bundle.staging(Path(out), force=force, needed_bytes=frozen_bytes(checkpoint) + SMALL_FILES_BYTES) as folder:
         warnings = freeze(checkpoint, folder, ignore_config=ignore_config, progress=progress)

@@ -227,17 +227,10 @@ def _fetch(source: str, revision: str | None, *, offline: bool, allow_pickle: bo
         raise SourceError(
             f"the hub refuses {source}{at}: {reason}; check the name, the revision and your token"
         ) from error
-    except OSError as error:
+    except SourceError:
+        raise
+    except Exception as error:  # whatever the library's transport raises, under names that change with it
         raise SourceError(f"{source}{at} cannot be fetched: {error}; check the connection and the disk") from error
-    except Exception as error:
-        if type(error).__module__.partition(".")[0] not in (
-            "httpx",
-            "httpcore",
-            "requests",
-            "huggingface_hub",
-        ):
-            raise
-        raise SourceError(f"{source}{at} cannot be fetched: {error}; check the connection") from error
     return folder, folder.name  # the cache keeps each commit in a folder of its name
 
 

@@ -95,6 +95,10 @@ def test_ties_at_the_border_of_top_p_go_to_the_higher_id_as_in_transformers():
     np.testing.assert_array_equal(keep_top_p(left, 0.5).ids, [2, 3])
 
 
+def test_the_smallest_top_p_keeps_one_token():
+    assert list(keep_top_p(temper(np.arange(9.0), 1.0), 1e-300).ids) == [8]
+
+
 def test_minus_infinity_never_comes():
     assert distribution([0.0, -math.inf, 0.0])[1] == 0
 

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 from gpt2_runtime import GREEDY, Gpt2RuntimeError, SamplingConfig, TextGenerator, generate
+from gpt2_runtime.detokenizer import Detokenizer
 from gpt2_runtime.errors import BundleError, EmptyPromptError, PromptTooLongError, SettingError, TokenizerError
 
 # Without a stop token, so that each text has the length asked for, whatever the random weights are.
@@ -62,6 +63,8 @@ def test_a_stop_string_ends_the_text_wherever_it_starts(generator):
         assert ended.finish_reason == "stop"
         assert ended.token_ids == whole.token_ids[: len(ended.token_ids)]
         assert stop in generator.tokenizer.decode(ended.token_ids)
+        one_less = map(Detokenizer(generator.tokenizer.token_bytes).feed, ended.token_ids[:-1])
+        assert stop not in "".join(one_less)  # so that no token was made for nothing
 
 
 def test_a_stop_string_that_never_comes_takes_nothing_away(generator):

@@ -57,17 +57,12 @@ def help_text(command: str) -> str:
 
 def demo(_: str) -> str:
     """The main job on the demo model: both commands, and what they print."""
+    sampling = "--max-new-tokens 120 --temperature 0.7 --top-k 20 --seed 1"
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "demo-folder"
+        out = f"{folder}/demo-folder"
         commands = (
-            ["gpt2-export", "make", "demo", str(out)],
-            [
-                "gpt2-runtime",
-                "generate",
-                str(out),
-                "ROMEO:",
-                *["--max-new-tokens", "120", "--temperature", "0.8", "--seed", "1"],
-            ],
+            ["gpt2-export", "make", "demo", out],
+            ["gpt2-runtime", "generate", out, "ROMEO:", *sampling.split()],
         )
         shown = [f"$ {' '.join(command)}\n{_output(command)}" for command in commands]
     return _block("\n".join(shown).replace(folder + "/", "").strip())

@@ -59,7 +59,7 @@ def table(found: dict[str, Any]) -> str:
         f"source      {source['name']}" + (f" at {source['revision']}" if source["revision"] else ""),
         f"made by     {found['generator']['name']} {found['generator']['version']}",
         f"precision   {found['precision']}, {found['parameters']:,} parameters in {found['tensors']} tensors",
-        f"size        {found['folder_bytes']:,} bytes, {found['folder_bytes'] / found['tensor_bytes']:.3f} of the tensors'",
+        f"size        {found['folder_bytes']:,} bytes, {found['tensor_bytes']:,} of them tensors",
         "",
         "files",
         *(f"  {entry['bytes']:>13,}  {entry['sha256'][:16]}  {name}" for name, entry in found["files"].items()),

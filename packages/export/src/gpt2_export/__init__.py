@@ -1,6 +1,6 @@
 """A GPT-2 checkpoint -> one folder, verified, that transformers and ONNX runtimes open.
 
-make.py         the four steps, alone and in one
+steps.py        the four steps, alone and in one
 freeze.py       checkpoint -> frozen folder          tensorfile.py   the safetensors file, written as a stream
 graph.py        network -> model.onnx                tokenizer.py    the tokenizer's files, completed
 verify.py       the folder's parity report           genai.py        genai_config.json
@@ -10,11 +10,29 @@ inspection.py   what is in a folder                  progress.py     bars and li
 cli.py          the command                          errors.py       what can go wrong
 """
 
-from gpt2_export.errors import ExportError, FolderError, GraphError, StorageError, VerificationError
-from gpt2_export.inspection import inspect
-from gpt2_export.make import add_graph, freeze_only, make, verify_folder
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gpt2_export.errors import ExportError, FolderError, GraphError, StorageError, VerificationError
+    from gpt2_export.inspection import inspect
+    from gpt2_export.steps import add_graph, freeze_only, make, verify_folder
 
 __version__ = "0.1.0"
+
+# Where each public name lives; loaded on first use, so that the command's --help does not wait for torch.
+HOMES = {
+    "make": "steps",
+    "freeze_only": "steps",
+    "add_graph": "steps",
+    "verify_folder": "steps",
+    "inspect": "inspection",
+    "ExportError": "errors",
+    "FolderError": "errors",
+    "StorageError": "errors",
+    "GraphError": "errors",
+    "VerificationError": "errors",
+}
 __all__ = [
     "make",
     "freeze_only",
@@ -27,3 +45,10 @@ __all__ = [
     "GraphError",
     "VerificationError",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(importlib.import_module(f"gpt2_export.{HOMES[name]}"), name)
+    return found

@@ -6,6 +6,7 @@ that starts with a dot, and the next run on the same OUT removes it.
 
 import errno
 import fcntl
+import glob
 import os
 import shutil
 import tempfile
@@ -33,7 +34,10 @@ def staging(out: Path, *, force: bool, needed_bytes: int) -> Iterator[Path]:
     out = Path(os.path.abspath(out))  # noqa: PTH100 (resolve() would follow a link at OUT and replace its target)
     refuse_existing(out, force=force)
     with _storage_errors(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+        except FileExistsError as error:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), error.filename) from error
         _remove_abandoned(out)
         free = shutil.disk_usage(out.parent).free
         if free < needed_bytes:
@@ -77,7 +81,7 @@ def refuse_existing(out: Path, *, force: bool) -> None:
         return
     if not force:
         raise FolderError(f"{out} exists; remove it, choose another name, or pass --force to replace it")
-    if out.is_symlink() or not (out / manifest.MANIFEST).is_file():
+    if out.is_symlink() or not manifest.is_made_here(out):
         raise FolderError(
             f"{out} is no folder that gpt2-export made, so --force does not replace it; remove it yourself"
         )
@@ -101,7 +105,7 @@ def _rename(folder: Path, out: Path, force: bool) -> None:
 
 def _remove_abandoned(out: Path) -> None:
     """Removes what killed runs left; a run that is alive holds a lock on its folder."""
-    for folder in out.parent.glob(f"{_prefix(out)}*"):
+    for folder in out.parent.glob(f"{glob.escape(_prefix(out))}*"):
         try:
             descriptor = os.open(folder, os.O_RDONLY)
         except OSError:

@@ -50,7 +50,7 @@ def source_options(command: F) -> F:
     return command
 
 
-@main.command()
+@main.command(short_help="Freeze, export and verify SOURCE in one go.")
 @click.argument("source")
 @click.argument("out", type=EXISTING)
 @source_options
@@ -67,14 +67,14 @@ def make(debug: bool, /, source: str, out: Path, **options: Any) -> None:
     """
     with one_line_errors(debug):
         from gpt2_export.inspection import parity_lines
-        from gpt2_export.make import make as steps
         from gpt2_export.progress import progress_for
+        from gpt2_export.steps import make as make_folder
 
-        document = steps(source, out, progress=progress_for(sys.stderr), **options)
+        document = make_folder(source, out, progress=progress_for(sys.stderr), **options)
         _finish(out, document, *parity_lines(document["parity"]))
 
 
-@main.command()
+@main.command(short_help="Write SOURCE as one float32 safetensors file.")
 @click.argument("source")
 @click.argument("out", type=EXISTING)
 @source_options
@@ -87,13 +87,13 @@ def freeze(debug: bool, /, source: str, out: Path, **options: Any) -> None:
       gpt2-export freeze ./my-finetune frozen
     """
     with one_line_errors(debug):
-        from gpt2_export.make import freeze_only
         from gpt2_export.progress import progress_for
+        from gpt2_export.steps import freeze_only
 
         _finish(out, freeze_only(source, out, progress=progress_for(sys.stderr), **options))
 
 
-@main.command()
+@main.command(short_help="Export the graph into a frozen FOLDER.")
 @click.argument("folder", type=EXISTING)
 @click.pass_obj
 def onnx(debug: bool, /, folder: Path) -> None:
@@ -104,13 +104,13 @@ def onnx(debug: bool, /, folder: Path) -> None:
       gpt2-export onnx frozen
     """
     with one_line_errors(debug):
-        from gpt2_export.make import add_graph
         from gpt2_export.progress import progress_for
+        from gpt2_export.steps import add_graph
 
         _finish(folder, add_graph(folder, progress=progress_for(sys.stderr)))
 
 
-@main.command()
+@main.command(short_help="Compare the graph with the scratch network.")
 @click.argument("folder", type=EXISTING)
 @click.pass_obj
 def verify(debug: bool, /, folder: Path) -> None:
@@ -125,14 +125,14 @@ def verify(debug: bool, /, folder: Path) -> None:
     """
     with one_line_errors(debug):
         from gpt2_export.inspection import parity_lines
-        from gpt2_export.make import verify_folder
         from gpt2_export.progress import progress_for
+        from gpt2_export.steps import verify_folder
 
         document = verify_folder(folder, progress=progress_for(sys.stderr))
         _finish(folder, document, *parity_lines(document["parity"]))
 
 
-@main.command()
+@main.command(short_help="Show what is in FOLDER.")
 @click.argument("folder", type=EXISTING)
 @click.option("--check-hashes", is_flag=True, help="Compare every file with its sha256; exit code 1 if one differs.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
@@ -168,7 +168,8 @@ def one_line_errors(debug: bool) -> Iterator[None]:
     except (GPT2Error, ExportError, OSError) as error:
         if debug:
             traceback.print_exc()
-        click.echo("error: " + " ".join(str(error).split()), err=True)
+        clear = "\r\033[K" if sys.stderr.isatty() else ""  # the bar that the error came in the middle of
+        click.echo(f"{clear}error: {' '.join(str(error).split())}", err=True, color=True)
         raise SystemExit(1) from None
 
 

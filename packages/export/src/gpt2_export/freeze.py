@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 from gpt2_model.checkpoint import Checkpoint, read_json
-from gpt2_model.config import ALIASES
-from gpt2_model.errors import TensorError
+from gpt2_model.config import ALIASES, is_known
+from gpt2_model.errors import ConfigError, TensorError
 from gpt2_model.weights import Layout, lay_out, stored_name
 
 from gpt2_export import genai, tensorfile, tokenizer
@@ -26,6 +26,7 @@ def freeze(
     Raises:
         GPT2Error: the checkpoint is refused; no tensor has been written then, unless one of them is not finite.
     """
+    _refuse_needless(checkpoint, ignore_config)
     layout = lay_out(checkpoint, ignore_config=ignore_config)
     shapes = {
         stored_name(entry.parameter): tuple(checkpoint.tensors[entry.stored_name]().shape) for entry in layout.entries
@@ -35,7 +36,7 @@ def freeze(
     write_json(folder / "config.json", config)
     write_json(folder / "generation_config.json", _generation_config(checkpoint, config))
     write_json(folder / "genai_config.json", genai.config(layout.config, config))
-    warnings = [f"config.json: {name} was left out, as asked" for name in ignore_config if name in checkpoint.config]
+    warnings = [f"config.json: {name} was left out, as asked" for name in ignore_config]
     if checkpoint.config.get("tie_word_embeddings", True) and not layout.config.tie_word_embeddings:
         warnings.append("config.json ties the head to the embedding, but the file has another head: it is kept, untied")
     return warnings + tokenizer.copy(checkpoint.folder, folder, config)
@@ -49,6 +50,15 @@ def frozen_bytes(checkpoint: Checkpoint) -> int:
 def write_json(path: Path, document: dict[str, Any]) -> None:
     """Indented, as transformers writes its own."""
     path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _refuse_needless(checkpoint: Checkpoint, ignored: Collection[str]) -> None:
+    """A field that is asked to be ignored must be there, and must be one that would be refused as unknown."""
+    for name in ignored:
+        if name not in checkpoint.config:
+            raise ConfigError(f"config.json has no field {name!r} to ignore; check its spelling")
+        if is_known(name):
+            raise ConfigError(f"{name} is a field that is known here, and counts; it cannot be ignored")
 
 
 def _arrays(checkpoint: Checkpoint, layout: Layout, progress: Progress) -> Iterator[np.ndarray]:

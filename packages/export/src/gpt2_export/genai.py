@@ -16,13 +16,13 @@ def config(model: GPT2Config, document: dict[str, Any]) -> dict[str, Any]:
     pad = document.get("pad_token_id")
     tokens = {"bos_token_id": document.get("bos_token_id"), "eos_token_id": eos}
     # It pads batches, so it needs some token for that; the mask hides which one.
-    tokens["pad_token_id"] = pad if pad is not None else (eos[0] if isinstance(eos, list) else eos)
+    tokens["pad_token_id"] = pad if pad is not None else (next(iter(eos), None) if isinstance(eos, list) else eos)
     return {
         "model": {
             "type": "decoder",
             "vocab_size": model.vocab_size,
             "context_length": model.n_positions,
-            **{name: token for name, token in tokens.items() if token is not None},
+            **{name: token for name, token in tokens.items() if token not in (None, [])},
             "decoder": {
                 "filename": GRAPH,
                 "hidden_size": model.n_embd,

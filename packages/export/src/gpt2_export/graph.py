@@ -33,6 +33,8 @@ IR_VERSION = 9  # that of onnx 1.15, which brought opset 20
 
 BATCH, SEQUENCE, PAST, TOTAL = "batch_size", "sequence_length", "past_sequence_length", "total_sequence_length"
 
+INTEGERS = ("input_ids", "attention_mask", "position_ids")
+
 # Every operator of the graph, whatever the config: standard ones, for which every runtime has a kernel.
 OPERATORS = frozenset(
     """
@@ -93,10 +95,24 @@ def output_names(config: GPT2Config) -> list[str]:
     return ["logits", *(f"present.{name}" for name in _layers(config))]
 
 
-def census(path: Path) -> dict[str, int]:
+def load(path: Path) -> onnx.ModelProto:
+    """A graph without its weights.
+
+    Raises:
+        GraphError: the file is none.
+    """
+    try:
+        proto = onnx.load(path, load_external_data=False)
+    except Exception as error:  # protobuf's errors have no base that onnx exports
+        raise GraphError(f"{path} is no ONNX graph: {error}; export it again") from error
+    if not proto.opset_import:
+        raise GraphError(f"{path} is no ONNX graph: it is empty; export it again")
+    return proto
+
+
+def census(proto: onnx.ModelProto) -> dict[str, int]:
     """How often each operator occurs in a graph, most frequent first."""
-    graph = onnx.load(path, load_external_data=False).graph
-    return dict(Counter(node.op_type for node in graph.node).most_common())
+    return dict(Counter(node.op_type for node in proto.graph.node).most_common())
 
 
 def trace(config: GPT2Config) -> ir.Model:
@@ -152,19 +168,22 @@ def refer(model: ir.Model, config: GPT2Config, folder: Path, weights: str) -> No
         model.graph.initializers.add(stored)
 
 
-def label(model: ir.Model, config: GPT2Config) -> None:
-    """Names the axes; drops the stack traces, which tell of the machine and not of the model."""
-    past: list[str | int] = [BATCH, config.n_head, PAST, config.head_size]
-    present: list[str | int] = [BATCH, config.n_head, TOTAL, config.head_size]
-    shapes: dict[str, list[str | int]] = {
+def axes(name: str, config: GPT2Config) -> list[str | int]:
+    """The axes of an input or output, by its name."""
+    fixed: dict[str, list[str | int]] = {
         "input_ids": [BATCH, SEQUENCE],
         "attention_mask": [BATCH, TOTAL],
         "position_ids": [BATCH, SEQUENCE],
         "logits": [BATCH, SEQUENCE, config.vocab_size],
     }
+    length = PAST if name.startswith("past_key_values.") else TOTAL
+    return fixed.get(name, [BATCH, config.n_head, length, config.head_size])
+
+
+def label(model: ir.Model, config: GPT2Config) -> None:
+    """Names the axes; drops the stack traces, which tell of the machine and not of the model."""
     for value in (*model.graph.inputs, *model.graph.outputs):
-        default = past if str(value.name).startswith("past_") else present
-        value.shape = ir.Shape(shapes.get(str(value.name), default))
+        value.shape = ir.Shape(axes(str(value.name), config))
         value.metadata_props.clear()
     for node in model.graph:
         node.metadata_props.clear()
@@ -190,11 +209,17 @@ def check(model: ir.Model, config: GPT2Config) -> None:
     names = [str(value.name) for value in model.graph.inputs], [str(value.name) for value in model.graph.outputs]
     if names != (input_names(config), output_names(config)):
         raise GraphError(f"the graph has inputs {names[0]} and outputs {names[1]}, not those of the contract")
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        kind = ir.DataType.INT64 if value.name in INTEGERS else ir.DataType.FLOAT
+        found = [axis if isinstance(axis, int) else axis.value for axis in value.shape or ()]
+        if value.dtype != kind or found != axes(str(value.name), config):
+            promised = f"{kind} {axes(str(value.name), config)}"
+            raise GraphError(f"{value.name} is {value.dtype} {found}, the contract says {promised}")
     strange = sorted({node.op_type for node in model.graph} - OPERATORS | {n.domain for n in model.graph if n.domain})
     if strange:
         raise GraphError(f"the graph has operators {', '.join(strange)}, which the portable one must not have")
-    held = [str(v.name) for v in model.graph.initializers.values() if not isinstance(v.const_value, ir.ExternalTensor)]
-    held = [name for name in held if ir.tensor(model.graph.initializers[name].const_value).size > 16]  # type: ignore[arg-type]
+    held = [str(v.name) for v in model.graph.initializers.values() if _weighs(v.const_value)]
+    held += [str(n.outputs[0].name) for n in model.graph if n.op_type == "Constant" and _weighs(_constant(n))]
     if held:
         raise GraphError(f"the graph holds weights of its own, {', '.join(held)}; all must be in the file of weights")
     expected = {"Softmax": config.n_layer, "LayerNormalization": 2 * config.n_layer + 1, "MatMul": 6 * config.n_layer}
@@ -202,6 +227,15 @@ def check(model: ir.Model, config: GPT2Config) -> None:
     wrong = [f"{counts[name]} {name} instead of {count}" for name, count in expected.items() if counts[name] != count]
     if wrong:
         raise GraphError(f"the graph has {', '.join(wrong)}; a fusion or a folding was lost")
+
+
+def _constant(node: ir.Node) -> ir.TensorProtocol | None:
+    return node.attributes["value"].as_tensor() if "value" in node.attributes else None
+
+
+def _weighs(tensor: ir.TensorProtocol | None) -> bool:
+    """Whether the graph itself would hold so much: shapes and masks have a few numbers, weights have thousands."""
+    return tensor is not None and not isinstance(tensor, ir.ExternalTensor) and tensor.size > 16
 
 
 def _layers(config: GPT2Config) -> list[str]:

@@ -23,7 +23,7 @@ def inspect(folder: Path, *, check_hashes: bool = False) -> dict[str, Any]:
     document = manifest.read(folder)
     weights = tensorfile.places(folder / WEIGHTS)
     tensor_bytes = sum(place.nbytes for place in weights.values())
-    folder_bytes = sum(path.stat().st_size for path in folder.iterdir())
+    folder_bytes = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
     found: dict[str, Any] = {
         "source": document["source"],
         "generator": document["generator"],
@@ -39,13 +39,13 @@ def inspect(folder: Path, *, check_hashes: bool = False) -> dict[str, Any]:
         "parity": document["parity"],
     }
     if (folder / graph.GRAPH).exists():
-        proto = onnx.load(folder / graph.GRAPH, load_external_data=False)
+        proto = graph.load(folder / graph.GRAPH)
         found["graph"] = {
             "opset": proto.opset_import[0].version,
             "ir_version": proto.ir_version,
             "inputs": {value.name: _axes(value) for value in proto.graph.input},
             "outputs": {value.name: _axes(value) for value in proto.graph.output},
-            "operators": graph.census(folder / graph.GRAPH),
+            "operators": graph.census(proto),
         }
     if check_hashes:
         found["differences"] = manifest.differences(folder, document)

@@ -11,6 +11,8 @@ from gpt2_export.errors import FolderError
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
+GENERATOR = "gpt2-export"
+FIELDS = {"generator": dict, "source": dict, "versions": dict, "warnings": list, "files": dict, "parity": dict | None}
 PACKAGES = ("gpt2-model", "gpt2-export", "torch", "onnx", "onnxscript", "onnxruntime", "safetensors", "transformers")
 
 
@@ -21,14 +23,14 @@ def describe(
     graphs = {"fp32": {"portable": "model.onnx"}} if (folder / "model.onnx").exists() else {}
     return {
         "schema": SCHEMA,
-        "generator": {"name": "gpt2-export", "version": importlib.metadata.version("gpt2-export")},
+        "generator": {"name": GENERATOR, "version": importlib.metadata.version("gpt2-export")},
         "source": {"name": source, "revision": revision},
         "weights": {"fp32": "model.safetensors"},
         "graphs": graphs,
         "warnings": warnings,
         "parity": parity,
         "versions": versions(),
-        "files": {path.name: _entry(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST},
+        "files": {path.name: _entry(path) for path in sorted(folder.iterdir()) if _belongs(path)},
     }
 
 
@@ -53,7 +55,24 @@ def read(folder: Path) -> dict[str, Any]:
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         found = document.get("schema") if isinstance(document, dict) else type(document).__name__
         raise FolderError(f"{path} has schema {found!r}, this version reads {SCHEMA}; make the folder again")
+    wrong = [name for name, kind in FIELDS.items() if not isinstance(document.get(name), kind)]
+    files = document.get("files")
+    if isinstance(files, dict) and not all(
+        isinstance(e, dict) and {"bytes", "sha256"} <= e.keys() for e in files.values()
+    ):
+        wrong.append("files")
+    if wrong:
+        raise FolderError(f"{path} is damaged: {', '.join(wrong)} are not what they must be; make the folder again")
     return document
+
+
+def is_made_here(folder: Path) -> bool:
+    """Whether gpt2-export made a folder, of whichever schema; manifest.json alone is a common name."""
+    try:
+        document = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        return bool(document["generator"]["name"] == GENERATOR and document["schema"])
+    except (OSError, ValueError, TypeError, LookupError):
+        return False
 
 
 def differences(folder: Path, document: dict[str, Any]) -> list[str]:
@@ -79,6 +98,11 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def _belongs(path: Path) -> bool:
+    # A folder (.git, the hub's .cache) is somebody else's.
+    return path.is_file() and path.name != MANIFEST
 
 
 def _entry(path: Path) -> dict[str, int | str]:

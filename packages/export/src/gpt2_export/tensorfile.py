@@ -37,10 +37,16 @@ def write(path: Path, shapes: Mapping[str, tuple[int, ...]], arrays: Iterable[np
     """
     with path.open("wb") as file:
         file.write(_header(shapes))
-        for (name, shape), array in zip(shapes.items(), arrays, strict=True):
-            if array.shape != shape or array.dtype != np.float32:
-                raise ValueError(f"{name} is {array.dtype} {array.shape}, announced was float32 {shape}")
+        waiting = iter(arrays)
+        for name, shape in shapes.items():
+            array = next(waiting, None)
+            if array is None or array.shape != shape or array.dtype != np.float32:
+                found = "missing" if array is None else f"{array.dtype} {array.shape}"
+                raise ValueError(f"{name} is {found}, announced was float32 {shape}")
             file.write(np.ascontiguousarray(array).data)
+            del array  # before the next one is made
+        if next(waiting, None) is not None:
+            raise ValueError("there are more arrays than were announced")
 
 
 def places(path: Path) -> dict[str, Place]:

@@ -16,7 +16,8 @@ from tokenizers import AddedToken, ByteLevelBPETokenizer
 from gpt2_export.errors import FolderError
 
 VOCAB, MERGES, TOKENIZER, TOKENIZER_CONFIG = "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json"
-FILES = (VOCAB, MERGES, TOKENIZER, TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json")
+ADDED = "added_tokens.json"
+FILES = (VOCAB, MERGES, TOKENIZER, TOKENIZER_CONFIG, "special_tokens_map.json", ADDED)
 END_OF_TEXT = "<|endoftext|>"
 
 
@@ -34,7 +35,7 @@ def copy(source: Path, folder: Path, config: dict[str, Any]) -> list[str]:
     if not has_pair and not has_json:
         for name in FILES:
             (folder / name).unlink(missing_ok=True)
-        return [f"{source} has no {VOCAB} with {MERGES}, and no {TOKENIZER}: the folder will take token ids only"]
+        return [f"the source has no {VOCAB} with {MERGES}, and no {TOKENIZER}: the folder takes token ids only"]
     if not has_pair:
         _pair_from_json(folder)
     if not has_json:
@@ -47,22 +48,41 @@ def copy(source: Path, folder: Path, config: dict[str, Any]) -> list[str]:
 def _pair_from_json(folder: Path) -> None:
     document = read_json(folder / TOKENIZER)
     model = document.get("model")
-    if not isinstance(model, dict) or model.get("type") != "BPE" or not {"vocab", "merges"} <= model.keys():
+    if not isinstance(model, dict) or model.get("type") not in (None, "BPE") or not {"vocab", "merges"} <= model.keys():
         raise FolderError(f"{folder / TOKENIZER} is no BPE tokenizer; GPT-2 needs one")
-    merges = (merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"])
-    added = {token["content"]: token["id"] for token in document.get("added_tokens", ())}
-    (folder / VOCAB).write_text(json.dumps(model["vocab"] | added, ensure_ascii=False), encoding="utf-8")
+    try:
+        merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+        added = {token["content"]: token["id"] for token in document.get("added_tokens") or ()}
+    except (TypeError, LookupError) as error:
+        raise FolderError(
+            f"{folder / TOKENIZER} is damaged: a merge or an added token is not what it must be"
+        ) from error
+    vocab = _checked_vocab(folder / TOKENIZER, model["vocab"]) | _checked_vocab(folder / TOKENIZER, added)
+    (folder / VOCAB).write_text(json.dumps(vocab, ensure_ascii=False), encoding="utf-8")
     (folder / MERGES).write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
 
 
 def _json_from_pair(folder: Path) -> None:
+    vocab = _checked_vocab(folder / VOCAB, read_json(folder / VOCAB))
     try:
         tokenizer = ByteLevelBPETokenizer(str(folder / VOCAB), str(folder / MERGES))
     except Exception as error:  # the library raises plain Exceptions
         raise ConfigError(f"{folder / VOCAB} and {folder / MERGES} are no BPE tokenizer: {error}") from error
-    if END_OF_TEXT in tokenizer.get_vocab():
+    if END_OF_TEXT in vocab:
         tokenizer.add_special_tokens([AddedToken(END_OF_TEXT, normalized=True)])
+    added = read_json(folder / ADDED) if (folder / ADDED).exists() else {}
+    for token, expected in sorted(_checked_vocab(folder / ADDED, added).items(), key=lambda item: item[1]):
+        tokenizer.add_special_tokens([token])
+        if tokenizer.token_to_id(token) != expected:  # the library counts on from the last id
+            found = tokenizer.token_to_id(token)
+            raise FolderError(f"{folder / ADDED}: {token!r} has id {expected}, after {VOCAB} it would be {found}")
     tokenizer.save(str(folder / TOKENIZER))
+
+
+def _checked_vocab(path: Path, vocab: Any) -> dict[str, int]:
+    if not isinstance(vocab, dict) or not all(type(number) is int and number >= 0 for number in vocab.values()):
+        raise FolderError(f"{path} has tokens whose ids are no whole numbers; download it again")
+    return vocab
 
 
 def _write_config(folder: Path, config: dict[str, Any]) -> None:
@@ -77,7 +97,7 @@ def _write_config(folder: Path, config: dict[str, Any]) -> None:
 
 
 def _check_size(folder: Path, vocab_size: int) -> list[str]:
-    highest = max(read_json(folder / VOCAB).values(), default=-1)
+    highest = max(_checked_vocab(folder / VOCAB, read_json(folder / VOCAB)).values(), default=-1)
     if highest < vocab_size:
         return []
     return [f"the tokenizer has ids up to {highest}, the model only up to {vocab_size - 1}: text with those will fail"]

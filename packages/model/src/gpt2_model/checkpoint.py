@@ -6,6 +6,7 @@ once, and memory is touched only as tensors are used.
 
 import json
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -94,8 +95,8 @@ def open_checkpoint(
         folder, revision = _fetch(str(source), revision, offline=offline, allow_pickle=allow_pickle)
     else:
         raise SourceError(f"{source} is neither a folder nor the name of a repository on the hub")
-    config = read_json(folder / "config.json")
     files = _weight_files(folder, allow_pickle)
+    config = read_json(folder / "config.json")
     return Checkpoint(
         source=str(source),
         folder=folder,
@@ -118,7 +119,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise SourceError(f"{path.parent} has no {path.name}; a checkpoint is a folder with one") from None
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(document, dict):
         raise ConfigError(f"{path} holds a JSON {type(document).__name__}; it must be an object")
@@ -138,23 +139,26 @@ def _weight_files(folder: Path, allow_pickle: bool) -> dict[str, tuple[str, ...]
         if (folder / single).exists():
             return {single: None}
         return _shards(folder / index)
-    found = [f"{name} ({what})" for name, what in FOREIGN.items() if (folder / name).exists()]
     raise SourceError(
-        f"{folder} has no {SAFETENSORS}, sharded or whole"
-        + (f"; it has {', '.join(found)}" if found else "; is it a checkpoint's folder?")
+        f"{folder} has no {SAFETENSORS}, sharded or whole; {_foreign({path.name for path in folder.iterdir()})}"
     )
 
 
+def _foreign(names: set[str]) -> str:
+    """What a folder without weights that are read here has instead."""
+    found = {what: name for name, what in reversed(FOREIGN.items()) if name in names}
+    return "; ".join(f"it has {name}: {what}" for what, name in found.items()) or "is it a checkpoint's folder?"
+
+
 def _shards(index: Path) -> dict[str, tuple[str, ...] | None]:
+    suffix = ".safetensors" if index.name == SAFETENSORS_INDEX else ".bin"  # the one must not lead to the other
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise WeightFileError(f"{index} has no weight_map; download it again")
     shards: dict[str, tuple[str, ...] | None] = {}
     for tensor, file in weight_map.items():
-        if not isinstance(file, str) or Path(file).name != file:
-            raise WeightFileError(
-                f"{index} says that {tensor} is in {file!r}, which is not the name of a file beside it"
-            )
+        if not isinstance(file, str) or Path(file).name != file or not file.endswith(suffix):
+            raise WeightFileError(f"{index} says that {tensor} is in {file!r}, which is no {suffix} file beside it")
         shards[file] = (*(shards.get(file) or ()), tensor)
     absent = sorted(file for file in shards if not (index.parent / file).exists())
     if absent:
@@ -182,7 +186,7 @@ def _open_weights(folder: Path, files: Mapping[str, tuple[str, ...] | None]) -> 
 def _open_safetensors(path: Path) -> dict[str, Callable[[], Tensor]]:
     try:
         file: Any = safe_open(path, framework="pt")
-        return {name: partial(file.get_tensor, name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+        return {name: partial(_mapped, file, path, name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
     except (SafetensorError, ValueError) as error:
         raise WeightFileError(
             f"{path} ({path.stat().st_size} bytes) is not a whole safetensors file: {error}; download it again"
@@ -191,13 +195,25 @@ def _open_safetensors(path: Path) -> dict[str, Callable[[], Tensor]]:
         raise WeightFileError(f"{path} cannot be read: {error}") from error
 
 
+def _mapped(file: Any, path: Path, name: str) -> Tensor:
+    try:
+        tensor: Tensor = file.get_tensor(name)
+    except (SafetensorError, TypeError, AttributeError) as error:  # types of number that this torch does not have
+        raise WeightFileError(f"{path}: {name} cannot be read: {error}") from error
+    return tensor
+
+
 def _open_pickle(path: Path) -> dict[str, Callable[[], Tensor]]:
     try:
         # Only the zip format can be mapped; the 2019 files are of the older one.
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's advice on unsafe loading is the opposite of ours
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # the unpickler raises whatever the bytes lead it to
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise WeightFileError(f"{path} cannot be loaded as weights alone: {reason}") from error
+        raise WeightFileError(
+            f"{path} cannot be loaded as weights alone: it is damaged, or holds more than tensors, which "
+            "could run code; convert it to safetensors where that does no harm"
+        ) from error
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise WeightFileError(f"{path} holds something else than a table of tensors")
     return {str(name): partial(Tensor.detach, tensor) for name, tensor in content.items()}
@@ -213,17 +229,23 @@ def _fetch(source: str, revision: str | None, *, offline: bool, allow_pickle: bo
     at = f" at revision {revision!r}" if revision else ""
     try:
         if offline:
-            folder = Path(snapshot_download(source, revision=revision, local_files_only=True))
+            # The library asks whether all that matches is there, so name what would have been fetched.
+            wanted = [*DOCUMENTS, SAFETENSORS, SAFETENSORS_INDEX, "model-*-of-*.safetensors"]
+            folder = Path(snapshot_download(source, revision=revision, allow_patterns=wanted, local_files_only=True))
         else:
             commit, wanted = _wanted(source, revision, allow_pickle)
-            folder = Path(snapshot_download(source, revision=commit, allow_patterns=wanted))
+            # By the name that was asked for, so that the cache learns it and `offline` finds it again.
+            folder = Path(snapshot_download(source, revision=revision, allow_patterns=wanted))
+            if folder.name != commit:
+                raise SourceError(f"{source}{at} moved from {commit} to {folder.name} meanwhile; run it again")
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         remedy = "run once without offline" if offline else "check the connection, or name a local folder"
         raise SourceError(
             f"{source}{at} is neither a folder nor in the hub's cache, nor can it be fetched; {remedy}"
         ) from error
     except HfHubHTTPError as error:
-        reason = str(error).strip().splitlines()[-1]
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        reason = next((line for line in lines if "not found" in line.lower()), lines[0] if lines else "no reason given")
         raise SourceError(
             f"the hub refuses {source}{at}: {reason}; check the name, the revision and your token"
         ) from error
@@ -250,8 +272,6 @@ def _wanted(source: str, revision: str | None, allow_pickle: bool) -> tuple[str,
             "allow it with allow_pickle (--allow-pickle) if you trust its author"
         )
     weights = {single} if single in names else {index, *(name for name in names if shard.fullmatch(name))}
-    foreign = names & FOREIGN.keys() if not weights & names else set()
     if not weights & names:
-        found = ", ".join(f"{name} ({FOREIGN[name]})" for name in sorted(foreign))
-        raise SourceError(f"{source} has no {SAFETENSORS}, sharded or whole" + (f"; it has {found}" if found else ""))
+        raise SourceError(f"{source} has no {SAFETENSORS}, sharded or whole; {_foreign(names)}")
     return str(info.sha), sorted(names & (weights | set(DOCUMENTS)))

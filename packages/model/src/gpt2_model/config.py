@@ -9,12 +9,15 @@ from gpt2_model.errors import ConfigError
 
 ACTIVATION_FUNCTIONS = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu", "relu", "silu", "swish")
 
-# config.json may use the generic name of a size; transformers reads both.
+LARGEST_SIZE = 2**31  # of one axis; far above any model, and below what overflows an index
+
+# config.json may use the generic name of a size, which transformers reads too, or the old second name of n_positions.
 ALIASES = {
     "hidden_size": "n_embd",
     "max_position_embeddings": "n_positions",
     "num_attention_heads": "n_head",
     "num_hidden_layers": "n_layer",
+    "n_ctx": "n_positions",
 }
 
 # Fields that would change the arithmetic, with the only value under which they do not.
@@ -164,10 +167,6 @@ class GPT2Config:
             if name in own:
                 if given.setdefault(name, value) != value:
                     complaints.append(f"{key} is {value!r} but {name} is {given[name]!r}")
-            elif key == "n_ctx":  # the old second name of n_positions
-                if value != document.get("n_positions", value):
-                    complaints.append(f"n_ctx is {value!r} but n_positions is {document['n_positions']!r}")
-                given.setdefault("n_positions", value)
             elif key in REQUIRED_VALUES:
                 if value != REQUIRED_VALUES[key] and not (not value and not REQUIRED_VALUES[key]):
                     complaints.append(f"{key} is {value!r}, only {REQUIRED_VALUES[key]!r} is computed here")
@@ -189,9 +188,15 @@ class GPT2Config:
         return {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", **own}
 
 
+def is_known(name: str) -> bool:
+    """Whether a field of config.json is one that `from_hf` judges by itself."""
+    own = {field.name for field in fields(GPT2Config)}
+    return name in own or name in ALIASES or name in REQUIRED_VALUES or name in NO_EFFECT_ON_LOGITS
+
+
 def _check_size(name: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least 1")
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < LARGEST_SIZE:
+        raise ConfigError(f"{name} is {_shortened(value)}; it must be a whole number from 1 to below {LARGEST_SIZE:,}")
 
 
 def _check_number(name: str, value: object, *, low: float, below: float) -> None:

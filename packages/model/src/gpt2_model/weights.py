@@ -101,6 +101,11 @@ def lay_out(checkpoint: Checkpoint, *, ignore_config: Collection[str] = ()) -> L
             config = replace(config, tie_word_embeddings=False)
             found["lm_head.weight"] = head
 
+    if config.n_layer > len(checkpoint.tensors):  # a network of a million layers takes minutes to lay out
+        raise TensorError(
+            f"{checkpoint.folder}: config.json says {config.n_layer} layers, "
+            f"but there are {len(checkpoint.tensors)} tensors in all"
+        )
     expected = parameter_shapes(config)
     complaints += [f"unexpected {found[name].stored_name}" for name in sorted(found.keys() - expected.keys())]
     complaints += [f"missing {name}" for name in expected if name not in found]

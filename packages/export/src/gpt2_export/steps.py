@@ -7,6 +7,7 @@ from typing import Any
 
 from gpt2_model import GPT2Config
 from gpt2_model.checkpoint import Checkpoint, open_checkpoint, read_json
+from gpt2_model.errors import SourceError
 
 from gpt2_export import bundle, graph, manifest
 from gpt2_export.errors import FolderError
@@ -49,8 +50,9 @@ def make(
         GPT2Error: the checkpoint is refused.
         ExportError: OUT cannot be written, or does not verify.
     """
+    refuse_own_source(source, out)
     bundle.refuse_existing(Path(out), force=force)
-    checkpoint = find(source, out, revision=revision, offline=offline, allow_pickle=allow_pickle, progress=progress)
+    checkpoint = find(source, revision=revision, offline=offline, allow_pickle=allow_pickle, progress=progress)
     with bundle.staging(Path(out), force=force, needed_bytes=frozen_bytes(checkpoint) + SMALL_FILES_BYTES) as folder:
         warnings = freeze(checkpoint, folder, ignore_config=ignore_config, progress=progress)
         name, found_revision = provenance(checkpoint)
@@ -76,8 +78,9 @@ def freeze_only(
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """The first step of `make`: a frozen folder without a graph."""
+    refuse_own_source(source, out)
     bundle.refuse_existing(Path(out), force=force)
-    checkpoint = find(source, out, revision=revision, offline=offline, allow_pickle=allow_pickle, progress=progress)
+    checkpoint = find(source, revision=revision, offline=offline, allow_pickle=allow_pickle, progress=progress)
     with bundle.staging(Path(out), force=force, needed_bytes=frozen_bytes(checkpoint) + SMALL_FILES_BYTES) as folder:
         warnings = freeze(checkpoint, folder, ignore_config=ignore_config, progress=progress)
         name, found_revision = provenance(checkpoint)
@@ -90,6 +93,8 @@ def add_graph(folder: str | PathLike[str], *, progress: Progress = silent) -> di
     """The second step: exports the graph into a frozen folder, unverified."""
     folder = Path(folder)
     before = manifest.read(folder)
+    # The graph itself may differ: it is what is made anew.
+    _refuse_differences(folder, [wrong for wrong in manifest.differences(folder, before) if graph.GRAPH not in wrong])
     progress("export", 0, 1)
     graph.export(_config(folder), folder, WEIGHTS)
     progress("export", 1, 1)
@@ -105,9 +110,7 @@ def verify_folder(folder: str | PathLike[str], *, progress: Progress = silent) -
     """
     folder = Path(folder)
     before = manifest.read(folder)
-    wrong = manifest.differences(folder, before)
-    if wrong:
-        raise FolderError(f"{folder} is not as it was made: {', '.join(wrong)}; make it again")
+    _refuse_differences(folder, manifest.differences(folder, before))
     if not (folder / graph.GRAPH).exists():
         raise FolderError(f"{folder} has no {graph.GRAPH}; export it with `gpt2-export onnx {folder}`")
     _rewrite(folder, before, parity=None)  # what was true of another version of these packages is void from here on
@@ -115,22 +118,24 @@ def verify_folder(folder: str | PathLike[str], *, progress: Progress = silent) -
 
 
 def find(
-    source: Source, out: Source, *, revision: str | None, offline: bool, allow_pickle: bool, progress: Progress = silent
+    source: Source, *, revision: str | None, offline: bool, allow_pickle: bool, progress: Progress = silent
 ) -> Checkpoint:
-    """The checkpoint that a user's word means.
-
-    Raises:
-        FolderError: OUT is SOURCE, or holds it.
-    """
+    """The checkpoint that a user's word means."""
     if source == "demo":
+        if revision is not None:
+            raise SourceError(f"revision {revision!r} was asked for, but the demo has none; leave it out")
         return open_checkpoint(DEMO)
-    local = Path(source).resolve()
-    if local.is_dir() and (Path(out).resolve() == local or Path(out).resolve() in local.parents):
-        raise FolderError(f"{out} is the checkpoint itself, or holds it; choose another place to write to")
     progress("open", 0, 1)
     checkpoint = open_checkpoint(source, revision=revision, offline=offline, allow_pickle=allow_pickle)
     progress("open", 1, 1)
     return checkpoint
+
+
+def refuse_own_source(source: Source, out: Source) -> None:
+    """Raises FolderError where OUT is SOURCE, or holds it: replacing it would remove the checkpoint."""
+    local, place = Path(source).resolve(), Path(out).resolve()
+    if source != "demo" and local.is_dir() and (place == local or place in local.parents):
+        raise FolderError(f"{out} is the checkpoint itself, or holds it; choose another place to write to")
 
 
 def provenance(checkpoint: Checkpoint) -> tuple[str, str | None]:
@@ -139,6 +144,11 @@ def provenance(checkpoint: Checkpoint) -> tuple[str, str | None]:
     The rest of a path tells of a machine and a person, and the folder is made to be given away.
     """
     return checkpoint.source if checkpoint.revision else checkpoint.folder.resolve().name, checkpoint.revision
+
+
+def _refuse_differences(folder: Path, wrong: list[str]) -> None:
+    if wrong:
+        raise FolderError(f"{folder} is not as it was made: {', '.join(wrong)}; make it again")
 
 
 def _config(folder: Path) -> GPT2Config:

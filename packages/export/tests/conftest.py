@@ -1,0 +1,180 @@
+"""Checkpoints on disk whose weights show every mistake, one made folder for all tests to read, and the command."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from gpt2_export import make
+from gpt2_export.cli import main
+from gpt2_model import GPT2, GPT2Config
+from gpt2_model.weights import stored_tensors
+from hypothesis import settings
+from safetensors.torch import save_file
+from tokenizers import ByteLevelBPETokenizer
+from torch import Tensor
+
+# The same examples on every run: a red run can be repeated, and a green one means the same everywhere.
+settings.register_profile("repeatable", derandomize=True, database=None, deadline=None, max_examples=25)
+settings.load_profile("repeatable")
+
+torch.set_num_threads(1)  # these networks are so small that a second thread costs more than it brings
+
+# Sizes that all differ, so that no axis can be taken for another; two heads, two layers.
+SIZES = {"vocab_size": 300, "n_positions": 24, "n_embd": 16, "n_layer": 2, "n_head": 2}
+
+MakeModel = Callable[..., GPT2]
+MakeCheckpoint = Callable[..., Path]
+Run = Callable[..., Result]
+
+# Runs command lines in one process (torch takes seconds to import) and prints what each of them did.
+DRIVER = """
+import json, sys
+from click.testing import CliRunner
+from gpt2_export.cli import main
+for arguments in json.load(sys.stdin):
+    ran = CliRunner().invoke(main, arguments)
+    raised = None if isinstance(ran.exception, SystemExit | None) else repr(ran.exception)
+    print(json.dumps({"code": ran.exit_code, "out": ran.stdout, "err": ran.stderr, "raised": raised}), flush=True)
+"""
+
+
+def make_model_of_any_size(**fields: Any) -> GPT2:
+    """A network in eval mode with weights of std 0.3 and no parameter at its neutral value."""
+    model = GPT2(GPT2Config(**(SIZES | fields))).eval()
+    rng = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            centre = 1.0 if "ln_" in name and name.endswith("weight") else 0.0
+            parameter.normal_(centre, 0.3, generator=rng)
+    return model
+
+
+@pytest.fixture(scope="session")
+def make_model() -> MakeModel:
+    return make_model_of_any_size
+
+
+@pytest.fixture(scope="session")
+def model() -> GPT2:
+    """For reading; a test that changes a network makes its own."""
+    return make_model_of_any_size()
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint(tmp_path_factory: pytest.TempPathFactory, model: GPT2) -> MakeCheckpoint:
+    """Writes a checkpoint's folder: the tensors of `model` under transformers' names, unless others are given."""
+
+    def make(
+        *,
+        model: GPT2 = model,
+        tensors: Mapping[str, Tensor] | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> Path:
+        folder = tmp_path_factory.mktemp("checkpoint")
+        (folder / "config.json").write_text(json.dumps(model.config.to_hf() | dict(config or {})))
+        save_file(dict(stored_tensors(model) if tensors is None else tensors), folder / "model.safetensors")
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a byte-level vocab.json and merges.txt of 300 tokens, the last of them <|endoftext|>."""
+    folder = tmp_path_factory.mktemp("vocabulary")
+    tokenizer = ByteLevelBPETokenizer()
+    tokenizer.train_from_iterator(["the quick brown fox jumps over the lazy dog's back, then there it lies"] * 9, 299)
+    tokenizer.save_model(str(folder))
+    vocab = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
+    vocab["<|endoftext|>"] = len(vocab)  # last, as in GPT-2's own; the trainer would put it first
+    (folder / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def source(make_checkpoint: MakeCheckpoint, vocabulary: Path) -> Path:
+    """A whole checkpoint, for reading: weights, config, tokenizer."""
+    folder = make_checkpoint(config={"bos_token_id": 299, "eos_token_id": 299})
+    for file in vocabulary.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def stages() -> list[tuple[str, int, int]]:
+    """What `made` told its progress."""
+    return []
+
+
+@pytest.fixture(scope="session")
+def made(source: Path, stages: list[tuple[str, int, int]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`source`, made; for reading."""
+    out = tmp_path_factory.mktemp("made") / "out"
+    make(source, out, progress=lambda *stage: stages.append(stage))
+    return out
+
+
+@pytest.fixture
+def made_copy(made: Path, tmp_path: Path) -> Path:
+    """`made`, for changing."""
+    copy = tmp_path / "made"
+    copy.mkdir()
+    for file in made.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    return copy
+
+
+@pytest.fixture
+def run() -> Run:
+    """The command, in this process; what it does not turn into an exit code is raised."""
+
+    def run(*arguments: str | Path) -> Result:
+        result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return run
+
+
+@pytest.fixture
+def refusal(run: Run) -> Callable[..., str]:
+    """Runs a command that must fail and returns its message: one line, the last of stderr, after only progress."""
+
+    def refusal(*arguments: str | Path) -> str:
+        result = run(*arguments)
+        assert result.exit_code == 1, result.output
+        assert result.stdout == ""
+        *before, last = result.stderr.splitlines()
+        assert all(": done in " in line for line in before), result.stderr
+        assert last.startswith("error: ")
+        return last.removeprefix("error: ")
+
+    return refusal
+
+
+@pytest.fixture(scope="session")
+def run_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[dict[str, Any]]]:
+    """The command lines in a process of their own, for what is decided when a process starts."""
+
+    def run_elsewhere(*lines: list[str], env: Mapping[str, str]) -> list[dict[str, Any]]:
+        finished = subprocess.run(
+            [sys.executable, "-c", DRIVER],
+            input=json.dumps(lines),
+            capture_output=True,
+            text=True,
+            env=os.environ | env,
+            timeout=300,
+            check=True,
+            cwd=tmp_path_factory.mktemp("elsewhere"),
+        )
+        return [json.loads(line) for line in finished.stdout.splitlines()]
+
+    return run_elsewhere

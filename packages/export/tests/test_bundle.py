@@ -1,0 +1,294 @@
+"""OUT is there whole or not at all, whatever ends the program, and nobody else's folder is touched."""
+
+import errno
+import multiprocessing
+import os
+import shutil
+import signal
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+from gpt2_export import bundle, manifest
+from gpt2_export.errors import FolderError, StorageError
+
+FILES = {"config.json": "new", "model.safetensors": "weights"}
+
+
+def fill(folder: Path) -> None:
+    for name, content in FILES.items():
+        (folder / name).write_text(content)
+    document = manifest.describe(folder, source="test", revision=None, parity=None, warnings=[])
+    bundle.replace_text(folder / manifest.MANIFEST, manifest.text(document))
+
+
+def write(out: Path, *, force: bool = False) -> None:
+    with bundle.staging(out, force=force, needed_bytes=1) as folder:
+        fill(folder)
+
+
+def is_whole(out: Path) -> bool:
+    """Every file is there, as the manifest says; `whole` would be said of an empty folder otherwise."""
+    return manifest.differences(out, manifest.read(out)) == [] and {*FILES} < {path.name for path in out.iterdir()}
+
+
+def beside(out: Path) -> list[str]:
+    return sorted(path.name for path in out.parent.iterdir() if path != out)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    (tmp_path / "parent").mkdir()
+    return tmp_path / "parent" / "out"
+
+
+def test_out_appears_only_at_the_end(out: Path) -> None:
+    with bundle.staging(out, force=False, needed_bytes=1) as folder:
+        fill(folder)
+        assert not out.exists()
+        assert folder.parent == out.parent  # on one file system, so that the rename is one step
+    assert is_whole(out)
+    assert beside(out) == []
+
+
+def test_parents_that_are_absent_are_made(out: Path) -> None:
+    write(out / "deeper" / "still")
+    assert is_whole(out / "deeper" / "still")
+
+
+@pytest.mark.parametrize("error", [ValueError("ours"), KeyboardInterrupt(), SystemExit(3)])
+def test_an_exception_passes_through_and_leaves_nothing(out: Path, error: BaseException) -> None:
+    def fail() -> None:
+        with bundle.staging(out, force=False, needed_bytes=1) as folder:
+            fill(folder)
+            raise error
+
+    with pytest.raises(type(error)) as caught:
+        fail()
+    assert caught.value is error
+    assert not out.exists()
+    assert beside(out) == []
+
+
+@pytest.mark.parametrize("kind", ["folder", "made folder", "file", "link to nothing"])
+def test_what_exists_is_refused_before_anything_is_written(out: Path, kind: str) -> None:
+    if kind == "file":
+        out.write_text("mine")
+    elif kind == "link to nothing":
+        out.symlink_to("nowhere")
+    elif kind == "folder":
+        out.mkdir()
+    else:
+        write(out)
+    with pytest.raises(FolderError, match=r"out exists; remove it, choose another name, or pass --force"):
+        write(out)
+    assert beside(out) == []
+
+
+def test_force_replaces_a_folder_that_was_made_here(out: Path) -> None:
+    write(out)
+    (out / "config.json").write_text("old")
+    write(out, force=True)
+    assert is_whole(out)
+    assert beside(out) == []
+
+
+def test_force_makes_a_folder_where_there_is_none(out: Path) -> None:
+    write(out, force=True)
+    assert is_whole(out)
+
+
+@pytest.mark.parametrize(
+    "content", [None, "", "{}", '{"name": "A web app", "start_url": "/"}', '{"schema": 1, "generator": {"name": "x"}}']
+)
+def test_force_never_replaces_a_folder_of_somebody_else(out: Path, content: str | None) -> None:
+    out.mkdir()
+    (out / "thesis.tex").write_text("five years")
+    if content is not None:  # manifest.json is a common name
+        (out / "manifest.json").write_text(content)
+    with pytest.raises(FolderError, match="is no folder that gpt2-export made, so --force does not replace it"):
+        write(out, force=True)
+    assert (out / "thesis.tex").read_text() == "five years"
+
+
+def test_force_never_replaces_a_file(out: Path) -> None:
+    out.write_text("mine")
+    with pytest.raises(FolderError, match="is no folder that gpt2-export made"):
+        write(out, force=True)
+    assert out.read_text() == "mine"
+
+
+def test_force_never_goes_through_a_link(out: Path) -> None:
+    write(out.with_name("target"))
+    (out.with_name("target") / "config.json").write_text("old")
+    out.symlink_to("target")
+    with pytest.raises(FolderError, match="is no folder that gpt2-export made"):
+        write(out, force=True)
+    assert (out / "config.json").read_text() == "old"
+
+
+def test_when_the_replacing_run_fails_the_old_folder_stays(out: Path) -> None:
+    write(out)
+    with (
+        pytest.raises(ZeroDivisionError),
+        bundle.staging(out, force=True, needed_bytes=1) as folder,
+    ):
+        (folder / "config.json").write_text(str(1 / 0))
+    assert is_whole(out)
+    assert beside(out) == []
+
+
+def test_when_the_last_rename_fails_the_old_folder_stays(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(out)
+    rename = Path.rename
+
+    def refuse_out(self: Path, target: Path) -> Path:
+        if target == out and ".partial-" in self.name:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(self))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse_out)
+    with pytest.raises(StorageError, match="Input/output error"):
+        write(out, force=True)
+    assert is_whole(out)
+    assert beside(out) == []
+
+
+def killed_at_line(number: int, out: Path, force: bool) -> bool:
+    """Writes in a process that is killed when it is about to execute its `number`th line of bundle.py."""
+    child = os.fork()
+    if child == 0:  # it never returns into pytest
+        lines = 0
+
+        def trace(frame: FrameType, event: str, _: object) -> Any:
+            nonlocal lines
+            if frame.f_code.co_filename != bundle.__file__:
+                return None
+            lines += event == "line"
+            if lines > number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return trace
+
+        try:
+            sys.settrace(trace)
+            write(out, force=force)
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return os.WIFSIGNALED(status)
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_killed_at_any_line_it_leaves_no_folder_or_a_whole_one_and_the_next_run_cleans_up(
+    out: Path, monkeypatch: pytest.MonkeyPatch, force: bool
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # no power is cut here, and the disk is slow
+    moments = 0
+    while True:
+        if force and not out.exists():
+            write(out)
+        if not killed_at_line(moments, out, force):
+            break
+        moments += 1
+        if out.exists():
+            assert is_whole(out), moments
+            if not force:
+                shutil.rmtree(out)
+    assert moments > 60
+    assert is_whole(out)
+    write(out, force=True)  # the last kill came after the last clean-up
+    assert beside(out) == []
+
+
+def test_what_a_living_run_writes_is_left_alone_and_the_slower_one_is_told(out: Path) -> None:
+    def be_overtaken() -> None:
+        with bundle.staging(out, force=False, needed_bytes=1) as slow:
+            fill(slow)
+            faster = multiprocessing.get_context("fork").Process(target=write, args=(out,))
+            faster.start()
+            faster.join(30)
+            assert faster.exitcode == 0
+            assert (slow / "config.json").exists()
+
+    with pytest.raises(FolderError, match="out exists"):
+        be_overtaken()
+    assert is_whole(out)
+    assert beside(out) == []
+
+
+@pytest.mark.parametrize("name", ["out", "a b", "model[1]", "*", "..hidden"])
+def test_what_was_left_behind_is_removed_whatever_the_folder_is_called(out: Path, name: str) -> None:
+    out = out.with_name(name)
+    assert killed_at_line(45, out, force=False)
+    assert beside(out), "the run was killed too early to leave something"
+    write(out)
+    assert beside(out) == []
+
+
+def test_what_another_out_left_behind_is_not_touched(out: Path) -> None:
+    for name in (".other.partial-abc", ".out.partial", "out.partial-abc"):
+        (out.parent / name).mkdir()
+    write(out)
+    write(out.with_name("*"))
+    assert beside(out) == ["*", ".other.partial-abc", ".out.partial", "out.partial-abc"]
+
+
+def test_too_little_room_is_told_before_anything_is_written(out: Path) -> None:
+    with (
+        pytest.raises(StorageError, match=r"out needs about 1,000,000,000,000,000,000 bytes, .* has [\d,]+; free"),
+        bundle.staging(out, force=False, needed_bytes=10**18),
+    ):
+        pytest.fail("the block was entered")
+    assert beside(out) == []
+
+
+def test_a_disk_that_fills_up_meanwhile_is_one_error_that_names_out(out: Path) -> None:
+    def fill_the_disk() -> None:
+        with bundle.staging(out, force=False, needed_bytes=1) as folder:
+            fill(folder)
+            Path("/dev/full").write_text("this device is always full")
+
+    with pytest.raises(StorageError, match=r"no space left for .*/out; free some, or write elsewhere"):
+        fill_the_disk()
+    assert not out.exists()
+    assert beside(out) == []
+
+
+@pytest.mark.parametrize("below", ["out", "deeper/out"])
+def test_a_parent_that_is_a_file_is_told_so(out: Path, below: str) -> None:
+    out.parent.joinpath("file").write_text("mine")
+    with pytest.raises(StorageError, match=r"file.*: Not a directory"):
+        write(out.parent / "file" / below)
+
+
+@contextmanager
+def umask(mask: int) -> Iterator[None]:
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_permissions_are_those_of_any_new_folder(out: Path, mask: int) -> None:
+    with umask(mask):
+        write(out)
+    assert stat.S_IMODE(out.stat().st_mode) == 0o777 & ~mask
+    assert {stat.S_IMODE(path.stat().st_mode) for path in out.iterdir()} == {0o666 & ~mask}
+
+
+def test_a_small_file_is_replaced_at_once_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "manifest.json"
+    bundle.replace_text(path, "old")
+    full: Callable[[int], None] = lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full"))  # noqa: E731
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match=r"no space left for .*manifest\.json"):
+        bundle.replace_text(path, "new")
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["manifest.json"]

@@ -1,0 +1,167 @@
+"""The command does what its help says, and a mistake is one line."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+from gpt2_export import graph, manifest
+from gpt2_export.cli import main
+
+Run = Callable[..., Result]
+Refusal = Callable[..., str]
+COMMANDS = ["make", "freeze", "onnx", "verify", "inspect"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example_that_is_a_valid_command_line(run: Run, command: str) -> None:
+    shown = run(command, "--help").stdout
+    (example,) = re.findall(r"^ +gpt2-export (.+)$", shown, re.MULTILINE)
+    name, *arguments = example.split()
+    assert name == command
+    context = main.commands[name].make_context(name, arguments, resilient_parsing=False)
+    assert isinstance(context, click.Context)
+
+
+def test_the_first_help_names_every_command_in_whole_sentences(run: Run) -> None:
+    shown = run("--help").stdout
+    for command in COMMANDS:
+        (line,) = re.findall(rf"^  {command} +(.+)$", shown, re.MULTILINE)
+        assert line.endswith("."), line
+        assert not line.endswith("..."), line
+
+
+@pytest.mark.parametrize("command", [[], ["make"], ["freeze"]])
+def test_no_line_of_help_is_wider_than_a_terminal(run: Run, command: list[str]) -> None:
+    assert max(len(line) for line in run(*command, "-h").stdout.splitlines()) <= 100
+
+
+def test_the_version_is_the_packages(run: Run) -> None:
+    assert re.search(r"\d+\.\d+\.\d+", run("--version").stdout)
+
+
+def test_help_and_version_come_without_loading_torch() -> None:
+    code = "import sys; from gpt2_export.cli import main; main(['--help'], standalone_mode=False); print(*sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "gpt2_export.cli" in shown.split()
+    assert "torch" not in shown.split()
+
+
+def test_make_shows_its_stages_on_stderr_and_the_numbers_on_stdout(
+    run: Run, source: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The same graph again: tracing takes seconds.
+    ready = (made / graph.GRAPH).read_bytes()
+    monkeypatch.setattr(graph, "export", lambda config, folder, weights: (folder / graph.GRAPH).write_bytes(ready))
+    ran = run("make", source, tmp_path / "out")
+    assert ran.exit_code == 0
+    assert [line.split(":")[0] for line in ran.stderr.splitlines() if "transformers" not in line] == [
+        "open", "freeze", "export", "verify",
+    ]  # fmt: skip
+    assert re.search(r"^parity +against torch .+ limit 0\.0001$", ran.stdout, re.MULTILINE)
+    assert re.search(r"onnxruntime .+: logits within .+ greedy 17 of 17", ran.stdout)
+    assert re.search(r"out: 9 files, [\d,]+ bytes\n$", ran.stdout)
+    assert manifest.differences(tmp_path / "out", manifest.read(tmp_path / "out")) == []
+
+
+def test_a_warning_is_shown_and_kept(run: Run, make_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    ran = run("freeze", make_checkpoint(config={"mystery": 3}), tmp_path / "out", "--ignore-config", "mystery")
+    assert ran.exit_code == 0
+    assert "warning: config.json: mystery was left out, as asked\n" in ran.stderr
+    assert len(manifest.read(tmp_path / "out")["warnings"]) == 2  # and that there is no tokenizer
+
+
+def test_inspect_shows_a_table(run: Run, made: Path) -> None:
+    ran = run("inspect", made)
+    assert ran.exit_code == 0
+    assert "model.safetensors" in ran.stdout
+    assert "12 MatMul" in ran.stdout
+    assert ran.stderr == ""
+
+
+def test_inspect_prints_one_json_object(run: Run, made: Path) -> None:
+    ran = run("inspect", made, "--json", "--check-hashes")
+    found = json.loads(ran.stdout)
+    assert found["differences"] == []
+    assert found["graph"]["operators"]["MatMul"] == 12
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_changed_byte_is_found_and_the_exit_code_says_so(run: Run, made_copy: Path, options: list[str]) -> None:
+    content = bytearray((made_copy / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (made_copy / "model.safetensors").write_bytes(content)
+    assert run("inspect", made_copy, *options).exit_code == 0
+    ran = run("inspect", made_copy, "--check-hashes", *options)
+    assert ran.exit_code == 1
+    assert "model.safetensors has another sha256" in ran.stdout
+
+
+def test_force_makes_the_folder_again(run: Run, refusal: Refusal, source: Path, tmp_path: Path) -> None:
+    assert run("freeze", source, tmp_path / "out").exit_code == 0
+    assert "exists; remove it, choose another name, or pass --force" in refusal("freeze", source, tmp_path / "out")
+    (tmp_path / "out" / "config.json").write_text("changed")
+    assert run("freeze", source, tmp_path / "out", "--force").exit_code == 0
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "gpt2"
+
+
+def test_debug_shows_the_traceback_above_the_line(run: Run, tmp_path: Path) -> None:
+    ran = run("--debug", "freeze", tmp_path, tmp_path / "out")
+    assert ran.exit_code == 1
+    assert "Traceback (most recent call last)" in ran.stderr
+    assert ran.stderr.splitlines()[-1].startswith("error: ")
+
+
+def test_an_interrupt_is_one_line_and_leaves_nothing(
+    run: Run, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(graph, "export", interrupt)
+    ran = run("make", source, tmp_path / "out")
+    assert ran.exit_code == 130
+    assert ran.stderr.splitlines()[-1] == "interrupted; nothing was left behind"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [["make"], ["make", "source"], ["mak"], ["inspect", "--nope"], ["freeze"]])
+def test_a_command_line_that_is_wrong_is_clicks_own_error(run: Run, arguments: list[str]) -> None:
+    ran = run(*arguments)
+    assert ran.exit_code == 2
+    assert "Usage: " in ran.stderr
+
+
+@pytest.mark.parametrize("command", ["onnx", "verify", "inspect"])
+@pytest.mark.parametrize("kind", ["absent", "file", "checkpoint"])
+def test_a_folder_that_was_not_made_here_is_refused(
+    refusal: Refusal, source: Path, tmp_path: Path, command: str, kind: str
+) -> None:
+    (tmp_path / "file").write_text("x")
+    folder = {"absent": tmp_path / "gone", "file": tmp_path / "file", "checkpoint": source}[kind]
+    assert "has no manifest.json; make it with `gpt2-export make SOURCE" in refusal(command, folder)
+
+
+def test_verify_refuses_a_changed_folder(refusal: Refusal, made_copy: Path) -> None:
+    (made_copy / "config.json").unlink()
+    assert "is not as it was made: config.json is missing; make it again" in refusal("verify", made_copy)
+
+
+def test_a_bar_that_is_drawn_is_ended_before_the_error(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gpt2_export.errors import GraphError
+
+    def fail(*_: object) -> None:
+        raise GraphError("lost")
+
+    monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda _: True, raising=False)
+    monkeypatch.setattr(graph, "export", fail)
+    ran = CliRunner().invoke(main, ["make", str(source), str(tmp_path / "out")])
+    assert ran.exit_code == 1
+    assert re.search(r"(\n|\r\x1b\[K)error: lost\n$", ran.stderr), ran.stderr[-80:]

@@ -1,0 +1,46 @@
+"""A log gets a line for each stage; a terminal gets a bar that its next line does not run into."""
+
+import io
+
+from gpt2_export.progress import LogProgress, TerminalProgress, progress_for, silent
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_log_gets_one_line_when_a_stage_ends() -> None:
+    log = io.StringIO()
+    progress = progress_for(log)
+    assert type(progress) is LogProgress
+    for done in range(4):
+        progress("freeze", done, 3)
+    progress("export", 0, 1)
+    assert log.getvalue() == "freeze: done in 0.0 s\n"
+
+
+def test_a_terminal_gets_a_bar_that_is_wiped_for_the_line() -> None:
+    terminal = Terminal()
+    progress = progress_for(terminal)
+    assert type(progress) is TerminalProgress
+    progress("freeze", 1, 2)
+    assert terminal.getvalue() == "\r\033[K   freeze [###############---------------] 1/2"
+    progress("freeze", 2, 2)
+    assert terminal.getvalue().endswith("1/2\r\033[Kfreeze: done in 0.0 s\n")
+
+
+def test_a_bar_is_full_only_at_the_end() -> None:
+    terminal = Terminal()
+    progress_for(terminal)("freeze", 999, 1000)
+    assert "-]" in terminal.getvalue()
+
+
+def test_a_stage_of_nothing_ends_at_once() -> None:
+    terminal = Terminal()
+    progress_for(terminal)("freeze", 0, 0)
+    assert terminal.getvalue().endswith("freeze: done in 0.0 s\n")
+
+
+def test_silence_is_possible() -> None:
+    silent("freeze", 1, 2)

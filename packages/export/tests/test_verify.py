@@ -1,0 +1,264 @@
+"""The parity report says how far each backend is from the network, and what is too far is refused with the numbers."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from gpt2_export import backends, verify
+from gpt2_export.errors import VerificationError
+from gpt2_export.sweep import Case, Ids, cases
+from gpt2_export.verify import Run, beyond, compare, greedy, kl
+
+V = 11  # of the hand-made backends
+
+
+def case(name: str, mask: list[list[int]], past: int = 0) -> Case:
+    return Case(name=name, input_ids=np.zeros_like(mask), attention_mask=np.array(mask), past=past)
+
+
+def made_run(*logits: Any, ids: tuple[int, ...] = (), margins: tuple[float, ...] = ()) -> Run:
+    return Run(
+        logits=tuple(np.array(one, np.float32) for one in logits),
+        greedy_ids=ids,
+        margins=margins or (1.0,) * len(ids),
+    )
+
+
+TEXT = case("text", [[1, 1]])
+FLAT = [[[0.0, 0.0], [0.0, 0.0]]]  # (B, T, V) = (1, 2, 2)
+
+
+def test_equal_runs_have_no_difference() -> None:
+    run = made_run([[[1, 2], [4, 3]]], ids=(1, 0))
+    assert compare(run, run, (TEXT,)) == {
+        "max_logit_difference": 0.0,
+        "worst_case": "text",
+        "mean_kl": 0.0,
+        "max_kl": 0.0,
+        "top1_agreement": 1.0,
+        "greedy_tokens": 2,
+        "greedy_agreement": 2,
+        "margin_at_disagreement": None,
+    }
+
+
+def test_the_largest_difference_is_told_with_its_case() -> None:
+    other = case("other", [[1, 1]])
+    found = made_run(FLAT, [[[0.0, 0.0], [0.0, -0.5]]])
+    figures = compare(made_run(FLAT, FLAT), found, (TEXT, other))
+    assert (figures["max_logit_difference"], figures["worst_case"]) == (0.5, "other")
+
+
+def test_only_positions_with_text_count_and_only_those_of_the_second_call() -> None:
+    padded = case("padded", [[0, 1, 1], [1, 1, 0]], past=1)  # (B, P+T); the logits are those of the last two
+    expected = np.zeros((2, 2, 2))
+    found = expected.copy()
+    found[1, 1] = 9.0  # padding
+    assert compare(made_run(expected), made_run(found), (padded,))["max_logit_difference"] == 0.0
+    found[0, 0, 1] = 0.25  # its mask's column 1
+    assert compare(made_run(expected), made_run(found), (padded,))["max_logit_difference"] == 0.25
+
+
+def test_the_share_of_positions_with_the_same_likeliest_token_is_told() -> None:
+    four = case("four", [[1, 1, 1, 1]])
+    expected, found = [[[1, 0], [1, 0], [1, 0], [0, 1]]], [[[1, 0], [0, 1], [1, 0], [0, 1]]]
+    assert compare(made_run(expected), made_run(found), (four,))["top1_agreement"] == 0.75
+
+
+def test_greedy_agreement_ends_at_the_first_other_token_with_its_margin() -> None:
+    expected = made_run(FLAT, ids=(1, 2, 3, 4), margins=(0.1, 0.2, 0.3, 0.4))
+    figures = compare(expected, made_run(FLAT, ids=(1, 2, 9, 4)), (TEXT,))
+    assert (figures["greedy_tokens"], figures["greedy_agreement"]) == (4, 2)
+    assert figures["margin_at_disagreement"] == 0.3
+
+
+def test_a_nan_is_the_largest_difference() -> None:
+    other = case("other", [[1, 1]])
+    found = made_run([[[9.0, 0.0], [0.0, 0.0]]], [[[0.0, float("nan")], [0.0, 0.0]]])
+    figures = compare(made_run(FLAT, FLAT), found, (TEXT, other))
+    assert math.isnan(figures["max_logit_difference"])
+    assert figures["worst_case"] == "other"
+
+
+def figures(**changed: Any) -> dict[str, Any]:
+    fine = {
+        "max_logit_difference": 0.0,
+        "worst_case": "text",
+        "greedy_tokens": 64,
+        "greedy_agreement": 64,
+        "margin_at_disagreement": None,
+    }
+    return fine | changed
+
+
+@pytest.mark.parametrize(
+    ("changed", "complaint"),
+    [
+        ({}, None),
+        ({"max_logit_difference": 1e-4}, None),
+        ({"max_logit_difference": 1.01e-4}, "logits differ by 0.000101 (text), limit 0.0001"),
+        ({"max_logit_difference": float("nan")}, "logits differ by nan (text), limit 0.0001"),
+        ({"max_logit_difference": float("inf")}, "logits differ by inf (text), limit 0.0001"),
+        # a tie: each of the two logits may be off by the tolerance
+        ({"greedy_agreement": 7, "margin_at_disagreement": 1.9e-4}, None),
+        (
+            {"greedy_agreement": 7, "margin_at_disagreement": 2e-4},
+            "greedy tokens agree for 7 of 64, then differ where the margin is 0.0002",
+        ),
+        (
+            {"greedy_agreement": 0, "margin_at_disagreement": float("nan")},
+            "greedy tokens agree for 0 of 64, then differ where the margin is nan",
+        ),
+    ],
+)
+def test_what_is_beyond_tolerance_is_told_with_the_numbers(changed: dict[str, Any], complaint: str | None) -> None:
+    assert beyond(figures(**changed), 1e-4) == ([complaint] if complaint else [])
+
+
+def test_divergence_is_that_of_the_two_distributions() -> None:
+    p, q = np.array([0.5, 0.25, 0.25]), np.array([0.25, 0.25, 0.5])
+    expected = 0.5 * np.log(2) + 0.25 * np.log(0.5)
+    shifted = np.log(q) + 100.0  # logits say the same whatever is added to all of them
+    assert kl(np.log(p)[None], shifted[None]) == pytest.approx([expected])
+    assert kl(np.log(p)[None], np.log(p)[None]) == [0.0]
+
+
+def test_greedy_reads_each_token_once_at_its_position() -> None:
+    calls: list[tuple[list[list[int]], int, list[list[int]], Any]] = []
+
+    def count_up(input_ids: Ids, attention_mask: Ids, position_ids: Ids, cache: Any) -> tuple[np.ndarray, Any]:
+        calls.append((input_ids.tolist(), attention_mask.shape[1], position_ids.tolist(), cache))
+        logits = np.zeros((1, input_ids.shape[1], V), np.float32)
+        logits[0, -1, (input_ids[0, -1] + 1) % V] = 2.0
+        logits[0, -1, 0] += 0.5
+        return logits, (cache or 0) + input_ids.shape[1]
+
+    assert greedy(count_up, np.array([[3, 4]]), 3) == ((5, 6, 7), (1.5, 1.5, 1.5))
+    assert calls == [([[3, 4]], 2, [[0, 1]], None), ([[5]], 3, [[2]], 2), ([[6]], 4, [[3]], 3)]
+
+
+Change = Callable[[np.ndarray], np.ndarray]
+
+
+def backend(name: str, change: Change = lambda logits: logits) -> backends.Backend:
+    """Logits that depend on the token and its position, changed as a mistake would."""
+
+    def step(input_ids: Ids, attention_mask: Ids, position_ids: Ids, cache: Any) -> tuple[np.ndarray, Any]:
+        table = np.random.default_rng(0).normal(size=(V, V)).astype(np.float32)
+        return change(table[input_ids] * (1 + position_ids[..., None].astype(np.float32))), None
+
+    return backends.Backend(name=name, open=lambda _: step)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    sizes = {"vocab_size": V, "n_positions": 9, "n_embd": 4, "n_layer": 1, "n_head": 1}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"} | sizes))
+    return tmp_path
+
+
+def report_of(monkeypatch: pytest.MonkeyPatch, folder: Path, *found: backends.Backend) -> dict[str, Any]:
+    monkeypatch.setattr(backends, "available", lambda: found)
+    return verify.verify(folder)
+
+
+def test_the_report_names_the_reference_the_shapes_and_every_backend(
+    monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    report = report_of(monkeypatch, folder, backend("reference"), backend("one"), backend("two"))
+    assert report["reference"] == "reference"
+    assert report["sweep"] == [case.name for case in cases(vocab_size=V, n_positions=9)]
+    assert list(report["backends"]) == ["one", "two"]
+    assert report["backends"]["one"]["greedy_tokens"] == 6  # a prompt of 4, then until the context is full
+    json.dumps(report, allow_nan=False)
+
+
+@pytest.mark.parametrize(("largest", "tolerance"), [(0.5, 1e-4), (9.0, 1e-4), (10.0, 1e-4), (100.0, 1e-3), (1e6, 10.0)])
+def test_tolerance_is_absolute_and_above_logits_of_10_relative(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, largest: float, tolerance: float
+) -> None:
+    negative = backend("reference", lambda logits: np.zeros_like(logits) + np.linspace(-largest, 0, V, dtype="f4"))
+    assert report_of(monkeypatch, folder, negative)["tolerance"] == pytest.approx(tolerance)
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        lambda logits: logits + 1e-3,
+        lambda logits: np.where(np.arange(V) == 3, np.float32(np.nan), logits),
+        lambda logits: np.full_like(logits, np.nan),
+        lambda logits: np.full_like(logits, np.inf),
+    ],
+    ids=["off", "one nan", "all nan", "inf"],
+)
+def test_a_backend_that_computes_something_else_is_refused_with_the_report(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, mistake: Change
+) -> None:
+    with pytest.raises(VerificationError, match=r"wrong: logits differ by (0\.001|nan|inf) \(.+\), limit ") as caught:
+        report_of(monkeypatch, folder, backend("reference"), backend("fine"), backend("wrong", mistake))
+    assert "fine" not in str(caught.value)
+    assert caught.value.report["backends"]["fine"]["max_logit_difference"] == 0.0
+    assert caught.value.report["backends"].keys() == {"fine", "wrong"}
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # what is asked here is whether it is refused
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_network_that_overflows_is_refused_whatever_the_backend_says(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, value: float
+) -> None:
+    def overflow(logits: np.ndarray) -> np.ndarray:  # of one token, in batches: greedy decoding never sees it
+        return np.where((np.arange(V) == 3) & (len(logits) == 3), np.float32(value), logits)
+
+    with pytest.raises(VerificationError):
+        report_of(monkeypatch, folder, backend("reference", overflow), backend("finite"))
+
+
+def change_graph(folder: Path, change: Callable[[onnx.GraphProto], None]) -> None:
+    proto = onnx.load(folder / "model.onnx", load_external_data=False)
+    change(proto.graph)
+    (folder / "model.onnx").write_bytes(proto.SerializeToString())
+
+
+def swapped_offsets(graph: onnx.GraphProto) -> None:
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    one, other = tensors["transformer.h.0.ln_1.weight"], tensors["transformer.h.1.ln_1.weight"]
+    (a,) = (entry for entry in one.external_data if entry.key == "offset")
+    (b,) = (entry for entry in other.external_data if entry.key == "offset")
+    a.value, b.value = b.value, a.value
+
+
+def another_epsilon(graph: onnx.GraphProto) -> None:
+    norm = next(node for node in graph.node if node.op_type == "LayerNormalization")
+    (epsilon,) = (attribute for attribute in norm.attribute if attribute.name == "epsilon")
+    epsilon.f = 1e-2
+
+
+def exact_gelu(graph: onnx.GraphProto) -> None:
+    for node in graph.node:
+        if node.op_type == "Gelu":
+            node.attribute[0].s = b"none"
+
+
+@pytest.mark.parametrize("change", [swapped_offsets, another_epsilon, exact_gelu], ids=lambda change: change.__name__)
+def test_a_graph_with_a_classic_mistake_is_refused_with_the_numbers(
+    made_copy: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[onnx.GraphProto], None]
+) -> None:
+    # Only these two, with or without transformers: the graph is what is wrong.
+    pair = [backends.Backend(name="torch", open=backends.scratch)]
+    pair += [backends.Backend(name="onnxruntime", open=backends.onnx_runtime)]
+    monkeypatch.setattr(backends, "available", lambda: pair)
+    verify.verify(made_copy)
+    change_graph(made_copy, change)
+    with pytest.raises(VerificationError, match=r"onnxruntime: logits differ by [\d.e-]+ \(.+\), limit 0\.0001"):
+        verify.verify(made_copy)
+
+
+def test_the_network_itself_is_the_reference_and_onnxruntime_is_always_compared() -> None:
+    first, *others = backends.available()
+    assert first.name.startswith("torch ")
+    assert [backend.name for backend in others if backend.name.startswith("onnxruntime ")]

@@ -111,7 +111,7 @@ def test_force_makes_the_folder_again(run: Run, refusal: Refusal, source: Path, 
 
 
 def test_debug_shows_the_traceback_above_the_line(run: Run, tmp_path: Path) -> None:
-    ran = run("--debug", "freeze", tmp_path, tmp_path / "out")
+    ran = run("freeze", tmp_path, tmp_path / "out", "--debug")
     assert ran.exit_code == 1
     assert "Traceback (most recent call last)" in ran.stderr
     assert ran.stderr.splitlines()[-1].startswith("error: ")

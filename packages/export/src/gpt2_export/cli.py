@@ -12,13 +12,12 @@ import click
 
 F = TypeVar("F", bound=Callable[..., Any])
 EXISTING = click.Path(path_type=Path)
+debug_option = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="gpt2-export")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-@click.pass_context
-def main(context: click.Context, debug: bool) -> None:
+def main() -> None:
     """Turns a GPT-2 checkpoint into one folder that transformers and ONNX runtimes open.
 
     \b
@@ -26,7 +25,6 @@ def main(context: click.Context, debug: bool) -> None:
     gpt2-export make gpt2 gpt2-folder        OpenAI's, from the Hugging Face hub
     gpt2-export inspect gpt2-folder          what is in it, and how it was verified
     """
-    context.obj = debug
     # A polite end, as container managers send it, unwinds like any other: what was half-written is removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
@@ -54,8 +52,8 @@ def source_options(command: F) -> F:
 @click.argument("source")
 @click.argument("out", type=EXISTING)
 @source_options
-@click.pass_obj
-def make(debug: bool, /, source: str, out: Path, **options: Any) -> None:
+@debug_option
+def make(debug: bool, source: str, out: Path, **options: Any) -> None:
     """Freezes, exports and verifies SOURCE in one go; there is no OUT unless all of it held.
 
     SOURCE is a repository on the Hugging Face hub, a local checkpoint folder, or demo, the small model that comes with
@@ -78,8 +76,8 @@ def make(debug: bool, /, source: str, out: Path, **options: Any) -> None:
 @click.argument("source")
 @click.argument("out", type=EXISTING)
 @source_options
-@click.pass_obj
-def freeze(debug: bool, /, source: str, out: Path, **options: Any) -> None:
+@debug_option
+def freeze(debug: bool, source: str, out: Path, **options: Any) -> None:
     """Writes SOURCE to OUT as one float32 safetensors file with its config and tokenizer.
 
     \b
@@ -95,8 +93,8 @@ def freeze(debug: bool, /, source: str, out: Path, **options: Any) -> None:
 
 @main.command(short_help="Export the graph into a frozen FOLDER.")
 @click.argument("folder", type=EXISTING)
-@click.pass_obj
-def onnx(debug: bool, /, folder: Path) -> None:
+@debug_option
+def onnx(debug: bool, folder: Path) -> None:
     """Exports the graph, model.onnx, into a frozen FOLDER; it reads its weights from the file that is there.
 
     \b
@@ -112,8 +110,8 @@ def onnx(debug: bool, /, folder: Path) -> None:
 
 @main.command(short_help="Compare the graph with the scratch network.")
 @click.argument("folder", type=EXISTING)
-@click.pass_obj
-def verify(debug: bool, /, folder: Path) -> None:
+@debug_option
+def verify(debug: bool, folder: Path) -> None:
     """Compares FOLDER's graph with the scratch network, and with transformers where that is installed.
 
     Logits over a sweep of shapes, and 64 greedy tokens. The report goes into manifest.json; beyond tolerance the exit
@@ -136,8 +134,8 @@ def verify(debug: bool, /, folder: Path) -> None:
 @click.argument("folder", type=EXISTING)
 @click.option("--check-hashes", is_flag=True, help="Compare every file with its sha256; exit code 1 if one differs.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-@click.pass_obj
-def inspect(debug: bool, /, folder: Path, check_hashes: bool, as_json: bool) -> None:
+@debug_option
+def inspect(debug: bool, folder: Path, check_hashes: bool, as_json: bool) -> None:
     """Shows FOLDER's sizes, precision, inputs and outputs, operators, hashes and parity report.
 
     \b

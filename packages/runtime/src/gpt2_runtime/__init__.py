@@ -19,6 +19,7 @@ from gpt2_runtime.session import Session
 from gpt2_runtime.text import Completion, TextGenerator, TextStream
 from gpt2_runtime.tokenizer import Tokenizer
 
+__version__ = "0.1.0"
 __all__ = [
     "TextGenerator",
     "TextStream",

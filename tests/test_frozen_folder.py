@@ -1,0 +1,48 @@
+"""The made folder is a checkpoint as well: transformers opens it, and says what it says of the source."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import backends
+import pytest
+import torch
+from checkpoints import GRAPHS, WILD
+from gpt2_export import freeze_only
+from sweep import Step, assert_same_logits
+from tolerances import atol
+from transformers import GPT2Config, GPT2LMHeadModel
+
+
+def opened(folder: Path) -> tuple[Step, GPT2Config]:
+    """A folder in transformers, which must find every tensor that it looks for and no other."""
+    network, found = GPT2LMHeadModel.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
+    )
+    assert not any(found.values()), found
+    return backends.transformers(network.eval()), network.config
+
+
+def assert_same_in_transformers(source: Path, folder: Path) -> None:
+    network = GPT2LMHeadModel.from_pretrained(source, dtype=torch.float32, attn_implementation="eager").eval()
+    tried, config = opened(folder)
+    assert_same_logits(
+        backends.transformers(network),
+        tried,
+        vocab_size=config.vocab_size,
+        n_positions=config.n_positions,
+        atol=atol("scratch", "torch cpu", "float32"),
+    )
+
+
+@pytest.mark.parametrize("variant", GRAPHS)
+def test_every_config_is_the_same_in_transformers(variant: str, made: Callable[[str], Any]) -> None:
+    assert_same_in_transformers(*made(variant))
+
+
+@pytest.mark.parametrize("kind", WILD)
+def test_every_kind_of_file_is_the_same_in_transformers(kind: str, tmp_path: Path) -> None:
+    source, folder = tmp_path / "source", tmp_path / "folder"
+    WILD[kind](source)
+    freeze_only(source, folder)
+    assert_same_in_transformers(source, folder)

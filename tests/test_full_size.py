@@ -1,0 +1,102 @@
+"""The ladder at the size of the published model: 124 million weights as transformers initialises them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import backends
+import gpt2_export
+import pytest
+import torch
+from gpt2_model import GPT2
+from gpt2_model import generate as scratch_generate
+from gpt2_runtime import GREEDY, Session, Token
+from gpt2_runtime import generate as runtime_generate
+from mutants import MUTANTS
+from safetensors import safe_open
+from sweep import Case, assert_case, cases, greedy
+from tolerances import TOLERANCES, atol
+from transformers import GPT2Config, GPT2LMHeadModel
+
+RUNG = ("full size", "cpu", "float32")
+PROMPT = [464, 3290, 373]
+TOKENS = 64
+PLACES = ("1 x 1", "3 x 11+7 left", "3 x 11+7 right", "1 x 3+1+4+1+5", "1 x 1023+1")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _both_cores() -> Iterator[None]:
+    """What is too many for the small networks of the other rungs is right here."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def network() -> GPT2LMHeadModel:
+    torch.manual_seed(0)
+    return GPT2LMHeadModel(GPT2Config(attn_implementation="eager")).eval()
+
+
+@pytest.fixture(scope="module")
+def folder(network: GPT2LMHeadModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("full size")
+    network.save_pretrained(place / "source")
+    gpt2_export.make(place / "source", place / "folder")
+    return place / "folder"
+
+
+@pytest.fixture(scope="module")
+def chosen() -> list[Case]:
+    """Some of the sweep: here a place costs seconds."""
+    found = [case for case in cases(vocab_size=50257, n_positions=1024) if case.name in PLACES]
+    assert len(found) == len(PLACES)
+    return found
+
+
+@pytest.mark.parametrize("backend", ["scratch", "graph", "session"])
+def test_logits_are_those_of_transformers(
+    backend: str, network: GPT2LMHeadModel, folder: Path, chosen: list[Case]
+) -> None:
+    tried = {
+        "scratch": lambda: backends.scratch(GPT2.from_pretrained(folder)),
+        "graph": lambda: backends.graph(folder / "model.onnx"),
+        "session": lambda: backends.runtime(Session.open(folder)),
+    }[backend]()
+    for case in chosen:
+        if backend != "session" or case.mask.all():
+            assert_case(backends.transformers(network), tried, case, atol(*RUNG))
+
+
+def test_a_mistake_is_beyond_the_tolerance_at_this_size_too(
+    network: GPT2LMHeadModel, folder: Path, chosen: list[Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = GPT2.from_pretrained(folder)
+    MUTANTS[TOLERANCES[RUNG].victim].make(tried, monkeypatch)
+    with pytest.raises(AssertionError, match="a logit differs by"):
+        assert_case(backends.transformers(network), backends.scratch(tried), chosen[1], atol(*RUNG))
+
+
+def test_sixty_four_tokens_are_the_same_everywhere(network: GPT2LMHeadModel, folder: Path) -> None:
+    expected = list(greedy(backends.transformers(network), PROMPT, TOKENS))
+    assert list(scratch_generate(GPT2.from_pretrained(folder), PROMPT, max_new_tokens=TOKENS)) == expected
+    assert list(greedy(backends.graph(folder / "model.onnx"), PROMPT, TOKENS)) == expected
+    events = runtime_generate(Session.open(folder), PROMPT, max_new_tokens=TOKENS, sampling=GREEDY, stop_token_ids=())
+    assert [event.id for event in events if isinstance(event, Token)] == expected
+
+
+def test_no_weight_is_stored_twice(folder: Path) -> None:
+    with safe_open(folder / "model.safetensors", framework="pt") as file:
+        sizes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 (it is no dict)
+    tensors = 4 * sum(torch.Size(shape).numel() for shape in sizes)
+    assert tensors == 4 * 124_439_808
+    assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) <= 1.02 * tensors
+
+
+def test_transformers_opens_the_folder_and_says_the_same(network: GPT2LMHeadModel, folder: Path) -> None:
+    again = GPT2LMHeadModel.from_pretrained(folder)
+    ids = torch.tensor([PROMPT])
+    with torch.no_grad():
+        assert torch.equal(again.eval().get_input_embeddings()(ids), network.get_input_embeddings()(ids))
+        difference = (again(ids).logits - network(ids).logits).abs().max().item()
+    assert difference <= atol(*RUNG)

@@ -1,0 +1,146 @@
+"""The arrows of the house, seen in clean interpreters: which package and which module loads which."""
+
+import json
+import subprocess
+import sys
+import tomllib
+from functools import cache
+from importlib import import_module
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PACKAGES = Path(__file__).parent.parent / "packages"
+
+# `a, b <- c` lets c import a, b and whatever these may import. A cli stands at the end: it may import everything.
+ARROWS = {
+    "gpt2_model": "errors <- config <- gpt2 <- generate; errors <- checkpoint; gpt2, checkpoint <- weights",
+    "gpt2_export": """
+        errors <- tensorfile, manifest, tokenizer; tensorfile <- graph; manifest <- bundle;
+        genai, progress, tensorfile, tokenizer <- freeze; graph, sweep <- backends; backends, progress <- verify;
+        bundle, freeze, graph, manifest, verify <- steps; freeze, graph, manifest <- inspection;
+        steps, inspection <- cli
+    """,
+    "gpt2_runtime": """
+        errors <- cache, document, providers, sampling, stopping; document <- bundle, vocabulary;
+        vocabulary <- tokenizer; bundle, cache, providers <- session; sampling, session <- generate;
+        generate, tokenizer, detokenizer, stopping <- text; session, tokenizer <- inspection; text, inspection <- cli
+    """,
+}
+NEVER = {
+    # The hub's library is loaded when it is needed: a local folder need not wait for it.
+    "gpt2_model": {"gpt2_export", "gpt2_runtime", "transformers", "onnx", "onnxruntime", "huggingface_hub"},
+    "gpt2_export": {"gpt2_runtime", "transformers", "huggingface_hub"},
+    "gpt2_runtime": {"gpt2_model", "gpt2_export", "torch", "transformers", "onnx", "safetensors", "tokenizers"},
+}
+
+# Imports each module of a package by itself, without what the package's __init__ would load.
+PROGRAM = """
+import importlib, importlib.util, json, pkgutil, sys, types
+
+package = sys.argv[1]
+places = importlib.util.find_spec(package).submodule_search_locations
+siblings = {}
+for module in pkgutil.iter_modules(places):
+    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+        del sys.modules[name]
+    sys.modules[package] = types.ModuleType(package)
+    sys.modules[package].__path__ = list(places)
+    importlib.import_module(f"{package}.{module.name}")
+    loaded = {name.split(".")[1] for name in sys.modules if name.startswith(f"{package}.")}
+    siblings[module.name] = sorted(loaded - {module.name})
+print(json.dumps({"siblings": siblings, "packages": sorted({name.partition(".")[0] for name in sys.modules})}))
+"""
+
+
+@cache
+def loaded_by(package: str, place: Path | None = None) -> dict[str, Any]:
+    """What the modules of a package load, in an interpreter of its own."""
+    command = [sys.executable, "-c", PROGRAM, package]
+    found = subprocess.run(command, cwd=place, capture_output=True, text=True, check=True)
+    answer: dict[str, Any] = json.loads(found.stdout)
+    return answer
+
+
+def may_load(picture: str) -> dict[str, set[str]]:
+    """Each module of a picture of arrows, and all that it may load.
+
+    >>> {name: sorted(below) for name, below in may_load("a <- b; b, c <- d").items()}
+    {'a': [], 'b': ['a'], 'c': [], 'd': ['a', 'b', 'c']}
+    """
+    below: dict[str, set[str]] = {}
+    for chain in picture.split(";"):
+        links = [[name.strip() for name in link.split(",")] for link in chain.split("<-")]
+        for name in (name for link in links for name in link):
+            below.setdefault(name, set())
+        for lower, upper in pairwise(links):
+            for name in upper:
+                below[name].update(lower)
+    for _ in below:  # the longest chain has no more links than there are names
+        for name in below:
+            below[name].update(*(below[lower] for lower in below[name]))
+    return dict(sorted(below.items()))
+
+
+def against(arrows: str, siblings: dict[str, list[str]]) -> list[str]:
+    """The imports that no arrow allows, and the modules that have no place in the picture."""
+    allowed = may_load(arrows)
+    homeless = [f"{name} is not in the picture" for name in siblings if name not in allowed]
+    known = {name: set(loaded) for name, loaded in siblings.items() if name in allowed}
+    wrong = [f"{name} -> {to}" for name, loaded in known.items() for to in sorted(loaded - allowed[name])]
+    return homeless + wrong
+
+
+@pytest.mark.parametrize("package", ARROWS)
+def test_imports_inside_a_package_run_one_way(package: str) -> None:
+    assert against(ARROWS[package], loaded_by(package)["siblings"]) == []
+
+
+@pytest.mark.parametrize("package", NEVER)
+def test_a_package_loads_nothing_that_it_must_do_without(package: str) -> None:
+    assert NEVER[package].isdisjoint(loaded_by(package)["packages"])
+
+
+def test_export_is_built_on_the_model() -> None:
+    assert "gpt2_model" in loaded_by("gpt2_export")["packages"]
+
+
+def test_a_picture_has_no_circle() -> None:
+    for picture in ARROWS.values():
+        assert [name for name, below in may_load(picture).items() if name in below] == []
+
+
+def test_an_arrow_the_wrong_way_a_new_module_and_a_forbidden_package_are_seen(tmp_path: Path) -> None:
+    house = tmp_path / "house"
+    house.mkdir()
+    (house / "__init__.py").write_text("from house import cellar, roof")
+    (house / "cellar.py").write_text("def warm():\n    from house import roof")
+    (house / "wall.py").write_text("from house.roof import tiles")
+    (house / "roof.py").write_text("import statistics\ntiles = 4")
+    (house / "shed.py").write_text("")
+    loaded = loaded_by("house", tmp_path)
+    assert against("cellar <- wall <- roof", loaded["siblings"]) == ["shed is not in the picture", "wall -> roof"]
+    assert "statistics" in loaded["packages"]
+
+
+def project(name: str) -> dict[str, Any]:
+    declared: dict[str, Any] = tomllib.loads((PACKAGES / name / "pyproject.toml").read_text(encoding="utf-8"))
+    return declared["project"]
+
+
+def test_the_three_packages_have_one_version() -> None:
+    declared = {name: project(name)["version"] for name in ("model", "export", "runtime")}
+    told = {name: import_module(f"gpt2_{name}").__version__ for name in declared}
+    assert len(set(declared.values())) == 1, declared
+    assert told == declared
+
+
+def test_the_packages_are_pinned_to_each_others_version() -> None:
+    version = project("model")["version"]
+    for name in ("model", "export", "runtime"):
+        metadata = project(name)
+        extras = [pin for pins in metadata.get("optional-dependencies", {}).values() for pin in pins]
+        ours = [pin for pin in [*metadata["dependencies"], *extras] if pin.startswith("gpt2-")]
+        assert ours == ([f"gpt2-model=={version}"] if name == "export" else []), name

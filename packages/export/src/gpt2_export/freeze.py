@@ -78,7 +78,7 @@ def _arrays(checkpoint: Checkpoint, layout: Layout, progress: Progress) -> Itera
 
 def _config(checkpoint: Checkpoint, layout: Layout, ignored: Collection[str]) -> dict[str, Any]:
     """The source's own fields, with those that the frozen weights decide: type, head, class."""
-    dropped = {"torch_dtype", "_name_or_path", "transformers_version", *ALIASES, *ignored}
+    dropped = {"torch_dtype", "_name_or_path", "transformers_version", *ALIASES, *ignored} - {"n_ctx"}  # GPT-2's own
     kept = {key: value for key, value in checkpoint.config.items() if key not in dropped}
     return kept | layout.config.to_hf() | {"dtype": "float32"}
 

@@ -48,7 +48,7 @@ def published(tmp_path_factory: pytest.TempPathFactory, tokenizer_dir: Path) -> 
 def resaved(tmp_path_factory: pytest.TempPathFactory) -> Opened:
     def save(source: Path) -> int:
         size = vocabularies.write(source)
-        tokenizer = AutoTokenizer.from_pretrained(source, model_type="gpt2")
+        tokenizer = GPT2TokenizerFast.from_pretrained(source)
         for name in ("vocab.json", "merges.txt"):
             (source / name).unlink()
         tokenizer.save_pretrained(source)
@@ -60,7 +60,7 @@ def resaved(tmp_path_factory: pytest.TempPathFactory) -> Opened:
 
 @pytest.fixture(params=["small", "resaved", "published"])
 def both(request: pytest.FixtureRequest) -> Opened:
-    """With a vocabulary of its own, with that as transformers saves it today (tokenizer.json alone), and with GPT-2's."""
+    """A vocabulary of its own, the same as transformers saves it today (tokenizer.json alone), and GPT-2's."""
     found: Opened = request.getfixturevalue(request.param)
     return found
 

@@ -128,6 +128,15 @@ def test_merges_on_which_tiktoken_would_differ_are_refused(tmp_path):
     assert len(read(["b c", "a b", "a bc", "ab c"]).ranks) == 259  # every split of abc in one place
 
 
+TEXT = {"Sequence": {"id": "A", "type_id": 0}}
+BEGIN = {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}
+
+
+def template(*parts):
+    """A post-processor that makes a prompt of these parts."""
+    return {"type": "TemplateProcessing", "single": list(parts), "pair": [], "special_tokens": {}}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -136,6 +145,8 @@ def test_merges_on_which_tiktoken_would_differ_are_refused(tmp_path):
         (lambda t: t.update(pre_tokenizer={"type": "Sequence"}), "pre_tokenizer is 'Sequence'"),
         (lambda t: t["pre_tokenizer"].update(use_regex=False), "use_regex is False"),
         (lambda t: t.update(post_processor={"type": "TemplateProcessing"}), "post_processor is 'TemplateProcessing'"),
+        (lambda t: t.update(post_processor=template(BEGIN, TEXT)), "post_processor is 'TemplateProcessing'"),
+        (lambda t: t.update(post_processor=template(TEXT, BEGIN)), "post_processor is 'TemplateProcessing'"),
         (lambda t: t.update(decoder={"type": "WordPiece"}), "decoder is 'WordPiece'"),
         (lambda t: t["model"].update(type="WordPiece"), "type is 'WordPiece'"),
         (lambda t: t["model"].update(dropout=0.1), "dropout is 0.1"),
@@ -167,6 +178,7 @@ def test_a_tokenizer_json_of_another_kind_is_refused_by_name(tokenizer_json, cha
             merges=[merge if isinstance(merge, str) else " ".join(merge) for merge in t["model"]["merges"]]
         ),
         lambda t: t.update(post_processor=None, decoder=None, truncation={"max_length": 3}, padding={}),
+        lambda t: t.update(post_processor=template(TEXT)),  # as transformers 5 saves it
     ],
 )
 def test_differences_that_change_no_id_are_read(folder, tokenizer_json, change):

@@ -240,8 +240,19 @@ def _add_prefix_space(tokenizer: Document) -> bool:
 
 def _refuse_other_pipelines(tokenizer: Document) -> None:
     _refuse_unless_types(tokenizer, "normalizer", [None])
-    _refuse_unless_types(tokenizer, "post_processor", [None, "ByteLevel"])  # others add tokens to every prompt
+    if not _adds_nothing(tokenizer.get("post_processor")):
+        _refuse(tokenizer, "post_processor")
     _refuse_unless_types(tokenizer, "decoder", [None, "ByteLevel"])
+
+
+def _adds_nothing(post_processor: object) -> bool:
+    """Whether a prompt's ids stay as they are; a template may put a token before or after each prompt."""
+    match post_processor:
+        case None | {"type": "ByteLevel"}:
+            return True
+        case {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A"}}]}:  # as transformers 5 saves it
+            return True
+    return False
 
 
 def _refuse_unless_types(tokenizer: Document, name: str, types: Sequence[str | None]) -> None:

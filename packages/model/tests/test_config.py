@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from gpt2_model import ConfigError, GPT2Config
-from gpt2_model.config import ACTIVATION_FUNCTIONS, ALIASES, NO_EFFECT_ON_LOGITS, REQUIRED_VALUES
+from gpt2_model.config import ACTIVATION_FUNCTIONS, ALIASES, NO_EFFECT_ON_LOGITS, REQUIRED_VALUES, is_known
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -53,8 +53,8 @@ def refusal(**fields: Any) -> str:
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("value", [0, -1, 1.0, "12", True])
-def test_a_size_is_a_whole_number_of_at_least_one(size: str, value: object) -> None:
+@pytest.mark.parametrize("value", [0, -1, 1.0, "12", True, 2**31])
+def test_a_size_is_a_whole_number_from_one_to_what_an_index_can_count(size: str, value: object) -> None:
     with pytest.raises(
         ConfigError, match=re.escape(f"{size} is {value!r}; it must be a whole number from 1 to below 2,147,483,648")
     ):
@@ -224,6 +224,15 @@ def test_santacoder_is_refused_with_all_its_differences_in_one_message() -> None
 @pytest.mark.parametrize("name", sorted(NO_EFFECT_ON_LOGITS))
 def test_a_field_without_effect_may_hold_anything(name: str) -> None:
     assert GPT2Config.from_hf(hf(**{name: ["anything"]})) == GPT2Config()
+
+
+def test_a_field_is_known_if_it_is_judged_by_itself() -> None:
+    judged = {field.name for field in dataclasses.fields(GPT2Config)}.union(
+        ALIASES, REQUIRED_VALUES, NO_EFFECT_ON_LOGITS
+    )
+    assert all(map(is_known, judged))
+    assert not is_known("rope_theta")
+    assert not is_known("auto_map")
 
 
 @pytest.mark.parametrize("name", ["dtype", "torch_dtype"])

@@ -49,11 +49,13 @@ print(json.dumps(answer))
 
 
 class Hub(ThreadingHTTPServer):
-    """Answers for org/name: branch main and tag v1 are `COMMIT`."""
+    """Answers for org/name: branch main and tag v1 are `commit`, and `moves_to` from the second answer on."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Answer)
         self.files = dict(FILES)
+        self.commit = COMMIT
+        self.moves_to = COMMIT
         self.address = f"http://127.0.0.1:{self.server_port}"
 
 
@@ -63,19 +65,20 @@ class Answer(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
-        files, model = self.server.files, "/api/models/org/name"
+        files, commit, model = self.server.files, self.server.commit, "/api/models/org/name"
         if not path.startswith((model, "/org/name/")):
             self.answer(404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
-        elif path in (model, *(f"{model}/revision/{name}" for name in ("main", "v1", COMMIT))):
+        elif path in (model, *(f"{model}/revision/{name}" for name in ("main", "v1", commit))):
             siblings = [{"rfilename": name} for name in files]
-            self.answer(200, {"id": "org/name", "sha": COMMIT, "siblings": siblings})
-        elif path == f"{model}/tree/{COMMIT}":
+            self.answer(200, {"id": "org/name", "sha": commit, "siblings": siblings})
+            self.server.commit = self.server.moves_to
+        elif path == f"{model}/tree/{commit}":
             tree = [
                 {"type": "file", "path": file, "size": len(files[file]), "oid": etag(files[file])} for file in files
             ]
             self.answer(200, tree)
-        elif (file := path.removeprefix(f"/org/name/resolve/{COMMIT}/")) in files:
-            self.answer(200, files[file], {"X-Repo-Commit": COMMIT, "ETag": f'"{etag(files[file])}"'})
+        elif (file := path.removeprefix(f"/org/name/resolve/{commit}/")) in files:
+            self.answer(200, files[file], {"X-Repo-Commit": commit, "ETag": f'"{etag(files[file])}"'})
         else:
             self.answer(404, {"error": "Revision not found"}, {"X-Error-Code": "RevisionNotFound"})
 
@@ -171,6 +174,14 @@ def test_what_the_hub_does_not_have_is_refused_by_name(
     assert answer["error"] == "SourceError"
     assert named in answer["message"]
     assert "check the name, the revision" in answer["message"]
+
+
+def test_a_branch_that_moves_between_two_questions_is_not_mixed_of_both(hub: Hub, cache: Path) -> None:
+    hub.moves_to = "0" * 40
+    answer = ask(hub.address, cache)
+    assert answer["error"] == "SourceError"
+    assert f"moved from {COMMIT} to {hub.moves_to}" in answer["message"]
+    assert ask(hub.address, cache)["revision"] == hub.moves_to
 
 
 def test_a_hub_that_cannot_be_reached_is_one_line_with_the_remedy(cache: Path) -> None:

@@ -239,6 +239,11 @@ def test_an_untied_model_without_a_head_is_refused(model: GPT2, make_folder: Mak
     assert "missing lm_head.weight" in refusal(make_folder(model, config={"tie_word_embeddings": False}))
 
 
+def test_more_layers_than_tensors_are_refused_without_laying_them_out(model: GPT2, make_folder: MakeFolder) -> None:
+    message = refusal(make_folder(model, config={"n_layer": 10**9}))  # to lay them out would take days
+    assert message.endswith("config.json says 1000000000 layers, but there are 28 tensors in all")
+
+
 @pytest.mark.parametrize("name", ["attn.c_attn", "mlp.c_fc", "mlp.c_proj"])
 def test_a_matrix_that_is_stored_the_other_way_round_is_refused(
     name: str, model: GPT2, make_folder: MakeFolder

@@ -295,3 +295,8 @@ def test_a_damaged_pickle_is_refused(bare: Path, content: bytes) -> None:
 def test_a_pickle_of_something_else_than_a_table_of_tensors_is_refused(bare: Path, content: object) -> None:
     torch.save(content, bare / "pytorch_model.bin")
     assert "something else than a table of tensors" in refusal(WeightFileError, bare, allow_pickle=True)
+
+
+def test_an_empty_source_is_not_the_folder_that_one_is_in() -> None:
+    with pytest.raises(SourceError, match="the source is empty"):
+        open_checkpoint("")

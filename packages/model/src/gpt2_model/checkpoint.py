@@ -88,6 +88,8 @@ def open_checkpoint(
         ConfigError: config.json is no JSON object.
     """
     folder = Path(source)
+    if not str(source):
+        raise SourceError("the source is empty; name a folder, or a repository on the hub")
     if folder.is_dir():
         if revision is not None:
             raise SourceError(f"revision {revision!r} was asked for, but {folder} is a local folder; leave it out")

@@ -168,7 +168,7 @@ class GPT2(nn.Module):
             logits (B, T, V), and the cache of P+T tokens.
 
         Raises:
-            ValueError: P+T is more than n_positions.
+            ValueError: P+T is more than n_positions, and position_ids does not say which of them to use.
         """
         B, T = input_ids.shape
         if cache is None:

@@ -4,7 +4,7 @@ The sweep compares logits over shapes (see `sweep.py`); greedy decoding compares
 holds the weights at a time, and only the logits of the sweep are kept: the largest models fit.
 
 The tolerance is 1e-4 on a logit. Rounding grows with the numbers that are rounded, and the published models have
-logits of -100 and beyond, so above 10 it is 1e-5 of the largest logit; every mistake of an export is above that.
+logits of -100 and beyond, so above 10 it is 1e-5 of the largest logit.
 """
 
 from dataclasses import dataclass

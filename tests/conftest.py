@@ -1,14 +1,12 @@
 """What the tests between the packages share; it imports none of them, for `tests/cuda` has only the runtime."""
 
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # importlib mode leaves it out, and the tests import their neighbours
 pytest.register_assert_rewrite("goldens")
 
 

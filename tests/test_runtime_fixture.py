@@ -1,0 +1,21 @@
+"""The folder that the runtime's tests run on, where there is no torch, is still what the export makes."""
+
+import runpy
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file
+
+DATA = Path(__file__).parents[1] / "packages/runtime/tests/data"
+
+
+def test_the_committed_folder_is_what_the_export_makes_today(tmp_path: Path) -> None:
+    runpy.run_path(str(DATA / "make_tiny.py"))["main"](tmp_path / "tiny")
+    committed, made = DATA / "tiny", tmp_path / "tiny"
+    assert sorted(path.name for path in made.iterdir()) == sorted(path.name for path in committed.iterdir())
+    for name in {path.name for path in made.iterdir()} - {"manifest.json", "model.safetensors"}:  # versions, rounding
+        assert (made / name).read_bytes() == (committed / name).read_bytes(), f"{name}: run make_tiny.py again"
+    ours, theirs = load_file(made / "model.safetensors"), load_file(committed / "model.safetensors")
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        np.testing.assert_allclose(theirs[name], tensor, rtol=0, atol=1e-6, err_msg=name)

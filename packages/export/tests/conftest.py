@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from gpt2_export import make
+from gpt2_export import graph, make, tensorfile
 from gpt2_export.cli import main
+from gpt2_export.freeze import WEIGHTS, write_json
+from gpt2_export.kinds import KINDS
 from gpt2_model import GPT2, GPT2Config
 from gpt2_model.weights import stored_tensors
 from hypothesis import settings
@@ -30,6 +32,7 @@ torch.set_num_threads(1)  # these networks are so small that a second thread cos
 SIZES = {"vocab_size": 300, "n_positions": 24, "n_embd": 16, "n_layer": 2, "n_head": 2}
 
 MakeModel = Callable[..., GPT2]
+Freeze = Callable[[GPT2, Path], None]
 MakeCheckpoint = Callable[..., Path]
 Run = Callable[..., Result]
 
@@ -129,6 +132,25 @@ def made_copy(made: Path, tmp_path: Path) -> Path:
     for file in made.iterdir():
         (copy / file.name).write_bytes(file.read_bytes())
     return copy
+
+
+@pytest.fixture(scope="session")
+def freeze_network() -> Freeze:
+    """Writes what a graph is exported from, and no more: weights and config."""
+
+    def freeze_network(model: GPT2, folder: Path) -> None:
+        tensors = {name: tensor.numpy() for name, tensor in stored_tensors(model).items()}
+        tensorfile.write(folder / WEIGHTS, {name: t.shape for name, t in tensors.items()}, tensors.values())
+        write_json(folder / "config.json", model.config.to_hf())
+
+    return freeze_network
+
+
+@pytest.fixture(scope="session", params=KINDS, ids=lambda kind: str(kind.name))
+def kind(request: pytest.FixtureRequest) -> graph.Kind:
+    """Each kind of graph: for what is true of all of them."""
+    found: graph.Kind = request.param
+    return found
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ FILES = {"config.json": "new", "model.safetensors": "weights"}
 def fill(folder: Path) -> None:
     for name, content in FILES.items():
         (folder / name).write_text(content)
-    document = manifest.describe(folder, source="test", revision=None, parity=None, warnings=[])
+    document = manifest.describe(folder, source="test", revision=None, graphs={}, parity=None, warnings=[])
     bundle.replace_text(folder / manifest.MANIFEST, manifest.text(document))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner, Result
-from gpt2_export import graph, manifest
+from gpt2_export import graph, kinds, manifest
 from gpt2_export.cli import main
 
 Run = Callable[..., Result]
@@ -55,17 +55,18 @@ def test_help_and_version_come_without_loading_torch() -> None:
 def test_make_shows_its_stages_on_stderr_and_the_numbers_on_stdout(
     run: Run, source: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The same graph again: tracing takes seconds.
-    ready = (made / graph.GRAPH).read_bytes()
-    monkeypatch.setattr(graph, "export", lambda config, folder, weights: (folder / graph.GRAPH).write_bytes(ready))
+    # The same graphs again: tracing takes seconds.
+    monkeypatch.setattr(graph, "build", lambda kind, *_: (made / kind.file).read_bytes())
+    monkeypatch.setattr(graph, "write", lambda ready, path: path.write_bytes(ready))
     ran = run("make", source, tmp_path / "out")
     assert ran.exit_code == 0
     assert [line.split(":")[0] for line in ran.stderr.splitlines() if "transformers" not in line] == [
         "open", "freeze", "export", "verify",
     ]  # fmt: skip
     assert re.search(r"^parity +against torch .+ limit 0\.0001$", ran.stdout, re.MULTILINE)
-    assert re.search(r"onnxruntime .+: logits within .+ greedy 17 of 17", ran.stdout)
-    assert re.search(r"out: 9 files, [\d,]+ bytes\n$", ran.stdout)
+    for kind in kinds.KINDS:
+        assert re.search(rf"onnxruntime .+ cpu, {kind.name}: logits within .+ greedy 17 of 17", ran.stdout)
+    assert re.search(r"out: 10 files, [\d,]+ bytes\n$", ran.stdout)
     assert manifest.differences(tmp_path / "out", manifest.read(tmp_path / "out")) == []
 
 
@@ -88,7 +89,7 @@ def test_inspect_prints_one_json_object(run: Run, made: Path) -> None:
     ran = run("inspect", made, "--json", "--check-hashes")
     found = json.loads(ran.stdout)
     assert found["differences"] == []
-    assert found["graph"]["operators"]["MatMul"] == 12
+    assert found["graphs"]["portable"]["operators"]["MatMul"] == 12
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])
@@ -123,7 +124,7 @@ def test_an_interrupt_is_one_line_and_leaves_nothing(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(graph, "export", interrupt)
+    monkeypatch.setattr(graph, "build", interrupt)
     ran = run("make", source, tmp_path / "out")
     assert ran.exit_code == 130
     assert ran.stderr.splitlines()[-1] == "interrupted; nothing was left behind"
@@ -161,7 +162,7 @@ def test_a_bar_that_is_drawn_is_ended_before_the_error(
         raise GraphError("lost")
 
     monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda _: True, raising=False)
-    monkeypatch.setattr(graph, "export", fail)
+    monkeypatch.setattr(graph, "build", fail)
     ran = CliRunner().invoke(main, ["make", str(source), str(tmp_path / "out")])
     assert ran.exit_code == 1
     assert re.search(r"(\n|\r\x1b\[K)error: lost\n$", ran.stderr), ran.stderr[-80:]

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from gpt2_export import genai
-from gpt2_export.graph import input_names, output_names
+from gpt2_export.portable import PORTABLE
 from gpt2_model import GPT2Config
 
 CONFIG = GPT2Config(vocab_size=300, n_positions=24, n_embd=16, n_layer=2, n_head=2)
@@ -19,12 +19,12 @@ def test_sizes_are_the_networks() -> None:
     assert (found["type"], found["vocab_size"], found["context_length"]) == ("decoder", 300, 24)
     sizes = ("hidden_size", "head_size", "num_attention_heads", "num_key_value_heads", "num_hidden_layers")
     assert [found["decoder"][size] for size in sizes] == [16, 8, 2, 2, 2]
-    assert found["decoder"]["filename"] == "model.onnx"
+    assert found["decoder"]["filename"] == PORTABLE.file == "model.onnx"
 
 
-def test_names_are_the_graphs() -> None:
+def test_names_are_the_portable_graphs() -> None:
     decoder = model_section()["decoder"]
-    for part, names in (("inputs", input_names(CONFIG)), ("outputs", output_names(CONFIG))):
+    for part, names in (("inputs", PORTABLE.inputs(CONFIG)), ("outputs", PORTABLE.outputs(CONFIG))):
         patterns = decoder[part].values()
         assert {pattern % layer if "%d" in pattern else pattern for pattern in patterns for layer in (0, 1)} == (
             set(names)

@@ -19,12 +19,20 @@ def test_sizes_are_those_of_the_files(made: Path, model: GPT2) -> None:
     assert found["precision"] == "fp32"
 
 
-def test_the_graph_is_described(made: Path) -> None:
-    found = inspect(made)["graph"]
-    assert (found["opset"], found["ir_version"]) == (20, 9)
-    assert found["inputs"]["input_ids"] == ["int64", "batch_size", "sequence_length"]
-    assert found["outputs"]["present.1.value"] == ["float", "batch_size", 2, "total_sequence_length", 8]
-    assert found["operators"]["Softmax"] == 2
+def test_both_graphs_are_described(made: Path) -> None:
+    found = inspect(made)["graphs"]
+    assert list(found) == ["portable", "serving"]
+    for kind, file in {"portable": "model.onnx", "serving": "model_serving.onnx"}.items():
+        assert (found[kind]["file"], found[kind]["bytes"]) == (file, (made / file).stat().st_size)
+        assert found[kind]["ir_version"] == 9
+        assert found[kind]["inputs"]["input_ids"] == ["int64", "batch_size", "sequence_length"]
+    assert found["portable"]["opsets"] == {"ai.onnx": 20}
+    assert found["serving"]["opsets"] == {"ai.onnx": 20, "com.microsoft": 1}
+    present = {kind: graph["outputs"]["present.1.value"] for kind, graph in found.items()}
+    assert present["portable"] == ["float", "batch_size", 2, "total_sequence_length", 8]
+    assert present["serving"] == ["float", "batch_size", 2, "cache_length", 8]
+    assert found["portable"]["operators"]["Softmax"] == 2
+    assert found["serving"]["operators"]["GroupQueryAttention"] == 2
 
 
 def test_the_table_shows_what_a_person_asks_for(made: Path, source: Path, model: GPT2) -> None:
@@ -35,9 +43,12 @@ def test_the_table_shows_what_a_person_asks_for(made: Path, source: Path, model:
         f"precision   fp32, {parameters:,} parameters in 28 tensors",
         "of them tensors",
         "model.safetensors\n",
-        "opset 20, IR 9, 2 layers",
+        "graph       portable, model.onnx: 2 layers, opsets ai.onnx 20, IR 9\n",
+        "graph       serving, model_serving.onnx: 2 layers, opsets ai.onnx 20, com.microsoft 1, IR 9\n",
         "past_key_values.0.key",
+        "logits_index",
         "2 Softmax",
+        "2 GroupQueryAttention",
         "greedy 17 of 17",
         "hashes fit",
     ):
@@ -65,10 +76,12 @@ def test_hashes_are_compared_only_when_asked_for(made_copy: Path) -> None:
 
 
 def test_a_folder_without_a_graph_says_how_to_get_one(made_copy: Path) -> None:
+    (made_copy / "model_serving.onnx").unlink()
+    assert list(inspect(made_copy)["graphs"]) == ["portable"]
     (made_copy / "model.onnx").unlink()
     found = inspect(made_copy)
-    assert found["graph"] is None
-    assert "graph       none; export it with `gpt2-export onnx FOLDER`" in table(found)
+    assert found["graphs"] == {}
+    assert "graphs      none; export them with `gpt2-export onnx FOLDER`" in table(found)
 
 
 def test_a_folder_that_was_not_verified_says_so() -> None:
@@ -80,6 +93,7 @@ def test_a_folder_that_was_not_verified_says_so() -> None:
     [
         ("model.onnx", b""),
         ("model.onnx", b"this is no graph"),
+        ("model_serving.onnx", b"this is no graph"),
         ("model.safetensors", b""),
         ("model.safetensors", b"this is no file of weights, and it is longer than a header"),
         ("manifest.json", b'{"schema": 1}'),

@@ -21,8 +21,10 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def described(folder: Path) -> dict[str, Any]:
-    document = manifest.describe(folder, source="org/name", revision="abc", parity=None, warnings=["mind"])
+def described(folder: Path, graphs: dict[str, str] | None = None) -> dict[str, Any]:
+    document = manifest.describe(
+        folder, source="org/name", revision="abc", graphs=graphs or {}, parity=None, warnings=["mind"]
+    )
     (folder / manifest.MANIFEST).write_text(manifest.text(document), encoding="utf-8")
     return document
 
@@ -47,10 +49,9 @@ def test_it_says_where_the_folder_is_from_and_what_made_it(folder: Path) -> None
     assert document["weights"] == {"fp32": "model.safetensors"}
 
 
-def test_it_names_a_graph_only_where_there_is_one(folder: Path) -> None:
+def test_it_names_a_precision_only_where_there_is_a_graph_of_it(folder: Path) -> None:
     assert described(folder)["graphs"] == {}
-    (folder / "model.onnx").write_bytes(b"graph")
-    assert described(folder)["graphs"] == {"fp32": {"portable": "model.onnx"}}
+    assert described(folder, {"portable": "model.onnx"})["graphs"] == {"fp32": {"portable": "model.onnx"}}
 
 
 def test_what_is_written_is_read(folder: Path) -> None:

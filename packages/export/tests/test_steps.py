@@ -18,8 +18,8 @@ from gpt2_model.checkpoint import open_checkpoint
 from safetensors.numpy import load_file
 
 FILES = {
-    "config.json", "generation_config.json", "genai_config.json", "model.safetensors", "model.onnx", "manifest.json",
-    "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt",
+    "config.json", "generation_config.json", "genai_config.json", "model.safetensors", "model.onnx",
+    "model_serving.onnx", "manifest.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt",
 }  # fmt: skip
 
 
@@ -31,8 +31,9 @@ def frozen(source: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def without_export(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A graph of nothing, at once."""
-    monkeypatch.setattr(graph, "export", lambda config, folder, weights: (folder / graph.GRAPH).write_bytes(b"graph"))
+    """Graphs of nothing, at once."""
+    monkeypatch.setattr(graph, "build", lambda *_: b"graph")
+    monkeypatch.setattr(graph, "write", lambda content, path: path.write_bytes(content))
 
 
 def failing(error: Exception) -> Callable[..., NoReturn]:
@@ -50,8 +51,9 @@ def test_its_manifest_is_true_of_it(made: Path) -> None:
     document = manifest.read(made)
     assert manifest.differences(made, document) == []
     assert document["files"].keys() == FILES - {"manifest.json"}
-    assert document["graphs"] == {"fp32": {"portable": "model.onnx"}}
+    assert document["graphs"] == {"fp32": {"portable": "model.onnx", "serving": "model_serving.onnx"}}
     assert document["warnings"] == []
+    assert [name for name in document["parity"]["backends"] if name.endswith(("cpu, portable", "cpu, serving"))]
     for figures in document["parity"]["backends"].values():
         assert 0 < figures["max_logit_difference"] < 1e-4
         assert figures["greedy_agreement"] == figures["greedy_tokens"] == 17
@@ -59,8 +61,8 @@ def test_its_manifest_is_true_of_it(made: Path) -> None:
 
 def test_it_holds_no_second_copy_of_any_weight(made: Path, model: GPT2) -> None:
     weights = 4 * sum(parameter.numel() for parameter in model.parameters())
-    graph_and_weights = sum((made / name).stat().st_size for name in ("model.onnx", "model.safetensors"))
-    assert graph_and_weights - weights < 20_000
+    held = sum((made / name).stat().st_size for name in ("model.onnx", "model_serving.onnx", "model.safetensors"))
+    assert held - weights < 30_000
     assert "lm_head.weight" not in load_file(made / "model.safetensors")
 
 
@@ -94,7 +96,7 @@ def test_a_frozen_folder_is_whole_and_says_that_it_was_not_verified(frozen: Path
     document = manifest.read(frozen)
     assert manifest.differences(frozen, document) == []
     assert document["parity"] is None
-    assert {file.name for file in frozen.iterdir()} == FILES - {"model.onnx"}
+    assert {file.name for file in frozen.iterdir()} == FILES - {"model.onnx", "model_serving.onnx"}
 
 
 @pytest.mark.usefixtures("without_export")
@@ -115,7 +117,7 @@ def test_when_a_step_fails_there_is_no_folder(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("stage", "next_step"), [("freeze", "graph.export"), ("export", "verify")])
+@pytest.mark.parametrize(("stage", "next_step"), [("freeze", "kinds.export_all"), ("export", "verify")])
 def test_a_command_that_is_killed_leaves_no_folder_and_the_next_one_cleans_up(
     source: Path, tmp_path: Path, stage: str, next_step: str
 ) -> None:
@@ -162,7 +164,7 @@ def test_a_graph_is_not_added_to_weights_that_are_not_those_that_were_frozen(fro
     assert (frozen / "manifest.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "model.onnx", "config.json", "merges.txt"])
+@pytest.mark.parametrize("name", ["model.safetensors", "model.onnx", "model_serving.onnx", "config.json", "merges.txt"])
 def test_a_folder_with_a_changed_file_is_not_verified(made_copy: Path, name: str) -> None:
     content = bytearray((made_copy / name).read_bytes())
     content[-3] ^= 1

@@ -11,6 +11,9 @@ import onnx
 import pytest
 from gpt2_export import backends, verify
 from gpt2_export.errors import VerificationError
+from gpt2_export.graph import Kind
+from gpt2_export.portable import PORTABLE
+from gpt2_export.serving import SERVING
 from gpt2_export.sweep import Case, Ids, cases
 from gpt2_export.verify import Run, beyond, compare, greedy, kl
 
@@ -163,7 +166,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def report_of(monkeypatch: pytest.MonkeyPatch, folder: Path, *found: backends.Backend) -> dict[str, Any]:
-    monkeypatch.setattr(backends, "available", lambda: found)
+    monkeypatch.setattr(backends, "available", lambda _: found)
     return verify.verify(folder)
 
 
@@ -218,10 +221,10 @@ def test_a_network_that_overflows_is_refused_whatever_the_backend_says(
         report_of(monkeypatch, folder, backend("reference", overflow), backend("finite"))
 
 
-def change_graph(folder: Path, change: Callable[[onnx.GraphProto], None]) -> None:
-    proto = onnx.load(folder / "model.onnx", load_external_data=False)
+def change_graph(path: Path, change: Callable[[onnx.GraphProto], None]) -> None:
+    proto = onnx.load(path, load_external_data=False)
     change(proto.graph)
-    (folder / "model.onnx").write_bytes(proto.SerializeToString())
+    path.write_bytes(proto.SerializeToString())
 
 
 def swapped_offsets(graph: onnx.GraphProto) -> None:
@@ -233,7 +236,7 @@ def swapped_offsets(graph: onnx.GraphProto) -> None:
 
 
 def another_epsilon(graph: onnx.GraphProto) -> None:
-    norm = next(node for node in graph.node if node.op_type == "LayerNormalization")
+    norm = next(node for node in graph.node if node.op_type.endswith("LayerNormalization"))
     (epsilon,) = (attribute for attribute in norm.attribute if attribute.name == "epsilon")
     epsilon.f = 1e-2
 
@@ -242,23 +245,28 @@ def exact_gelu(graph: onnx.GraphProto) -> None:
     for node in graph.node:
         if node.op_type == "Gelu":
             node.attribute[0].s = b"none"
+        elif node.op_type == "FastGelu":
+            node.op_type = "BiasGelu"
+
+
+OPENED = {PORTABLE: backends.portable, SERVING: backends.serving}
 
 
 @pytest.mark.parametrize("change", [swapped_offsets, another_epsilon, exact_gelu], ids=lambda change: change.__name__)
 def test_a_graph_with_a_classic_mistake_is_refused_with_the_numbers(
-    made_copy: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[onnx.GraphProto], None]
+    made_copy: Path, kind: Kind, monkeypatch: pytest.MonkeyPatch, change: Callable[[onnx.GraphProto], None]
 ) -> None:
     # Only these two, with or without transformers: the graph is what is wrong.
     pair = [backends.Backend(name="torch", open=backends.scratch)]
-    pair += [backends.Backend(name="onnxruntime", open=backends.onnx_runtime)]
-    monkeypatch.setattr(backends, "available", lambda: pair)
+    pair += [backends.Backend(name="onnxruntime", open=OPENED[kind])]
+    monkeypatch.setattr(backends, "available", lambda _: pair)
     verify.verify(made_copy)
-    change_graph(made_copy, change)
+    change_graph(made_copy / kind.file, change)
     with pytest.raises(VerificationError, match=r"onnxruntime: logits differ by [\d.e-]+ \(.+\), limit 0\.0001"):
         verify.verify(made_copy)
 
 
-def test_the_network_itself_is_the_reference_and_onnxruntime_is_always_compared() -> None:
-    first, *others = backends.available()
+def test_the_network_itself_is_the_reference_and_onnxruntime_is_always_compared(made: Path) -> None:
+    first, *others = backends.available(made)
     assert first.name.startswith("torch ")
     assert [backend.name for backend in others if backend.name.startswith("onnxruntime ")]

@@ -2,12 +2,14 @@
 
 steps.py        the four steps, alone and in one
 freeze.py       checkpoint -> frozen folder          tensorfile.py   the safetensors file, written as a stream
-graph.py        network -> model.onnx                tokenizer.py    the tokenizer's files, completed
-verify.py       the folder's parity report           genai.py        genai_config.json
-sweep.py        the shapes that are compared         manifest.py     manifest.json
-backends.py     torch, transformers, onnxruntime     bundle.py       a folder appears whole or not at all
-inspection.py   what is in a folder                  progress.py     bars and lines
-cli.py          the command                          errors.py       what can go wrong
+graph.py        network -> ONNX, whatever the kind   tokenizer.py    the tokenizer's files, completed
+portable.py     the graph that everything opens      genai.py        genai_config.json
+serving.py      the graph that gpt2-runtime opens    manifest.py     manifest.json
+kinds.py        both of them                         bundle.py       a folder appears whole or not at all
+initializers.py weights as places in the file        inspection.py   what is in a folder
+verify.py       the folder's parity report           progress.py     bars and lines
+sweep.py        the shapes that are compared         errors.py       what can go wrong
+backends.py     torch, transformers, onnxruntime     cli.py          the command
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""Three ways to run the same frozen folder, behind one call: ids and a cache in, logits and a cache out."""
+"""Ways to run the same frozen folder, behind one call: ids and a cache in, logits and a cache out."""
 
 import importlib.util
 from collections.abc import Callable
@@ -12,8 +12,11 @@ import torch
 from gpt2_model import GPT2, GPT2Config
 from gpt2_model.checkpoint import read_json
 
+from gpt2_export import kinds
 from gpt2_export.errors import GraphError
-from gpt2_export.graph import GRAPH, input_names, output_names
+from gpt2_export.graph import Kind
+from gpt2_export.portable import PORTABLE
+from gpt2_export.serving import SERVING
 from gpt2_export.sweep import Ids
 
 Step = Callable[[Ids, Ids, Ids, Any], tuple[np.ndarray, Any]]
@@ -51,21 +54,19 @@ def transformers(folder: Path) -> Step:
     @torch.no_grad()
     def step(input_ids: Ids, attention_mask: Ids, position_ids: Ids, cache: Any) -> tuple[np.ndarray, Any]:
         ids, mask, positions = map(torch.from_numpy, (input_ids, attention_mask, position_ids))
-        out = model(ids, past_key_values=cache, attention_mask=mask, position_ids=positions, use_cache=True)
-        return out.logits.numpy(), out.past_key_values
+        # By place: releases of transformers differ in the cache's name.
+        logits, cache = model(
+            ids, cache, attention_mask=mask, position_ids=positions, use_cache=True, return_dict=False
+        )
+        return logits.numpy(), cache
 
     return step
 
 
-def onnx_runtime(folder: Path) -> Step:
+def portable(folder: Path) -> Step:
     """The portable graph in onnxruntime, on the CPU."""
-    config = GPT2Config.from_hf(read_json(folder / "config.json"))
-    try:
-        session = onnxruntime.InferenceSession(folder / GRAPH, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own exceptions share no base but this
-        raise GraphError(f"onnxruntime does not load {folder / GRAPH}: {error}") from error
-    names = input_names(config)
-    outputs = output_names(config)
+    config, session = _session(PORTABLE, folder)
+    names, outputs = list(PORTABLE.inputs(config)), list(PORTABLE.outputs(config))
 
     def step(input_ids: Ids, attention_mask: Ids, position_ids: Ids, cache: Any) -> tuple[np.ndarray, Any]:
         if cache is None:
@@ -78,12 +79,73 @@ def onnx_runtime(folder: Path) -> Step:
     return step
 
 
-def available() -> tuple[Backend, ...]:
-    """The scratch network first: the others are held to it."""
+def serving(folder: Path) -> Step:
+    """The serving graph in onnxruntime, on the CPU: it is given the text of each row, and none of the padding."""
+    config, session = _session(SERVING, folder)
+    pasts = [name for name in SERVING.inputs(config) if name.startswith("past_key_values.")]
+    slot = (config.n_head, config.n_positions, config.head_size)
+
+    def step(input_ids: Ids, attention_mask: Ids, position_ids: Ids, cache: Any) -> tuple[np.ndarray, Any]:
+        text = attention_mask[:, -input_ids.shape[1] :] == 1  # (B, T)
+        if cache is None:
+            cache = {name: np.zeros((len(text), *slot), np.float32) for name in pasts}, np.zeros(len(text), np.int32)
+        slots, lengths = cache
+        counts = text.sum(axis=1, dtype=np.int32)  # (B,)
+        logits = np.full((*text.shape, config.vocab_size), np.nan, np.float32)
+        # In one batch the operator reads a token of each row, or any number where no row has a past.
+        together = counts.all() and (not lengths.any() or (counts == 1).all())
+        for rows in [slice(None)] if together else [slice(row, row + 1) for row in np.flatnonzero(counts)]:
+            here, count, length = text[rows], counts[rows], lengths[rows] + counts[rows]
+            filled = np.arange(count.max()) < count[:, None]  # (rows, T): the text again, moved to the left
+            ids, positions = np.zeros((2, *filled.shape), np.int64)
+            ids[filled], positions[filled] = input_ids[rows][here], position_ids[rows][here]
+            feeds = {
+                "input_ids": ids,
+                "position_ids": positions,
+                "seqlens_k": length - 1,
+                "total_sequence_length": np.array(length.max()),
+                "logits_index": np.flatnonzero(filled),
+            }
+            logits[rows][here] = _run_in_place(session, feeds, {name: slots[name][rows] for name in pasts})
+        return logits, (slots, lengths + counts)
+
+    return step
+
+
+def _run_in_place(
+    session: onnxruntime.InferenceSession, feeds: dict[str, np.ndarray], pasts: dict[str, np.ndarray]
+) -> np.ndarray:
+    """The logits of a step that writes its keys and values where those of the past lie."""
+    binding = session.io_binding()
+    binding.bind_output("logits")
+    for name, array in feeds.items():
+        binding.bind_cpu_input(name, array)
+    for name, array in pasts.items():
+        shared = onnxruntime.OrtValue.ortvalue_from_numpy(array)
+        assert shared.data_ptr() == array.ctypes.data  # in a copy, what the step writes would be lost
+        binding.bind_ortvalue_input(name, shared)
+        binding.bind_ortvalue_output(name.replace("past_key_values", "present"), shared)
+    session.run_with_iobinding(binding)
+    return np.asarray(binding.get_outputs()[0].numpy())
+
+
+def _session(kind: Kind, folder: Path) -> tuple[GPT2Config, onnxruntime.InferenceSession]:
+    path = folder / kind.file
+    try:
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own exceptions share no base but this
+        raise GraphError(f"onnxruntime does not load {path}: {error}") from error
+    return GPT2Config.from_hf(read_json(folder / "config.json")), session
+
+
+def available(folder: Path) -> tuple[Backend, ...]:
+    """Those that can run a folder; the scratch network first: the others are held to it."""
     from importlib.metadata import version
 
     found = [Backend(name=f"torch {version('torch')}", open=scratch)]
     if importlib.util.find_spec("transformers"):
         found.append(Backend(name=f"transformers {version('transformers')}", open=transformers))
-    found.append(Backend(name=f"onnxruntime {onnxruntime.__version__} cpu", open=onnx_runtime))
+    openers = {PORTABLE.name: portable, SERVING.name: serving}
+    for kind in kinds.held(folder):
+        found.append(Backend(name=f"onnxruntime {onnxruntime.__version__} cpu, {kind}", open=openers[kind]))
     return tuple(found)

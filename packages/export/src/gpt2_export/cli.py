@@ -91,11 +91,14 @@ def freeze(debug: bool, source: str, out: Path, **options: Any) -> None:
         _finish(out, freeze_only(source, out, progress=progress_for(sys.stderr), **options))
 
 
-@main.command(short_help="Export the graph into a frozen FOLDER.")
+@main.command(short_help="Export the graphs into a frozen FOLDER.")
 @click.argument("folder", type=EXISTING)
 @debug_option
 def onnx(debug: bool, folder: Path) -> None:
-    """Exports the graph, model.onnx, into a frozen FOLDER; it reads its weights from the file that is there.
+    """Exports the graphs into a frozen FOLDER; they read their weights from the file that is there.
+
+    model.onnx is the portable one, which every ONNX runtime opens, and model_serving.onnx the one that gpt2-runtime
+    prefers: the cache of keys and values stays where it lies, and only the logits that are asked for are computed.
 
     \b
     Example:
@@ -108,11 +111,11 @@ def onnx(debug: bool, folder: Path) -> None:
         _finish(folder, add_graph(folder, progress=progress_for(sys.stderr)))
 
 
-@main.command(short_help="Compare the graph with the scratch network.")
+@main.command(short_help="Compare the graphs with the scratch network.")
 @click.argument("folder", type=EXISTING)
 @debug_option
 def verify(debug: bool, folder: Path) -> None:
-    """Compares FOLDER's graph with the scratch network, and with transformers where that is installed.
+    """Compares FOLDER's graphs with the scratch network, and with transformers where that is installed.
 
     Logits over a sweep of shapes, and 64 greedy tokens. The report goes into manifest.json; beyond tolerance the exit
     code is 1.

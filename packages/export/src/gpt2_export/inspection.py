@@ -6,7 +6,7 @@ from typing import Any
 
 import onnx
 
-from gpt2_export import graph, manifest, tensorfile
+from gpt2_export import graph, kinds, manifest, tensorfile
 from gpt2_export.freeze import WEIGHTS
 
 
@@ -35,18 +35,9 @@ def inspect(folder: Path, *, check_hashes: bool = False) -> dict[str, Any]:
         "tensor_bytes": tensor_bytes,
         "folder_bytes": folder_bytes,
         "files": document["files"],
-        "graph": None,
+        "graphs": {kind: _described(folder / file) for kind, file in kinds.held(folder).items()},
         "parity": document["parity"],
     }
-    if (folder / graph.GRAPH).exists():
-        proto = graph.load(folder / graph.GRAPH)
-        found["graph"] = {
-            "opset": proto.opset_import[0].version,
-            "ir_version": proto.ir_version,
-            "inputs": {value.name: _axes(value) for value in proto.graph.input},
-            "outputs": {value.name: _axes(value) for value in proto.graph.output},
-            "operators": graph.census(proto),
-        }
     if check_hashes:
         found["differences"] = manifest.differences(folder, document)
     return found
@@ -64,8 +55,7 @@ def table(found: dict[str, Any]) -> str:
         "files",
         *(f"  {entry['bytes']:>13,}  {entry['sha256'][:16]}  {name}" for name, entry in found["files"].items()),
         "",
-        *_graph_lines(found["graph"]),
-        "",
+        *_graphs_lines(found["graphs"]),
         *parity_lines(found["parity"]),
         *(f"warning: {warning}" for warning in found["warnings"]),
     ]
@@ -97,20 +87,38 @@ def as_json(found: dict[str, Any]) -> str:
     return json.dumps(found, indent=2, ensure_ascii=False)
 
 
+def _described(path: Path) -> dict[str, Any]:
+    proto = graph.load(path)
+    return {
+        "file": path.name,
+        "bytes": path.stat().st_size,
+        "opsets": {opset.domain or "ai.onnx": opset.version for opset in proto.opset_import},
+        "ir_version": proto.ir_version,
+        "inputs": {value.name: _axes(value) for value in proto.graph.input},
+        "outputs": {value.name: _axes(value) for value in proto.graph.output},
+        "operators": graph.census(proto),
+    }
+
+
 def _axes(value: onnx.ValueInfoProto) -> list[str | int]:
     kind = value.type.tensor_type
     name = onnx.TensorProto.DataType.Name(kind.elem_type).lower()
     return [name, *(axis.dim_param or axis.dim_value for axis in kind.shape.dim)]
 
 
-def _graph_lines(found: dict[str, Any] | None) -> list[str]:
-    if found is None:
-        return ["graph       none; export it with `gpt2-export onnx FOLDER`"]
+def _graphs_lines(graphs: dict[str, Any]) -> list[str]:
+    if not graphs:
+        return ["graphs      none; export them with `gpt2-export onnx FOLDER`", ""]
+    return [line for kind, found in graphs.items() for line in _graph_lines(kind, found)]
+
+
+def _graph_lines(kind: str, found: dict[str, Any]) -> list[str]:
     layers = sum(name.endswith(".key") for name in found["inputs"])
-    lines = [f"graph       opset {found['opset']}, IR {found['ir_version']}, {layers} layers"]
+    opsets = ", ".join(f"{domain} {version}" for domain, version in found["opsets"].items())
+    lines = [f"graph       {kind}, {found['file']}: {layers} layers, opsets {opsets}, IR {found['ir_version']}"]
     for way in ("inputs", "outputs"):
-        for name, (kind, *axes) in found[way].items():
+        for name, (element, *axes) in found[way].items():
             if not name.startswith(("past_", "present.")) or name.split(".")[1] == "0":
-                lines.append(f"  {way[:-1]:<7} {name:<24} {kind} {axes}")
+                lines.append(f"  {way[:-1]:<7} {name:<24} {element} {axes}")
     operators = ", ".join(f"{count} {name}" for name, count in found["operators"].items())
-    return [*lines, f"  operators  {operators}"]
+    return [*lines, f"  operators  {operators}", ""]

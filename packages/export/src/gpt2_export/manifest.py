@@ -17,16 +17,21 @@ PACKAGES = ("gpt2-model", "gpt2-export", "torch", "onnx", "onnxscript", "onnxrun
 
 
 def describe(
-    folder: Path, *, source: str, revision: str | None, parity: dict[str, Any] | None, warnings: list[str]
+    folder: Path,
+    *,
+    source: str,
+    revision: str | None,
+    graphs: dict[str, str],
+    parity: dict[str, Any] | None,
+    warnings: list[str],
 ) -> dict[str, Any]:
-    """The manifest of a folder as it lies there."""
-    graphs = {"fp32": {"portable": "model.onnx"}} if (folder / "model.onnx").exists() else {}
+    """The manifest of a folder as it lies there; `graphs` are those of it, kind -> file."""
     return {
         "schema": SCHEMA,
         "generator": {"name": GENERATOR, "version": importlib.metadata.version("gpt2-export")},
         "source": {"name": source, "revision": revision},
         "weights": {"fp32": "model.safetensors"},
-        "graphs": graphs,
+        "graphs": {"fp32": graphs} if graphs else {},
         "warnings": warnings,
         "parity": parity,
         "versions": versions(),

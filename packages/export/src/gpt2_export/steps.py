@@ -9,14 +9,15 @@ from gpt2_model import GPT2Config
 from gpt2_model.checkpoint import Checkpoint, open_checkpoint, read_json
 from gpt2_model.errors import SourceError
 
-from gpt2_export import bundle, graph, manifest
+from gpt2_export import bundle, kinds, manifest
 from gpt2_export.errors import FolderError
 from gpt2_export.freeze import WEIGHTS, freeze, frozen_bytes
+from gpt2_export.portable import PORTABLE
 from gpt2_export.progress import Progress, silent
 from gpt2_export.verify import verify
 
 DEMO = Path(__file__).parent / "demo"
-SMALL_FILES_BYTES = 16_000_000  # room for graph, tokenizer and configs
+SMALL_FILES_BYTES = 16_000_000  # room for graphs, tokenizer and configs
 Source = str | PathLike[str]
 
 
@@ -57,13 +58,9 @@ def make(
         warnings = freeze(checkpoint, folder, ignore_config=ignore_config, progress=progress)
         name, found_revision = provenance(checkpoint)
         del checkpoint  # its files are mapped: let them go before the folder's own are
-        progress("export", 0, 1)
-        graph.export(_config(folder), folder, WEIGHTS)
-        progress("export", 1, 1)
+        warnings += kinds.export_all(_config(folder), folder, WEIGHTS, progress=progress)
         parity = verify(folder, progress=progress)
-        document = manifest.describe(folder, source=name, revision=found_revision, parity=parity, warnings=warnings)
-        bundle.replace_text(folder / manifest.MANIFEST, manifest.text(document))
-    return document
+        return _describe(folder, source=name, revision=found_revision, parity=parity, warnings=warnings)
 
 
 def freeze_only(
@@ -84,21 +81,20 @@ def freeze_only(
     with bundle.staging(Path(out), force=force, needed_bytes=frozen_bytes(checkpoint) + SMALL_FILES_BYTES) as folder:
         warnings = freeze(checkpoint, folder, ignore_config=ignore_config, progress=progress)
         name, found_revision = provenance(checkpoint)
-        document = manifest.describe(folder, source=name, revision=found_revision, parity=None, warnings=warnings)
-        bundle.replace_text(folder / manifest.MANIFEST, manifest.text(document))
-    return document
+        return _describe(folder, source=name, revision=found_revision, parity=None, warnings=warnings)
 
 
 def add_graph(folder: str | PathLike[str], *, progress: Progress = silent) -> dict[str, Any]:
-    """The second step: exports the graph into a frozen folder, unverified."""
+    """The second step: exports the graphs into a frozen folder, unverified."""
     folder = Path(folder)
     before = manifest.read(folder)
-    # The graph itself may differ: it is what is made anew.
-    _refuse_differences(folder, [wrong for wrong in manifest.differences(folder, before) if graph.GRAPH not in wrong])
-    progress("export", 0, 1)
-    graph.export(_config(folder), folder, WEIGHTS)
-    progress("export", 1, 1)
-    return _rewrite(folder, before, parity=None)
+    # The graphs themselves may differ: they are what is made anew.
+    graphs = tuple(kind.file + " " for kind in kinds.KINDS)
+    wrong = manifest.differences(folder, before)
+    _refuse_differences(folder, [line for line in wrong if not line.startswith(graphs)])
+    refusals = kinds.export_all(_config(folder), folder, WEIGHTS, progress=progress)
+    kept = [warning for warning in before["warnings"] if not kinds.is_refusal(warning)]
+    return _rewrite(folder, before | {"warnings": kept + refusals}, parity=None)
 
 
 def verify_folder(folder: str | PathLike[str], *, progress: Progress = silent) -> dict[str, Any]:
@@ -111,8 +107,8 @@ def verify_folder(folder: str | PathLike[str], *, progress: Progress = silent) -
     folder = Path(folder)
     before = manifest.read(folder)
     _refuse_differences(folder, manifest.differences(folder, before))
-    if not (folder / graph.GRAPH).exists():
-        raise FolderError(f"{folder} has no {graph.GRAPH}; export it with `gpt2-export onnx {folder}`")
+    if not (folder / PORTABLE.file).exists():
+        raise FolderError(f"{folder} has no {PORTABLE.file}; export it with `gpt2-export onnx {folder}`")
     _rewrite(folder, before, parity=None)  # what was true of another version of these packages is void from here on
     return _rewrite(folder, before, parity=verify(folder, progress=progress))
 
@@ -156,12 +152,13 @@ def _config(folder: Path) -> GPT2Config:
 
 
 def _rewrite(folder: Path, before: dict[str, Any], *, parity: dict[str, Any] | None) -> dict[str, Any]:
-    document = manifest.describe(
-        folder,
-        source=before["source"]["name"],
-        revision=before["source"]["revision"],
-        parity=parity,
-        warnings=before["warnings"],
+    source = before["source"]
+    return _describe(
+        folder, source=source["name"], revision=source["revision"], parity=parity, warnings=before["warnings"]
     )
+
+
+def _describe(folder: Path, **said: Any) -> dict[str, Any]:
+    document = manifest.describe(folder, graphs=kinds.held(folder), **said)
     bundle.replace_text(folder / manifest.MANIFEST, manifest.text(document))
     return document

@@ -41,14 +41,14 @@ class Run:
 
 
 def verify(folder: Path, *, progress: Progress = silent) -> dict[str, Any]:
-    """The parity report of a frozen folder with its graph.
+    """The parity report of a frozen folder with its graphs.
 
     Raises:
         VerificationError: a backend is beyond tolerance; the error carries the report.
     """
     config = GPT2Config.from_hf(read_json(folder / "config.json"))
     sweep = cases(vocab_size=config.vocab_size, n_positions=config.n_positions)
-    reference, *others = backends.available()
+    reference, *others = backends.available(folder)
     total = (len(sweep) + 1) * (1 + len(others))
     with np.errstate(all="ignore"):
         expected = run(reference.open(folder), config, sweep, _Part(progress, 0, total))

@@ -1,0 +1,116 @@
+"""Every graph that a network can have is made, all or none; of what it cannot have, none is left from before."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gpt2_export import add_graph, freeze_only, graph, kinds, make, manifest
+from gpt2_export.errors import GraphError
+from gpt2_export.portable import PORTABLE
+from gpt2_export.serving import SERVING
+from gpt2_model import GPT2, GPT2Config
+
+NARROW = GPT2Config(vocab_size=50, n_positions=16, n_embd=12, n_layer=1, n_head=3)
+REFUSED = "no serving graph: heads are 4 wide, no multiple of 8, which GroupQueryAttention needs; "
+
+
+@pytest.fixture
+def without_tracing(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The kinds that were built, each at once."""
+    built: list[str] = []
+
+    def build(kind: graph.Kind, *_: object) -> Any:
+        built.append(kind.name)
+        return kind.name
+
+    monkeypatch.setattr(graph, "build", build)
+    monkeypatch.setattr(graph, "write", lambda model, path: path.write_text(model))
+    return built
+
+
+def test_names_and_files_are_each_kinds_own() -> None:
+    assert [kind.name for kind in kinds.KINDS] == ["portable", "serving"]
+    assert [kind.file for kind in kinds.KINDS] == ["model.onnx", "model_serving.onnx"]
+
+
+def test_the_portable_graph_has_the_name_that_other_programs_look_for() -> None:
+    """Optimum prefers model.onnx to any other; transformers.js adds a precision to "model", and "serving" is none."""
+    assert PORTABLE.file == "model.onnx"
+    suffixes = ("", "_fp16", "_int8", "_uint8", "_q8", "_quantized", "_q4", "_q4f16", "_bnb4")
+    assert SERVING.file not in {f"model{suffix}.onnx" for suffix in suffixes}
+
+
+def test_all_are_made_and_progress_counts_them(without_tracing: list[str], model: GPT2, tmp_path: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    warnings = kinds.export_all(model.config, tmp_path, "weights", progress=lambda *stage: told.append(stage))
+    assert warnings == []
+    assert without_tracing == ["portable", "serving"]
+    assert kinds.held(tmp_path) == {"portable": "model.onnx", "serving": "model_serving.onnx"}
+    assert told == [("export", 0, 2), ("export", 1, 2), ("export", 2, 2)]
+
+
+def test_when_one_fails_none_is_written(model: GPT2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(kind: graph.Kind, *_: object) -> str:
+        if kind is SERVING:
+            raise GraphError("a fusion was lost")
+        return "new"
+
+    monkeypatch.setattr(graph, "build", build)
+    monkeypatch.setattr(graph, "write", lambda model, path: path.write_text(model))
+    (tmp_path / "model.onnx").write_text("old")
+    with pytest.raises(GraphError, match="a fusion was lost"):
+        kinds.export_all(model.config, tmp_path, "weights")
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("model.onnx", "old")]
+
+
+def test_what_is_refused_is_told_and_a_graph_of_another_time_goes(without_tracing: list[str], tmp_path: Path) -> None:
+    (tmp_path / "model_serving.onnx").write_text("of a network that was here before")
+    (warning,) = kinds.export_all(NARROW, tmp_path, "weights")
+    assert warning.startswith(REFUSED)
+    assert kinds.is_refusal(warning)
+    assert without_tracing == ["portable"]
+    assert kinds.held(tmp_path) == {"portable": "model.onnx"}
+
+
+def test_a_folder_that_was_only_frozen_holds_none(tmp_path: Path) -> None:
+    assert kinds.held(tmp_path) == {}
+
+
+@pytest.fixture
+def narrow(make_model: Callable[..., GPT2], make_checkpoint: Callable[..., Path]) -> Path:
+    return make_checkpoint(model=make_model(n_embd=12, n_head=3, n_layer=1))
+
+
+def test_a_network_that_is_refused_the_serving_graph_is_made_without_it_and_verified(
+    narrow: Path, tmp_path: Path
+) -> None:
+    document = make(narrow, tmp_path / "out")
+    assert document["graphs"] == {"fp32": {"portable": "model.onnx"}}
+    assert not (tmp_path / "out" / "model_serving.onnx").exists()
+    assert [warning for warning in document["warnings"] if warning.startswith(REFUSED)]
+    assert not [name for name in document["parity"]["backends"] if name.endswith("serving")]
+
+
+@pytest.mark.usefixtures("without_tracing")
+def test_a_graph_that_is_refused_now_does_not_survive_and_is_refused_once(narrow: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    freeze_only(narrow, out)
+    (out / "model_serving.onnx").write_text("of a version that did not refuse it")
+    for _ in range(2):
+        document = add_graph(out)
+        assert document["graphs"] == {"fp32": {"portable": "model.onnx"}}
+        assert len([warning for warning in document["warnings"] if kinds.is_refusal(warning)]) == 1
+        assert len(document["warnings"]) == 2  # and that there is no tokenizer
+        assert manifest.differences(out, document) == []
+        assert document["files"].keys() == {path.name for path in out.iterdir()} - {"manifest.json"}
+
+
+@pytest.mark.usefixtures("without_tracing")
+def test_a_refusal_that_no_longer_holds_is_forgotten(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    document = freeze_only(source, out)
+    (out / "manifest.json").write_text(manifest.text(document | {"warnings": ["mind", REFUSED]}))
+    document = add_graph(out)
+    assert document["warnings"] == ["mind"]
+    assert document["graphs"] == {"fp32": {"portable": "model.onnx", "serving": "model_serving.onnx"}}

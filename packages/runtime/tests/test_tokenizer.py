@@ -4,14 +4,17 @@ import json
 import os
 import random
 import re
+import subprocess
+import sys
 import unicodedata
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from gpt2_runtime.errors import PromptError, TokenizerError
+from gpt2_runtime.merges import BYTES
 from gpt2_runtime.tokenizer import WHITE_SPACE, Tokenizer
-from gpt2_runtime.vocabulary import BYTES, AddedToken, Vocabulary
+from gpt2_runtime.vocabulary import AddedToken, Vocabulary
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -258,3 +261,18 @@ def test_tokenizer_json_comes_first_and_no_files_are_refused(folder, damaged, tm
     assert Tokenizer.open(damaged).encode("the other dogs") == ids
     with pytest.raises(TokenizerError, match="has no tokenizer files"):
         Tokenizer.open(tmp_path)
+
+
+def test_only_what_is_used_is_loaded(folder):
+    """Ids and their text do without tiktoken; and tiktoken is used without what it loads to download."""
+    program = f"""
+import sys
+from gpt2_runtime.tokenizer import Tokenizer
+tokenizer = Tokenizer.open({str(folder)!r})
+tokenizer.decode([1, 2])
+assert "tiktoken" not in sys.modules
+tokenizer.encode("a")
+assert "tiktoken" in sys.modules
+assert not {{"requests", "urllib3", "regex", "tokenizers"}} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -5,8 +5,9 @@ import random
 
 import pytest
 from gpt2_runtime.errors import BundleError, TokenizerError
+from gpt2_runtime.merges import BYTES
 from gpt2_runtime.tokenizer import Tokenizer
-from gpt2_runtime.vocabulary import BYTES, Vocabulary
+from gpt2_runtime.vocabulary import Vocabulary
 
 
 @pytest.fixture
@@ -35,11 +36,6 @@ def tokenizer_json(folder, tmp_path):
         return Vocabulary.from_tokenizer_json(tmp_path / "tokenizer.json")
 
     return read
-
-
-def test_the_alphabet_is_a_character_for_each_byte():
-    assert sorted(BYTES.values()) == list(range(256))
-    assert (BYTES["A"], BYTES["Ġ"], BYTES["Ċ"], BYTES["ÿ"], BYTES["Ń"]) == (ord("A"), ord(" "), ord("\n"), 255, 0xAD)
 
 
 def test_both_kinds_of_files_say_the_same(folder):

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-
-import tiktoken
+from typing import TYPE_CHECKING
 
 from gpt2_runtime.errors import PromptError, TokenizerError
 from gpt2_runtime.vocabulary import AddedToken, Vocabulary
+
+if TYPE_CHECKING:
+    from tiktoken import Encoding
 
 # GPT-2's split, as tiktoken writes it: possessive where it can be, so that long runs cost no backtracking.
 SPLIT = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
@@ -37,9 +40,6 @@ class Tokenizer:
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
-        self._encoding = tiktoken.Encoding(
-            "gpt2_runtime", pat_str=SPLIT, mergeable_ranks=dict(vocabulary.ranks), special_tokens={}
-        )
         # The library looks for all verbatim tokens first, then, in what is left, for the normalized ones.
         verbatim = [token for token in vocabulary.added if not token.normalized]
         normalized = [token for token in vocabulary.added if token.normalized]
@@ -88,6 +88,13 @@ class Tokenizer:
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes of one token; none for an id that only pads the model's vocabulary, as in transformers."""
         return self._vocabulary.token_bytes.get(token_id, b"")
+
+    @cached_property
+    def _encoding(self) -> Encoding:
+        from tiktoken import Encoding  # only encoding needs it: ids and their text do without
+
+        ranks = dict(self._vocabulary.ranks)
+        return Encoding("gpt2_runtime", pat_str=SPLIT, mergeable_ranks=ranks, special_tokens={})
 
     def _ids(self, piece: str | int) -> Sequence[int]:
         if isinstance(piece, int):

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from gpt2_runtime.document import Document, read_text
 from gpt2_runtime.errors import TokenizerError
-
-Merge = tuple[str, str]
+from gpt2_runtime.merges import BYTES, Merges, as_trained, refuse_unreachable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class Vocabulary:
         add_prefix_space = _add_prefix_space(tokenizer)
         _refuse_other_pipelines(tokenizer)
         added = tuple(_added_token(token, tokenizer) for token in tokenizer.items("added_tokens"))
-        merges = [_merge(merge, model.where) for merge in model.items("merges")]
+        merges = Merges.read(model.items("merges"), model.where)
         return _vocabulary(_vocab(model.document("vocab")), merges, added, add_prefix_space, str(path))
 
     @classmethod
@@ -74,26 +74,15 @@ class Vocabulary:
         lines = read_text(merges_path).replace("\r\n", "\n").removesuffix("\n").split("\n")
         if lines[0].startswith("#version"):
             del lines[0]
-        merges = [_merge(line, str(merges_path)) for line in lines if line or len(lines) > 1]
-        merged = {left + right for left, right in merges}
-        outside = [token for token in vocab if token not in BYTES and token not in merged]
+        merges = Merges.read(lines if any(lines) else [], str(merges_path))
+        outside = [token for token in vocab if token not in merges.ranks]
         added = tuple(AddedToken(content=token, id=vocab[token]) for token in outside)
         return _vocabulary(vocab, merges, added, add_prefix_space=False, where=str(merges_path))
 
 
-def _byte_characters() -> dict[str, int]:
-    """GPT-2's printable character -> the byte it stands for: itself where it is printable, else one from U+0100 on."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
-
-
-BYTES = _byte_characters()
-
-
 def _vocabulary(
     vocab: Mapping[str, int],
-    merges: Sequence[Merge],
+    merges: Merges,
     added: tuple[AddedToken, ...],
     add_prefix_space: bool,
     where: str,
@@ -106,20 +95,26 @@ def _vocabulary(
         if vocab.get(token.content, token.id) != token.id:
             told = f"token {token.content!r} has two ids, {token.id} and {vocab[token.content]}"
             raise TokenizerError(f"{where}: {told}; export the folder again")
-    everything = {**vocab, **{token.content: token.id for token in added}}
-    if len(set(everything.values())) != len(everything):
+    beside = {token.content: token.id for token in added if token.content not in vocab}
+    if len({*vocab.values(), *beside.values()}) < len(vocab) + len(beside):
         raise TokenizerError(f"{where}: two tokens have the same id; export the folder again")
-    ranks = {token: rank for rank, token in enumerate((*BYTES, *dict.fromkeys(a + b for a, b in merges)))}
-    unknown = [token for token in ranks if token not in vocab]
-    if unknown:
-        raise TokenizerError(f"{where}: a merge makes {unknown[0]!r}, which the vocabulary does not have")
-    _refuse_unreachable(ranks, merges, where)
-    token_bytes = {token.id: token.content.encode() for token in added}
+    ranks = merges.ranks
+    try:
+        ids = list(map(vocab.__getitem__, ranks))
+    except KeyError as error:
+        told = f"a merge makes {error.args[0]!r}, which the vocabulary does not have"
+        raise TokenizerError(f"{where}: {told}") from None
+    if not as_trained(merges):
+        refuse_unreachable(merges, where)
+    bytes_of = {character: bytes([byte]) for character, byte in BYTES.items()}
+    for left, right, made in merges:
+        bytes_of[made] = bytes_of[left] + bytes_of[right]
+    token_bytes = {id_: _as_bytes(token) for token, id_ in vocab.items() if token not in ranks}
+    token_bytes |= {token.id: token.content.encode() for token in added}
     # Of an added "é" and the byte é with one id, the byte is what the model means.
-    token_bytes |= {id_: _as_bytes(token) for token, id_ in vocab.items() if id_ not in token_bytes or token in ranks}
-    ids = [vocab[token] for token in ranks]
+    token_bytes |= zip(ids, bytes_of.values(), strict=True)
     return Vocabulary(
-        ranks={token_bytes[id_]: rank for rank, id_ in enumerate(ids)},
+        ranks={data: rank for rank, data in enumerate(bytes_of.values())},
         ids=ids,
         token_bytes=token_bytes,
         added=added,
@@ -138,63 +133,11 @@ def _as_bytes(token: str) -> bytes:
         return token.encode()
 
 
-def _refuse_unreachable(ranks: Mapping[str, int], merges: Sequence[Merge], where: str) -> None:
-    """Refuses merges on which tiktoken and the tokenizers library would disagree.
-
-    tiktoken joins two neighbours when they make a token together, the library when the two are listed as a pair. That
-    is the same where every token, spelled with the merges before its own, ends as a listed pair of it. Every vocabulary
-    that was trained is like that; an edited one may not be.
-    """
-    pairs: dict[str, set[Merge]] = {}
-    newest = ""
-    for left, right in merges:
-        token = left + right
-        if token in pairs and token != newest:
-            _refuse_merge(left, right, "makes a token that an earlier merge makes", where)
-        if not (ranks.get(left, len(ranks)) < ranks[token] and ranks.get(right, len(ranks)) < ranks[token]):
-            _refuse_merge(left, right, "joins what no earlier merge makes", where)
-        newest = token
-        pairs.setdefault(token, set()).add((left, right))
-    for token, listed in pairs.items():
-        parts = _spelled(token, ranks, below=ranks[token])
-        if tuple(parts) not in listed:
-            told = f"no text reaches token {token!r}, which earlier merges spell {' '.join(parts)}"
-            raise TokenizerError(f"{where}: {told}; only merges as training writes them can be read")
-
-
-def _refuse_merge(left: str, right: str, why: str, where: str) -> None:
-    told = f"merge {left!r} {right!r} {why}"
-    raise TokenizerError(f"{where}: {told}; only merges as training writes them can be read")
-
-
-def _spelled(token: str, ranks: Mapping[str, int], *, below: int) -> list[str]:
-    """`token` after all merges of a rank below `below`, by the rule: the lowest rank first, then the leftmost."""
-    parts = list(token)
-    costs = [ranks.get(token[i : i + 2], below) for i in range(len(token) - 1)]  # of joining part i and i + 1
-    while costs and (lowest := min(costs)) < below:
-        at = costs.index(lowest)
-        parts[at] += parts.pop(at + 1)
-        del costs[at]
-        if at > 0:
-            costs[at - 1] = ranks.get(parts[at - 1] + parts[at], below)
-        if at < len(costs):
-            costs[at] = ranks.get(parts[at] + parts[at + 1], below)
-    return parts
-
-
-def _vocab(vocab: Document) -> dict[str, int]:
-    ids = {token: id_ for token, id_ in vocab.fields.items() if type(id_) is int and id_ >= 0}
-    if len(ids) < len(vocab.fields):
-        vocab.refuse(next(token for token in vocab if token not in ids), "an id")
+def _vocab(vocab: Document) -> Mapping[str, int]:
+    ids = cast(Mapping[str, int], vocab.fields)
+    if set(map(type, ids.values())) - {int} or min(ids.values(), default=0) < 0:
+        vocab.refuse(next(token for token, id_ in ids.items() if type(id_) is not int or id_ < 0), "an id")
     return ids
-
-
-def _merge(merge: object, where: str) -> Merge:
-    parts = merge.split(" ") if isinstance(merge, str) else merge
-    match parts:
-        case [str(left), str(right)] if left and right:
-            return left, right
-    raise TokenizerError(f"{where}: {merge!r} is not a merge, must be two tokens; export the folder again")
 
 
 def _added_token(value: object, tokenizer: Document) -> AddedToken:

@@ -1,0 +1,154 @@
+"""The merges of a byte-level BPE: read, ranked, and refused where no training writes them so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain, repeat
+from operator import add
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+
+from gpt2_runtime.errors import TokenizerError
+
+
+def _byte_characters() -> dict[str, int]:
+    """GPT-2's printable character -> the byte it stands for: itself where it is printable, else one from U+0100 on."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+BYTES = _byte_characters()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merges:
+    """The merges in order, as columns: there are fifty thousand, and each is looked at in several ways.
+
+    >>> merges = Merges.read(["t h", ["th", "e"]], "merges.txt")
+    >>> merges.tokens, merges.ranks["the"]
+    (['th', 'the'], 257)
+    """
+
+    lefts: list[str]
+    rights: list[str]
+
+    @classmethod
+    def read(cls, merges: Sequence[object], where: str) -> Merges:
+        """Reads merges as files have them, "t h" or ["t", "h"]; a TokenizerError names the first that is none."""
+        kinds = set(map(type, merges))
+        flat: list[str] = []
+        if kinds == {str} and set(map(str.count, cast(Sequence[str], merges), repeat(" "))) == {1}:
+            flat = " ".join(cast(Sequence[str], merges)).split(" ")
+        elif kinds == {list} and set(map(len, cast(Sequence[list[str]], merges))) == {2}:
+            flat = list(chain.from_iterable(cast(Sequence[list[str]], merges)))
+        if not flat or set(map(type, flat)) != {str} or not all(flat):
+            flat = [part for merge in merges for part in _merge(merge, where)]
+        return cls(lefts=flat[0::2], rights=flat[1::2])
+
+    @cached_property
+    def tokens(self) -> list[str]:
+        """What each makes."""
+        return list(map(add, self.lefts, self.rights))
+
+    @cached_property
+    def ranks(self) -> dict[str, int]:
+        """Token -> rank: the 256 bytes, then the merges in order."""
+        return {token: rank for rank, token in enumerate(dict.fromkeys(chain(BYTES, self.tokens)))}
+
+    def __iter__(self) -> Iterator[tuple[str, str, str]]:
+        return zip(self.lefts, self.rights, self.tokens, strict=True)
+
+
+def as_trained(merges: Merges) -> bool:
+    """Whether every merge makes a token of its own, from two made before, to which its text always comes.
+
+    Then `refuse_unreachable` has nothing to refuse, and this is found many times faster. Both sides of all merges are
+    undone at once, the latest first, as if the tokens' texts were encoded backwards. What then meets at the border
+    would have been merged across it if that makes a token of a lower rank than was just undone; or of the same, where
+    it was undone on the right, since of equals the leftmost goes first. Only listed pairs can meet there, because the
+    texts of all tokens of lower ranks come to these.
+    """
+    ranks = merges.ranks
+    if len(ranks) < 256 + len(merges.tokens):
+        return False
+    lefts, rights = _ranks_of(merges.lefts, ranks), _ranks_of(merges.rights, ranks)  # [rank]
+    if np.any(np.maximum(lefts, rights)[256:] >= np.arange(256, len(ranks))):
+        return False
+    keys = lefts * len(ranks) + rights
+    keys[:256] = -1
+    order = np.argsort(keys)
+    keys = keys[order]
+    left, right = lefts[256:], rights[256:]
+    while (more := np.maximum(left, right) >= 256).any():
+        left, right = left[more], right[more]
+        undo_left = left > right
+        limit = np.where(undo_left, left, right + 1)
+        left, right = np.where(undo_left, rights[left], left), np.where(undo_left, right, lefts[right])
+        wanted = left * len(ranks) + right
+        found = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+        if np.any((keys[found] == wanted) & (order[found] < limit)):
+            return False
+    return True
+
+
+def _ranks_of(parts: list[str], ranks: Mapping[str, int]) -> npt.NDArray[np.int64]:
+    """Rank -> the rank of this part of its token: a byte is its own, and len(ranks) is the rank of what has none."""
+    known = map(ranks.get, parts, repeat(len(ranks)))
+    return np.fromiter(chain(range(256), known), np.int64, count=256 + len(parts))
+
+
+def refuse_unreachable(merges: Merges, where: str) -> None:
+    """Refuses merges on which tiktoken and the tokenizers library would disagree.
+
+    tiktoken joins two neighbours when they make a token together, the library when the two are listed as a pair. That
+    is the same where every token, spelled with the merges before its own, ends as a listed pair of it. Every vocabulary
+    that was trained is like that; an edited one may not be.
+    """
+    ranks = merges.ranks
+    pairs: dict[str, set[tuple[str, str]]] = {}
+    newest = ""
+    for left, right, token in merges:
+        if token in pairs and token != newest:
+            _refuse_merge(left, right, "makes a token that an earlier merge makes", where)
+        if not (ranks.get(left, len(ranks)) < ranks[token] and ranks.get(right, len(ranks)) < ranks[token]):
+            _refuse_merge(left, right, "joins what no earlier merge makes", where)
+        newest = token
+        pairs.setdefault(token, set()).add((left, right))
+    for token, listed in pairs.items():
+        parts = _spelled(token, ranks, below=ranks[token])
+        if tuple(parts) not in listed:
+            told = f"no text reaches token {token!r}, which earlier merges spell {' '.join(parts)}"
+            raise TokenizerError(f"{where}: {told}; only merges as training writes them can be read")
+
+
+def _refuse_merge(left: str, right: str, why: str, where: str) -> None:
+    told = f"merge {left!r} {right!r} {why}"
+    raise TokenizerError(f"{where}: {told}; only merges as training writes them can be read")
+
+
+def _spelled(token: str, ranks: Mapping[str, int], *, below: int) -> list[str]:
+    """`token` after all merges of a rank below `below`, by the rule: the lowest rank first, then the leftmost."""
+    parts = list(token)
+    costs = [ranks.get(token[i : i + 2], below) for i in range(len(token) - 1)]  # of joining part i and i + 1
+    while costs and (lowest := min(costs)) < below:
+        at = costs.index(lowest)
+        parts[at] += parts.pop(at + 1)
+        del costs[at]
+        if at > 0:
+            costs[at - 1] = ranks.get(parts[at - 1] + parts[at], below)
+        if at < len(costs):
+            costs[at] = ranks.get(parts[at] + parts[at + 1], below)
+    return parts
+
+
+def _merge(merge: object, where: str) -> tuple[str, str]:
+    parts = merge.split(" ") if isinstance(merge, str) else merge
+    match parts:
+        case [str(left), str(right)] if left and right:
+            return left, right
+    raise TokenizerError(f"{where}: {merge!r} is not a merge, must be two tokens; export the folder again")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from gpt2_runtime import GREEDY, SamplingConfig
 from gpt2_runtime.errors import LogitsError, SettingError
-from gpt2_runtime.sampling import candidates, keep_top_k, keep_top_p, probabilities, sample, temper
+from gpt2_runtime.sampling import FEW, candidates, keep_top_k, keep_top_p, probabilities, sample, temper
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -26,7 +26,9 @@ def distribution(logits, **settings):
 @given(LOGITS, st.floats(0.05, 20))
 def test_temperature_divides_the_logits(logits, temperature):
     powers = np.exp(logits.astype(np.float64) / temperature - (logits / temperature).max())
-    np.testing.assert_allclose(distribution(logits, temperature=temperature), powers / powers.sum(), rtol=1e-5)
+    np.testing.assert_allclose(
+        distribution(logits, temperature=temperature), powers / powers.sum(), rtol=1e-5, atol=1e-300
+    )
 
 
 @given(LOGITS, st.integers(1, 50))
@@ -52,6 +54,103 @@ def test_temperature_comes_before_top_k_and_that_before_top_p(logits, temperatur
     expected = keep_top_p(keep_top_k(temper(logits, temperature), k), p)
     found = candidates(logits, SamplingConfig(temperature=temperature, top_k=k, top_p=p))
     np.testing.assert_array_equal(found.ids, expected.ids)
+
+
+class Number:
+    """A generator that says one number."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def random(self):
+        return self.number
+
+
+def plainly(logits, *, temperature=1.0, top_k=None, top_p=None):
+    """The definition, all of it in float64 and sorted: ids that stay, their probabilities, top-p's cumulative ones."""
+    ids, logits = np.arange(len(logits)), np.asarray(logits, dtype=np.float64)
+    if top_k is not None:
+        ids = np.flatnonzero(logits >= np.sort(logits)[-min(top_k, len(logits))])
+    powers = np.exp((logits[ids] - logits.max()) / temperature)
+    likely = powers / powers.sum()
+    if top_p is None:
+        return ids, likely, {}
+    ascending = np.argsort(likely, kind="stable")
+    cumulative = np.cumsum(likely[ascending])
+    removed = cumulative <= 1 - top_p
+    removed[-1] = False
+    stays = np.sort(ascending[~removed])
+    return ids[stays], likely[stays] / likely[stays].sum(), dict(zip(ids[ascending], cumulative, strict=True))
+
+
+def text_like(rng, size):
+    """A head, and a tail that falls as words do."""
+    return -1.2 * np.log(rng.permutation(size) + 1) + rng.normal(0, 0.7, size) - 40
+
+
+def with_holes(rng, size):
+    holes = rng.random(size) < 0.9
+    holes[rng.integers(size)] = False
+    return np.where(holes, -np.inf, rng.normal(0, 2, size))
+
+
+def one_finite(rng, size):
+    logits = np.full(size, -np.inf)
+    logits[rng.integers(size)] = -3
+    return logits
+
+
+SHAPES = {
+    "text-like": text_like,
+    "normal": lambda rng, size: rng.normal(0, 2, size),
+    "sorted": lambda rng, size: np.sort(rng.normal(0, 2, size)),
+    "sorted down": lambda rng, size: -np.sort(rng.normal(0, 2, size)),
+    "other at every 16th": lambda rng, size: rng.normal(0, 1, size) - 4.0 * (np.arange(size) % 16 == 0),
+    "peaked": lambda rng, size: rng.normal(0, 30, size),
+    "spread": lambda rng, size: rng.uniform(-300, 0, size),
+    "ties": lambda rng, size: rng.integers(-8, 9, size) / 4,
+    "two values": lambda rng, size: rng.integers(0, 2, size) * 5.0,
+    "all equal": lambda rng, size: np.zeros(size),
+    "with holes": with_holes,
+    "one finite": one_finite,
+    "one above": lambda rng, size: np.where(np.arange(size) == rng.integers(size), 20.0, rng.normal(0, 1, size)),
+}
+EVERY_SETTING = [
+    {},
+    {"temperature": 0.7},
+    {"temperature": 0.05},
+    {"top_k": 1},
+    {"top_k": 50},
+    {"top_k": 1000, "temperature": 1.5},
+    {"top_k": 10_000},
+    {"top_p": 0.9},
+    {"top_p": 0.3, "temperature": 0.1},
+    {"top_p": 0.99, "temperature": 2.0},
+    {"top_p": 1e-9},
+    {"top_k": 50, "top_p": 0.9, "temperature": 0.8},
+    {"top_k": 5000, "top_p": 0.95, "temperature": 1.5},
+]
+
+
+@pytest.mark.parametrize("size", [1, 2, 700, FEW + 1, 5003, 50257])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_tokens_kept_and_drawn_are_those_of_the_plain_definition(shape, size):
+    rng = np.random.default_rng(size)
+    for settings in EVERY_SETTING:
+        logits = SHAPES[shape](rng, size).astype(np.float32)
+        ids, likely, cumulative = plainly(logits, **settings)
+        left = candidates(logits, SamplingConfig(**settings))
+        near = 1e-12 if left.weights.dtype == np.float64 else 1e-6
+        differing = set(left.ids[left.weights > 0]) ^ set(ids[likely > 1e-37])
+        for id_ in differing - set(ids[likely <= 1e-37]):
+            assert abs(cumulative[id_] - (1 - settings["top_p"])) < near, settings
+        ends = np.cumsum(likely)
+        for number in (0.0, 1 - 2**-53, *rng.random(20)):
+            drawn = sample(logits, SamplingConfig(**settings), Number(number))
+            assert logits[drawn] > -math.inf
+            if drawn not in differing:
+                place = np.searchsorted(ids, drawn)
+                assert ends[place] - likely[place] - 3 * near < number < ends[place] + 3 * near, settings
 
 
 # What transformers 5.23.0 has: TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper in turn, then softmax.

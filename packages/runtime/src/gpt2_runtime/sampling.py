@@ -1,13 +1,16 @@
 """Logits [V] -> one token id: temperature, then top-k, then top-p, then a draw. N candidates, V vocabulary.
 
-The order and the meaning of each setting are those of transformers' `generate`; the arithmetic is float64, so that
-only a candidate within rounding of a border can fall on its other side.
+The order and the meaning of each setting are those of transformers' `generate`. Temperature reorders nothing, so top-k
+compares the logits themselves, and only what it leaves is weighed. Up to FEW candidates the arithmetic is float64.
+Above, the exponentials are float32, for the sake of time: a probability is off by less than a millionth of all, and a
+candidate can be on the wrong side of top-p's border only where it is that near. Nothing sorts the V tokens.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +18,13 @@ import numpy.typing as npt
 from gpt2_runtime.errors import LogitsError, SettingError
 
 ALL = "leave it out to keep all tokens"
+
+FEW = 2048  # candidates that cost nothing to sort, or in float64
+BLOCK = 256  # a draw finds its block of weights first, then its place there
+
+# Below these a float32 is denormal, for which processors take many times as long.
+LOWEST_SCORE = np.float32(-87)
+TINY = 1e-38
 
 
 def _is_number(value: object) -> bool:
@@ -53,13 +63,9 @@ class SamplingConfig:
         if not _is_number(self.temperature) or not 0 <= self.temperature < math.inf:
             raise SettingError(f"temperature is {self.temperature!r}, must be a number of at least 0; 0 is greedy")
         if self.top_k is not None and (not _is_integer(self.top_k) or self.top_k < 1):
-            raise SettingError(
-                f"top_k is {self.top_k!r}, must be an integer of at least 1; leave it out to keep all tokens"
-            )
+            raise SettingError(f"top_k is {self.top_k!r}, must be an integer of at least 1; {ALL}")
         if self.top_p is not None and (not _is_number(self.top_p) or not 0 < self.top_p <= 1):
-            raise SettingError(
-                f"top_p is {self.top_p!r}, must be above 0 and at most 1; leave it out to keep all tokens"
-            )
+            raise SettingError(f"top_p is {self.top_p!r}, must be above 0 and at most 1; {ALL}")
 
 
 AS_TRAINED = SamplingConfig()
@@ -68,13 +74,27 @@ GREEDY = SamplingConfig(temperature=0.0)
 
 @dataclass(frozen=True, kw_only=True)
 class Candidates:
-    """The tokens still in play, by ascending id, and their scores: logits up to a common constant."""
+    """The tokens still in play, by ascending id. One of weight 0 cannot come."""
 
     ids: npt.NDArray[np.int64]  # [N]
-    scores: npt.NDArray[np.float64]  # [N]
+    logits: npt.NDArray[np.floating]  # [N], as the model gave them
+    temperature: float
+    known_weights: npt.NDArray[np.floating] | None = None  # [N], where an earlier filter needed them
 
-    def kept(self, where: npt.NDArray[np.bool_]) -> Candidates:
-        return Candidates(ids=self.ids[where], scores=self.scores[where])
+    @cached_property
+    def weights(self) -> npt.NDArray[np.floating]:
+        """The probabilities [N] up to a common factor, the highest being 1."""
+        return _weights(self.logits, self.temperature) if self.known_weights is None else self.known_weights
+
+    @cached_property
+    def block_sums(self) -> npt.NDArray[np.float64]:
+        """The sums of each BLOCK weights, [N / BLOCK]."""
+        return np.add.reduceat(self.weights, np.arange(0, len(self.ids), BLOCK)).astype(np.float64, copy=False)
+
+    def kept(self, where: npt.NDArray[np.intp]) -> Candidates:
+        """The candidates at these places."""
+        weights = self.weights[where] if "weights" in self.__dict__ else None
+        return replace(self, ids=self.ids[where], logits=self.logits[where], known_weights=weights)
 
 
 def sample(logits: npt.NDArray[np.floating], config: SamplingConfig, rng: np.random.Generator) -> int:
@@ -89,10 +109,11 @@ def sample(logits: npt.NDArray[np.floating], config: SamplingConfig, rng: np.ran
     >>> sample(logits, SamplingConfig(top_k=1), np.random.default_rng(0))
     1
     """
-    _refuse_non_finite(logits)
-    if config.temperature == 0:
-        return int(logits.argmax())
-    return draw(candidates(logits, config), rng)
+    likeliest = int(logits.argmax())  # the first NaN, where there is one
+    highest = float(logits[likeliest])
+    if not math.isfinite(highest):
+        raise LogitsError(f"highest logit is {highest}, must be finite; the weights or the graph are damaged")
+    return likeliest if config.temperature == 0 else draw(candidates(logits, config), rng)
 
 
 def candidates(logits: npt.NDArray[np.floating], config: SamplingConfig) -> Candidates:
@@ -106,49 +127,111 @@ def candidates(logits: npt.NDArray[np.floating], config: SamplingConfig) -> Cand
 
 
 def temper(logits: npt.NDArray[np.floating], temperature: float) -> Candidates:
-    """All tokens, with scores (logit - highest logit) / temperature: at most 0, so that exp never overflows."""
-    with np.errstate(over="ignore"):  # at temperature 1e-300 all but the highest become -infinity, which is right
-        scores = (logits.astype(np.float64) - float(logits.max())) / temperature
-    return Candidates(ids=np.arange(len(logits)), scores=scores)
+    """All tokens, their logits to be divided by `temperature` where they are weighed."""
+    return Candidates(ids=_all_ids(len(logits)), logits=logits, temperature=temperature)
 
 
 def keep_top_k(left: Candidates, k: int) -> Candidates:
     """The k highest candidates, and those that tie with the lowest of them."""
-    if k >= len(left.ids):
+    if len(left.ids) > 8 * k:
+        left = left.kept(np.flatnonzero(left.logits >= _below_kth(left.logits, k)))
+    if len(left.ids) <= k:
         return left
-    threshold = np.partition(left.scores, -k)[-k]  # O(N), where sorting the vocabulary costs milliseconds
-    return left.kept(left.scores >= threshold)
+    return left.kept(np.flatnonzero(left.logits >= np.partition(left.logits, -k)[-k]))
 
 
 def keep_top_p(left: Candidates, p: float) -> Candidates:
-    """The fewest highest candidates whose probabilities sum to at least p; one at least."""
+    """The fewest highest candidates whose probabilities sum to at least p; one at least.
+
+    Of those that tie at the border the lower ids go, as in transformers: its sums run from the lowest candidate up.
+    """
     if p == 1:
         return left
-    # From the lowest up, ties by ascending id, as transformers does: what the removed sum to stays within 1 - p.
-    ascending = np.argsort(left.scores, kind="stable")
-    removed = np.cumsum(probabilities(left)[ascending]) <= 1 - p
-    removed[-1] = False
-    where = np.ones(len(left.ids), dtype=np.bool_)
-    where[ascending[removed]] = False
-    return left.kept(where)
+    lowest, ties = _border(left, 1 - p)
+    stays = left.weights >= lowest
+    if ties:
+        stays[np.flatnonzero(left.weights == lowest)[:ties]] = False
+    if np.count_nonzero(stays) <= FEW:
+        return left.kept(np.flatnonzero(stays))
+    return replace(left, known_weights=left.weights * stays)  # to draw among zeros is faster than to gather thousands
 
 
 def probabilities(left: Candidates) -> npt.NDArray[np.float64]:
     """The softmax of the candidates' scores, [N]."""
-    weights = np.exp(left.scores - left.scores.max())
-    return np.asarray(weights / weights.sum(), dtype=np.float64)
+    return np.asarray(left.weights.astype(np.float64) / left.block_sums.sum())
 
 
 def draw(left: Candidates, rng: np.random.Generator) -> int:
     """One candidate's id, by its probability, from one uniform number."""
-    cumulative = np.cumsum(probabilities(left))
-    total = cumulative[-1]  # which rounding leaves a little off 1
-    # Below the total, so that neither the end nor a candidate of probability 0 can be hit.
-    number = min(rng.random() * total, np.nextafter(total, 0))
-    return int(left.ids[np.searchsorted(cumulative, number, side="right")])
+    cumulative = np.cumsum(left.block_sums)
+    block, rest = _place(cumulative, rng.random() * cumulative[-1])
+    start = block * BLOCK
+    place, _ = _place(np.cumsum(left.weights[start : start + BLOCK], dtype=np.float64), rest)
+    return int(left.ids[start + place])
 
 
-def _refuse_non_finite(logits: npt.NDArray[np.floating]) -> None:
-    highest = float(logits.max())  # NaN where any is NaN
-    if not math.isfinite(highest):
-        raise LogitsError(f"highest logit is {highest}, must be finite; the weights or the graph are damaged")
+def _place(cumulative: npt.NDArray[np.float64], number: float) -> tuple[int, float]:
+    """Where `number` falls among the steps of `cumulative`, and how far into that step."""
+    # Below the total, so that neither the end nor a step of 0 can be hit.
+    number = min(number, np.nextafter(cumulative[-1], 0))
+    place = int(np.searchsorted(cumulative, number, side="right"))
+    return place, number - float(cumulative[place - 1] if place else 0)
+
+
+def _weights(logits: npt.NDArray[np.floating], temperature: float) -> npt.NDArray[np.floating]:
+    """exp((logits - highest) / temperature), [N]: at most 1, so that it never overflows."""
+    with np.errstate(over="ignore"):  # at temperature 1e-300 all but the highest become -infinity, which is right
+        if len(logits) <= FEW:
+            exact = logits.astype(np.float64)
+            return np.asarray(np.exp((exact - exact.max()) / temperature))
+        scores = (logits - logits.max()).astype(np.float32, copy=False)
+        if temperature != 1:
+            scores /= min(max(temperature, 1e-30), 1e30)  # all that float32 has; the weights are 0 or 1 there already
+    if scores.min() > LOWEST_SCORE:
+        return np.asarray(np.exp(scores, out=scores))
+    np.exp(np.maximum(scores, LOWEST_SCORE, out=scores), out=scores)
+    return np.asarray(np.subtract(scores, np.exp(LOWEST_SCORE), out=scores))
+
+
+def _below_kth(logits: npt.NDArray[np.floating], k: int) -> float:
+    """A logit that at least k reach and few more than k: of 4 k groups, the k-th highest of their highest."""
+    rows = len(logits) // (4 * k)
+    columns = len(logits) // rows
+    highest = logits[: rows * columns].reshape(rows, columns).max(axis=0)
+    return float(np.partition(highest, -k)[-k])
+
+
+def _border(left: Candidates, share: float) -> tuple[np.floating, int]:
+    """The lowest weight that stays when the lowest go, to at most this share of all; and how many of its ties go."""
+    spare = share * float(left.block_sums.sum())
+    near, below = _near_border(left.weights, spare)
+    near = np.sort(near)
+    gone = int(np.searchsorted(below + np.cumsum(near, dtype=np.float64), spare, side="right"))
+    gone = min(gone, len(near) - 1)
+    return near[gone], gone - int(np.searchsorted(near, near[gone]))
+
+
+def _near_border(weights: npt.NDArray[np.floating], spare: float) -> tuple[npt.NDArray[np.floating], float]:
+    """All weights of a range in which the lowest ones come to exceed `spare`, and the sum of all below that range."""
+    if len(weights) <= FEW:
+        return weights, 0.0
+    # One weight in sixteen tells where that is, four standard deviations to each side; the sums tell if it is so.
+    some = np.sort(weights[::16]).astype(np.float64)
+    at = int(np.searchsorted(np.cumsum(some), spare / 16))
+    deviation = math.sqrt(np.square(some[:at]).sum()) / max(some[min(at, len(some) - 1)], TINY)
+    margin = 4 + int(4 * min(deviation, len(some)))
+    low = np.float32(max(some[max(at - margin, 0)], TINY))
+    high = np.float32(some[at + margin] if at + margin < len(some) else 1)
+    reach = weights >= low
+    below = float(np.minimum(weights, low).sum()) - float(low) * np.count_nonzero(reach)
+    near = weights[np.flatnonzero(reach & (weights <= high))]
+    if below <= spare < below + near.sum(dtype=np.float64):
+        return near, below
+    return weights, 0.0
+
+
+@lru_cache(maxsize=1)
+def _all_ids(count: int) -> npt.NDArray[np.int64]:
+    ids = np.arange(count)
+    ids.setflags(write=False)
+    return ids

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gpt2_runtime import Session
 
 Logits = Callable[[Sequence[int]], np.ndarray]
 
@@ -25,6 +27,22 @@ def oracle(folder: Path) -> Logits:
 def bpe() -> Path:
     """vocab.json and merges.txt of 256 bytes, 443 merges trained on English and some of all else, and <|endoftext|>."""
     return Path(__file__).parent / "data" / "bpe"
+
+
+@pytest.fixture(scope="session")
+def serving(folder: Path) -> Session:
+    return Session.open(folder, threads=1, graph="serving")
+
+
+@pytest.fixture(scope="session")
+def portable(folder: Path) -> Session:
+    return Session.open(folder, threads=1, graph="portable")
+
+
+@pytest.fixture(params=["serving", "portable"])
+def either(request: pytest.FixtureRequest) -> Session:
+    """A session on each of the folder's graphs."""
+    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture
@@ -87,3 +105,12 @@ def gpt2(weights: dict[str, np.ndarray], heads: int, ids: np.ndarray) -> np.ndar
         x = x + linear(mixed.swapaxes(0, 1).reshape(T, -1), f"{h}.attn.c_proj")
         x = x + linear(gelu(linear(norm(x, f"{h}.ln_2"), f"{h}.mlp.c_fc")), f"{h}.mlp.c_proj")
     return norm(x, "ln_f") @ weights["wte.weight"].T  # [T, V]
+
+
+@pytest.fixture
+def resident() -> Callable[[], int]:
+    """The bytes of memory that this process holds; Linux tells them."""
+    statm = Path("/proc/self/statm")
+    if not statm.is_file():
+        pytest.skip("no /proc/self/statm on this system")
+    return lambda: int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

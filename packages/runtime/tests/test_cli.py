@@ -52,8 +52,26 @@ def test_json_is_one_object(folder, generator):
     assert found["prompt_token_ids"] == generator.tokenizer.encode("The dog")
     assert (found["text"], found["finish_reason"], found["seed"]) == (expected.text, expected.finish_reason, 4)
     timings = found["timings"]
-    assert timings.keys() == {"first_token_seconds", "decode_seconds", "decode_tokens", "tokens_per_second"}
+    measures = {"first_token_seconds", "decode_seconds", "decode_tokens", "tokens_per_second"}
+    assert timings.keys() == measures | {"guesses", "guesses_right"}
     assert timings["decode_tokens"] == expected.timings.decode_tokens
+
+
+def test_lookup_changes_nothing_of_the_text_and_tells_its_guesses(folder):
+    options = ["The dog the dog the dog", "--temperature", 0, "--max-new-tokens", 40]
+    plain = run("generate", folder, *options)
+    guessed = run("generate", folder, *options, "--lookup")
+    assert (guessed.stdout, guessed.exit_code) == (plain.stdout, 0)
+    timings = json.loads(run("generate", folder, *options, "--lookup", "--json").stdout)["timings"]
+    assert timings["guesses"] >= timings["guesses_right"] >= 0
+    assert json.loads(run("generate", folder, *options, "--json").stdout)["timings"]["guesses"] == 0
+
+
+def test_the_graph_is_the_one_asked_for(folder):
+    options = ["generate", folder, "The dog", "--seed", 3, "--max-new-tokens", 20]
+    assert run(*options, "--graph", "portable").stdout == run(*options, "--graph", "serving").stdout
+    assert "portable graph" in run("inspect", folder, "--graph", "portable").stdout
+    assert "'fast' is not one of 'serving', 'portable'" in refused(*options, "--graph", "fast", code=2)
 
 
 def test_temperature_0_is_greedy(folder):
@@ -90,7 +108,7 @@ def test_without_a_tokenizer_ids_are_printed_and_it_says_so(damaged, edit):
 
 
 def test_inspect_prints_for_people_and_for_machines(folder):
-    assert "CPUExecutionProvider, 3 threads" in run("inspect", folder, "--threads", 3).stdout
+    assert "CPUExecutionProvider, serving graph, 3 threads" in run("inspect", folder, "--threads", 3).stdout
     found = json.loads(run("inspect", folder, "--json", "--check-hashes").stdout)
     assert found["architecture"]["n_layer"] == 2
 
@@ -187,7 +205,7 @@ class TestPipes:
 import signal, sys, time, gpt2_runtime
 signal.signal(signal.SIGINT, signal.default_int_handler)
 loop = sys.modules["gpt2_runtime.generate"]
-loop.sample = lambda logits, *_: time.sleep(0.05) or 7
+loop.accepted = lambda *_: time.sleep(0.05) or [7]
 """
 
     def start(self, folder, *options):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from gpt2_runtime import GREEDY, Finished, SamplingConfig, Token, generate
 from gpt2_runtime.errors import EmptyPromptError, PromptTooLongError, SettingError, TokenIdError
-from gpt2_runtime.generate import PREFILL_CHUNK, Timings
+from gpt2_runtime.generate import Timings
 
 PROMPT = [5, 60, 7, 200]
 
@@ -18,8 +18,8 @@ def run(session, prompt=PROMPT, **settings):
     return [event.id for event in events[:-1]], events[-1].reason
 
 
-def test_greedy_tokens_are_the_likeliest_of_gpt2s_equations(session, oracle):
-    ids, reason = run(session, max_new_tokens=30)
+def test_greedy_tokens_are_the_likeliest_of_gpt2s_equations(either, oracle):
+    ids, reason = run(either, max_new_tokens=30)
     read = list(PROMPT)
     for token in ids:
         assert token == oracle(read)[-1].argmax()
@@ -30,8 +30,8 @@ def test_greedy_tokens_are_the_likeliest_of_gpt2s_equations(session, oracle):
 @pytest.mark.parametrize(
     ("length", "asked", "given"), [(1, 100, 64), (63, 100, 2), (64, 100, 1), (60, 3, 3), (64, 0, 0)]
 )
-def test_the_model_reads_its_positions_and_says_one_token_more(session, length, asked, given):
-    ids, reason = run(session, [5] * length, max_new_tokens=asked)
+def test_the_model_reads_its_positions_and_says_one_token_more(either, length, asked, given):
+    ids, reason = run(either, [5] * length, max_new_tokens=asked)
     assert (len(ids), reason) == (given, "length")
 
 
@@ -69,23 +69,27 @@ def test_one_generator_state_gives_one_text(session):
     assert first == second != other
 
 
-def test_prefill_in_chunks_is_one_prefill(session, monkeypatch):
-    prompt = np.random.default_rng(0).integers(0, 299, size=50)
-    whole = run(session, prompt, max_new_tokens=10)
-    assert PREFILL_CHUNK > 50
-    for chunk in (1, 7, 49, 50):
-        monkeypatch.setitem(generate.__globals__, "PREFILL_CHUNK", chunk)
-        assert run(session, prompt, max_new_tokens=10) == whole
-
-
 def test_each_token_costs_one_step_of_one_position(session, monkeypatch):
-    steps = []
-    step = type(session).step
-    monkeypatch.setattr(
-        type(session), "step", lambda self, ids, cache: steps.append(ids.shape) or step(self, ids, cache)
-    )
+    steps, step = [], type(session).step
+
+    def counted(self, ids, cache, logits_to_keep):
+        steps.append(([len(row) for row in ids], logits_to_keep))
+        return step(self, ids, cache, logits_to_keep)
+
+    monkeypatch.setattr(type(session), "step", counted)
     run(session, max_new_tokens=5)
-    assert steps == [(1, 4), (1, 1), (1, 1), (1, 1), (1, 1)]
+    assert steps == [([4], 1), ([1], 1), ([1], 1), ([1], 1), ([1], 1)]
+
+
+@pytest.mark.parametrize(("asked", "room"), [(1, 4), (5, 8), (1000, 64)])
+def test_the_cache_has_room_for_what_the_request_can_need(session, monkeypatch, asked, room):
+    rooms = []
+    empty = type(session).empty_cache
+    monkeypatch.setattr(
+        type(session), "empty_cache", lambda self, *, capacity: rooms.append(capacity) or empty(self, capacity=capacity)
+    )
+    run(session, max_new_tokens=asked)
+    assert rooms == [room]
 
 
 @pytest.mark.parametrize("value", [-1, 1.5, "3", None, True])
@@ -99,7 +103,7 @@ def test_what_is_wrong_is_refused_at_the_call_and_not_at_the_first_event(session
         generate(session, [5, 300], max_new_tokens=0)
     with pytest.raises(SettingError, match="overflow is 'left', must be 'error' or 'truncate'"):
         generate(session, PROMPT, max_new_tokens=1, overflow="left")
-    with pytest.raises(SettingError, match="ids are <U"):
+    with pytest.raises(SettingError, match="row of ids is <U"):
         generate(session, "text", max_new_tokens=1)
 
 

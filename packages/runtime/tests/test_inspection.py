@@ -16,7 +16,7 @@ def test_a_report_is_json_and_holds_what_the_folder_does(session, folder):
         "type": "tensor(int64)",
         "shape": ["batch_size", "sequence_length"],
     }
-    assert len(found["inputs"]) == 7
+    assert len(found["inputs"]) == 9
     assert [output["name"] for output in found["outputs"]][:2] == ["logits", "present.0.key"]
     assert (found["provider"], found["threads"]) == ("CPUExecutionProvider", 1)
     assert found["parity"]["tolerance"] == 1e-4

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from gpt2_runtime import Bundle, Session
 from gpt2_runtime.errors import BundleError, ContextFullError, GraphError, ProviderError, SettingError, TokenIdError
+from gpt2_runtime.providers import PROVIDERS
+from gpt2_runtime.session import choose_graph
 
 TOLERANCE = 1e-4  # float32 rounding is 6e-6 here; the smallest classic mistake, a GELU by erf, is 1.3e-3
 
@@ -20,8 +22,8 @@ def stepped(session, ids, cuts):
     """Logits [T, V] of ids [T] read in steps that end at `cuts`."""
     cache, logits = session.empty_cache(), []
     for start, end in itertools.pairwise([0, *cuts, len(ids)]):
-        step, cache = session.step(ids[None, start:end], cache)
-        assert cache.length == end
+        step, cache = session.step(ids[None, start:end], cache, logits_to_keep=end - start)
+        assert cache.lengths == (end,)
         logits.append(step[0])
     return np.concatenate(logits)
 
@@ -29,56 +31,94 @@ def stepped(session, ids, cuts):
 @pytest.mark.parametrize(
     "cuts", [[], [1], [63], [7, 8, 38, 40], range(1, 64)], ids=["whole", "1+63", "63+1", "ragged", "one by one"]
 )
-def test_logits_are_gpt2s_however_the_text_is_cut(session, oracle, ids, cuts):
-    np.testing.assert_allclose(stepped(session, ids, cuts), oracle(ids), atol=TOLERANCE)
+def test_logits_are_gpt2s_however_the_text_is_cut(either, oracle, ids, cuts):
+    np.testing.assert_allclose(stepped(either, ids, cuts), oracle(ids), atol=TOLERANCE)
 
 
-def test_rows_of_a_batch_are_the_rows_alone(session, oracle, ids):
+def test_rows_of_a_batch_are_the_rows_alone(either, oracle, ids):
     rows = ids[:60].reshape(3, 20)
-    first, cache = session.step(rows[:, :13], session.empty_cache(3))
-    second, cache = session.step(rows[:, 13:], cache)
-    assert (cache.batch_size, cache.length) == (3, 20)
+    first, cache = either.step(rows[:, :13], either.empty_cache(3), logits_to_keep=13)
+    second, cache = either.step(rows[:, 13:], cache, logits_to_keep=7)
+    assert cache.lengths == (20, 20, 20)
     found = np.concatenate([first, second], axis=1)
     np.testing.assert_allclose(found, [oracle(row) for row in rows], atol=TOLERANCE)
 
 
-def test_a_cache_stays_what_it_is(session, oracle, ids):
-    _, cache = session.step(ids[None, :10], session.empty_cache())
-    branches = [session.step(np.array([[token]]), cache)[0][0, -1] for token in (5, 6, 5)]
-    np.testing.assert_array_equal(branches[0], branches[2])
-    np.testing.assert_allclose(branches[1], oracle([*ids[:10], 6])[-1], atol=TOLERANCE)
-
-
-def test_ids_may_be_lists(session, oracle):
-    logits, _ = session.step([[1, 2]], session.empty_cache())
-    np.testing.assert_allclose(logits[0], oracle([1, 2]), atol=TOLERANCE)
+@pytest.mark.parametrize("keep", [1, 2, 19, 20])
+def test_the_last_logits_are_kept(either, oracle, ids, keep):
+    logits, _ = either.step(ids[None, :20], either.empty_cache(), keep)
+    np.testing.assert_allclose(logits[0], oracle(ids[:20])[-keep:], atol=TOLERANCE)
     assert logits.dtype == np.float32
 
 
-def test_a_step_past_the_last_position_names_both_numbers(session, ids):
-    _, cache = session.step(ids[None], session.empty_cache())
-    with pytest.raises(ContextFullError, match="step needs 65 positions, the model has 64"):
-        session.step([[1]], cache)
+def test_logits_are_the_callers_to_keep(either, ids):
+    cache, kept, copied = either.empty_cache(), [], []
+    for token in ids[:5]:
+        logits, cache = either.step([[token]], cache)
+        kept.append(logits)
+        copied.append(logits.copy())
+    np.testing.assert_array_equal(kept, copied)
+    logits[...] = 0  # they may be written to as well
+
+
+def test_ids_may_be_lists_and_arrays_of_any_integers(either, oracle):
+    for row in ([1, 2], (1, 2), np.array([1, 2], dtype=np.uint16)):
+        logits, _ = either.step([row], either.empty_cache(), logits_to_keep=2)
+        np.testing.assert_allclose(logits[0], oracle([1, 2]), atol=TOLERANCE)
+
+
+def test_a_step_past_the_last_position_names_both_numbers(either, ids):
+    _, cache = either.step(ids[None], either.empty_cache())
+    with pytest.raises(ContextFullError, match="row 0 needs 65 positions, the cache has 64, the model 64; roll the"):
+        either.step([[1]], cache)
+    with pytest.raises(ContextFullError, match="row 1 needs 9 positions, the cache has 8, the model 64"):
+        either.step([[1] * 8, [1] * 9], either.empty_cache(2, capacity=8))
 
 
 @pytest.mark.parametrize(("token", "shown"), [(300, "300"), (-1, "-1"), (2**40, "1099511627776")])
-def test_an_id_outside_the_vocabulary_is_refused(session, token, shown):
+def test_an_id_outside_the_vocabulary_is_refused(either, token, shown):
     with pytest.raises(TokenIdError, match=f"token id is {shown}, must be from 0 to 299"):
-        session.step([[5, token]], session.empty_cache())
+        either.step([[5, token]], either.empty_cache())
 
 
-@pytest.mark.parametrize("ids", [[5, 6], [[]], [[0.5]], [["a"]], [[2**70]], [[True]]])
-def test_ids_of_another_shape_or_type_are_refused(session, ids):
-    with pytest.raises(SettingError, match="must be integers of shape"):
-        session.step(ids, session.empty_cache())
+@pytest.mark.parametrize("ids", [[5, 6], [[0.5]], [["a"]], [[2**70]], [[True]], [[[5]]], [[[5], 6]], "text", 5])
+def test_ids_of_another_shape_or_type_are_refused(either, ids):
+    with pytest.raises(SettingError, match=r"must be (rows of )?integers"):
+        either.step(ids, either.empty_cache())
 
 
-def test_a_cache_of_other_rows_or_another_model_is_refused(session):
-    with pytest.raises(SettingError, match="cache has 2 rows and 2 layers, the step 1 and 2"):
-        session.step([[5]], session.empty_cache(2))
-    cache = session.empty_cache()
-    with pytest.raises(SettingError, match="1 layers"):
-        session.step([[5]], replace(cache, layers=cache.layers[:1]))
+@pytest.mark.parametrize("ids", [[], [[]], [[], []], np.zeros((2, 0), dtype=int)])
+def test_a_step_that_reads_nothing_is_refused(either, ids):
+    with pytest.raises(SettingError, match=r"ids are \d rows without tokens, must have one at least"):
+        either.step(ids, either.empty_cache())
+
+
+@pytest.mark.parametrize("keep", [0, 4, -1, 1.0, True, None])
+def test_a_number_of_logits_out_of_range_is_refused(either, keep):
+    with pytest.raises(SettingError, match=r"logits_to_keep is .*, must be an integer from 1 to 3"):
+        either.step([[5, 6, 7]], either.empty_cache(), keep)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "limit"), [("batch_size", 0, "of at least 1"), ("capacity", 65, "from 1 to 64")]
+)
+def test_a_cache_of_impossible_size_is_refused(either, name, value, limit):
+    with pytest.raises(SettingError, match=f"{name} is {value}, must be an integer {limit}"):
+        either.empty_cache(**{name: value})
+
+
+def test_a_cache_of_other_rows_or_another_session_is_refused(either, folder):
+    with pytest.raises(SettingError, match="cache has 2 rows, the step 1; leave idle rows empty"):
+        either.step([[5]], either.empty_cache(2))
+    with pytest.raises(SettingError, match="cache is of another session; start from empty_cache of this one"):
+        either.step([[5]], Session.open(folder, threads=1).empty_cache())
+
+
+def test_what_is_refused_leaves_the_cache_usable(either):
+    _, cache = either.step([[5]], either.empty_cache())
+    with pytest.raises(TokenIdError):
+        either.step([[300]], cache)
+    either.step([[6]], cache)
 
 
 def test_threads_and_provider_are_set_as_asked(folder):
@@ -92,29 +132,35 @@ def test_threads_and_provider_are_set_as_asked(folder):
         Session.open(folder, provider="tpu")
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda c: c.update(n_layer=3), r"missing past_key_values\.2\.key, past_key_values\.2\.value; unexpected none"),
-        (lambda c: c.update(n_layer=1), r"missing none; unexpected past_key_values\.1\.key"),
-        (lambda c: c.update(n_head=2), r"past_key_values\.0\.key is tensor\(float\) .*, config\.json wants .* 2, "),
-        (lambda c: c.update(vocab_size=301), r"output logits is .* 300\], config\.json wants .* 301\]"),
-    ],
-)
-def test_a_graph_of_another_model_is_refused_by_name(damaged, edit, change, message):
-    edit(damaged / "config.json", change)
-    with pytest.raises(GraphError, match=message):
-        Session.open(damaged)
+def test_the_serving_graph_is_the_cpus_where_the_folder_has_it(session, damaged, edit):
+    bundle = session.bundle
+    assert session.graph == "serving"
+    assert choose_graph(bundle, PROVIDERS["cuda"], None) == "portable"
+    with pytest.raises(SettingError, match="graph is 'serving', which has no float32 kernel on cuda"):
+        choose_graph(bundle, PROVIDERS["cuda"], "serving")
+    with pytest.raises(SettingError, match="graph is 'fast', must be serving or portable"):
+        Session.open(bundle, graph="fast")
+    edit(damaged / "manifest.json", lambda m: m["graphs"]["fp32"].pop("serving"))
+    assert Session.open(damaged, threads=1).graph == "portable"
+    with pytest.raises(BundleError, match="has no fp32 serving graph, only fp32 portable; export that one too"):
+        Session.open(damaged, graph="serving")
+    odd = replace(bundle, architecture=replace(bundle.architecture, n_head=8))
+    with pytest.raises(
+        BundleError, match="its heads are 4 wide, the serving graph needs a multiple of 8; pass --graph"
+    ):
+        choose_graph(odd, PROVIDERS["cpu"], "serving")
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "model.safetensors"])
-def test_a_truncated_file_is_refused(damaged, edit, name):
+@pytest.mark.parametrize("graph", ["serving", "portable"])
+@pytest.mark.parametrize("name", ["model", "model.safetensors"])
+def test_a_truncated_file_is_refused(damaged, edit, graph, name):
+    name = {"serving": "model_serving.onnx", "portable": "model.onnx"}[graph] if name == "model" else name
     path = damaged / name
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(BundleError, match=r"has \d+ bytes, manifest\.json says \d+"):
-        Session.open(damaged)
+        Session.open(damaged, graph=graph)
     # And should the manifest tell the same lie, onnxruntime finds it.
     edit(damaged / "manifest.json", lambda m: m["files"][name].update(bytes=path.stat().st_size))
     with pytest.raises(GraphError, match="cannot be opened, check the folder with --check-hashes") as refusal:
-        Session.open(damaged)
+        Session.open(damaged, graph=graph)
     assert "\n" not in str(refusal.value)

@@ -1,7 +1,7 @@
 from dataclasses import replace
 
 import pytest
-from gpt2_runtime import GREEDY, Gpt2RuntimeError, SamplingConfig, TextGenerator, generate
+from gpt2_runtime import GREEDY, Gpt2RuntimeError, LookupConfig, SamplingConfig, TextGenerator, generate
 from gpt2_runtime.detokenizer import Detokenizer
 from gpt2_runtime.errors import BundleError, EmptyPromptError, PromptTooLongError, SettingError, TokenizerError
 
@@ -34,6 +34,18 @@ def test_the_tokens_are_those_of_generate(generator):
     assert completion.token_ids == tuple(event.id for event in events)
     assert completion.finish_reason == finished.reason
     assert completion.timings.decode_tokens == finished.timings.decode_tokens
+
+
+def test_lookup_leaves_the_text_as_it_is(generator):
+    settings = {"sampling": SamplingConfig(temperature=0.4), **ENDLESS}
+    plain = generator.complete("The dog the dog the dog", **settings)
+    guessed = generator.complete("The dog the dog the dog", lookup=LookupConfig(), **settings)
+    assert replace(guessed, timings=plain.timings) == plain
+
+
+def test_a_generator_opens_the_graph_asked_for(folder):
+    opened = {graph: TextGenerator.open(folder, threads=1, graph=graph) for graph in (None, "serving", "portable")}
+    assert [each.session.graph for each in opened.values()] == ["serving", "serving", "portable"]
 
 
 def test_the_pieces_of_a_stream_are_the_text_and_none_is_empty(generator):

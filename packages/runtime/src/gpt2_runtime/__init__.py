@@ -14,6 +14,7 @@ from gpt2_runtime.bundle import Bundle
 from gpt2_runtime.cache import KeyValueCache
 from gpt2_runtime.errors import Gpt2RuntimeError
 from gpt2_runtime.generate import Finished, Timings, Token, generate
+from gpt2_runtime.lookup import LookupConfig
 from gpt2_runtime.sampling import AS_TRAINED, GREEDY, SamplingConfig
 from gpt2_runtime.session import Session
 from gpt2_runtime.text import Completion, TextGenerator, TextStream
@@ -35,5 +36,6 @@ __all__ = [
     "SamplingConfig",
     "AS_TRAINED",
     "GREEDY",
+    "LookupConfig",
     "Gpt2RuntimeError",
 ]

@@ -1,57 +1,63 @@
-"""The keys and values of the positions read so far: a value that goes into a step and comes out of it."""
+"""The keys and values of the tokens read so far: a value that goes into a step and comes out of it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
 from gpt2_runtime.errors import SettingError
 
-if TYPE_CHECKING:
-    from onnxruntime import OrtValue
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class KeyValueCache(ABC):
+    """What a session remembers of each row of a batch.
 
-class KeyValue(NamedTuple):
-    """One layer's keys and values, each [B, H, P, D], on the session's device."""
+    Made by `Session.empty_cache` and by each step. It is used once: a step of the serving graph writes into the memory
+    that all values of one cache share, and the value that went into it is refused from then on. Go on with the value
+    that came out, or a shorter `rolled_back` of it; `copy` before a step gives two continuations of one text.
 
-    key: OrtValue
-    value: OrtValue
+    Attributes:
+        lengths: the tokens read of each row.
+        capacity: the tokens that a row can have.
+        owner: the onnxruntime session that it is for.
 
-
-@dataclass(frozen=True, kw_only=True)
-class KeyValueCache:
-    """What a session remembers of `length` positions of `batch_size` rows.
-
-    Made by `Session.empty_cache` and `Session.step`, never changed: stepping twice from the same cache gives two
-    independent continuations of one prompt.
-
-    >>> _, cache = session.step(np.array([[1, 2, 3]]), session.empty_cache())
-    >>> cache.length, cache.rolled_back(1).length
-    (3, 1)
+    >>> _, cache = session.step([[1, 2, 3], [4]], session.empty_cache(2))
+    >>> cache.lengths, cache.rolled_back([1, 0]).lengths
+    ((3, 1), (1, 0))
     """
 
-    batch_size: int
-    length: int
-    layers: tuple[KeyValue, ...]
+    lengths: tuple[int, ...]
+    capacity: int
+    owner: object
 
-    def rolled_back(self, length: int) -> KeyValueCache:
-        """The cache as it was after its first `length` positions.
+    @property
+    def batch_size(self) -> int:
+        return len(self.lengths)
 
-        The tensors of the portable graph end where the past ends, so this copies what is kept, through the host.
+    def rolled_back(self, lengths: int | Sequence[int]) -> Self:
+        """The cache as it was when the rows had the first `lengths` of their tokens.
+
+        Args:
+            lengths: one for each row, or one for all.
 
         Raises:
-            SettingError: `length` is negative or more than is cached.
+            SettingError: a length is negative or more than the row has.
         """
-        if not 0 <= length <= self.length:
-            raise SettingError(f"length is {length}, the cache holds {self.length}; roll back to 0 to {self.length}")
-        if length == self.length:
-            return self
-        layers = tuple(KeyValue(*(_cut(tensor, length) for tensor in layer)) for layer in self.layers)
-        return replace(self, length=length, layers=layers)
+        wanted = (lengths,) * self.batch_size if isinstance(lengths, int | np.integer) else tuple(lengths)
+        if len(wanted) != self.batch_size:
+            raise SettingError(f"lengths are {len(wanted)}, the cache has {self.batch_size} rows; give one for each")
+        for row, (length, has) in enumerate(zip(wanted, self.lengths, strict=True)):
+            if not 0 <= length <= has:
+                raise SettingError(f"length is {length}, row {row} of the cache holds {has}; roll back to 0 to {has}")
+        return self._shortened(tuple(int(length) for length in wanted))
 
+    @abstractmethod
+    def copy(self) -> Self:
+        """The same in memory of its own, so that both can be stepped."""
 
-def _cut(tensor: OrtValue, length: int) -> OrtValue:
-    kept = np.ascontiguousarray(tensor.numpy()[:, :, :length])
-    return type(tensor).ortvalue_from_numpy(kept, tensor.device_name())
+    @abstractmethod
+    def _shortened(self, lengths: tuple[int, ...]) -> Self: ...

@@ -12,9 +12,15 @@ from typing import NoReturn
 import click
 
 from gpt2_runtime import inspection
+from gpt2_runtime.bench import BATCHES, ROUNDS
+from gpt2_runtime.bench import bench as measure
+from gpt2_runtime.bench import lines as report_lines
 from gpt2_runtime.errors import Gpt2RuntimeError, PromptError
+from gpt2_runtime.loading import load
+from gpt2_runtime.lookup import LookupConfig
 from gpt2_runtime.providers import PROVIDERS
 from gpt2_runtime.sampling import SamplingConfig
+from gpt2_runtime.signature import GraphKind
 from gpt2_runtime.text import MAX_NEW_TOKENS, Completion, TextGenerator, TextStream
 
 INTERRUPTED = 130  # what a shell reports of a process that Ctrl-C ended
@@ -69,6 +75,11 @@ _provider = click.option(
     "--provider", type=click.Choice(list(PROVIDERS)), default="cpu", show_default=True, help="Where the model runs."
 )
 _threads = click.option("--threads", type=int, help="Threads of one operator.  [default: the CPUs it may use]")
+_graph = click.option(
+    "--graph",
+    type=click.Choice(["serving", "portable"]),
+    help="Which of the folder's graphs.  [default: serving on the CPU, if FOLDER has it]",
+)
 _check_hashes = click.option(
     "--check-hashes", is_flag=True, help="First compare every file with the manifest's SHA-256."
 )
@@ -87,9 +98,13 @@ _check_hashes = click.option(
 @click.option("--seed", type=int, help="Repeat the draws of this number.  [default: random; --json tells it]")
 @click.option("--stop", multiple=True, help="End before this text; may be given several times.")
 @click.option("--truncate", is_flag=True, help="Of a prompt that is too long keep the last tokens the model can read.")
+@click.option(
+    "--lookup", is_flag=True, help="Guess words from what came before: the same text, sooner where it repeats itself."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end instead of streaming text.")
 @_provider
 @_threads
+@_graph
 @_check_hashes
 @_guarded
 def generate(
@@ -103,9 +118,11 @@ def generate(
     seed: int | None,
     stop: tuple[str, ...],
     truncate: bool,
+    lookup: bool,
     as_json: bool,
     provider: str,
     threads: int | None,
+    graph: GraphKind | None,
     check_hashes: bool,
 ) -> None:
     """Continues PROMPT and prints the new text as it comes.
@@ -124,7 +141,7 @@ def generate(
         raise click.UsageError("Give either PROMPT or --prompt-ids.")
     # Settings are checked before the model is loaded: a mistyped number should not cost a wait.
     sampling = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p)
-    generator = TextGenerator.open(folder, provider=provider, threads=threads, check_hashes=check_hashes)
+    generator = TextGenerator.open(folder, provider=provider, threads=threads, graph=graph, check_hashes=check_hashes)
     stream = generator.stream(
         _standard_input() if given == "-" else given,
         max_new_tokens=max_new_tokens,
@@ -132,29 +149,96 @@ def generate(
         seed=seed,
         stop=stop,
         overflow="truncate" if truncate else "error",
+        lookup=LookupConfig() if lookup else None,
     )
     _print_json(stream) if as_json else _print_text(stream)
 
 
 @main.command()
 @_folder
+@click.option("--load", "with_loading", is_flag=True, help="Tell the time and memory that loading took, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @_provider
 @_threads
+@_graph
 @_check_hashes
 @_guarded
-def inspect(folder: str, as_json: bool, provider: str, threads: int | None, check_hashes: bool) -> None:
+def inspect(
+    folder: str,
+    with_loading: bool,
+    as_json: bool,
+    provider: str,
+    threads: int | None,
+    graph: GraphKind | None,
+    check_hashes: bool,
+) -> None:
     """Shows what FOLDER holds: origin, sizes, inputs and outputs, tokens, parity.
 
     \b
-    Example:
+    Examples:
       gpt2-runtime inspect out/demo --check-hashes
+      gpt2-runtime inspect out/demo --load
     """
-    generator = TextGenerator.open(folder, provider=provider, threads=threads, check_hashes=check_hashes)
+    generator, cost = load(folder, provider=provider, threads=threads, graph=graph, check_hashes=check_hashes)
+    opened = generator.session, generator.tokenizer, cost if with_loading else None
     if as_json:
-        click.echo(json.dumps(inspection.report(generator.session, generator.tokenizer), ensure_ascii=False))
+        click.echo(json.dumps(inspection.report(*opened), ensure_ascii=False))
     else:
-        for line in inspection.lines(generator.session, generator.tokenizer):
+        for line in inspection.lines(*opened):
+            click.echo(line)
+
+
+@main.command()
+@_folder
+@click.option("--context", "contexts", type=int, multiple=True, help="Decode after this many tokens; may be repeated.")
+@click.option("--batch", "batches", type=int, multiple=True, help="Decode this many rows at once; may be repeated.")
+@click.option("--rounds", type=int, default=ROUNDS, show_default=True, help="Take the median of this many.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@_provider
+@_threads
+@_graph
+@_guarded
+def bench(
+    folder: str,
+    contexts: tuple[int, ...],
+    batches: tuple[int, ...],
+    rounds: int,
+    as_json: bool,
+    provider: str,
+    threads: int | None,
+    graph: GraphKind | None,
+) -> None:
+    """Measures how fast this machine runs FOLDER.
+
+    Prefill is the time from a prompt to its first token. Decoding is measured after several contexts and in batches,
+    and as a share of the read roofline: a step reads all weights and all cached keys and values, and memory gives them
+    no faster than it is read.
+
+    \b
+    Examples:
+      gpt2-runtime bench out/gpt2
+      gpt2-runtime bench out/gpt2 --context 100 --batch 1 --batch 4 --threads 2 --json
+    """
+    with click.progressbar(length=1, label="bench", file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.length = total
+            bar.update(done - bar.pos)
+
+        report = measure(
+            folder,
+            provider=provider,
+            threads=threads,
+            graph=graph,
+            contexts=contexts or None,
+            batches=batches or BATCHES,
+            rounds=rounds,
+            progress=progress,
+        )
+    if as_json:
+        click.echo(json.dumps(asdict(report)))
+    else:
+        for line in report_lines(report):
             click.echo(line)
 
 

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from gpt2_runtime.cache import KeyValueCache
 from gpt2_runtime.errors import EmptyPromptError, PromptTooLongError, SettingError
-from gpt2_runtime.sampling import AS_TRAINED, SamplingConfig, sample
+from gpt2_runtime.lookup import Ledger, LookupConfig, LookupIndex, accepted
+from gpt2_runtime.sampling import AS_TRAINED, SamplingConfig
 from gpt2_runtime.session import Session
-
-# The portable graph gives logits at every position: of GPT-2's vocabulary, 1024 positions at once are 206 MB.
-PREFILL_CHUNK = 256
 
 FinishReason = Literal["stop", "length"]
 Overflow = Literal["error", "truncate"]
@@ -30,25 +27,31 @@ class Timings:
         first_token_seconds: reading the prompt and choosing the first token; None before that.
         decode_seconds: all the later tokens together.
         decode_tokens: how many those were, a stop token included.
+        guesses: how many tokens prompt-lookup guessed.
+        guesses_right: how many of them came true.
     """
 
     first_token_seconds: float | None = None
     decode_seconds: float = 0.0
     decode_tokens: int = 0
+    guesses: int = 0
+    guesses_right: int = 0
 
     @property
     def tokens_per_second(self) -> float | None:
         """The pace of the later tokens; None where there were none."""
         return self.decode_tokens / self.decode_seconds if self.decode_tokens else None
 
-    def after(self, seconds: float) -> Timings:
-        """These timings and one token more, which took `seconds`."""
+    def after(self, seconds: float, *, guesses: int = 0, right: int = 0) -> Timings:
+        """These timings and one token more, which took `seconds` and the verification of `guesses`."""
         if self.first_token_seconds is None:
             return Timings(first_token_seconds=seconds)
-        return Timings(
-            first_token_seconds=self.first_token_seconds,
+        return replace(
+            self,
             decode_seconds=self.decode_seconds + seconds,
             decode_tokens=self.decode_tokens + 1,
+            guesses=self.guesses + guesses,
+            guesses_right=self.guesses_right + right,
         )
 
 
@@ -81,6 +84,7 @@ def generate(
     rng: np.random.Generator | None = None,
     stop_token_ids: Collection[int] | None = None,
     overflow: Overflow = "error",
+    lookup: LookupConfig | None = None,
 ) -> Iterator[Event]:
     """Continues a prompt: yields a Token for each new token, then one Finished.
 
@@ -95,6 +99,8 @@ def generate(
         stop_token_ids: the tokens that end the text; by default the folder's end-of-text token.
         overflow: what becomes of a prompt longer than the model reads: "error" refuses it, "truncate" keeps its last
             n_positions tokens.
+        lookup: guess the next tokens from what followed the same words before, and verify several in one step. The
+            tokens are those of decoding without it, and come sooner where a text repeats itself or its prompt.
 
     Raises:
         PromptError: the prompt is empty, too long, or has an id outside the vocabulary.
@@ -113,39 +119,63 @@ def generate(
     stops = frozenset(session.bundle.eos_token_ids if stop_token_ids is None else stop_token_ids)
     room = min(max_new_tokens, limit - len(prompt) + 1)
     # The checks above run at the call, the loop at the first `next`.
-    return _events(session, prompt, room, sampling, rng or np.random.default_rng(), stops)
+    return _events(session, prompt, room, sampling, rng or np.random.default_rng(), stops, lookup)
 
 
 def _events(
     session: Session,
-    unread: npt.NDArray[np.int64],
+    prompt: npt.NDArray[np.int64],
     room: int,
     sampling: SamplingConfig,
     rng: np.random.Generator,
     stops: frozenset[int],
+    lookup: LookupConfig | None,
 ) -> Iterator[Event]:
-    cache = session.empty_cache()
     timings = Timings()
-    for index in range(room):
+    cache = session.empty_cache(capacity=len(prompt) + max(0, room - 1))  # the last token is not read
+    guesser = None if lookup is None else _Guesser(lookup)
+    new = unread = prompt.tolist()
+    done = 0
+    while done < room:
         start = perf_counter()
-        logits, cache = _read(session, unread, cache)
-        token_id = sample(logits, sampling, rng)
-        timings = timings.after(perf_counter() - start)
-        if token_id in stops:
-            yield Finished(reason="stop", timings=timings)
-            return
-        yield Token(id=token_id, index=index, timings=timings)
-        unread = np.array([token_id])
+        guesses = guesser.guess(new, room - done - 1) if guesser else []
+        read = cache.lengths[0] + len(unread)
+        logits, cache = session.step([unread + guesses], cache, 1 + len(guesses))  # [1, 1 + G, V]
+        tokens = accepted(logits[0], guesses, sampling, rng, stops)  # from 1 to 1 + G
+        right = len(tokens) - 1
+        cache = cache.rolled_back(read + right)
+        seconds = perf_counter() - start
+        if guesser and done:  # the first step reads the prompt, and measures nothing
+            guesser.learn(seconds, guesses=len(guesses), tokens=len(tokens))
+        timings = timings.after(seconds, guesses=len(guesses), right=right)
+        for index, token in enumerate(tokens, done):
+            if index > done:
+                timings = timings.after(0.0)
+            if token in stops:
+                yield Finished(reason="stop", timings=timings)
+                return
+            yield Token(id=token, index=index, timings=timings)
+        new, unread, done = tokens, tokens[-1:], done + len(tokens)
     yield Finished(reason="length", timings=timings)
 
 
-def _read(
-    session: Session, ids: npt.NDArray[np.int64], cache: KeyValueCache
-) -> tuple[npt.NDArray[np.float32], KeyValueCache]:
-    """Reads ids [T] in chunks; the logits [V] after the last of them."""
-    for start in range(0, len(ids), PREFILL_CHUNK):
-        logits, cache = session.step(ids[None, start : start + PREFILL_CHUNK], cache)  # [1, T, V]
-    return logits[0, -1], cache
+class _Guesser:
+    """What the context says may come next, as far as guessing has paid."""
+
+    def __init__(self, config: LookupConfig) -> None:
+        self._config = config
+        self._index = LookupIndex(config)
+        self._ledger = Ledger()
+
+    def guess(self, new: Sequence[int], most: int) -> list[int]:
+        """At most `most` tokens after the context, which goes on with `new`."""
+        self._index.extend(new)
+        count = min(self._ledger.guesses(self._config), most)
+        return self._index.guess(count) if count else []
+
+    def learn(self, seconds: float, *, guesses: int, tokens: int) -> None:
+        """What a step cost and brought."""
+        self._ledger = self._ledger.after(seconds=seconds, guesses=guesses, tokens=tokens)
 
 
 def _fitting(

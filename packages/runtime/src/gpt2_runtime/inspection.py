@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 
-from gpt2_runtime.session import Session, TensorSpec
+from gpt2_runtime.loading import Loading
+from gpt2_runtime.session import Session
+from gpt2_runtime.signature import TensorSpec
 from gpt2_runtime.tokenizer import Tokenizer
 
 
-def report(session: Session, tokenizer: Tokenizer | None) -> dict[str, object]:
-    """Origin, sizes, tokens, files, tensors and parity of an open folder; json.dumps takes it as it is.
+def report(session: Session, tokenizer: Tokenizer | None, loading: Loading | None = None) -> dict[str, object]:
+    """Origin, sizes, tokens, files, tensors, parity and loading of an open folder; json.dumps takes it as it is.
 
     >>> found = report(session, None)
     >>> found["architecture"]["n_layer"], found["tokenizer"]
@@ -28,16 +30,18 @@ def report(session: Session, tokenizer: Tokenizer | None) -> dict[str, object]:
         "graphs": {precision: dict(kinds) for precision, kinds in bundle.graphs.items()},
         "weights": dict(bundle.weights),
         "files": {name: {"bytes": file.bytes, "sha256": file.sha256} for name, file in bundle.files.items()},
-        "inputs": [asdict(spec) for spec in session.inputs],
-        "outputs": [asdict(spec) for spec in session.outputs],
+        "inputs": [asdict(spec) for spec in session.signature.inputs],
+        "outputs": [asdict(spec) for spec in session.signature.outputs],
+        "graph": session.graph,
         "provider": session.provider.execution_provider,
         "threads": session.threads,
         "versions": dict(bundle.versions),
         "parity": None if bundle.parity is None else dict(bundle.parity),
+        "loading": None if loading is None else asdict(loading),
     }
 
 
-def lines(session: Session, tokenizer: Tokenizer | None) -> Iterator[str]:
+def lines(session: Session, tokenizer: Tokenizer | None, loading: Loading | None = None) -> Iterator[str]:
     """The same for people, one line at a time.
 
     >>> next(lines(session, None)).startswith("source")
@@ -52,15 +56,30 @@ def lines(session: Session, tokenizer: Tokenizer | None) -> Iterator[str]:
             f"{sizes.n_positions} positions, {sizes.vocab_size} tokens",
             "tokenizer": "none: token ids only" if tokenizer is None else _spoken(tokenizer),
             "stops at": ", ".join(f"token {id_}" for id_ in bundle.eos_token_ids) or "no token",
-            "runs on": f"{session.provider.execution_provider}, {session.threads} threads",
+            "runs on": f"{session.provider.execution_provider}, {session.graph} graph, {session.threads} threads",
         }
     )
+    if loading is not None:
+        yield from ("", "loading", *_aligned(_costs(loading), indent="  "))
     yield from ("", "files")
     yield from _aligned({name: f"{file.bytes:>13,} bytes" for name, file in bundle.files.items()}, indent="  ")
-    yield from ("", "inputs", *_aligned(_tensors(session.inputs, sizes.n_layer), indent="  "))
-    yield from ("", "outputs", *_aligned(_tensors(session.outputs, sizes.n_layer), indent="  "))
+    yield from ("", "inputs", *_aligned(_tensors(session.signature.inputs, sizes.n_layer), indent="  "))
+    yield from ("", "outputs", *_aligned(_tensors(session.signature.outputs, sizes.n_layer), indent="  "))
     yield from ("", "made with", *_aligned(bundle.versions, indent="  "))
     yield from ("", "parity", *_aligned(dict(_parity(bundle.parity or {"verified": "no"})), indent="  "))
+
+
+def _costs(loading: Loading) -> dict[str, str]:
+    def megabytes(count: int | None) -> str:
+        return "unknown here" if count is None else f"{count / 1e6:,.0f} MB"
+
+    return {
+        "import": f"{loading.import_seconds:.2f} s, onnxruntime",
+        "graph": f"{loading.graph_seconds:.2f} s",
+        "tokenizer": f"{loading.tokenizer_seconds:.2f} s",
+        "memory": f"{megabytes(loading.own_bytes)} of its own, {megabytes(loading.mapped_bytes)} mapped from files",
+        "peak": megabytes(loading.peak_rss_bytes),
+    }
 
 
 def _tokenizer(tokenizer: Tokenizer) -> dict[str, object]:

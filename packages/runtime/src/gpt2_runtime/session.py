@@ -1,156 +1,230 @@
-"""One graph, opened: token ids and a cache in, logits and a cache out. Every onnxruntime call is here.
+"""One graph, opened: token ids and a cache in, logits and a cache out.
 
-B rows, T new tokens, P past positions, H heads, D head size, V vocabulary.
+B rows, T new tokens, K logits after each row, V vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from gpt2_runtime.bundle import Architecture, Bundle
-from gpt2_runtime.cache import KeyValue, KeyValueCache
-from gpt2_runtime.errors import ContextFullError, GraphError, SettingError, TokenIdError
+from gpt2_runtime.bundle import Bundle
+from gpt2_runtime.cache import KeyValueCache
+from gpt2_runtime.errors import BundleError, ContextFullError, GraphError, SettingError, TokenIdError
+from gpt2_runtime.hugepages import on_huge_pages
+from gpt2_runtime.portable import PortableGraph
 from gpt2_runtime.providers import Provider, check_provider, choose_provider, choose_threads, load_onnxruntime
+from gpt2_runtime.serving import ServingGraph
+from gpt2_runtime.signature import GraphKind, Signature, TensorSpec
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, NodeArg
 
+HEAD_MULTIPLE = 8  # GroupQueryAttention's heads, on which the serving graph is built
 
-@dataclass(frozen=True, kw_only=True)
-class TensorSpec:
-    """The name, element type and axes of a graph's input or output; an axis that varies has a name."""
+Ids = Sequence[Sequence[int]] | Sequence[npt.NDArray[np.integer]] | npt.NDArray[np.integer]
+Cache = TypeVar("Cache")
 
-    name: str
-    type: str
-    shape: tuple[int | str, ...]
+
+class Graph(Protocol[Cache]):
+    """A kind of graph, behind the checks."""
+
+    def empty_cache(self, batch_size: int, capacity: int) -> Cache: ...
+
+    def step(
+        self, rows: Sequence[npt.NDArray[np.int64]], cache: Cache, keep: int
+    ) -> tuple[npt.NDArray[np.float32], Cache]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """The portable graph of a folder, ready to step. It holds no state: threads may share it.
+    """A graph of a folder, ready to step. It holds no state: threads may share it, each with caches of its own.
+
+    Attributes:
+        bundle: the folder.
+        graph: which of its graphs, "serving" or "portable".
 
     >>> session = Session.open(folder)
-    >>> logits, cache = session.step(np.array([[5, 6, 7]]), session.empty_cache())
-    >>> logits.shape == (1, 3, session.bundle.architecture.vocab_size)
+    >>> logits, cache = session.step([[5, 6, 7]], session.empty_cache())
+    >>> logits.shape == (1, 1, session.bundle.architecture.vocab_size)
     True
-    >>> logits, cache = session.step(np.array([[8]]), cache)
-    >>> cache.length
-    4
+    >>> logits, cache = session.step([[8, 9]], cache, logits_to_keep=2)
+    >>> logits.shape[:2], cache.lengths
+    ((1, 2), (5,))
     """
 
     bundle: Bundle
+    graph: GraphKind
     provider: Provider
     threads: int
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
+    signature: Signature
     inference: InferenceSession
+    opened: Graph[Any]
 
     @classmethod
-    def open(cls, folder: str | Path | Bundle, *, provider: str = "cpu", threads: int | None = None) -> Session:
-        """Opens the folder's fp32 portable graph.
+    def open(
+        cls,
+        folder: str | Path | Bundle,
+        *,
+        provider: str = "cpu",
+        threads: int | None = None,
+        graph: GraphKind | None = None,
+    ) -> Session:
+        """Opens a float32 graph of the folder.
 
         Args:
             folder: the exported folder, or its Bundle where it is open already.
             provider: "cpu" or "cuda"; the other is never taken in its place.
             threads: how many threads one operator may use; by default what affinity and quota let this process use.
+            graph: "serving" (a preallocated cache, rows of any lengths) or "portable" (standard operators, rows of
+                one length). By default the serving one on the CPU where the folder has it, the portable one elsewhere.
 
         Raises:
-            BundleError: the folder is damaged (GraphError: its graph is not the one its config describes).
+            BundleError: the folder is damaged (GraphError: its graph is not the one its config describes), or it lacks
+                the graph asked for.
             ProviderError: the provider is not there.
-            SettingError: `threads` is out of range.
+            SettingError: `threads` or `graph` is out of range.
         """
         bundle = folder if isinstance(folder, Bundle) else Bundle.open(folder)
-        path = bundle.graph("fp32", "portable")
         chosen = choose_provider(provider)
+        kind = choose_graph(bundle, chosen, graph)
+        path = bundle.graph("fp32", kind)
         threads = choose_threads(threads)
-        inference = _open_graph(path, chosen, threads)
-        inputs, outputs = _specs(inference.get_inputs()), _specs(inference.get_outputs())
-        _check_specs(f"{path}: input", inputs, _expected_inputs(bundle.architecture))
-        _check_specs(f"{path}: output", outputs, _expected_outputs(bundle.architecture))
-        return cls(bundle=bundle, provider=chosen, threads=threads, inputs=inputs, outputs=outputs, inference=inference)
+        with on_huge_pages() if chosen.device == "cpu" else nullcontext():
+            inference = _open(path, chosen, threads)
+        signature = Signature(inputs=_specs(inference.get_inputs()), outputs=_specs(inference.get_outputs()))
+        sizes = bundle.architecture
+        signature.check(str(path), Signature.of(kind, sizes), kind)
+        opened: Graph[Any] = (
+            ServingGraph(inference=inference, sizes=sizes)
+            if kind == "serving"
+            else PortableGraph(inference=inference, sizes=sizes, device=chosen.device)
+        )
+        return cls(
+            bundle=bundle,
+            graph=kind,
+            provider=chosen,
+            threads=threads,
+            signature=signature,
+            inference=inference,
+            opened=opened,
+        )
 
-    def empty_cache(self, batch_size: int = 1) -> KeyValueCache:
-        """The cache before the first step of `batch_size` rows."""
-        OrtValue = load_onnxruntime().OrtValue
-        sizes = self.bundle.architecture
-        shape = [batch_size, sizes.n_head, 0, sizes.head_dim]
-        nothing = OrtValue.ortvalue_from_shape_and_type(shape, np.float32, self.provider.device)
-        layers = tuple(KeyValue(nothing, nothing) for _ in range(sizes.n_layer))
-        return KeyValueCache(batch_size=batch_size, length=0, layers=layers)
-
-    def step(
-        self, ids: npt.NDArray[np.integer] | Sequence[Sequence[int]], cache: KeyValueCache
-    ) -> tuple[npt.NDArray[np.float32], KeyValueCache]:
-        """Reads T more tokens of every row.
+    def empty_cache(self, batch_size: int = 1, *, capacity: int | None = None) -> KeyValueCache:
+        """The cache before the first step of `batch_size` rows.
 
         Args:
-            ids: [B, T], T at least 1.
-            cache: of the positions before them, from `empty_cache` or an earlier step; it stays usable.
+            batch_size: at least 1.
+            capacity: the tokens that each row has room for; by default the model's n_positions.
+        """
+        most = self.bundle.architecture.n_positions
+        capacity = most if capacity is None else capacity
+        _check_count("batch_size", batch_size)
+        _check_count("capacity", capacity, most)
+        cache: KeyValueCache = self.opened.empty_cache(batch_size, capacity)
+        return cache
+
+    def step(
+        self, ids: Ids, cache: KeyValueCache, logits_to_keep: int = 1
+    ) -> tuple[npt.NDArray[np.float32], KeyValueCache]:
+        """Reads more tokens of each row.
+
+        Args:
+            ids: for each row its new tokens; [B, T], or rows of any lengths. A row without new tokens stays as it is;
+                at least one must have some. The portable graph reads rows of one length only.
+            cache: of the tokens before them, from `empty_cache` or the step before.
+            logits_to_keep: K, at most the longest row's new tokens.
 
         Returns:
-            logits [B, T, V] on the host, and the cache of P + T positions, which has not left the device.
+            logits [B, K, V] after each row's last K tokens, `logits[b, -1]` after the last. A row that reads fewer has
+            NaN in the places it lacks. They are the caller's to keep. And the cache with the new tokens; the one that
+            went in is used up.
 
         Raises:
             TokenIdError: an id outside the vocabulary.
-            ContextFullError: P + T is more than the model's positions.
-            SettingError: `ids` is not [B, T] of integers, or the cache is of other rows or another model.
+            ContextFullError: a row would have more tokens than the cache has room for.
+            SettingError: `ids` is not rows of integers, `logits_to_keep` is out of range, or the cache is of other
+                rows, of another session, or used up.
+
+        >>> logits, cache = session.step([[5, 6, 7], [], [8]], session.empty_cache(3), logits_to_keep=2)
+        >>> cache.lengths, np.isnan(logits[:, :, 0]).tolist()
+        ((3, 0, 1), [[False, False], [True, True], [True, False]])
         """
-        ids = self.check_ids(ids)
-        B, T = ids.shape
-        self._check_cache(cache, B, T)
-        P = cache.length
-        feeds = {
-            "input_ids": ids,
-            "attention_mask": np.ones((B, P + T), dtype=np.int64),
-            "position_ids": np.tile(np.arange(P, P + T, dtype=np.int64), (B, 1)),
-        }
-        binding = self.inference.io_binding()
-        for name, array in feeds.items():
-            binding.bind_cpu_input(name, array)
-        for name, tensor in zip(_cache_names("past_key_values", cache), _tensors(cache), strict=True):
-            binding.bind_ortvalue_input(name, tensor)
-        binding.bind_output("logits", "cpu")
-        for name in _cache_names("present", cache):
-            binding.bind_output(name, self.provider.device)
-        self.inference.run_with_iobinding(binding)
-        logits, *present = binding.get_outputs()
-        layers = tuple(map(KeyValue, present[::2], present[1::2]))
-        return logits.numpy(), KeyValueCache(batch_size=B, length=P + T, layers=layers)
+        rows = self.check_ids(ids)
+        self._check_cache(cache, rows)
+        _check_count("logits_to_keep", logits_to_keep, max(map(len, rows)))
+        stepped: tuple[npt.NDArray[np.float32], KeyValueCache] = self.opened.step(rows, cache, logits_to_keep)
+        return stepped
 
-    def check_ids(self, ids: npt.NDArray[np.integer] | Sequence[Sequence[int]]) -> npt.NDArray[np.int64]:
-        """`ids` as int64 [B, T]; SettingError for another shape or type, TokenIdError outside the vocabulary."""
-        array = np.asarray(ids)
-        if array.ndim != 2 or array.dtype.kind not in "iu" or array.size == 0:
-            raise SettingError(f"ids are {array.dtype} of shape {array.shape}, must be integers of shape [B, T]")
+    def check_ids(self, ids: Ids) -> list[npt.NDArray[np.int64]]:
+        """Each row's ids as int64 [T]; SettingError for anything else, TokenIdError outside the vocabulary."""
         vocab_size = self.bundle.architecture.vocab_size
-        outside = array[(array < 0) | (array >= vocab_size)]
-        if outside.size:
-            raise TokenIdError(f"token id is {outside[0]}, must be from 0 to {vocab_size - 1}")
-        return np.ascontiguousarray(array, dtype=np.int64)
+        try:
+            rows = [np.asarray(row) for row in ids]
+        except (TypeError, ValueError) as error:
+            raise SettingError(f"ids are {type(ids).__name__}, must be rows of integers: [[5, 6], [7]]") from error
+        for row in rows:
+            if row.ndim != 1 or (row.size and row.dtype.kind not in "iu"):
+                raise SettingError(f"row of ids is {row.dtype} of shape {row.shape}, must be integers of shape [T]")
+            outside = row[(row < 0) | (row >= vocab_size)]
+            if outside.size:
+                raise TokenIdError(f"token id is {outside[0]}, must be from 0 to {vocab_size - 1}")
+        if not any(row.size for row in rows):
+            raise SettingError(f"ids are {len(rows)} rows without tokens, must have one at least")
+        return [row.astype(np.int64, copy=False) for row in rows]
 
-    def _check_cache(self, cache: KeyValueCache, rows: int, new: int) -> None:
-        sizes = self.bundle.architecture
-        if cache.batch_size != rows or len(cache.layers) != sizes.n_layer:
-            has = f"{cache.batch_size} rows and {len(cache.layers)} layers"
-            raise SettingError(f"cache has {has}, the step {rows} and {sizes.n_layer}; start from empty_cache")
-        reads = cache.length + new
-        if reads > sizes.n_positions:
-            told = f"step needs {reads} positions, the model has {sizes.n_positions}"
-            raise ContextFullError(f"{told}; roll the cache back or start a new one")
+    def _check_cache(self, cache: KeyValueCache, rows: Sequence[npt.NDArray[np.int64]]) -> None:
+        if cache.owner is not self.inference:
+            raise SettingError("cache is of another session; start from empty_cache of this one")
+        if cache.batch_size != len(rows):
+            raise SettingError(f"cache has {cache.batch_size} rows, the step {len(rows)}; leave idle rows empty: []")
+        for row, (length, new) in enumerate(zip(cache.lengths, rows, strict=True)):
+            if length + len(new) > cache.capacity:
+                limit = f"the cache has {cache.capacity}, the model {self.bundle.architecture.n_positions}"
+                told = f"row {row} needs {length + len(new)} positions, {limit}"
+                raise ContextFullError(f"{told}; roll the cache back or start a new one")
 
 
-def _open_graph(path: Path, provider: Provider, threads: int) -> InferenceSession:
+def choose_graph(bundle: Bundle, provider: Provider, graph: GraphKind | None) -> GraphKind:
+    """The kind of graph to open: the one that is asked for, or else the fastest one that folder and provider have.
+
+    Raises:
+        BundleError: the folder lacks the one asked for.
+        SettingError: there is no such kind, or the provider cannot run it.
+    """
+    on_cpu = provider.name == "cpu"
+    if graph is None:
+        return "serving" if on_cpu and "serving" in bundle.graphs.get("fp32", {}) else "portable"
+    if graph not in get_args(GraphKind):
+        raise SettingError(f"graph is {graph!r}, must be {' or '.join(get_args(GraphKind))}")
+    if graph == "serving" and not on_cpu:
+        told = f"graph is 'serving', which has no float32 kernel on {provider.name} (GroupQueryAttention)"
+        raise SettingError(f"{told}; pass --graph portable")
+    head = bundle.architecture.head_dim
+    if graph == "serving" and head % HEAD_MULTIPLE:
+        told = f"heads are {head} wide, the serving graph needs a multiple of {HEAD_MULTIPLE}"
+        raise BundleError(f"{bundle.folder} has no serving graph: its {told}; pass --graph portable")
+    return graph
+
+
+def _check_count(name: str, value: object, most: int | None = None) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1 or (most is not None and value > most):
+        limit = "of at least 1" if most is None else f"from 1 to {most}"
+        raise SettingError(f"{name} is {value!r}, must be an integer {limit}")
+
+
+def _open(path: Path, provider: Provider, threads: int) -> InferenceSession:
     onnxruntime = load_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # A memory pattern is planned for one set of shapes; here the past grows with every step, and so would the plans.
+    # A memory pattern is planned for one set of shapes; here shapes vary with every prompt, and so would the plans.
     options.enable_mem_pattern = False
     options.log_severity_level = 4  # what goes wrong comes as an exception, not also on stderr
     try:
@@ -169,55 +243,3 @@ def _open_graph(path: Path, provider: Provider, threads: int) -> InferenceSessio
 
 def _specs(nodes: Sequence[NodeArg]) -> tuple[TensorSpec, ...]:
     return tuple(TensorSpec(name=node.name, type=node.type, shape=tuple(node.shape)) for node in nodes)
-
-
-def _cache_names(prefix: str, cache: KeyValueCache) -> list[str]:
-    return [f"{prefix}.{i}.{part}" for i in range(len(cache.layers)) for part in KeyValue._fields]
-
-
-def _tensors(cache: KeyValueCache) -> list[object]:
-    return [tensor for layer in cache.layers for tensor in layer]
-
-
-def _expected_inputs(sizes: Architecture) -> list[TensorSpec]:
-    rows = [
-        TensorSpec(name="input_ids", type="tensor(int64)", shape=("batch_size", "sequence_length")),
-        TensorSpec(name="attention_mask", type="tensor(int64)", shape=("batch_size", "total_sequence_length")),
-        TensorSpec(name="position_ids", type="tensor(int64)", shape=("batch_size", "sequence_length")),
-    ]
-    return rows + _expected_cache("past_key_values", "past_sequence_length", sizes)
-
-
-def _expected_outputs(sizes: Architecture) -> list[TensorSpec]:
-    shape = ("batch_size", "sequence_length", sizes.vocab_size)
-    logits = TensorSpec(name="logits", type="tensor(float)", shape=shape)
-    return [logits, *_expected_cache("present", "total_sequence_length", sizes)]
-
-
-def _expected_cache(prefix: str, length: str, sizes: Architecture) -> list[TensorSpec]:
-    shape = ("batch_size", sizes.n_head, length, sizes.head_dim)
-    return [
-        TensorSpec(name=f"{prefix}.{i}.{part}", type="tensor(float)", shape=shape)
-        for i in range(sizes.n_layer)
-        for part in KeyValue._fields
-    ]
-
-
-def _check_specs(where: str, found: Sequence[TensorSpec], expected: Sequence[TensorSpec]) -> None:
-    """Refuses a graph whose tensors differ from the expected ones in name, type, rank or a fixed axis."""
-    found_by_name = {spec.name: spec for spec in found}
-    names = [spec.name for spec in expected]
-    missing = [name for name in names if name not in found_by_name]
-    unexpected = [name for name in found_by_name if name not in names]
-    if missing or unexpected:
-        told = f"missing {', '.join(missing) or 'none'}; unexpected {', '.join(unexpected) or 'none'}"
-        raise GraphError(f"{where}s are not the portable graph's: {told}; export the folder again")
-    for spec in expected:
-        other = found_by_name[spec.name]
-        if other.type != spec.type or _fixed_axes(other.shape) != _fixed_axes(spec.shape):
-            is_, must = f"{other.type} {list(other.shape)}", f"{spec.type} {list(spec.shape)}"
-            raise GraphError(f"{where} {spec.name} is {is_}, config.json wants {must}; export the folder again")
-
-
-def _fixed_axes(shape: Sequence[int | str]) -> list[int | None]:
-    return [axis if isinstance(axis, int) else None for axis in shape]

@@ -14,8 +14,10 @@ from gpt2_runtime.bundle import Bundle
 from gpt2_runtime.detokenizer import Detokenizer
 from gpt2_runtime.errors import Gpt2RuntimeError, SettingError, TokenizerError
 from gpt2_runtime.generate import Event, Finished, FinishReason, Overflow, Timings, Token, generate
+from gpt2_runtime.lookup import LookupConfig
 from gpt2_runtime.sampling import AS_TRAINED, SamplingConfig
 from gpt2_runtime.session import Session
+from gpt2_runtime.signature import GraphKind
 from gpt2_runtime.stopping import StopStrings
 from gpt2_runtime.tokenizer import Tokenizer
 
@@ -53,6 +55,7 @@ class Settings(TypedDict, total=False):
     stop_token_ids: Collection[int] | None
     overflow: Overflow
     parse_special: bool
+    lookup: LookupConfig | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +78,7 @@ class TextGenerator:
         *,
         provider: str = "cpu",
         threads: int | None = None,
+        graph: GraphKind | None = None,
         check_hashes: bool = False,
     ) -> TextGenerator:
         """Opens a folder's graph and tokenizer. A folder without tokenizer files takes token ids only.
@@ -83,14 +87,16 @@ class TextGenerator:
             folder: what `gpt2-export make` wrote.
             provider: "cpu" or "cuda".
             threads: how many threads one operator may use; by default what affinity and quota let this process use.
+            graph: "serving" or "portable"; by default the faster one that folder and provider have.
             check_hashes: compare every file's SHA-256 with the manifest.
 
         Raises:
-            BundleError: the folder is missing or damaged.
+            BundleError: the folder is missing, damaged, or without the graph asked for.
             ProviderError: the provider is not there.
+            SettingError: `threads` or `graph` is out of range.
         """
         bundle = Bundle.open(folder, check_hashes=check_hashes)
-        session = Session.open(bundle, provider=provider, threads=threads)
+        session = Session.open(bundle, provider=provider, threads=threads, graph=graph)
         return cls(session=session, tokenizer=open_tokenizer(bundle))
 
     def stream(
@@ -104,6 +110,7 @@ class TextGenerator:
         stop_token_ids: Collection[int] | None = None,
         overflow: Overflow = "error",
         parse_special: bool = True,
+        lookup: LookupConfig | None = None,
     ) -> TextStream:
         """Continues `prompt`; the new text comes in pieces of whole characters, as soon as they are certain.
 
@@ -116,6 +123,8 @@ class TextGenerator:
             stop_token_ids: tokens that end the text; by default the folder's end-of-text token.
             overflow: "error" refuses a prompt longer than the model reads, "truncate" keeps its last tokens.
             parse_special: whether <|endoftext|> spelled out in the prompt is that token, or just text.
+            lookup: guess tokens from what followed the same words before; the text is the same, and comes sooner where
+                it repeats itself or its prompt. `completion.timings` tells how many were guessed, and how many rightly.
 
         Raises:
             PromptError: the prompt is empty, too long, or not what this folder can read.
@@ -139,6 +148,7 @@ class TextGenerator:
             rng=np.random.Generator(np.random.PCG64(seed)),
             stop_token_ids=stop_token_ids,
             overflow=overflow,
+            lookup=lookup,
         )
         read = tuple(map(int, prompt[-self.session.bundle.architecture.n_positions :]))
         return TextStream(events, self.tokenizer, StopStrings(stop), prompt_token_ids=read, seed=seed)

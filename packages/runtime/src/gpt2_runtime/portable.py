@@ -1,0 +1,106 @@
+"""The portable graph: steps of rows of one length, over a past that grows by concatenation.
+
+B rows, T new tokens, P past positions, H heads, D head size, K logits after each row, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from gpt2_runtime.bundle import Architecture
+from gpt2_runtime.cache import KeyValueCache
+from gpt2_runtime.errors import SettingError
+from gpt2_runtime.providers import load_onnxruntime
+from gpt2_runtime.signature import cache_names
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession, OrtValue
+
+# It gives logits at every position: of GPT-2's vocabulary, 1024 positions at once are 206 MB.
+PREFILL_CHUNK = 256
+
+REMEDY = "step them apart, or open the serving graph"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GrownCache(KeyValueCache):
+    """The keys and values of each layer, [B, H, P, D], on the session's device; a step makes new ones."""
+
+    tensors: tuple[OrtValue, ...]
+
+    def copy(self) -> GrownCache:
+        return self
+
+    def _shortened(self, lengths: tuple[int, ...]) -> GrownCache:
+        length = only(lengths, "rows are to be rolled back to")
+        if lengths == self.lengths:
+            return self
+        return replace(self, lengths=lengths, tensors=tuple(_cut(tensor, length) for tensor in self.tensors))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PortableGraph:
+    """The graph in onnxruntime, on the device of the session's provider."""
+
+    inference: InferenceSession
+    sizes: Architecture
+    device: str
+
+    def empty_cache(self, batch_size: int, capacity: int) -> GrownCache:
+        """Of `batch_size` rows, each with room for `capacity` tokens."""
+        OrtValue = load_onnxruntime().OrtValue
+        shape = [batch_size, self.sizes.n_head, 0, self.sizes.head_dim]
+        nothing = OrtValue.ortvalue_from_shape_and_type(shape, np.float32, self.device)
+        tensors = (nothing,) * (2 * self.sizes.n_layer)
+        return GrownCache(lengths=(0,) * batch_size, capacity=capacity, owner=self.inference, tensors=tensors)
+
+    def step(
+        self, rows: Sequence[npt.NDArray[np.int64]], cache: GrownCache, keep: int
+    ) -> tuple[npt.NDArray[np.float32], GrownCache]:
+        """Reads rows [B] of [T], which the cache has room for; logits [B, K, V]."""
+        T = only([len(row) for row in rows], "rows read")
+        ids = np.array(rows)  # [B, T]
+        parts = []
+        for start in range(0, T, PREFILL_CHUNK):
+            logits, cache = self._run(ids[:, start : start + PREFILL_CHUNK], cache)  # [B, chunk, V]
+            parts.append(logits[:, max(0, T - keep - start) :])
+        return np.concatenate(parts, axis=1), cache
+
+    def _run(self, ids: npt.NDArray[np.int64], cache: GrownCache) -> tuple[npt.NDArray[np.float32], GrownCache]:
+        """Reads ids [B, T] in one call; logits [B, T, V] on the host. The present does not leave the device."""
+        B, T = ids.shape
+        P = cache.lengths[0]
+        feeds = {
+            "input_ids": ids,
+            "attention_mask": np.ones((B, P + T), dtype=np.int64),
+            "position_ids": np.tile(np.arange(P, P + T, dtype=np.int64), (B, 1)),
+        }
+        binding = self.inference.io_binding()
+        for name, array in feeds.items():
+            binding.bind_cpu_input(name, np.ascontiguousarray(array))
+        for name, tensor in zip(cache_names("past_key_values", self.sizes.n_layer), cache.tensors, strict=True):
+            binding.bind_ortvalue_input(name, tensor)
+        binding.bind_output("logits", "cpu")
+        for name in cache_names("present", self.sizes.n_layer):
+            binding.bind_output(name, self.device)
+        self.inference.run_with_iobinding(binding)
+        logits, *present = binding.get_outputs()
+        return logits.numpy(), replace(cache, lengths=(P + T,) * B, tensors=tuple(present))
+
+
+def only(counts: Sequence[int], what: str) -> int:
+    """The number that all rows have; SettingError where they differ."""
+    if len(set(counts)) > 1:
+        told = ", ".join(map(str, counts))
+        raise SettingError(f"{what} {told} tokens, the portable graph's rows are of one length; {REMEDY}")
+    return counts[0]
+
+
+def _cut(tensor: OrtValue, length: int) -> OrtValue:
+    kept = np.ascontiguousarray(tensor.numpy()[:, :, :length])  # through the host
+    return type(tensor).ortvalue_from_numpy(kept, tensor.device_name())

@@ -1,0 +1,132 @@
+"""The serving graph: steps of rows of any lengths, over memory that past and present share.
+
+L layers, B rows, H heads, D head size, K logits after each row, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from gpt2_runtime.binding import Binding
+from gpt2_runtime.bundle import Architecture
+from gpt2_runtime.cache import KeyValueCache
+from gpt2_runtime.errors import SettingError
+from gpt2_runtime.plan import Ids, feeds, places, plan
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+Floats = npt.NDArray[np.float32]
+
+# A long text is read by so many tokens at once: their scores are [H, T, P + T], 25 MB of GPT-2, and each chunk reads
+# all weights again.
+PREFILL_CHUNK = 512
+
+# A cache keeps so many shapes of runs bound; of those that come and go with the prompts the oldest are forgotten.
+BINDINGS = 16
+
+
+class Buffers:
+    """The keys and values of all rows, in one allocation that every step writes into.
+
+    Attributes:
+        array: [L, 2, B, H, capacity + 1, D]. The last position of a row takes what is written for it while it is full
+            and idle.
+        version: how many steps have written.
+        binding: (first row, rows, tokens, logits) -> Binding.
+    """
+
+    def __init__(self, inference: InferenceSession, array: Floats) -> None:
+        @lru_cache(maxsize=BINDINGS)
+        def binding(first: int, rows: int, tokens: int, logits: int) -> Binding:
+            return Binding(inference, array[:, :, first : first + rows], tokens=tokens, logits=logits)
+
+        self.array = array
+        self.version = 0
+        self.binding: Callable[[int, int, int, int], Binding] = binding
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SharedCache(KeyValueCache):
+    """Lengths, and the buffers that they are lengths in."""
+
+    owner: InferenceSession
+    buffers: Buffers
+    version: int
+
+    def check_current(self) -> None:
+        """Refuses a value that has been stepped from."""
+        if self.version != self.buffers.version:
+            remedy = "go on with the one that the last step returned, or its rolled_back, or copy() before a step"
+            raise SettingError(f"cache is of step {self.version}, its buffers of step {self.buffers.version}; {remedy}")
+
+    def copy(self) -> SharedCache:
+        self.check_current()
+        array = untouched(self.buffers.array.shape)
+        for row, length in enumerate(self.lengths):
+            array[:, :, row, :, :length] = self.buffers.array[:, :, row, :, :length]
+        return replace(self, buffers=Buffers(self.owner, array), version=0)
+
+    def _shortened(self, lengths: tuple[int, ...]) -> SharedCache:
+        self.check_current()
+        return replace(self, lengths=lengths)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServingGraph:
+    """The graph in onnxruntime, on the CPU."""
+
+    inference: InferenceSession
+    sizes: Architecture
+
+    def empty_cache(self, batch_size: int, capacity: int) -> SharedCache:
+        """Of `batch_size` rows, each with room for `capacity` tokens."""
+        sizes = self.sizes
+        shape = (sizes.n_layer, 2, batch_size, sizes.n_head, capacity + 1, sizes.head_dim)
+        buffers = Buffers(self.inference, untouched(shape))
+        return SharedCache(
+            lengths=(0,) * batch_size, capacity=capacity, owner=self.inference, buffers=buffers, version=0
+        )
+
+    def step(self, rows: Sequence[Ids], cache: SharedCache, keep: int) -> tuple[Floats, SharedCache]:
+        """Reads rows [B] of [any length], which the cache has room for; logits [B, K, V]."""
+        cache.check_current()
+        past, new = cache.lengths, [len(row) for row in rows]
+        runs = plan(past, new, PREFILL_CHUNK)
+        cache.buffers.version += 1  # first: a step that is interrupted has written too
+        parts = []
+        for run in runs:
+            fed = feeds(run, rows, past, keep)
+            bound = cache.buffers.binding(run.first, len(run.reads), run.tokens, len(fed["logits_index"]))
+            parts.append(bound.run(fed))
+        lengths = tuple(length + count for length, count in zip(past, new, strict=True))
+        stepped = replace(cache, lengths=lengths, version=cache.buffers.version)
+        logits = parts[-1]  # [N, V]
+        if len(logits) == len(rows) * keep:
+            return logits.reshape(len(rows), keep, -1), stepped
+        gathered = np.full((len(rows), keep, self.sizes.vocab_size), np.nan, dtype=np.float32)
+        for run, part in zip(runs, parts, strict=True):
+            for place, found in zip(places(run, rows, keep), part, strict=True):
+                gathered[place] = found
+        return gathered, stepped
+
+
+def untouched(shape: Sequence[int]) -> Floats:
+    """Zeros, of which a page takes memory once it is written to.
+
+    np.zeros would ask Linux for huge pages, and the first token of each head would fill all of them.
+    """
+    private = {} if sys.platform == "win32" else {"flags": mmap.MAP_PRIVATE}  # a fork must not write into its parent's
+    pages = mmap.mmap(-1, 4 * math.prod(shape), **private)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):  # for systems that give them unasked
+        pages.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(pages, dtype=np.float32).reshape(shape)

@@ -1,0 +1,111 @@
+"""What a graph must take and give: the names, types and axes of each kind, and the refusal of a graph that differs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from gpt2_runtime.bundle import Architecture
+from gpt2_runtime.errors import GraphError
+
+GraphKind = Literal["serving", "portable"]
+PARTS = ("key", "value")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorSpec:
+    """The name, element type and axes of a graph's input or output; an axis that varies has a name."""
+
+    name: str
+    type: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signature:
+    """All inputs and outputs of a graph.
+
+    >>> sizes = session.bundle.architecture
+    >>> [spec.name for spec in Signature.of("serving", sizes).inputs][:3]
+    ['input_ids', 'position_ids', 'seqlens_k']
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    @classmethod
+    def of(cls, kind: GraphKind, sizes: Architecture) -> Signature:
+        """What the runtime needs of a graph of this kind, for a model of these sizes."""
+        return _serving(sizes) if kind == "serving" else _portable(sizes)
+
+    def check(self, where: str, expected: Signature, kind: GraphKind) -> None:
+        """Refuses, as a GraphError that begins with `where`, what differs in name, type, rank or a fixed axis."""
+        _check(f"{where}: input", kind, self.inputs, expected.inputs)
+        _check(f"{where}: output", kind, self.outputs, expected.outputs)
+
+
+def cache_names(prefix: str, n_layer: int) -> list[str]:
+    """The names of all layers' keys and values, in the graph's order.
+
+    >>> cache_names("present", 1)
+    ['present.0.key', 'present.0.value']
+    """
+    return [f"{prefix}.{layer}.{part}" for layer in range(n_layer) for part in PARTS]
+
+
+def _serving(sizes: Architecture) -> Signature:
+    return Signature(
+        inputs=(
+            TensorSpec(name="input_ids", type="tensor(int64)", shape=("batch_size", "sequence_length")),
+            TensorSpec(name="position_ids", type="tensor(int64)", shape=("batch_size", "sequence_length")),
+            TensorSpec(name="seqlens_k", type="tensor(int32)", shape=("batch_size",)),
+            TensorSpec(name="total_sequence_length", type="tensor(int32)", shape=()),
+            TensorSpec(name="logits_index", type="tensor(int64)", shape=("logits_count",)),
+            *_cache("past_key_values", "cache_length", sizes),
+        ),
+        outputs=(
+            TensorSpec(name="logits", type="tensor(float)", shape=("logits_count", sizes.vocab_size)),
+            *_cache("present", "cache_length", sizes),
+        ),
+    )
+
+
+def _portable(sizes: Architecture) -> Signature:
+    logits = ("batch_size", "sequence_length", sizes.vocab_size)
+    return Signature(
+        inputs=(
+            TensorSpec(name="input_ids", type="tensor(int64)", shape=("batch_size", "sequence_length")),
+            TensorSpec(name="attention_mask", type="tensor(int64)", shape=("batch_size", "total_sequence_length")),
+            TensorSpec(name="position_ids", type="tensor(int64)", shape=("batch_size", "sequence_length")),
+            *_cache("past_key_values", "past_sequence_length", sizes),
+        ),
+        outputs=(
+            TensorSpec(name="logits", type="tensor(float)", shape=logits),
+            *_cache("present", "total_sequence_length", sizes),
+        ),
+    )
+
+
+def _cache(prefix: str, length: str, sizes: Architecture) -> list[TensorSpec]:
+    shape = ("batch_size", sizes.n_head, length, sizes.head_dim)
+    return [TensorSpec(name=name, type="tensor(float)", shape=shape) for name in cache_names(prefix, sizes.n_layer)]
+
+
+def _check(where: str, kind: GraphKind, found: Sequence[TensorSpec], expected: Sequence[TensorSpec]) -> None:
+    found_by_name = {spec.name: spec for spec in found}
+    names = [spec.name for spec in expected]
+    missing = [name for name in names if name not in found_by_name]
+    unexpected = [name for name in found_by_name if name not in names]
+    if missing or unexpected:
+        told = f"missing {', '.join(missing) or 'none'}; unexpected {', '.join(unexpected) or 'none'}"
+        raise GraphError(f"{where}s are not the {kind} graph's: {told}; export the folder again")
+    for spec in expected:
+        other = found_by_name[spec.name]
+        if other.type != spec.type or _fixed_axes(other.shape) != _fixed_axes(spec.shape):
+            is_, must = f"{other.type} {list(other.shape)}", f"{spec.type} {list(spec.shape)}"
+            raise GraphError(f"{where} {spec.name} is {is_}, config.json wants {must}; export the folder again")
+
+
+def _fixed_axes(shape: Sequence[int | str]) -> list[int | None]:
+    return [axis if isinstance(axis, int) else None for axis in shape]

@@ -1,0 +1,88 @@
+"""Memory goes to huge pages where all of it is in use, keeps its content, and nothing else is touched."""
+
+import mmap
+import sys
+import threading
+
+import numpy as np
+import pytest
+from gpt2_runtime import hugepages
+from gpt2_runtime.hugepages import HUGE, anonymous, collapse, on_huge_pages, without
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has huge pages that a program can ask for")
+SIZE = 16 * HUGE
+
+
+def unwritten(size=SIZE):
+    return np.frombuffer(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.uint8)
+
+
+def written(size=SIZE):
+    """Memory in use: an array, and the span that it is in."""
+    array = unwritten(size)
+    # In place: what a larger temporary leaves on the heap would be new memory too.
+    array.reshape(-1, 256)[:] = np.arange(256, dtype=np.uint8)
+    return array, (array.ctypes.data, array.ctypes.data + size)
+
+
+@pytest.fixture(scope="module")
+def _collapses():
+    array, span = written()
+    if not collapse([span]) or not len(array):
+        pytest.skip("this kernel does not collapse memory to huge pages")
+
+
+@pytest.mark.usefixtures("_collapses")
+def test_memory_in_use_is_moved_and_keeps_its_content():
+    array, span = written()
+    before = array.copy()
+    assert SIZE - 2 * HUGE <= collapse([span]) <= SIZE  # what is not aligned at its ends stays
+    np.testing.assert_array_equal(array, before)
+
+
+@pytest.mark.usefixtures("_collapses")
+def test_memory_that_nobody_has_written_stays_unused():
+    array = unwritten()
+    assert collapse([(array.ctypes.data, array.ctypes.data + SIZE)]) == 0
+
+
+@pytest.mark.usefixtures("_collapses")
+def test_memory_that_is_gone_is_passed_over():
+    array, span = written()
+    del array
+    assert collapse([span, (0, HUGE)]) == 0
+
+
+def test_only_what_is_new_and_large_is_moved_and_by_a_thread(monkeypatch):
+    moved = []
+    monkeypatch.setattr(hugepages, "collapse", moved.append)
+    monkeypatch.setattr(hugepages, "LEAST", SIZE // 2)
+    old, old_span = written()
+    with on_huge_pages():
+        new, new_span = written()
+    with on_huge_pages():
+        small, _ = written(HUGE)
+    for thread in threading.enumerate():
+        if thread.name == hugepages.NAME:
+            thread.join()
+    (spans,) = moved
+    assert without([new_span], spans) == []
+    assert without([old_span], spans) == [old_span]
+    assert len(old) + len(new) + len(small)  # alive until here
+
+
+def test_where_the_system_does_not_tell_there_is_nothing_to_move(tmp_path, monkeypatch):
+    monkeypatch.setattr(hugepages, "MAPS", tmp_path / "maps")
+    assert anonymous() == []
+    with on_huge_pages():
+        pass
+
+
+def test_files_and_shared_memory_are_not_its_own(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(bytes(SIZE))
+    of_file = np.memmap(path, np.uint8, mode="r+")
+    shared = np.frombuffer(mmap.mmap(-1, SIZE), np.uint8)
+    for array in (of_file, shared):
+        span = (array.ctypes.data, array.ctypes.data + SIZE)
+        assert without([span], anonymous()) == [span]

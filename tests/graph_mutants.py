@@ -1,19 +1,30 @@
 """The mistakes that an exporter or an optimiser makes, applied to a graph that is right."""
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 Make = Callable[[onnx.GraphProto], None]
 
-MUTANTS: dict[str, Make] = {}
+
+class Mutant(NamedTuple):
+    """A mistake, and the checkpoint on which it shows."""
+
+    variant: str
+    make: Make
 
 
-def mistake(name: str) -> Callable[[Make], Make]:
+MUTANTS: dict[str, Mutant] = {}
+"""Of the portable graph."""
+SERVING: dict[str, Mutant] = {}
+
+
+def mistake(name: str, into: dict[str, Mutant] = MUTANTS, variant: str = "as published") -> Callable[[Make], Make]:
     def enter(make: Make) -> Make:
-        MUTANTS[name] = make
+        into[name] = Mutant(variant, make)
         return make
 
     return enter
@@ -33,7 +44,7 @@ def attribute(node: onnx.NodeProto, name: str) -> onnx.AttributeProto:
 
 def place(graph: onnx.GraphProto, weight: str, key: str) -> onnx.StringStringEntryProto:
     """Where a weight lies in model.safetensors: its entry for "offset" or "length"."""
-    (tensor,) = (tensor for tensor in graph.initializer if tensor.name == f"transformer.{weight}")
+    (tensor,) = (tensor for tensor in graph.initializer if tensor.name in (weight, f"transformer.{weight}"))
     (entry,) = (entry for entry in tensor.external_data if entry.key == key)
     return entry
 
@@ -50,12 +61,14 @@ def erf_gelu(graph: onnx.GraphProto) -> None:
         attribute(node, "approximate").s = b"none"
 
 
+@mistake("two layers' matrices swapped in the file of the serving graph", into=SERVING)
 @mistake("two layers' matrices swapped in the file")
 def swapped_matrices(graph: onnx.GraphProto) -> None:
     one, other = (place(graph, f"h.{layer}.attn.c_proj.weight", "offset") for layer in (0, 1))
     one.value, other.value = other.value, one.value
 
 
+@mistake("one weight's place off by one number in the serving graph", into=SERVING)
 @mistake("one weight's place off by one number")
 def shifted_place(graph: onnx.GraphProto) -> None:
     entry = place(graph, "h.1.mlp.c_fc.weight", "offset")
@@ -106,3 +119,147 @@ def no_residual(graph: onnx.GraphProto) -> None:
     stream = [node.input[0] for node in nodes(graph, "LayerNormalization")]
     (addition,) = (node for node in nodes(graph, "Add") if node.output[0] == stream[-1])
     addition.input[0] = addition.input[1]
+
+
+@mistake("LayerNorm epsilon of 1e-6 in the serving graph", into=SERVING)
+def fused_epsilon(graph: onnx.GraphProto) -> None:
+    for node in nodes(graph, "SkipLayerNormalization"):
+        attribute(node, "epsilon").f = 1e-6
+
+
+@mistake("epsilon of the last LayerNorm alone lost in the serving graph", into=SERVING, variant="epsilon")
+def last_epsilon(graph: onnx.GraphProto) -> None:
+    for node in nodes(graph, "LayerNormalization"):
+        node.attribute.remove(attribute(node, "epsilon"))
+
+
+@mistake("erf Gelu in the serving graph", into=SERVING)
+def fused_erf_gelu(graph: onnx.GraphProto) -> None:
+    for node in nodes(graph, "FastGelu"):
+        node.op_type = "BiasGelu"
+
+
+@mistake("tanh Gelu for the erf one in the serving graph", into=SERVING, variant="gelu")
+def fused_tanh_gelu(graph: onnx.GraphProto) -> None:
+    for node in nodes(graph, "BiasGelu"):
+        node.op_type = "FastGelu"
+
+
+@mistake("bias of a Gelu dropped in fusing", into=SERVING)
+def no_gelu_bias(graph: onnx.GraphProto) -> None:
+    del next(nodes(graph, "FastGelu")).input[1]
+
+
+@mistake("weight and bias of a fused LayerNorm swapped", into=SERVING)
+def swapped_fused_norm(graph: onnx.GraphProto) -> None:
+    node = next(nodes(graph, "SkipLayerNormalization"))
+    node.input[2], node.input[3] = node.input[3], node.input[2]
+
+
+@mistake("bias of a projection dropped in fusing", into=SERVING)
+def no_fused_bias(graph: onnx.GraphProto) -> None:
+    node = next(node for node in nodes(graph, "SkipLayerNormalization") if len(node.input) == 5)
+    del node.input[4]
+
+
+@mistake("the normalised stream carried on for the stream", into=SERVING)
+def normalised_stream(graph: onnx.GraphProto) -> None:
+    norm = next(nodes(graph, "SkipLayerNormalization"))
+    for node in graph.node:
+        node.input[:] = [norm.output[0] if name == norm.output[3] else name for name in node.input]
+
+
+@mistake("the residual connection of a fused LayerNorm lost", into=SERVING)
+def no_skip(graph: onnx.GraphProto) -> None:
+    node = next(node for node in nodes(graph, "SkipLayerNormalization") if len(node.input) == 5)
+    graph.initializer.append(numpy_helper.from_array(np.zeros((1, 1, 1), np.float32), "nothing"))
+    silent = helper.make_node("Mul", [node.input[1], "nothing"], ["silent"])
+    graph.node.insert(list(graph.node).index(node), silent)
+    node.input[1] = "silent"
+
+
+@mistake("scale of the attention lost in the serving graph", into=SERVING, variant="scaled by layer")
+def default_scale(graph: onnx.GraphProto) -> None:
+    for node in nodes(graph, "GroupQueryAttention"):  # the operator's own is 1/sqrt(D)
+        node.attribute.remove(attribute(node, "scale"))
+
+
+@mistake("half as many heads, each twice as wide", into=SERVING)
+def wider_heads(graph: onnx.GraphProto) -> None:
+    for node in nodes(graph, "GroupQueryAttention"):
+        for name in ("num_heads", "kv_num_heads"):
+            attribute(node, name).i //= 2
+    for value in (*graph.input, *graph.output):
+        if value.name.startswith(("past_key_values.", "present.")):
+            _, heads, _, size = value.type.tensor_type.shape.dim
+            heads.dim_value, size.dim_value = heads.dim_value // 2, size.dim_value * 2
+
+
+@mistake("attention over a window", into=SERVING)
+def window(graph: onnx.GraphProto) -> None:
+    for node in nodes(graph, "GroupQueryAttention"):
+        node.attribute.append(helper.make_attribute("local_window_size", 8))
+
+
+@mistake("queries and keys packed in the other order", into=SERVING)
+def swapped_packing(graph: onnx.GraphProto) -> None:
+    node = next(nodes(graph, "GroupQueryAttention"))
+    split = helper.make_node("Split", [node.input[0]], ["q", "k", "v"], axis=-1, num_outputs=3)
+    packed = helper.make_node("Concat", ["k", "q", "v"], ["kqv"], axis=-1)
+    at = list(graph.node).index(node)
+    node.input[0] = "kqv"
+    graph.node.insert(at, packed)
+    graph.node.insert(at, split)
+
+
+def rename(node: onnx.NodeProto, names: dict[str, str]) -> None:
+    node.input[:] = [names.get(name, name) for name in node.input]
+
+
+@mistake("the caches of two layers swapped in the serving graph", into=SERVING)
+def swapped_caches(graph: onnx.GraphProto) -> None:
+    names = {
+        f"past_key_values.{i}.{part}": f"past_key_values.{1 - i}.{part}" for i in (0, 1) for part in ("key", "value")
+    }
+    for node in nodes(graph, "GroupQueryAttention"):
+        rename(node, names)
+
+
+@mistake("keys read for values in the serving graph", into=SERVING)
+def keys_for_values(graph: onnx.GraphProto) -> None:
+    for node in nodes(graph, "GroupQueryAttention"):
+        node.input[3], node.input[4] = node.input[4], node.input[3]
+
+
+@mistake("the head read from a row below the embedding", into=SERVING)
+def shifted_head(graph: onnx.GraphProto) -> None:
+    entry = place(graph, "lm_head.weight", "offset")
+    entry.value = str(int(entry.value) + 4 * 32)
+
+
+@mistake("the head read where the tied embedding lies, although it is another", into=SERVING, variant="untied")
+def tied_head(graph: onnx.GraphProto) -> None:
+    place(graph, "lm_head.weight", "offset").value = place(graph, "wte.weight", "offset").value
+
+
+@mistake("logits of the place before the one asked for", into=SERVING)
+def place_before(graph: onnx.GraphProto) -> None:
+    graph.initializer.append(numpy_helper.from_array(np.array([1], np.int64), "one"))
+    for node in graph.node:
+        rename(node, {"logits_index": "index_before"})
+    graph.node.insert(0, helper.make_node("Sub", ["logits_index", "one"], ["index_before"]))
+
+
+@mistake("logits without the last LayerNorm", into=SERVING)
+def no_last_norm(graph: onnx.GraphProto) -> None:
+    (norm,) = nodes(graph, "LayerNormalization")
+    (head,) = nodes(graph, "Gemm")
+    head.input[0] = norm.input[0]
+
+
+@mistake("every token at the first position in the serving graph", into=SERVING)
+def one_position(graph: onnx.GraphProto) -> None:
+    graph.initializer.append(numpy_helper.from_array(np.array(0, np.int64), "first"))
+    for node in graph.node:
+        rename(node, {"position_ids": "no_positions"})
+    graph.node.insert(0, helper.make_node("Mul", ["position_ids", "first"], ["no_positions"]))

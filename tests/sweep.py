@@ -83,12 +83,9 @@ def alone(step: Step, case: Case) -> list[Array]:
 
 
 def largest_difference(reference: Step, tried: Step, case: Case) -> float:
-    """Over every logit at every place that holds text; NaN if any is NaN."""
-    found = read(tried, case)
-    return max(
-        float(np.abs(expected - row[mask == 1]).max())
-        for expected, row, mask in zip(alone(reference, case), found, case.mask, strict=True)
-    )
+    """Over every logit at every place that holds text; NaN if any is NaN (which max() of Python would lose)."""
+    rows = zip(alone(reference, case), read(tried, case), case.mask, strict=True)
+    return float(np.max([np.abs(expected - row[mask == 1]).max() for expected, row, mask in rows]))
 
 
 def assert_same_logits(

@@ -1,5 +1,6 @@
-"""Rung 2: the exported graph in plain onnxruntime says what the scratch network says."""
+"""Rung 2: both exported graphs in plain onnxruntime say what the scratch network says."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,37 @@ def test_every_config_agrees_on_every_shape(variant: str, made: Callable[[str], 
     assert_same_logits(
         backends.scratch(model),
         backends.graph(made(variant).folder / "model.onnx"),
+        vocab_size=model.config.vocab_size,
+        n_positions=model.config.n_positions,
+        atol=atol("graph", "onnxruntime cpu", "float32"),
+    )
+
+
+@pytest.mark.parametrize("variant", GRAPHS)
+def test_every_config_agrees_on_every_shape_in_the_serving_graph(variant: str, made: Callable[[str], Any]) -> None:
+    """Left- and right-padded rows too: of either, the text alone is read, into a slot of its own length."""
+    model = GPT2.from_pretrained(made(variant).source)
+    assert_same_logits(
+        backends.scratch(model),
+        backends.serving(made(variant).folder / "model_serving.onnx", model.config.n_positions),
+        vocab_size=model.config.vocab_size,
+        n_positions=model.config.n_positions,
+        atol=atol("serving graph", "onnxruntime cpu", "float32"),
+    )
+
+
+def test_heads_that_the_serving_graph_cannot_have_leave_the_portable_one_and_a_warning(
+    made: Callable[[str], Any],
+) -> None:
+    source, folder = made("heads of one")
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["graphs"] == {"fp32": {"portable": "model.onnx"}}
+    assert not (folder / "model_serving.onnx").exists()
+    assert [warning for warning in manifest["warnings"] if warning.startswith("no serving graph: heads are 1 wide")]
+    model = GPT2.from_pretrained(source)
+    assert_same_logits(
+        backends.scratch(model),
+        backends.graph(folder / "model.onnx"),
         vocab_size=model.config.vocab_size,
         n_positions=model.config.n_positions,
         atol=atol("graph", "onnxruntime cpu", "float32"),

@@ -5,13 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import backends
+import numpy as np
 import pytest
 import torch
 from checkpoints import GRAPHS
+from gpt2_export import add_graph, freeze_only
 from gpt2_model import GPT2
 from gpt2_model import generate as scratch_generate
-from gpt2_runtime import GREEDY, Session, Token
+from gpt2_runtime import GREEDY, LookupConfig, Session, Token
 from gpt2_runtime import generate as runtime_generate
+from gpt2_runtime.lookup import Ledger
 from sweep import greedy
 from transformers import GPT2LMHeadModel
 
@@ -36,9 +39,42 @@ def test_sixty_four_tokens_are_the_same_everywhere(variant: str, made: Callable[
     assert len(expected) == TOKENS
     assert list(scratch_generate(GPT2.from_pretrained(source), PROMPT, max_new_tokens=TOKENS)) == expected
     assert list(greedy(backends.graph(folder / "model.onnx"), PROMPT, TOKENS)) == expected
-    session = Session.open(folder, threads=1)
-    events = runtime_generate(session, PROMPT, max_new_tokens=TOKENS, sampling=GREEDY, stop_token_ids=())
-    assert [event.id for event in events if isinstance(event, Token)] == expected
+    for graph in ("serving", "portable"):
+        session = Session.open(folder, threads=1, graph=graph)
+        events = runtime_generate(session, PROMPT, max_new_tokens=TOKENS, sampling=GREEDY, stop_token_ids=())
+        assert [event.id for event in events if isinstance(event, Token)] == expected, graph
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Session:
+    """A model of real text, which repeats itself as a random one does not."""
+    folder = tmp_path_factory.mktemp("demo") / "folder"
+    freeze_only("demo", folder)
+    add_graph(folder)
+    return Session.open(folder, threads=1)
+
+
+@pytest.mark.parametrize("guesses", [1, 2, 3, 4, 5, 6, 7, 8, 12, 16])
+def test_lookup_writes_the_same_tokens(guesses: int, demo: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every step guesses as many, whether it pays or not."""
+    monkeypatch.setattr(Ledger, "guesses", lambda self, config: guesses)
+    rng, lengths = np.random.default_rng(0), demo.bundle.architecture.n_positions - 20
+    tokens = right = 0
+    for prompt in (rng.integers(1500, size=20).tolist() for _ in range(5)):
+        plain, *guessed = (
+            list(
+                runtime_generate(
+                    demo, prompt, max_new_tokens=lengths, sampling=GREEDY, stop_token_ids=(), lookup=lookup
+                )
+            )
+            for lookup in (None, LookupConfig(max_guesses=guesses), LookupConfig(min_ngram=1, max_guesses=guesses))
+        )
+        expected = [event.id for event in plain if isinstance(event, Token)]
+        for events in guessed:
+            assert [event.id for event in events if isinstance(event, Token)] == expected
+            tokens, right = tokens + len(expected), right + events[-1].timings.guesses_right
+    assert tokens > 2000
+    assert right > tokens / 20
 
 
 def test_both_generators_of_this_repository_stop_at_the_same_end_of_the_context(made: Callable[[str], Any]) -> None:
@@ -48,6 +84,22 @@ def test_both_generators_of_this_repository_stop_at_the_same_end_of_the_context(
     events = runtime_generate(session, PROMPT, max_new_tokens=999, sampling=GREEDY, stop_token_ids=())
     assert [event.id for event in events if isinstance(event, Token)] == whole
     assert len(whole) == session.bundle.architecture.n_positions - len(PROMPT) + 1  # the last one is not read
+
+
+def test_rows_of_a_batch_are_continued_as_each_alone(made: Callable[[str], Any]) -> None:
+    """Prompts of different lengths, decoded together, each row at its own position."""
+    source, folder = made("as published")
+    session = Session.open(folder, threads=1, graph="serving")
+    prompts = [PROMPT, [1], [7] * 20, [5, 17]]
+    logits, cache = session.step(prompts, session.empty_cache(len(prompts)))
+    found: list[list[int]] = [[] for _ in prompts]
+    for _ in range(TOKENS - 10):
+        tokens = logits[:, -1].argmax(axis=1)
+        for row, token in zip(found, tokens.tolist(), strict=True):
+            row.append(token)
+        logits, cache = session.step(tokens[:, None], cache)
+    model = GPT2.from_pretrained(source)
+    assert found == [list(scratch_generate(model, prompt, max_new_tokens=TOKENS - 10)) for prompt in prompts]
 
 
 def test_the_tokens_are_no_single_one_over_and_over(made: Callable[[str], Any]) -> None:

@@ -54,18 +54,18 @@ def chosen() -> list[Case]:
     return found
 
 
-@pytest.mark.parametrize("backend", ["scratch", "graph", "session"])
+@pytest.mark.parametrize("backend", ["scratch", "graph", "serving", "session"])
 def test_logits_are_those_of_transformers(
     backend: str, network: GPT2LMHeadModel, folder: Path, chosen: list[Case]
 ) -> None:
     tried = {
         "scratch": lambda: backends.scratch(GPT2.from_pretrained(folder)),
         "graph": lambda: backends.graph(folder / "model.onnx"),
+        "serving": lambda: backends.serving(folder / "model_serving.onnx", 1024),
         "session": lambda: backends.runtime(Session.open(folder)),
     }[backend]()
     for case in chosen:
-        if backend != "session" or case.mask.all():
-            assert_case(backends.transformers(network), tried, case, atol(*RUNG))
+        assert_case(backends.transformers(network), tried, case, atol(*RUNG))
 
 
 def test_a_mistake_is_beyond_the_tolerance_at_this_size_too(
@@ -81,6 +81,7 @@ def test_sixty_four_tokens_are_the_same_everywhere(network: GPT2LMHeadModel, fol
     expected = list(greedy(backends.transformers(network), PROMPT, TOKENS))
     assert list(scratch_generate(GPT2.from_pretrained(folder), PROMPT, max_new_tokens=TOKENS)) == expected
     assert list(greedy(backends.graph(folder / "model.onnx"), PROMPT, TOKENS)) == expected
+    assert list(greedy(backends.serving(folder / "model_serving.onnx", 1024), PROMPT, TOKENS)) == expected
     events = runtime_generate(Session.open(folder), PROMPT, max_new_tokens=TOKENS, sampling=GREEDY, stop_token_ids=())
     assert [event.id for event in events if isinstance(event, Token)] == expected
 
@@ -91,6 +92,7 @@ def test_no_weight_is_stored_twice(folder: Path) -> None:
     tensors = 4 * sum(torch.Size(shape).numel() for shape in sizes)
     assert tensors == 4 * 124_439_808
     assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) <= 1.02 * tensors
+    assert (folder / "model_serving.onnx").stat().st_size < 100_000
 
 
 def test_transformers_opens_the_folder_and_says_the_same(network: GPT2LMHeadModel, folder: Path) -> None:

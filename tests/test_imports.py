@@ -18,15 +18,20 @@ PACKAGES = Path(__file__).parent.parent / "packages"
 ARROWS = {
     "gpt2_model": "errors <- config <- gpt2 <- generate; errors <- checkpoint; gpt2, checkpoint <- weights",
     "gpt2_export": """
-        errors <- tensorfile, manifest, tokenizer; tensorfile <- graph; manifest <- bundle;
-        genai, progress, tensorfile, tokenizer <- freeze; graph, sweep <- backends; backends, progress <- verify;
-        bundle, freeze, graph, manifest, verify <- steps; freeze, graph, manifest <- inspection;
+        errors <- tensorfile, manifest, tokenizer; manifest <- bundle;
+        genai, progress, tensorfile, tokenizer <- freeze;
+        tensorfile <- initializers <- graph <- portable, serving; portable, serving, progress <- kinds;
+        kinds, sweep <- backends; backends, progress <- verify;
+        bundle, freeze, kinds, manifest, verify <- steps; freeze, kinds, manifest <- inspection;
         steps, inspection <- cli
     """,
     "gpt2_runtime": """
-        errors <- cache, document, providers, sampling, stopping; document <- bundle, vocabulary;
-        vocabulary <- tokenizer; bundle, cache, providers <- session; sampling, session <- generate;
-        generate, tokenizer, detokenizer, stopping <- text; session, tokenizer <- inspection; text, inspection <- cli
+        errors <- cache, document, providers, sampling, stopping; document <- bundle, merges <- vocabulary <- tokenizer;
+        bundle <- signature; providers, signature <- binding; bundle, binding, cache, plan <- serving;
+        cache, providers, signature <- portable; hugepages, portable, serving <- session;
+        sampling <- lookup; lookup, session <- generate;
+        generate, tokenizer, detokenizer, stopping <- text; memory, text <- loading <- inspection;
+        bundle <- roofline; memory, roofline, session <- bench; bench, inspection <- cli
     """,
 }
 NEVER = {

@@ -7,13 +7,13 @@ from typing import Any
 
 import backends
 import graph_mutants
-import numpy as np
 import onnx
 import pytest
+import session_mutants
 import torch
 from checkpoints import VARIANTS, network
 from gpt2_model import GPT2
-from gpt2_runtime import Session, session
+from gpt2_runtime import Session
 from mutants import INVISIBLE_IN_FLOAT32, MUTANTS, Mutant
 from sweep import assert_same_logits
 from tolerances import TOLERANCES, atol
@@ -51,56 +51,57 @@ def test_a_mistake_as_small_as_rounding_is_caught_in_float64_alone(
 
 @pytest.mark.parametrize("name", graph_mutants.MUTANTS)
 def test_a_mistake_in_the_graph_is_caught(name: str, made: Callable[[str], Any], tmp_path: Path) -> None:
-    reference = GPT2.from_pretrained(made("as published").source)
-    graph = onnx.load(made("as published").folder / "model.onnx", load_external_data=False)
-    graph_mutants.MUTANTS[name](graph.graph)
-    shutil.copy(made("as published").folder / "model.safetensors", tmp_path)
-    onnx.save(graph, tmp_path / "model.onnx")
+    reference, path = with_mistake(graph_mutants.MUTANTS[name], made, "model.onnx", tmp_path)
     with pytest.raises(AssertionError, match="a logit differs by"):
         assert_same_logits(
             backends.scratch(reference),
-            backends.graph(tmp_path / "model.onnx"),
+            backends.graph(path),
             vocab_size=reference.config.vocab_size,
             n_positions=reference.config.n_positions,
             atol=atol("graph", "onnxruntime cpu", "float32"),
         )
 
 
-def keys_for_values(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(session, "_tensors", lambda cache: [tensor for layer in cache.layers for tensor in layer[::-1]])
+@pytest.mark.parametrize("name", graph_mutants.SERVING)
+def test_a_mistake_in_the_serving_graph_is_caught(name: str, made: Callable[[str], Any], tmp_path: Path) -> None:
+    reference, path = with_mistake(graph_mutants.SERVING[name], made, "model_serving.onnx", tmp_path)
+    with pytest.raises(AssertionError, match="a logit differs by"):
+        assert_same_logits(
+            backends.scratch(reference),
+            backends.serving(path, reference.config.n_positions),
+            vocab_size=reference.config.vocab_size,
+            n_positions=reference.config.n_positions,
+            atol=atol("serving graph", "onnxruntime cpu", "float32"),
+        )
 
 
-def layers_reversed(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(session, "_tensors", lambda cache: [tensor for layer in cache.layers[::-1] for tensor in layer])
+def with_mistake(
+    mutant: graph_mutants.Mutant, made: Callable[[str], Any], file: str, folder: Path
+) -> tuple[GPT2, Path]:
+    """The network of a checkpoint, and its graph with a mistake, beside its weights."""
+    source, right = made(mutant.variant)
+    graph = onnx.load(right / file, load_external_data=False)
+    mutant.make(graph.graph)
+    shutil.copy(right / "model.safetensors", folder)
+    onnx.save(graph, folder / file)
+    return GPT2.from_pretrained(source), folder / file
 
 
-def positions_anew(patch: pytest.MonkeyPatch) -> None:
-    count = np.arange
-    patch.setattr(np, "arange", lambda start, stop, **named: count(0, stop - start, **named))
-
-
-SESSION_MUTANTS = {
-    "keys and values swapped in the session": keys_for_values,
-    "the cache of one layer given to another in the session": layers_reversed,
-    "positions that start anew with every step of the session": positions_anew,
-}
-
-
-@pytest.mark.parametrize("name", SESSION_MUTANTS)
+@pytest.mark.parametrize("name", session_mutants.MUTANTS)
 def test_a_mistake_in_the_session_is_caught(
     name: str, made: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = made("as published").folder
-    opened = Session.open(folder, threads=1)
-    SESSION_MUTANTS[name](monkeypatch)
+    mutant = session_mutants.MUTANTS[name]
+    session = Session.open(made("as published").folder, threads=1, graph=mutant.graph)
+    mutant.make(monkeypatch)
     with pytest.raises(AssertionError, match="a logit differs by"):
         assert_same_logits(
-            backends.graph(folder / "model.onnx"),
-            backends.runtime(opened),
-            vocab_size=opened.bundle.architecture.vocab_size,
-            n_positions=opened.bundle.architecture.n_positions,
+            backends.below(session),
+            mutant.reader(session),
+            vocab_size=session.bundle.architecture.vocab_size,
+            n_positions=session.bundle.architecture.n_positions,
             atol=atol("session", "onnxruntime cpu", "float32"),
-            padded=False,
+            padded=mutant.graph == "serving",
         )
 
 
@@ -109,7 +110,8 @@ def test_every_tolerance_has_a_victim() -> None:
         ("scratch", "float32"): MUTANTS,
         ("scratch", "float64"): INVISIBLE_IN_FLOAT32,
         ("graph", "float32"): graph_mutants.MUTANTS,
-        ("session", "float32"): SESSION_MUTANTS,
+        ("serving graph", "float32"): graph_mutants.SERVING,
+        ("session", "float32"): session_mutants.MUTANTS,
         ("full size", "float32"): MUTANTS,
     }
     for (rung, _, dtype), tolerance in TOLERANCES.items():

@@ -1,4 +1,7 @@
-"""The runtime on a GPU against the runtime on the CPU, on the committed folder; skipped where there is no GPU."""
+"""The runtime on a GPU (the portable graph) against the runtime on the CPU (the serving one), on the committed folder.
+
+Skipped where there is no GPU.
+"""
 
 import shutil
 import subprocess
@@ -6,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gpt2_runtime import GREEDY, Session, Token, generate
+from gpt2_runtime import GREEDY, LookupConfig, Session, Token, generate
+from gpt2_runtime.errors import SettingError
 
 TINY = Path(__file__).parents[2] / "packages/runtime/tests/data/tiny"
 # float32 with TF32 off; it must still catch TF32 itself, which costs 1e-2 on these weights.
@@ -37,14 +41,32 @@ def test_logits_are_the_cpus_for_prompts_steps_and_batches(sessions: tuple[Sessi
             ids = rng.integers(300, size=(batch, chunk))
             logits = []
             for number, session in enumerate(sessions):
-                found, caches[number] = session.step(ids, caches[number])
+                found, caches[number] = session.step(ids, caches[number], logits_to_keep=chunk)
                 logits.append(found)
             np.testing.assert_allclose(logits[1], logits[0], rtol=0, atol=ATOL)
 
 
+def test_the_graph_is_one_that_the_gpu_has_kernels_for(sessions: tuple[Session, Session]) -> None:
+    assert [session.graph for session in sessions] == ["serving", "portable"]
+    with pytest.raises(SettingError, match="graph is 'serving', which has no float32 kernel on cuda"):
+        Session.open(TINY, provider="cuda", graph="serving")
+
+
+def test_a_roll_back_is_never_having_stepped(sessions: tuple[Session, Session]) -> None:
+    rng = np.random.default_rng(0)
+    ids, more = rng.integers(300, size=(2, 20)), rng.integers(300, size=(2, 3))
+    logits = []
+    for session in sessions:
+        _, cache = session.step(ids, session.empty_cache(2))
+        _, cache = session.step(more[:, ::-1], cache)
+        logits.append(session.step(more, cache.rolled_back(20), logits_to_keep=3)[0])
+    np.testing.assert_allclose(logits[1], logits[0], rtol=0, atol=ATOL)
+
+
 def test_greedy_tokens_are_the_cpus(sessions: tuple[Session, Session]) -> None:
-    def tokens(session: Session) -> list[int]:
-        events = generate(session, [5, 6, 7], max_new_tokens=60, sampling=GREEDY, stop_token_ids=())
+    def tokens(session: Session, lookup: LookupConfig | None = None) -> list[int]:
+        events = generate(session, [5, 6, 7], max_new_tokens=60, sampling=GREEDY, stop_token_ids=(), lookup=lookup)
         return [event.id for event in events if isinstance(event, Token)]
 
     assert tokens(sessions[1]) == tokens(sessions[0])
+    assert tokens(sessions[1], LookupConfig()) == tokens(sessions[0])

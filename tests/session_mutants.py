@@ -1,0 +1,291 @@
+"""The mistakes that one makes in feeding a graph, applied to a session that is right."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import backends
+import numpy as np
+import pytest
+from gpt2_runtime import Session, binding, plan, portable, serving
+from sweep import Array, Step
+
+Make = Callable[[pytest.MonkeyPatch], None]
+Fed = dict[str, Array]
+
+
+class Mutant(NamedTuple):
+    """A mistake in the use of a graph, and the way of reading on which it shows."""
+
+    graph: str
+    reader: Callable[[Session], Step]
+    make: Make
+
+
+MUTANTS: dict[str, Mutant] = {}
+
+
+def mistake(
+    name: str, graph: str = "serving", reader: Callable[[Session], Step] = backends.runtime
+) -> Callable[[Make], Make]:
+    def enter(make: Make) -> Make:
+        MUTANTS[name] = Mutant(graph, reader, make)
+        return make
+
+    return enter
+
+
+def names(module: Any, prefix: str, change: Callable[[list[str]], list[str]]) -> Make:
+    """Changes the order in which a module binds the caches named `prefix`."""
+    right = module.cache_names
+
+    def wrong(called: str, n_layer: int) -> list[str]:
+        found: list[str] = right(called, n_layer)
+        return change(found) if called == prefix else found
+
+    return lambda patch: patch.setattr(module, "cache_names", wrong)
+
+
+def swapped(found: list[str]) -> list[str]:
+    return [name for pair in zip(found[1::2], found[::2], strict=True) for name in pair]
+
+
+def reversed_layers(found: list[str]) -> list[str]:
+    return [name for layer in range(len(found) - 2, -1, -2) for name in found[layer : layer + 2]]
+
+
+mistake("keys and values swapped in the session")(names(binding, "present", swapped))
+mistake("the cache of one layer given to another in the session")(names(binding, "present", reversed_layers))
+mistake("keys and values swapped in the portable session", graph="portable")(
+    names(portable, "past_key_values", swapped)
+)
+mistake("the cache of one layer given to another in the portable session", graph="portable")(
+    names(portable, "past_key_values", reversed_layers)
+)
+
+
+@mistake("positions that start anew with every step of the portable session", graph="portable")
+def portable_positions_anew(patch: pytest.MonkeyPatch) -> None:
+    count = np.arange
+    patch.setattr(np, "arange", lambda start, stop, **named: count(0, stop - start, **named))
+
+
+@mistake("a roll-back of the portable session that keeps the tensors", graph="portable", reader=backends.restless)
+def portable_not_cut(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(portable, "_cut", lambda tensor, length: tensor)
+
+
+@mistake("prefill of the portable session with the last chunk alone", graph="portable")
+def last_chunk_alone(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(portable, "PREFILL_CHUNK", 8)
+    run = portable.PortableGraph._run
+
+    def forgetting(self: Any, ids: Array, cache: Any) -> Any:
+        logits, after = run(self, ids, cache)
+        return logits, after if ids.shape[1] < 8 else cache
+
+    patch.setattr(portable.PortableGraph, "_run", forgetting)
+
+
+def fed_with(change: Callable[[Fed, plan.Run, Sequence[int]], None]) -> Make:
+    """Changes what each run of the serving graph is fed; `change` sees the run, and its rows' lengths before it."""
+
+    def make(patch: pytest.MonkeyPatch) -> None:
+        right = serving.feeds
+
+        def wrong(run: plan.Run, rows: Sequence[Array], past: Sequence[int], keep: int) -> Fed:
+            fed = right(run, rows, past, keep)
+            change(fed, run, past[run.first : run.first + len(run.reads)])
+            return fed
+
+        patch.setattr(serving, "feeds", wrong)
+
+    return make
+
+
+def counting_on(run: plan.Run) -> bool:
+    """Whether each row reads one token, or one row reads several: not the right-padded start."""
+    return run.tokens == 1 or len(run.reads) == 1
+
+
+@mistake("positions that start anew with every step of the session")
+@fed_with
+def positions_anew(fed: Fed, run: plan.Run, past: Sequence[int]) -> None:
+    fed["position_ids"][...] = np.arange(run.tokens)
+
+
+@mistake("positions that start anew with every chunk of a prompt")
+def positions_anew_in_chunks(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(serving, "PREFILL_CHUNK", 8)
+
+    @fed_with
+    def make(fed: Fed, run: plan.Run, past: Sequence[int]) -> None:
+        fed["position_ids"][...] = np.array(past)[:, None] + np.arange(run.tokens)
+
+    make(patch)
+
+
+@mistake("positions of the longest row for all rows")
+@fed_with
+def positions_of_the_longest(fed: Fed, run: plan.Run, past: Sequence[int]) -> None:
+    fed["position_ids"][...] = fed["position_ids"].max(axis=0)
+
+
+@mistake("row lengths one too large")
+@fed_with
+def lengths_too_large(fed: Fed, run: plan.Run, past: Sequence[int]) -> None:
+    if counting_on(run) and max(past):
+        fed["seqlens_k"] += 1
+        fed["total_sequence_length"] += 1
+
+
+@mistake("row lengths one too small")
+@fed_with
+def lengths_too_small(fed: Fed, run: plan.Run, past: Sequence[int]) -> None:
+    if counting_on(run) and min(past):
+        fed["seqlens_k"] -= 1
+        fed["total_sequence_length"] -= 1
+
+
+@mistake("the longest row's length for all rows")
+@fed_with
+def longest_length(fed: Fed, run: plan.Run, past: Sequence[int]) -> None:
+    fed["seqlens_k"][...] = fed["seqlens_k"].max()
+
+
+@mistake("lengths of the new tokens alone")
+@fed_with
+def new_alone(fed: Fed, run: plan.Run, past: Sequence[int]) -> None:
+    fed["seqlens_k"][...] = run.tokens - 1
+
+
+@mistake("total length of the new tokens alone, which says that the cache is empty")
+@fed_with
+def total_of_new(fed: Fed, run: plan.Run, past: Sequence[int]) -> None:
+    fed["total_sequence_length"][...] = run.tokens
+
+
+@mistake("logits of a padded row's end instead of its text's")
+@fed_with
+def padded_end(fed: Fed, run: plan.Run, past: Sequence[int]) -> None:
+    for at, place in enumerate(fed["logits_index"]):
+        row, token = divmod(int(place), run.tokens)
+        fed["logits_index"][at] = row * run.tokens + token + run.tokens - len(run.reads[row])
+
+
+@mistake("logits of the token before")
+@fed_with
+def token_before(fed: Fed, run: plan.Run, past: Sequence[int]) -> None:
+    fed["logits_index"][...] = np.maximum(fed["logits_index"] - 1, 0)
+
+
+@mistake("logits counted from the first row of the batch instead of the run's")
+def places_from_the_batch(patch: pytest.MonkeyPatch) -> None:
+    right = serving.places
+    patch.setattr(
+        serving, "places", lambda run, rows, keep: [(row - run.first, k) for row, k in right(run, rows, keep)]
+    )
+
+
+@mistake("logits of ragged rows aligned at the start")
+def aligned_at_the_start(patch: pytest.MonkeyPatch) -> None:
+    right = serving.places
+
+    def wrong(run: plan.Run, rows: Sequence[Array], keep: int) -> list[tuple[int, int]]:
+        return [(row, k - keep + min(keep, len(rows[row]))) for row, k in right(run, rows, keep)]
+
+    patch.setattr(serving, "places", wrong)
+
+
+@mistake("a roll-back that forgets to shorten", reader=backends.restless)
+def not_shortened(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(serving.SharedCache, "_shortened", lambda self, lengths: self)
+
+
+@mistake("a roll-back of all rows to the first one's length", reader=backends.restless)
+def shortened_to_the_first(patch: pytest.MonkeyPatch) -> None:
+    right = serving.SharedCache._shortened
+    patch.setattr(serving.SharedCache, "_shortened", lambda self, lengths: right(self, lengths[:1] * len(lengths)))
+
+
+@mistake("the view of a row's cache off by one row")
+def view_off_by_one(patch: pytest.MonkeyPatch) -> None:
+    class Shifted(serving.Buffers):
+        def __init__(self, inference: Any, array: Array) -> None:
+            super().__init__(inference, array)
+            right, batch = self.binding, array.shape[2]
+            self.binding = lambda first, rows, tokens, logits: right(
+                (first + 1) % batch if rows == 1 else first, rows, tokens, logits
+            )
+
+    patch.setattr(serving, "Buffers", Shifted)
+
+
+@mistake("what is computed for an idle row written over its last token", reader=backends.restless)
+@fed_with
+def idle_overwritten(fed: Fed, run: plan.Run, past: Sequence[int]) -> None:
+    for row, read in enumerate(run.reads):
+        if not read:
+            fed["seqlens_k"][row] = max(0, past[row] - 1)
+
+
+@mistake("rows of one token after the others, which loses what those have just written", reader=backends.restless)
+def one_token_last(patch: pytest.MonkeyPatch) -> None:
+    right = serving.plan
+    patch.setattr(
+        serving, "plan", lambda past, new, chunk: sorted(right(past, new, chunk), key=lambda run: run.tokens == 1)
+    )
+
+
+@mistake("padding over rows that are not empty", reader=backends.restless)
+def padded_over_a_past(patch: pytest.MonkeyPatch) -> None:
+    right = serving.plan
+    # The operator refuses several rows of several tokens, unless it is told that all are empty.
+    patch.setattr(serving, "plan", lambda past, new, chunk: right([0] * len(past), new, chunk))
+
+    @fed_with
+    def make(fed: Fed, run: plan.Run, past: Sequence[int]) -> None:
+        if not counting_on(run):
+            fed["total_sequence_length"][...] = run.tokens
+
+    make(patch)
+
+
+@mistake("a binding used again with the lengths of its first run")
+def stale_binding(patch: pytest.MonkeyPatch) -> None:
+    right = binding.Binding.run
+
+    def wrong(self: Any, feeds: Fed) -> Array:
+        self.first_feeds = getattr(self, "first_feeds", feeds)
+        kept = {name: self.first_feeds[name] for name in ("seqlens_k", "total_sequence_length")}
+        found: Array = right(self, feeds | kept)
+        return found
+
+    patch.setattr(binding.Binding, "run", wrong)
+
+
+@mistake("a binding found by its tokens alone, whatever its rows")
+def binding_of_other_rows(patch: pytest.MonkeyPatch) -> None:
+    class Mixed(serving.Buffers):
+        def __init__(self, inference: Any, array: Array) -> None:
+            super().__init__(inference, array)
+            right, first_of = self.binding, {}
+
+            def wrong(first: int, rows: int, tokens: int, logits: int) -> Any:
+                return right(first_of.setdefault((rows, tokens, logits), first), rows, tokens, logits)
+
+            self.binding = wrong
+
+    patch.setattr(serving, "Buffers", Mixed)
+
+
+@mistake("logits that the next step overwrites")
+def logits_reused(patch: pytest.MonkeyPatch) -> None:
+    right, kept = binding.Binding.run, {}
+
+    def wrong(self: Any, feeds: Fed) -> Array:
+        found = right(self, feeds)
+        buffer: Array = kept.setdefault(found.shape, found)
+        buffer[...] = found
+        return buffer
+
+    patch.setattr(binding.Binding, "run", wrong)

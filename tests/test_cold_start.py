@@ -1,0 +1,47 @@
+"""From the command to its first token: what `gpt2-runtime generate` loads, and how long it takes after its imports."""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import gpt2_export
+import pytest
+
+# The command in a clean interpreter, after the import of what it depends on. Seconds of the processor and not of the
+# clock: how busy the machine is with other things is not what is asked.
+PROGRAM = """
+import json, sys, time
+import numpy, onnxruntime, tiktoken, click
+start = time.process_time()
+from gpt2_runtime.cli import main
+main(sys.argv[1:], standalone_mode=False)
+seconds = time.process_time() - start
+files = {name: getattr(module, "__file__", None) or "" for name, module in sys.modules.items()}
+loaded = {name.partition(".")[0] for name, file in files.items() if "site-packages" in file}
+slow = {"importlib.metadata", "http.client", "ssl", "asyncio", "statistics", "multiprocessing", "unittest"}
+print(json.dumps({"seconds": seconds, "loaded": sorted(loaded), "slow": sorted(slow & files.keys())}))
+"""
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("demo") / "folder"
+    gpt2_export.make("demo", folder)
+    options = ["generate", str(folder), "ROMEO:", "--max-new-tokens", "1", "--threads", "1"]
+    # The median of three: the first one may find cold files.
+    runs = [
+        subprocess.run([sys.executable, "-c", PROGRAM, *options], capture_output=True, check=True) for _ in range(3)
+    ]
+    told = [json.loads(run.stdout.splitlines()[-1]) for run in runs]
+    return sorted(told, key=lambda run: run["seconds"])[1]
+
+
+def test_the_demo_speaks_within_a_second_of_its_imports(found: dict[str, Any]) -> None:
+    assert found["seconds"] < 1
+
+
+def test_nothing_is_loaded_that_is_not_needed(found: dict[str, Any]) -> None:
+    ours = {"gpt2_runtime"} & set(found["loaded"])  # it is outside of site-packages where it is installed editable
+    assert set(found["loaded"]) - ours - {"_distutils_hack", "regex"} == {"numpy", "onnxruntime", "tiktoken", "click"}
+    assert found["slow"] == []

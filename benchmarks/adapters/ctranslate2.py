@@ -1,0 +1,83 @@
+"""CTranslate2: its own model specification, filled from the checkpoint as its GPT-2 loader does, and its Generator.
+
+Its converter for transformers would bring torch into this environment, and then `import ctranslate2` imports torch too.
+"""
+
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from protocol import Generated, serve
+
+from adapters.tensors import dummy_tokens, read_config, read_tensors
+
+COMPUTE_TYPES = {"fp32": "float32", "int8": "int8_float32"}
+
+
+class CTranslate2:
+    def convert(self, checkpoint: str, target: str, precision: str) -> None:
+        from ctranslate2.specs import Activation, TransformerDecoderModelSpec
+
+        config, tensors = read_config(checkpoint), read_tensors(checkpoint)
+        spec = TransformerDecoderModelSpec.from_config(
+            config["n_layer"], config["n_head"], pre_norm=True, activation=Activation.GELUTanh
+        )
+        decoder = spec.decoder
+        decoder.scale_embeddings = False
+        decoder.embeddings.weight = decoder.projection.weight = tensors["wte.weight"]
+        decoder.position_encodings.encodings = tensors["wpe.weight"]
+        set_norm(decoder.layer_norm, tensors, "ln_f")
+        for index, layer in enumerate(decoder.layer):
+            set_norm(layer.self_attention.layer_norm, tensors, f"h.{index}.ln_1")
+            set_linear(layer.self_attention.linear[0], tensors, f"h.{index}.attn.c_attn")
+            set_linear(layer.self_attention.linear[1], tensors, f"h.{index}.attn.c_proj")
+            set_norm(layer.ffn.layer_norm, tensors, f"h.{index}.ln_2")
+            set_linear(layer.ffn.linear_0, tensors, f"h.{index}.mlp.c_fc")
+            set_linear(layer.ffn.linear_1, tensors, f"h.{index}.mlp.c_proj")
+        spec.register_vocabulary(dummy_tokens(config["vocab_size"]))
+        spec.config.bos_token = spec.config.eos_token = spec.config.unk_token = "t0"
+        spec.config.layer_norm_epsilon = config["layer_norm_epsilon"]
+        spec.validate()
+        spec.optimize(quantization=COMPUTE_TYPES[precision])
+        Path(target).mkdir()
+        spec.save(target)
+
+    def load(self, model: str, precision: str, threads: int) -> None:
+        from ctranslate2 import Generator
+
+        self.generator = Generator(
+            model, device="cpu", compute_type=COMPUTE_TYPES[precision], inter_threads=1, intra_threads=threads
+        )
+
+    def generate(self, prompts: list[list[int]], new_tokens: int) -> Generated:
+        first: list[float] = []
+
+        def note_first(step: Any) -> bool:
+            if step.step == 0:
+                first.append(perf_counter())
+            return False
+
+        start = perf_counter()
+        results = self.generator.generate_batch(
+            [[f"t{token}" for token in prompt] for prompt in prompts],
+            max_length=new_tokens,
+            end_token=[],
+            beam_size=1,
+            include_prompt_in_result=False,  # with it the prompt is read token by token
+            callback=note_first,
+        )
+        end = perf_counter()
+        return Generated([result.sequences_ids[0] for result in results], (start, first[-1], end))
+
+
+def set_norm(spec: Any, tensors: dict[str, Any], name: str) -> None:
+    spec.gamma, spec.beta = tensors[f"{name}.weight"], tensors[f"{name}.bias"]
+
+
+def set_linear(spec: Any, tensors: dict[str, Any], name: str) -> None:
+    """The file holds Conv1D weights [in, out], CTranslate2 wants [out, in]."""
+    spec.weight, spec.bias = tensors[f"{name}.weight"].T, tensors[f"{name}.bias"]
+
+
+if __name__ == "__main__":
+    serve(CTranslate2())

@@ -1,0 +1,48 @@
+"""gpt2_runtime: one prompt as a user would generate, a batch through the session's steps."""
+
+from time import perf_counter
+
+from protocol import Generated, serve
+
+
+class Ours:
+    """The folder that gpt2-export makes is opened as it is; the driver made it."""
+
+    def load(self, model: str, precision: str, threads: int) -> None:
+        from gpt2_runtime import Session
+
+        if precision != "fp32":
+            raise ValueError(f"the session opens fp32 graphs alone, not {precision}")
+        self.session = Session.open(model, threads=threads)
+
+    def generate(self, prompts: list[list[int]], new_tokens: int) -> Generated:
+        return self.one(prompts[0], new_tokens) if len(prompts) == 1 else self.batch(prompts, new_tokens)
+
+    def one(self, prompt: list[int], new_tokens: int) -> Generated:
+        from gpt2_runtime import GREEDY, Token, generate
+
+        ids: list[int] = []
+        start = first = perf_counter()
+        for event in generate(self.session, prompt, max_new_tokens=new_tokens, sampling=GREEDY, stop_token_ids=()):
+            if isinstance(event, Token):
+                if not ids:
+                    first = perf_counter()
+                ids.append(event.id)
+        return Generated([ids], (start, first, perf_counter()))
+
+    def batch(self, prompts: list[list[int]], new_tokens: int) -> Generated:
+        import numpy as np
+
+        start = perf_counter()
+        cache = self.session.empty_cache(batch_size=len(prompts), capacity=len(prompts[0]) + new_tokens)
+        logits, cache = self.session.step(prompts, cache)
+        steps = [logits[:, -1].argmax(-1)]  # [B]
+        first = perf_counter()
+        for _ in range(new_tokens - 1):
+            logits, cache = self.session.step(steps[-1][:, None], cache)  # [B, 1, V]
+            steps.append(logits[:, -1].argmax(-1))
+        return Generated(np.stack(steps, axis=1).tolist(), (start, first, perf_counter()))
+
+
+if __name__ == "__main__":
+    serve(Ours())

@@ -1,0 +1,103 @@
+"""The same weights for everybody: a checkpoint of random ones, our folder, and what each peer converts it to."""
+
+import json
+import shutil
+import struct
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from environments import digest, environment_key
+from peers import HERE, OURS, PRECISIONS, ROOT, Peer
+from processes import Adapter, PeerError, run
+
+
+class Models:
+    """Everything that is made once and kept: `folder`/checkpoint, and one folder a peer and precision."""
+
+    def __init__(self, folder: Path, logs: Path) -> None:
+        self.folder, self.logs = folder, logs
+        self.checkpoint = folder / "checkpoint"
+
+    def make_checkpoint(self) -> Path:
+        """transformers' GPT-2 of 124M parameters, as its initialiser makes it from a fixed seed."""
+
+        def make(target: Path) -> None:
+            run([sys.executable, str(HERE / "checkpoint.py"), str(target)], log=self.logs / "checkpoint.log")
+
+        return self._kept("checkpoint", {"code": digest([HERE / "checkpoint.py"])}, make)
+
+    def make_ours(self) -> Path:
+        """The folder that `gpt2-export make` makes of the checkpoint, by the packages of this checkout."""
+
+        def make(target: Path) -> None:
+            program = Path(sys.executable).with_name("gpt2-export")
+            run([str(program), "make", str(self.checkpoint), str(target)], log=self.logs / "export.log")
+
+        sources = [*(ROOT / "packages/model/src").rglob("*.py"), *(ROOT / "packages/export/src").rglob("*.py")]
+        return self._kept(OURS, {"code": digest(sources)}, make)
+
+    def convert(self, peer: Peer, precision: str, python: Path) -> Path:
+        """The peer's own form of the checkpoint, made by its adapter."""
+
+        def make(target: Path) -> None:
+            log = self.logs / f"{peer.name}-{precision}-convert.log"
+            with Adapter(python, peer.name, threads=2, log=log) as adapter:
+                adapter.ask("convert", checkpoint=str(self.checkpoint), target=str(target), precision=precision)
+
+        adapters = HERE / "adapters"
+        key = environment_key(peer) | {"code": digest([adapters / f"{peer.name}.py", adapters / "tensors.py"])}
+        return self._kept(f"{peer.name}-{precision}", key, make)
+
+    def _kept(self, name: str, key: dict[str, str], make: Callable[[Path], None]) -> Path:
+        """`folder`/`name`, made again where its key, or the checkpoint it was made from, is another."""
+        path, marker = self.folder / name, self.folder / f"{name}.json"
+        parent = self.folder / "checkpoint.json"
+        if name != "checkpoint":
+            key = key | {"checkpoint": digest([parent])}
+        if path.exists() and marker.is_file() and json.loads(marker.read_text()) == key:
+            return path
+        marker.unlink(missing_ok=True)
+        remove(path)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=f".{name}.", dir=self.folder) as partial:
+            made = Path(partial) / "model"
+            make(made)
+            if not made.exists():
+                raise PeerError(f"{name}: nothing was made")
+            made.rename(path)
+        marker.write_text(json.dumps(key))
+        return path
+
+
+def remove(path: Path) -> None:
+    """A folder, a link or nothing."""
+    if path.is_symlink():
+        path.unlink()
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def our_precisions(folder: Path) -> list[str]:
+    """The precision classes whose graph the folder has."""
+    graphs = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["graphs"]
+    return [precision for precision in PRECISIONS if precision in graphs]
+
+
+def megabytes(folder: Path) -> float:
+    """The files of a model, links followed."""
+    return sum(file.stat().st_size for file in folder.resolve().rglob("*") if file.is_file()) / 1e6
+
+
+def bytes_a_token(folder: Path) -> int:
+    """What decoding one token has to read in float32: every weight but the embeddings, of which it reads a row.
+
+    GPT-2's head is its token embedding, and is read whole, unless the file has a head beside it.
+    """
+    with (folder / "model.safetensors").open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    names = {name.removeprefix("transformer."): entry["data_offsets"] for name, entry in header.items()}
+    unread = {"wpe.weight"} | ({"wte.weight"} if "lm_head.weight" in names else set())
+    return sum(end - start for name, (start, end) in names.items() if name not in unread)

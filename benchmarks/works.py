@@ -1,0 +1,75 @@
+"""What is measured: the works every runtime does, the prompts they do them on, the figures that come of it."""
+
+import random
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """`rows` prompts of `prompt` tokens, continued by `new` tokens each as one batch."""
+
+    rows: int
+    prompt: int
+    new: int
+
+    def prompts(self, vocabulary: int) -> list[list[int]]:
+        """Random ids, the same for every runtime and in every round.
+
+        >>> Work(rows=2, prompt=3, new=1).prompts(10)
+        [[6, 6, 0], [4, 8, 7]]
+        """
+        rng = random.Random(0)
+        return [[rng.randrange(vocabulary) for _ in range(self.prompt)] for _ in range(self.rows)]
+
+
+WORKS = {
+    "decode": Work(rows=1, prompt=32, new=128),
+    "context": Work(rows=1, prompt=896, new=100),
+    "prefill": Work(rows=1, prompt=512, new=1),
+    "batch": Work(rows=8, prompt=32, new=64),
+    # In a fresh process: up to the first token, then all of `decode` for the memory that alone takes.
+    "start": Work(rows=1, prompt=32, new=1),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A number in the table, and which way it is better."""
+
+    title: str
+    unit: str
+    digits: int = 0
+    larger_is_better: bool = False
+
+    def ratio(self, ours: float, theirs: float) -> float:
+        """How many times better ours is.
+
+        >>> FIGURES["decode"].ratio(50, 40), FIGURES["prefill"].ratio(500, 400)
+        (1.25, 0.8)
+        """
+        return ours / theirs if self.larger_is_better else theirs / ours
+
+    def text(self, value: float) -> str:
+        return f"{value:,.{self.digits}f}"
+
+
+FIGURES = {
+    "decode": Figure(title="decode, 32 + 128 tokens", unit="tokens/s", larger_is_better=True),
+    "context": Figure(title="decode at 900, 896 + 100", unit="tokens/s", larger_is_better=True),
+    "prefill": Figure(title="first token of 512", unit="ms"),
+    "batch": Figure(title="batch, 8 x (32 + 64)", unit="tokens/s", larger_is_better=True),
+    "start": Figure(title="start to first token", unit="s", digits=2),
+    "memory": Figure(title="peak RSS, decode alone", unit="MB"),
+    "memory_highest": Figure(title="peak RSS, all works", unit="MB"),
+}
+
+
+def speed(name: str, work: Work, first_token_seconds: float, decode_seconds: float) -> float:
+    """The figure of a work: tokens a second after the first, over all rows; for `prefill`, milliseconds to the first.
+
+    >>> speed("batch", Work(rows=8, prompt=32, new=64), 0.1, 2.0)
+    252.0
+    """
+    if name == "prefill":
+        return first_token_seconds * 1000
+    return work.rows * (work.new - 1) / decode_seconds

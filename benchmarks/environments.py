@@ -3,12 +3,13 @@
 import hashlib
 import importlib.metadata
 import json
+import os
 import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from peers import ROOT, Peer
+from peers import Peer
 from processes import run
 
 INSTALLED = "installed.json"  # written last: without it an environment is made anew
@@ -27,8 +28,9 @@ def prepare(peer: Peer, folder: Path, log: Path) -> Path:
         return python
     shutil.rmtree(folder, ignore_errors=True)
     run([sys.executable, "-m", "venv", str(folder)], log=log)
-    constraints = ["--constraint", str(ROOT / "constraints.txt")]
-    run([str(python), "-m", "pip", "install", "--no-input", *constraints, *peer.requirements], log=log)
+    # peers.toml pins what decides a number; the constraints of the test environments are of other versions.
+    unconstrained = {name: value for name, value in os.environ.items() if name != "PIP_CONSTRAINT"}
+    run([str(python), "-m", "pip", "install", "--no-input", *peer.requirements], log=log, env=unconstrained)
     marker.write_text(json.dumps(key))
     return python
 

@@ -19,6 +19,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import onnxruntime
 from gpt2_runtime import Bundle
+from gpt2_runtime.engine import Engine
 from gpt2_runtime.hugepages import on_huge_pages
 from gpt2_runtime.serving import ServingGraph
 
@@ -55,7 +56,8 @@ def profile(options: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
         settings.profile_file_prefix = str(Path(folder) / "profile")
         with on_huge_pages():
             inference = onnxruntime.InferenceSession(str(bundle.graph("fp32", "serving")), settings)
-        steps(ServingGraph(inference=inference, sizes=bundle.architecture), options)
+        engine = Engine(lambda packed: inference, [], packed=True)
+        steps(ServingGraph(engine=engine, sizes=bundle.architecture), options)
         told = json.loads(Path(inference.end_profiling()).read_text(encoding="utf-8"))
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for event in told:

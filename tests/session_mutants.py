@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import backends
 import numpy as np
 import pytest
-from gpt2_runtime import Session, binding, plan, portable, serving
+from gpt2_runtime import Session, binding, engine, plan, portable, serving
 from sweep import Array, Step
 
 Make = Callable[[pytest.MonkeyPatch], None]
@@ -209,15 +210,13 @@ def shortened_to_the_first(patch: pytest.MonkeyPatch) -> None:
 
 @mistake("the view of a row's cache off by one row")
 def view_off_by_one(patch: pytest.MonkeyPatch) -> None:
-    class Shifted(serving.Buffers):
-        def __init__(self, inference: Any, array: Array) -> None:
-            super().__init__(inference, array)
-            right, batch = self.binding, array.shape[2]
-            self.binding = lambda first, rows, tokens, logits: right(
-                (first + 1) % batch if rows == 1 else first, rows, tokens, logits
-            )
+    right = engine.Engine.binding
 
-    patch.setattr(serving, "Buffers", Shifted)
+    def wrong(self: Any, buffers: engine.Buffers, first: int, rows: int, tokens: int, logits: int) -> Any:
+        shifted = (first + 1) % buffers.array.shape[2] if rows == 1 else first
+        return right(self, buffers, shifted, rows, tokens, logits)
+
+    patch.setattr(engine.Engine, "binding", wrong)
 
 
 @mistake("what is computed for an idle row written over its last token", reader=backends.restless)
@@ -265,17 +264,13 @@ def stale_binding(patch: pytest.MonkeyPatch) -> None:
 
 @mistake("a binding found by its tokens alone, whatever its rows")
 def binding_of_other_rows(patch: pytest.MonkeyPatch) -> None:
-    class Mixed(serving.Buffers):
-        def __init__(self, inference: Any, array: Array) -> None:
-            super().__init__(inference, array)
-            right, first_of = self.binding, {}
+    right, first_of = engine.Engine.binding, WeakKeyDictionary[engine.Buffers, dict[tuple[int, ...], int]]()
 
-            def wrong(first: int, rows: int, tokens: int, logits: int) -> Any:
-                return right(first_of.setdefault((rows, tokens, logits), first), rows, tokens, logits)
+    def wrong(self: Any, buffers: engine.Buffers, first: int, rows: int, tokens: int, logits: int) -> Any:
+        found = first_of.setdefault(buffers, {}).setdefault((rows, tokens, logits), first)
+        return right(self, buffers, found, rows, tokens, logits)
 
-            self.binding = wrong
-
-    patch.setattr(serving, "Buffers", Mixed)
+    patch.setattr(engine.Engine, "binding", wrong)
 
 
 @mistake("logits that the next step overwrites")

@@ -1,4 +1,4 @@
-"""Rung 3: the runtime's session says what its graph says in plain onnxruntime, on both graphs."""
+"""Rung 3: the runtime's session says what its graph says in plain onnxruntime, on both graphs, packed and not."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import backends
 import pytest
 from checkpoints import GRAPHS
-from gpt2_runtime import Session
+from gpt2_runtime import Session, engine
 from sweep import Step, assert_same_logits
 from tolerances import atol
 
@@ -23,6 +23,16 @@ def check(session: Session, reader: Callable[[Session], Step]) -> None:
         atol=atol("session", "onnxruntime cpu", "float32"),
         padded=session.graph == "serving",
     )
+
+
+@pytest.mark.parametrize("variant", GRAPHS)
+def test_weights_as_they_lie_in_the_file_are_the_same_weights(
+    variant: str, made: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "UNPACKED_TOKENS", 10**9)
+    session = Session.open(made(variant).folder, threads=1, graph="serving", prepack=False)
+    check(session, backends.runtime)
+    assert not session.opened.engine.packed
 
 
 @pytest.mark.parametrize("reader", READERS)

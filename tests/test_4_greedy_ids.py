@@ -39,10 +39,10 @@ def test_sixty_four_tokens_are_the_same_everywhere(variant: str, made: Callable[
     assert len(expected) == TOKENS
     assert list(scratch_generate(GPT2.from_pretrained(source), PROMPT, max_new_tokens=TOKENS)) == expected
     assert list(greedy(backends.graph(folder / "model.onnx"), PROMPT, TOKENS)) == expected
-    for graph in ("serving", "portable"):
-        session = Session.open(folder, threads=1, graph=graph)
+    for opened in ({"graph": "serving"}, {"graph": "serving", "prepack": False}, {"graph": "portable"}):
+        session = Session.open(folder, threads=1, **opened)
         events = runtime_generate(session, PROMPT, max_new_tokens=TOKENS, sampling=GREEDY, stop_token_ids=())
-        assert [event.id for event in events if isinstance(event, Token)] == expected, graph
+        assert [event.id for event in events if isinstance(event, Token)] == expected, opened
 
 
 @pytest.fixture(scope="module")

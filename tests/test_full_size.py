@@ -9,7 +9,7 @@ import pytest
 import torch
 from gpt2_model import GPT2
 from gpt2_model import generate as scratch_generate
-from gpt2_runtime import GREEDY, Session, Token
+from gpt2_runtime import GREEDY, Session, Token, engine
 from gpt2_runtime import generate as runtime_generate
 from mutants import MUTANTS
 from safetensors import safe_open
@@ -54,15 +54,17 @@ def chosen() -> list[Case]:
     return found
 
 
-@pytest.mark.parametrize("backend", ["scratch", "graph", "serving", "session"])
+@pytest.mark.parametrize("backend", ["scratch", "graph", "serving", "session", "session, not packed"])
 def test_logits_are_those_of_transformers(
-    backend: str, network: GPT2LMHeadModel, folder: Path, chosen: list[Case]
+    backend: str, network: GPT2LMHeadModel, folder: Path, chosen: list[Case], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(engine, "UNPACKED_TOKENS", 10**9)
     tried = {
         "scratch": lambda: backends.scratch(GPT2.from_pretrained(folder)),
         "graph": lambda: backends.graph(folder / "model.onnx"),
         "serving": lambda: backends.serving(folder / "model_serving.onnx", 1024),
         "session": lambda: backends.runtime(Session.open(folder)),
+        "session, not packed": lambda: backends.runtime(Session.open(folder, prepack=False)),
     }[backend]()
     for case in chosen:
         assert_case(backends.transformers(network), tried, case, atol(*RUNG))
@@ -82,8 +84,10 @@ def test_sixty_four_tokens_are_the_same_everywhere(network: GPT2LMHeadModel, fol
     assert list(scratch_generate(GPT2.from_pretrained(folder), PROMPT, max_new_tokens=TOKENS)) == expected
     assert list(greedy(backends.graph(folder / "model.onnx"), PROMPT, TOKENS)) == expected
     assert list(greedy(backends.serving(folder / "model_serving.onnx", 1024), PROMPT, TOKENS)) == expected
-    events = runtime_generate(Session.open(folder), PROMPT, max_new_tokens=TOKENS, sampling=GREEDY, stop_token_ids=())
-    assert [event.id for event in events if isinstance(event, Token)] == expected
+    for prepack in (True, False):  # False: packed on the way
+        session = Session.open(folder, prepack=prepack)
+        events = runtime_generate(session, PROMPT, max_new_tokens=TOKENS, sampling=GREEDY, stop_token_ids=())
+        assert [event.id for event in events if isinstance(event, Token)] == expected
 
 
 def test_no_weight_is_stored_twice(folder: Path) -> None:

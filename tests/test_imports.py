@@ -27,7 +27,7 @@ ARROWS = {
     """,
     "gpt2_runtime": """
         errors <- cache, document, providers, sampling, stopping; document <- bundle, merges <- vocabulary <- tokenizer;
-        bundle <- signature; providers, signature <- binding; bundle, binding, cache, plan <- serving;
+        bundle <- signature; providers, signature <- binding <- engine; bundle, cache, engine, plan <- serving;
         cache, providers, signature <- portable; hugepages, portable, serving <- session;
         sampling <- lookup; lookup, session <- generate;
         generate, tokenizer, detokenizer, stopping <- text; memory, text <- loading <- inspection;

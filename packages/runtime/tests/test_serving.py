@@ -184,17 +184,6 @@ def test_logits_are_computed_only_where_they_are_asked_for(serving, monkeypatch)
     assert scored == [0, 1, 2]
 
 
-def test_a_shape_is_bound_once_and_few_are_kept(serving):
-    _, cache = serving.step([text(0, 3)], serving.empty_cache())
-    for _ in range(20):
-        _, cache = serving.step([[5]], cache)
-    found = cache.buffers.binding.cache_info()
-    assert (found.misses, found.hits) == (2, 19)
-    for length in range(1, 60):
-        _, cache = serving.step([text(0, length)], cache.rolled_back(0))
-    assert cache.buffers.binding.cache_info().currsize == module.BINDINGS
-
-
 def test_a_cache_is_freed_with_its_last_value(serving):
     """Without the garbage collector, which may be long in coming: a cache can be 75 MB."""
     gc.disable()

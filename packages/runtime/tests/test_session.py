@@ -123,9 +123,10 @@ def test_what_is_refused_leaves_the_cache_usable(either):
 
 def test_threads_and_provider_are_set_as_asked(folder):
     session = Session.open(Bundle.open(folder), provider="cpu", threads=2)
-    options = session.inference.get_session_options()
+    inference = session.opened.inference
+    options = inference.get_session_options()
     assert (options.intra_op_num_threads, options.inter_op_num_threads, options.enable_mem_pattern) == (2, 1, False)
-    assert session.inference.get_providers() == ["CPUExecutionProvider"]
+    assert inference.get_providers() == ["CPUExecutionProvider"]
     with pytest.raises(SettingError, match="threads is 0"):
         Session.open(folder, threads=0)
     with pytest.raises(ProviderError, match="provider is 'tpu'"):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from gpt2_runtime import Session, generate
+from gpt2_runtime import Session, engine, generate
 from gpt2_runtime import serving as module
 
 WARM, REQUESTS = 200, 1000
@@ -70,7 +70,7 @@ def test_memory_is_flat_on_the_portable_graph(portable, resident):
 
 
 def test_a_table_of_bindings_without_bound_would_be_seen(serving, resident, monkeypatch):
-    monkeypatch.setattr(module, "BINDINGS", None)
+    monkeypatch.setattr(engine, "BINDINGS", None)
     assert growth(slots(serving, np.random.default_rng(0)), REQUESTS // 2, resident) > BOUND
 
 

@@ -141,7 +141,9 @@ def generate(
         raise click.UsageError("Give either PROMPT or --prompt-ids.")
     # Settings are checked before the model is loaded: a mistyped number should not cost a wait.
     sampling = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p)
-    generator = TextGenerator.open(folder, provider=provider, threads=threads, graph=graph, check_hashes=check_hashes)
+    generator = TextGenerator.open(
+        folder, provider=provider, threads=threads, graph=graph, prepack=False, check_hashes=check_hashes
+    )
     stream = generator.stream(
         _standard_input() if given == "-" else given,
         max_new_tokens=max_new_tokens,

@@ -51,6 +51,10 @@ class PortableGraph:
     sizes: Architecture
     device: str
 
+    @property
+    def owner(self) -> InferenceSession:
+        return self.inference
+
     def empty_cache(self, batch_size: int, capacity: int) -> GrownCache:
         """Of `batch_size` rows, each with room for `capacity` tokens."""
         OrtValue = load_onnxruntime().OrtValue

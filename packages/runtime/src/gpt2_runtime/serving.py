@@ -8,17 +8,16 @@ from __future__ import annotations
 import math
 import mmap
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from gpt2_runtime.binding import Binding
 from gpt2_runtime.bundle import Architecture
 from gpt2_runtime.cache import KeyValueCache
+from gpt2_runtime.engine import Buffers, Engine
 from gpt2_runtime.errors import SettingError
 from gpt2_runtime.plan import Ids, feeds, places, plan
 
@@ -31,35 +30,12 @@ Floats = npt.NDArray[np.float32]
 # all weights again.
 PREFILL_CHUNK = 512
 
-# A cache keeps so many shapes of runs bound; of those that come and go with the prompts the oldest are forgotten.
-BINDINGS = 16
-
-
-class Buffers:
-    """The keys and values of all rows, in one allocation that every step writes into.
-
-    Attributes:
-        array: [L, 2, B, H, capacity + 1, D]. The last position of a row takes what is written for it while it is full
-            and idle.
-        version: how many steps have written.
-        binding: (first row, rows, tokens, logits) -> Binding.
-    """
-
-    def __init__(self, inference: InferenceSession, array: Floats) -> None:
-        @lru_cache(maxsize=BINDINGS)
-        def binding(first: int, rows: int, tokens: int, logits: int) -> Binding:
-            return Binding(inference, array[:, :, first : first + rows], tokens=tokens, logits=logits)
-
-        self.array = array
-        self.version = 0
-        self.binding: Callable[[int, int, int, int], Binding] = binding
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SharedCache(KeyValueCache):
     """Lengths, and the buffers that they are lengths in."""
 
-    owner: InferenceSession
+    owner: Engine
     buffers: Buffers
     version: int
 
@@ -74,7 +50,7 @@ class SharedCache(KeyValueCache):
         array = untouched(self.buffers.array.shape)
         for row, length in enumerate(self.lengths):
             array[:, :, row, :, :length] = self.buffers.array[:, :, row, :, :length]
-        return replace(self, buffers=Buffers(self.owner, array), version=0)
+        return replace(self, buffers=Buffers(array), version=0)
 
     def _shortened(self, lengths: tuple[int, ...]) -> SharedCache:
         self.check_current()
@@ -85,29 +61,36 @@ class SharedCache(KeyValueCache):
 class ServingGraph:
     """The graph in onnxruntime, on the CPU."""
 
-    inference: InferenceSession
+    engine: Engine
     sizes: Architecture
+
+    @property
+    def owner(self) -> Engine:
+        return self.engine
+
+    @property
+    def inference(self) -> InferenceSession:
+        return self.engine.inference
 
     def empty_cache(self, batch_size: int, capacity: int) -> SharedCache:
         """Of `batch_size` rows, each with room for `capacity` tokens."""
         sizes = self.sizes
         shape = (sizes.n_layer, 2, batch_size, sizes.n_head, capacity + 1, sizes.head_dim)
-        buffers = Buffers(self.inference, untouched(shape))
-        return SharedCache(
-            lengths=(0,) * batch_size, capacity=capacity, owner=self.inference, buffers=buffers, version=0
-        )
+        buffers = Buffers(untouched(shape))
+        return SharedCache(lengths=(0,) * batch_size, capacity=capacity, owner=self.engine, buffers=buffers, version=0)
 
     def step(self, rows: Sequence[Ids], cache: SharedCache, keep: int) -> tuple[Floats, SharedCache]:
         """Reads rows [B] of [any length], which the cache has room for; logits [B, K, V]."""
         cache.check_current()
         past, new = cache.lengths, [len(row) for row in rows]
+        self.engine.expect(sum(new))
         runs = plan(past, new, PREFILL_CHUNK)
         cache.buffers.version += 1  # first: a step that is interrupted has written too
         parts = []
         for run in runs:
             fed = feeds(run, rows, past, keep)
-            bound = cache.buffers.binding(run.first, len(run.reads), run.tokens, len(fed["logits_index"]))
-            parts.append(bound.run(fed))
+            shape = run.first, len(run.reads), run.tokens, len(fed["logits_index"])
+            parts.append(self.engine.binding(cache.buffers, *shape).run(fed))
         lengths = tuple(length + count for length, count in zip(past, new, strict=True))
         stepped = replace(cache, lengths=lengths, version=cache.buffers.version)
         logits = parts[-1]  # [N, V]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, get_args
 
@@ -16,6 +17,7 @@ import numpy.typing as npt
 
 from gpt2_runtime.bundle import Bundle
 from gpt2_runtime.cache import KeyValueCache
+from gpt2_runtime.engine import Engine
 from gpt2_runtime.errors import BundleError, ContextFullError, GraphError, SettingError, TokenIdError
 from gpt2_runtime.hugepages import on_huge_pages
 from gpt2_runtime.portable import PortableGraph
@@ -35,6 +37,13 @@ Cache = TypeVar("Cache")
 class Graph(Protocol[Cache]):
     """A kind of graph, behind the checks."""
 
+    @property
+    def owner(self) -> object:
+        """What its caches belong to."""
+
+    @property
+    def inference(self) -> InferenceSession: ...
+
     def empty_cache(self, batch_size: int, capacity: int) -> Cache: ...
 
     def step(
@@ -44,7 +53,7 @@ class Graph(Protocol[Cache]):
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """A graph of a folder, ready to step. It holds no state: threads may share it, each with caches of its own.
+    """A graph of a folder, ready to step. It holds no text: threads may share it, each with caches of its own.
 
     Attributes:
         bundle: the folder.
@@ -64,7 +73,6 @@ class Session:
     provider: Provider
     threads: int
     signature: Signature
-    inference: InferenceSession
     opened: Graph[Any]
 
     @classmethod
@@ -75,6 +83,7 @@ class Session:
         provider: str = "cpu",
         threads: int | None = None,
         graph: GraphKind | None = None,
+        prepack: bool = True,
     ) -> Session:
         """Opens a float32 graph of the folder.
 
@@ -84,6 +93,9 @@ class Session:
             threads: how many threads one operator may use; by default what affinity and quota let this process use.
             graph: "serving" (a preallocated cache, rows of any lengths) or "portable" (standard operators, rows of
                 one length). By default the serving one on the CPU where the folder has it, the portable one elsewhere.
+            prepack: whether the serving graph's weights are packed for this processor before this returns, which is
+                most of the time that loading takes. False leaves it until the first step and a few tokens more were
+                read: the first token comes sooner, and a short text as a whole. The portable graph packs at once.
 
         Raises:
             BundleError: the folder is damaged (GraphError: its graph is not the one its config describes), or it lacks
@@ -96,25 +108,19 @@ class Session:
         kind = choose_graph(bundle, chosen, graph)
         path = bundle.graph("fp32", kind)
         threads = choose_threads(threads)
-        with on_huge_pages() if chosen.device == "cpu" else nullcontext():
-            inference = _open(path, chosen, threads)
-        signature = Signature(inputs=_specs(inference.get_inputs()), outputs=_specs(inference.get_outputs()))
         sizes = bundle.architecture
+        opened: Graph[Any]
+        if kind == "serving":
+            files = [path, bundle.files[bundle.weights["fp32"]].path]
+            engine = Engine(partial(_open, path, chosen, threads), files, packed=prepack)
+            opened = ServingGraph(engine=engine, sizes=sizes)
+        else:
+            inference = _open(path, chosen, threads, True)
+            opened = PortableGraph(inference=inference, sizes=sizes, device=chosen.device)
+        inputs, outputs = opened.inference.get_inputs(), opened.inference.get_outputs()
+        signature = Signature(inputs=_specs(inputs), outputs=_specs(outputs))
         signature.check(str(path), Signature.of(kind, sizes), kind)
-        opened: Graph[Any] = (
-            ServingGraph(inference=inference, sizes=sizes)
-            if kind == "serving"
-            else PortableGraph(inference=inference, sizes=sizes, device=chosen.device)
-        )
-        return cls(
-            bundle=bundle,
-            graph=kind,
-            provider=chosen,
-            threads=threads,
-            signature=signature,
-            inference=inference,
-            opened=opened,
-        )
+        return cls(bundle=bundle, graph=kind, provider=chosen, threads=threads, signature=signature, opened=opened)
 
     def empty_cache(self, batch_size: int = 1, *, capacity: int | None = None) -> KeyValueCache:
         """The cache before the first step of `batch_size` rows.
@@ -180,7 +186,7 @@ class Session:
         return [row.astype(np.int64, copy=False) for row in rows]
 
     def _check_cache(self, cache: KeyValueCache, rows: Sequence[npt.NDArray[np.int64]]) -> None:
-        if cache.owner is not self.inference:
+        if cache.owner is not self.opened.owner:
             raise SettingError("cache is of another session; start from empty_cache of this one")
         if cache.batch_size != len(rows):
             raise SettingError(f"cache has {cache.batch_size} rows, the step {len(rows)}; leave idle rows empty: []")
@@ -219,7 +225,7 @@ def _check_count(name: str, value: object, most: int | None = None) -> None:
         raise SettingError(f"{name} is {value!r}, must be an integer {limit}")
 
 
-def _open(path: Path, provider: Provider, threads: int) -> InferenceSession:
+def _open(path: Path, provider: Provider, threads: int, packed: bool) -> InferenceSession:
     onnxruntime = load_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -227,13 +233,16 @@ def _open(path: Path, provider: Provider, threads: int) -> InferenceSession:
     # A memory pattern is planned for one set of shapes; here shapes vary with every prompt, and so would the plans.
     options.enable_mem_pattern = False
     options.log_severity_level = 4  # what goes wrong comes as an exception, not also on stderr
+    if not packed:  # then the weights are read where the file is mapped
+        options.add_session_config_entry("session.disable_prepacking", "1")
     try:
-        inference: InferenceSession = onnxruntime.InferenceSession(
-            str(path),
-            sess_options=options,
-            providers=[(provider.execution_provider, dict(provider.options))],
-            enable_fallback=0,
-        )
+        with on_huge_pages() if packed and provider.device == "cpu" else nullcontext():
+            inference: InferenceSession = onnxruntime.InferenceSession(
+                str(path),
+                sess_options=options,
+                providers=[(provider.execution_provider, dict(provider.options))],
+                enable_fallback=0,
+            )
     except Exception as error:  # onnxruntime's errors have no common base but this one
         reason = " ".join(str(error).split())
         raise GraphError(f"{path} cannot be opened, check the folder with --check-hashes: {reason}") from error

@@ -79,6 +79,7 @@ class TextGenerator:
         provider: str = "cpu",
         threads: int | None = None,
         graph: GraphKind | None = None,
+        prepack: bool = True,
         check_hashes: bool = False,
     ) -> TextGenerator:
         """Opens a folder's graph and tokenizer. A folder without tokenizer files takes token ids only.
@@ -88,6 +89,7 @@ class TextGenerator:
             provider: "cpu" or "cuda".
             threads: how many threads one operator may use; by default what affinity and quota let this process use.
             graph: "serving" or "portable"; by default the faster one that folder and provider have.
+            prepack: False where the first token matters more than the next: see `Session.open`.
             check_hashes: compare every file's SHA-256 with the manifest.
 
         Raises:
@@ -96,7 +98,7 @@ class TextGenerator:
             SettingError: `threads` or `graph` is out of range.
         """
         bundle = Bundle.open(folder, check_hashes=check_hashes)
-        session = Session.open(bundle, provider=provider, threads=threads, graph=graph)
+        session = Session.open(bundle, provider=provider, threads=threads, graph=graph, prepack=prepack)
         return cls(session=session, tokenizer=open_tokenizer(bundle))
 
     def stream(

@@ -1,0 +1,130 @@
+"""The serving graph in onnxruntime: over the weights as they lie in their file, or packed for this processor.
+
+To pack them takes several times as long as everything else between a start and the first token, and every step after
+that is faster for it: by a third for one row, by half for eight. So an engine can be opened at once, over the mapped
+file, and pack when it is clear that more than a few tokens will be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import numpy.typing as npt
+
+from gpt2_runtime.binding import Binding
+from gpt2_runtime.errors import GraphError
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+# Read unpacked after the first step. A counted number, so that a seed's text does not hang on a clock; small, for what
+# is lost by packing after a few tokens more is less than what a short text saves by never packing.
+UNPACKED_TOKENS = 16
+
+# A cache keeps so many shapes of runs bound; of those that come and go with the prompts the oldest are forgotten.
+BINDINGS = 16
+
+Table = Callable[[int, int, int, int], Binding]
+"""(first row, rows, tokens, logits) -> Binding."""
+
+
+class Buffers:
+    """The keys and values of all rows of a cache, in one allocation that every step writes into.
+
+    Attributes:
+        array: [L, 2, B, H, capacity + 1, D]. The last position of a row takes what is written for it while it is full
+            and idle.
+        version: how many steps have written.
+    """
+
+    def __init__(self, array: npt.NDArray[np.float32]) -> None:
+        self.array = array
+        self.version = 0
+
+
+class Engine:
+    """A graph that is opened by `open_graph`, at first with its weights packed or not. Threads may share it.
+
+    Args:
+        open_graph: packed? -> onnxruntime's session.
+        files: what it reads; they must be the same when it is called again.
+        packed: whether to pack now, or after the first step and UNPACKED_TOKENS tokens more.
+    """
+
+    def __init__(self, open_graph: Callable[[bool], InferenceSession], files: Sequence[Path], *, packed: bool) -> None:
+        self._open_graph = open_graph
+        self._files = {file: _state(file) for file in files}
+        self._lock = Lock()
+        self._left: int | None = None  # tokens that are still read unpacked; not counted before the first step
+        self._inference: InferenceSession | None = open_graph(packed)
+        self._tables: WeakKeyDictionary[Buffers, Table] = WeakKeyDictionary()
+        self.packed = packed
+
+    @property
+    def inference(self) -> InferenceSession:
+        """onnxruntime's session of the moment."""
+        with self._lock:
+            return self._current()
+
+    def expect(self, tokens: int) -> None:
+        """Before a step that reads so many tokens: packs the weights where it is time.
+
+        Raises:
+            GraphError: they cannot be packed, for the folder is not what it was.
+        """
+        with self._lock:
+            if self.packed:
+                return
+            if self._left is None:
+                self._left = UNPACKED_TOKENS
+            elif tokens <= self._left:
+                self._left -= tokens
+            else:
+                self._left = 0  # should packing fail, the next step tries it again
+                self._pack()
+
+    def binding(self, buffers: Buffers, first: int, rows: int, tokens: int, logits: int) -> Binding:
+        """The graph bound to some rows of a cache, for one shape of run."""
+        with self._lock:
+            if buffers not in self._tables:
+                self._tables[buffers] = self._table(buffers.array)
+            return self._tables[buffers](first, rows, tokens, logits)
+
+    def _table(self, array: npt.NDArray[np.float32]) -> Table:
+        inference = self._current()
+
+        @lru_cache(maxsize=BINDINGS)
+        def binding(first: int, rows: int, tokens: int, logits: int) -> Binding:
+            return Binding(inference, array[:, :, first : first + rows], tokens=tokens, logits=logits)
+
+        return binding
+
+    def _pack(self) -> None:
+        for file, state in self._files.items():
+            if _state(file) != state:
+                raise GraphError(f"{file} has changed since the folder was opened; open it again")
+        # The mapped file goes before the packed copy comes, so that memory never holds both.
+        self._inference = None
+        self._tables.clear()
+        self._inference = self._open_graph(True)
+        self.packed = True
+
+    def _current(self) -> InferenceSession:
+        if self._inference is None:
+            raise GraphError("the graph could not be opened again to pack its weights; open the folder again")
+        return self._inference
+
+
+def _state(file: Path) -> tuple[int, int, int] | None:
+    """What changes with a file; None where it is gone."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns

@@ -35,7 +35,7 @@ from gpt2_export.tensorfile import FLOAT32_BYTES
 
 BATCH, SEQUENCE, CACHE, COUNT = "batch_size", "sequence_length", "cache_length", "logits_count"
 HEAD_MULTIPLE = 8  # GroupQueryAttention refuses other head sizes
-PIECE_BYTES = 20_000_000  # of the head, at most: about what any other matrix of GPT-2 has
+PIECE_BYTES = 10_000_000  # of the head, at most: about what the largest other matrix of GPT-2 has
 
 OPERATORS = """
     Add Cast Concat Constant Gather Gelu Gemm LayerNormalization MatMul Mul Relu Reshape Sigmoid

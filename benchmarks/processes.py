@@ -73,7 +73,7 @@ class Adapter:
 
     def peak_megabytes(self) -> float:
         """The highest resident memory so far, of the process and its children."""
-        return sum(_status_kilobytes(pid, "VmHWM:") for pid in process_tree(self.process.pid)) / 1000
+        return sum(_status_bytes(pid, "VmHWM:") for pid in process_tree(self.process.pid)) / 1e6
 
     def cpu_seconds(self) -> float:
         """Processor time so far, of the process and its children."""
@@ -163,10 +163,10 @@ def process_tree(pid: int) -> list[int]:
     return found
 
 
-def _status_kilobytes(pid: int, name: str) -> int:
+def _status_bytes(pid: int, name: str) -> int:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith(name):
-            return int(line.split()[1])
+            return int(line.split()[1]) * 1024  # its kB are kibibytes
     return 0
 
 

@@ -72,11 +72,13 @@ def test_a_linked_model_is_measured_where_it_lies(tmp_path):
 def test_an_environment_is_kept_while_its_requirements_stay(tmp_path, monkeypatch):
     commands = []
 
-    def fake_run(command, *, log):
+    def fake_run(command, *, log, env=None):
         commands.append(command)
+        assert "install" not in command or "PIP_CONSTRAINT" not in env  # peers are pinned by peers.toml alone
         (tmp_path / "env").mkdir(exist_ok=True)
 
     monkeypatch.setattr(environments, "run", fake_run)
+    monkeypatch.setenv("PIP_CONSTRAINT", "constraints.txt")
     peer = read_peers()["ctranslate2"]
     for each in (peer, peer, replace(peer, requirements=("ctranslate2==1",))):
         prepare(each, tmp_path / "env", tmp_path / "log")

@@ -26,7 +26,7 @@ def bench(tmp_path, monkeypatch):
 def test_every_work_is_measured_in_every_round(bench):
     records = list(bench.measure(["decode", "start"], 2))
     taken = [(record.round, record.figure) for record in records]
-    one = ["bandwidth", "decode", "bandwidth", "start", "memory"]
+    one = ["bandwidth", "decode", "bandwidth", "start", "whole", "memory"]
     assert taken == [(0, figure) for figure in one] + [(1, figure) for figure in one] + [(1, "memory_highest")]
     assert {(record.equal, record.total) for record in records if record.figure == "decode"} == {(8, 8)}
     assert all(record.value > 0 for record in records)

@@ -27,8 +27,8 @@ WORKS = {
     "context": Work(rows=1, prompt=896, new=100),
     "prefill": Work(rows=1, prompt=512, new=1),
     "batch": Work(rows=8, prompt=32, new=64),
-    # In a fresh process: up to the first token, then all of `decode` for the memory that alone takes.
-    "start": Work(rows=1, prompt=32, new=1),
+    # The same as `decode` in a fresh process: the first token, the last, and the memory that alone takes.
+    "start": Work(rows=1, prompt=32, new=128),
 }
 
 
@@ -59,6 +59,7 @@ FIGURES = {
     "prefill": Figure(title="first token of 512", unit="ms"),
     "batch": Figure(title="batch, 8 x (32 + 64)", unit="tokens/s", larger_is_better=True),
     "start": Figure(title="start to first token", unit="s", digits=2),
+    "whole": Figure(title="start to 128 tokens", unit="s", digits=2),
     "memory": Figure(title="peak RSS, decode alone", unit="MB"),
     "memory_highest": Figure(title="peak RSS, all works", unit="MB"),
 }

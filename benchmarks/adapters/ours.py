@@ -13,7 +13,8 @@ class Ours:
 
         if precision != "fp32":
             raise ValueError(f"the session opens fp32 graphs alone, not {precision}")
-        self.session = Session.open(model, threads=threads)
+        # As `gpt2-runtime generate` opens it: weights are packed once a few tokens were read.
+        self.session = Session.open(model, threads=threads, prepack=False)
 
     def generate(self, prompts: list[list[int]], new_tokens: int) -> Generated:
         return self.one(prompts[0], new_tokens) if len(prompts) == 1 else self.batch(prompts, new_tokens)

@@ -135,8 +135,8 @@ def test_a_large_head_is_cut_into_pieces_that_are_the_whole(
     assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
 
 
-def test_the_head_of_gpt2_is_eight_pieces() -> None:
-    assert serving.pieces(GPT2Config()) == 8
+def test_the_head_of_gpt2_is_sixteen_pieces() -> None:
+    assert serving.pieces(GPT2Config()) == 16
 
 
 VARIANTS: dict[str, tuple[dict[str, Any], dict[str, int]]] = {

@@ -74,7 +74,7 @@ def test_the_table_says_everything(run):
     assert (
         "| decode, 32 + 128 tokens | **1.25** (40 tokens/s; CTranslate2 32) | - | - (llama.cpp 99 tokens/s) |" in text
     )
-    assert "| llama.cpp | F32, cache F32 | differs | - | 127 of 128 | - |" in text
+    assert "| llama.cpp | F32, cache F16 | differs | - | 127 of 128 | - |" in text
     assert "| CTranslate2 | float32 | 32 (1.25) | - | 128 of 128 | - |" in text
     assert "at 80% of the roofline: each token reads 400.0 MB" in text
     assert "- openvino_genai: does not install: ERROR: no such package" in text

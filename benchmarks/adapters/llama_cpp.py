@@ -43,7 +43,7 @@ class LlamaCpp:
     def load(self, model: str, precision: str, threads: int) -> None:
         import llama_cpp
 
-        self.library, self.threads, self.precision = llama_cpp, threads, precision
+        self.library, self.threads = llama_cpp, threads
         self.contexts: dict[tuple[int, int], Any] = {}
         llama_cpp.llama_backend_init()
         self.model = llama_cpp.llama_model_load_from_file(
@@ -60,8 +60,6 @@ class LlamaCpp:
             params = self.library.llama_context_default_params()
             params.n_ctx, params.n_seq_max = rows * positions, rows
             params.n_threads = params.n_threads_batch = self.threads
-            if self.precision == "fp32":  # its default, F16, is not
-                params.type_k = params.type_v = self.library.GGML_TYPE_F32
             self.contexts[rows, positions] = self.library.llama_init_from_model(self.model, params)
         return self.contexts[rows, positions]
 

@@ -1,6 +1,8 @@
 """Memory goes to huge pages where all of it is in use, keeps its content, and nothing else is touched."""
 
+import ctypes
 import mmap
+import os
 import sys
 import threading
 
@@ -54,8 +56,13 @@ def test_memory_that_is_gone_is_passed_over():
 
 
 def test_only_what_is_new_and_large_is_moved_and_by_a_thread(monkeypatch):
-    moved = []
-    monkeypatch.setattr(hugepages, "collapse", moved.append)
+    moved, priorities = [], []
+
+    def move(spans):
+        moved.append(spans)
+        priorities.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+
+    monkeypatch.setattr(hugepages, "collapse", move)
     monkeypatch.setattr(hugepages, "LEAST", SIZE // 2)
     old, old_span = written()
     with on_huge_pages():
@@ -66,6 +73,8 @@ def test_only_what_is_new_and_large_is_moved_and_by_a_thread(monkeypatch):
         if thread.name == hugepages.NAME:
             thread.join()
     (spans,) = moved
+    assert priorities == [19]
+    assert os.getpriority(os.PRIO_PROCESS, 0) < 19
     assert without([new_span], spans) == []
     assert without([old_span], spans) == [old_span]
     assert len(old) + len(new) + len(small)  # alive until here
@@ -86,3 +95,25 @@ def test_files_and_shared_memory_are_not_its_own(tmp_path):
     for array in (of_file, shared):
         span = (array.ctypes.data, array.ctypes.data + SIZE)
         assert without([span], anonymous()) == [span]
+
+
+def test_a_slow_system_is_left_in_peace(monkeypatch):
+    class Slow:
+        moved = 0
+
+        def mincore(self, place, size, resident):
+            ctypes.memset(resident, 1, HUGE // hugepages.PAGE)
+            return 0
+
+        def madvise(self, place, size, advice):
+            self.moved += 1
+            clock[0] += 0.01  # seconds for 2 MB: 0.2 GB/s
+            return 0
+
+    clock, slow = [0.0], Slow()
+    monkeypatch.setattr(hugepages, "thread_time", lambda: clock[0])
+    monkeypatch.setattr(hugepages, "_libc", lambda: slow)
+    assert collapse([(0, 1000 * HUGE)]) == slow.moved * HUGE
+    assert 15 < slow.moved < 20
+    monkeypatch.setattr(hugepages, "SLOWEST", 100_000_000)
+    assert collapse([(0, 1000 * HUGE)]) == 1000 * HUGE

@@ -1,8 +1,8 @@
 """The serving graph in onnxruntime: over the weights as they lie in their file, or packed for this processor.
 
-To pack them takes several times as long as everything else between a start and the first token, and every step after
-that is faster for it: by a third for one row, by half for eight. So an engine can be opened at once, over the mapped
-file, and pack when it is clear that more than a few tokens will be read.
+To pack them takes longer than everything else between a start and the first token, and makes every step after that
+faster (benchmarks/variants.py tells how much). So an engine can be opened at once, over the mapped file, and pack when
+it is clear that more than a few tokens will be read.
 """
 
 from __future__ import annotations

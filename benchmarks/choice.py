@@ -1,0 +1,66 @@
+"""What choosing a token takes beside computing its logits, for settings of every kind.
+
+    python benchmarks/choice.py FOLDER
+
+It needs gpt2-runtime alone. Each choice comes right after a step, as in generation, so that it finds the processor's
+caches as the step has left them. Random weights give flat logits, of which top-p keeps tens of thousands; the same
+logits times 6 are as peaked as those of a trained model.
+"""
+
+import argparse
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import numpy as np
+from gpt2_runtime import SamplingConfig, Session
+from gpt2_runtime.sampling import sample
+
+SETTINGS = {
+    "greedy": SamplingConfig(temperature=0),
+    "as trained": SamplingConfig(),
+    "temperature 0.8": SamplingConfig(temperature=0.8),
+    "top-k 1": SamplingConfig(top_k=1),
+    "top-k 50": SamplingConfig(top_k=50),
+    "top-k 1000": SamplingConfig(top_k=1000),
+    "top-k 40,000": SamplingConfig(top_k=40_000),
+    "top-p 0.1": SamplingConfig(top_p=0.1),
+    "top-p 0.9": SamplingConfig(top_p=0.9),
+    "top-p 0.999": SamplingConfig(top_p=0.999),
+    "temperature 0.8, top-k 50, top-p 0.95": SamplingConfig(temperature=0.8, top_k=50, top_p=0.95),
+}
+SHAPES = {"flat": 1, "peaked": 6}
+CONTEXT = 32
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--rounds", type=int, default=31, help="(default: 31)")
+    parser.add_argument("--threads", type=int, default=2, help="(default: 2)")
+    options = parser.parse_args()
+    session, rng = Session.open(options.folder, threads=options.threads), np.random.default_rng(0)
+    prompt = rng.integers(session.bundle.architecture.vocab_size, size=CONTEXT)
+    _, filled = session.step([prompt], session.empty_cache())
+    steps: list[float] = []
+    choices: dict[tuple[str, str], list[float]] = {}
+    for _ in range(options.rounds):
+        for name, sampling in SETTINGS.items():
+            for shape, factor in SHAPES.items():
+                start = perf_counter()
+                logits, filled = session.step([[int(rng.integers(100))]], filled.rolled_back(CONTEXT))
+                steps.append(perf_counter() - start)
+                row = logits[0, -1] if factor == 1 else logits[0, -1] * np.float32(factor)
+                start = perf_counter()
+                sample(row, sampling, rng)
+                choices.setdefault((name, shape), []).append(perf_counter() - start)
+    step = median(steps)
+    print(f"a step: {1000 * step:.1f} ms; of it, a choice takes")
+    print(f"{'':<40}" + "".join(f"{shape:>10}" for shape in SHAPES))
+    for name in SETTINGS:
+        print(f"{name:<40}" + "".join(f"{median(choices[name, shape]) / step:>10.1%}" for shape in SHAPES))
+
+
+if __name__ == "__main__":
+    main()

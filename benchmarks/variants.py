@@ -1,0 +1,124 @@
+"""What each choice of the engine brings: the same folder opened in other ways, interleaved in one process.
+
+    python benchmarks/variants.py FOLDER
+    python benchmarks/variants.py FOLDER --rounds 9 --only "4 KB pages"
+
+It needs gpt2-runtime alone. A number is how many times as long a work takes in another way: the median over rounds of
+the ratio within a round. Above 1, the choice is right.
+"""
+
+import argparse
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from time import perf_counter, sleep
+
+import numpy as np
+import onnxruntime
+from gpt2_runtime import Bundle
+from gpt2_runtime.engine import Engine
+from gpt2_runtime.hugepages import on_huge_pages
+from gpt2_runtime.portable import PortableGraph
+from gpt2_runtime.serving import ServingGraph
+from works import WORKS, Work
+
+MEASURED = ("decode", "context", "prefill", "batch")
+STEPS = 32  # of decoding, at most, in a round
+PAUSE = 0.1  # threads that wait by spinning have gone to sleep
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """A way of opening the folder."""
+
+    kind: str = "serving"
+    entries: dict[str, str] = field(default_factory=dict)  # of onnxruntime's session
+    huge: bool = True
+    arena: bool = True
+    threads: int = 0  # more than asked for
+
+    def open(self, bundle: Bundle, threads: int) -> ServingGraph | PortableGraph:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = max(1, threads + self.threads)
+        options.enable_mem_pattern = False
+        options.enable_cpu_mem_arena = self.arena
+        for name, value in self.entries.items():
+            options.add_session_config_entry(name, value)
+        with on_huge_pages() if self.huge else nullcontext():
+            inference = onnxruntime.InferenceSession(str(bundle.graph("fp32", self.kind)), options)
+        if self.kind == "portable":
+            return PortableGraph(inference=inference, sizes=bundle.architecture, device="cpu")
+        return ServingGraph(engine=Engine(lambda packed: inference, [], packed=True), sizes=bundle.architecture)
+
+
+BASE = "as it is"
+WAYS = {
+    BASE: Way(),
+    "weights as they lie in the file": Way(entries={"session.disable_prepacking": "1"}, huge=False),
+    "4 KB pages": Way(huge=False),
+    "without onnxruntime's arena": Way(arena=False),
+    "threads that sleep at once": Way(entries={"session.intra_op.allow_spinning": "0"}),
+    "one thread less": Way(threads=-1),
+    "one thread more": Way(threads=1),
+    "the portable graph": Way(kind="portable"),
+}
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--only", action="append", choices=[way for way in WAYS if way != BASE], metavar="WAY")
+    parser.add_argument("--rounds", type=int, default=5, help="(default: 5)")
+    parser.add_argument("--threads", type=int, default=2, help="(default: 2)")
+    options = parser.parse_args()
+    bundle = Bundle.open(options.folder)
+    ratios: dict[str, dict[str, float]] = {}
+    base = opened(bundle, BASE, options.threads)
+    for name in options.only or [way for way in WAYS if way != BASE]:
+        # Two at a time: all of them together would take several gigabytes.
+        other = opened(bundle, name, options.threads)
+        ratios[name] = compare(base, other, options.rounds)
+    print(f"{'':<34}" + "".join(f"{name:>10}" for name in MEASURED))
+    for name, found in ratios.items():
+        print(f"{name:<34}" + "".join(f"{found[work]:>10.2f}" for work in MEASURED))
+
+
+def opened(bundle: Bundle, name: str, threads: int) -> Callable[[Work], float]:
+    """A way of opening, ready: it tells the seconds that a work takes."""
+    graph = WAYS[name].open(bundle, threads)
+
+    def seconds(work: Work) -> float:
+        prompts = [np.array(prompt) for prompt in work.prompts(bundle.architecture.vocab_size)]
+        cache = graph.empty_cache(work.rows, work.prompt + STEPS)
+        start = perf_counter()
+        logits, cache = graph.step(prompts, cache, 1)
+        if work.new == 1:
+            return perf_counter() - start
+        start = perf_counter()
+        for _ in range(min(STEPS, work.new - 1)):
+            logits, cache = graph.step(list(logits[:, -1].argmax(-1)[:, None]), cache, 1)
+        return perf_counter() - start
+
+    for work in MEASURED:  # once unmeasured: buffers are made, and weights are moved to huge pages
+        seconds(WORKS[work])
+    return seconds
+
+
+def compare(base: Callable[[Work], float], other: Callable[[Work], float], rounds: int) -> dict[str, float]:
+    """For each work how many times as long the other takes."""
+    found: dict[str, list[float]] = {work: [] for work in MEASURED}
+    for _ in range(rounds):
+        for work in MEASURED:
+            times = []
+            for seconds in (base, other):
+                sleep(PAUSE)
+                times.append(seconds(WORKS[work]))
+            found[work].append(times[1] / times[0])
+    return {work: median(values) for work, values in found.items()}
+
+
+if __name__ == "__main__":
+    main()

@@ -3,7 +3,8 @@
 The order and the meaning of each setting are those of transformers' `generate`. Temperature reorders nothing, so top-k
 compares the logits themselves, and only what it leaves is weighed. Up to FEW candidates the arithmetic is float64.
 Above, the exponentials are float32, for the sake of time: a probability is off by less than a millionth of all, and a
-candidate can be on the wrong side of top-p's border only where it is that near. Nothing sorts the V tokens.
+candidate can be on the wrong side of top-p's border only where it is that near, or as likely as the one at the border
+to five digits. Nothing sorts the V tokens.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ ALL = "leave it out to keep all tokens"
 
 FEW = 2048  # candidates that cost nothing to sort, or in float64
 BLOCK = 256  # a draw finds its block of weights first, then its place there
+EVERY = 32  # of so many one is sorted, to tell where a border lies among all
+GROUPS = 512  # at least; fewer are narrower than a processor's registers
 
 # Below these a float32 is denormal, for which processors take many times as long.
 LOWEST_SCORE = np.float32(-87)
@@ -96,6 +99,13 @@ class Candidates:
         weights = self.weights[where] if "weights" in self.__dict__ else None
         return replace(self, ids=self.ids[where], logits=self.logits[where], known_weights=weights)
 
+    def only(self, stays: npt.NDArray[np.bool_]) -> Candidates:
+        """The candidates of which [N] says so."""
+        if np.count_nonzero(stays) <= FEW:
+            return self.kept(np.flatnonzero(stays))
+        # To draw among zeros is faster than to gather thousands.
+        return replace(self, known_weights=self.weights * stays)
+
 
 def sample(logits: npt.NDArray[np.floating], config: SamplingConfig, rng: np.random.Generator) -> int:
     """Chooses one token id; greedy leaves `rng` untouched, anything else draws one number from it.
@@ -137,7 +147,7 @@ def keep_top_k(left: Candidates, k: int) -> Candidates:
         left = left.kept(np.flatnonzero(left.logits >= _below_kth(left.logits, k)))
     if len(left.ids) <= k:
         return left
-    return left.kept(np.flatnonzero(left.logits >= np.partition(left.logits, -k)[-k]))
+    return left.only(left.logits >= _kth(left.logits, k))
 
 
 def keep_top_p(left: Candidates, p: float) -> Candidates:
@@ -151,9 +161,7 @@ def keep_top_p(left: Candidates, p: float) -> Candidates:
     stays = left.weights >= lowest
     if ties:
         stays[np.flatnonzero(left.weights == lowest)[:ties]] = False
-    if np.count_nonzero(stays) <= FEW:
-        return left.kept(np.flatnonzero(stays))
-    return replace(left, known_weights=left.weights * stays)  # to draw among zeros is faster than to gather thousands
+    return left.only(stays)
 
 
 def probabilities(left: Candidates) -> npt.NDArray[np.float64]:
@@ -195,36 +203,57 @@ def _weights(logits: npt.NDArray[np.floating], temperature: float) -> npt.NDArra
 
 def _below_kth(logits: npt.NDArray[np.floating], k: int) -> float:
     """A logit that at least k reach and few more than k: of 4 k groups, the k-th highest of their highest."""
-    rows = len(logits) // (4 * k)
+    rows = max(1, len(logits) // max(4 * k, GROUPS))
     columns = len(logits) // rows
     highest = logits[: rows * columns].reshape(rows, columns).max(axis=0)
     return float(np.partition(highest, -k)[-k])
 
 
+def _kth(logits: npt.NDArray[np.floating], k: int) -> float:
+    """The k-th highest logit."""
+    if len(logits) > FEW:
+        # One logit in a few tells about where it is, four standard deviations to each side; the counts tell if it is.
+        some = np.sort(logits[::EVERY])
+        share = k / len(logits)
+        at, margin = int(len(some) * (1 - share)), 4 + int(4 * math.sqrt(len(some) * share * (1 - share)))
+        low, high = some[max(at - margin, 0)], some[min(at + margin, len(some) - 1)]
+        rank = k - np.count_nonzero(logits > high)
+        near = logits[np.flatnonzero((logits >= low) & (logits <= high))]
+        if 1 <= rank <= len(near):
+            return float(np.partition(near, -rank)[-rank])
+    return float(np.partition(logits, -k)[-k])
+
+
 def _border(left: Candidates, share: float) -> tuple[np.floating, int]:
     """The lowest weight that stays when the lowest go, to at most this share of all; and how many of its ties go."""
     spare = share * float(left.block_sums.sum())
-    near, below = _near_border(left.weights, spare)
+    near, below = _near_border(left, spare)
     near = np.sort(near)
     gone = int(np.searchsorted(below + np.cumsum(near, dtype=np.float64), spare, side="right"))
     gone = min(gone, len(near) - 1)
     return near[gone], gone - int(np.searchsorted(near, near[gone]))
 
 
-def _near_border(weights: npt.NDArray[np.floating], spare: float) -> tuple[npt.NDArray[np.floating], float]:
+def _near_border(left: Candidates, spare: float) -> tuple[npt.NDArray[np.floating], float]:
     """All weights of a range in which the lowest ones come to exceed `spare`, and the sum of all below that range."""
+    weights = left.weights
     if len(weights) <= FEW:
         return weights, 0.0
-    # One weight in sixteen tells where that is, four standard deviations to each side; the sums tell if it is so.
-    some = np.sort(weights[::16]).astype(np.float64)
-    at = int(np.searchsorted(np.cumsum(some), spare / 16))
+    # One weight in a few tells where that is, four standard deviations to each side; the sums tell if it is so.
+    some = np.sort(weights[::EVERY]).astype(np.float64)
+    at = int(np.searchsorted(np.cumsum(some), spare / EVERY))
     deviation = math.sqrt(np.square(some[:at]).sum()) / max(some[min(at, len(some) - 1)], TINY)
     margin = 4 + int(4 * min(deviation, len(some)))
     low = np.float32(max(some[max(at - margin, 0)], TINY))
     high = np.float32(some[at + margin] if at + margin < len(some) else 1)
     reach = weights >= low
-    below = float(np.minimum(weights, low).sum()) - float(low) * np.count_nonzero(reach)
-    near = weights[np.flatnonzero(reach & (weights <= high))]
+    count = np.count_nonzero(reach)
+    if count <= FEW:
+        near = weights[np.flatnonzero(reach)]
+        below = float(left.block_sums.sum() - near.sum(dtype=np.float64))
+    else:
+        near = weights[np.flatnonzero(reach & (weights <= high))]
+        below = float(np.minimum(weights, low).sum()) - float(low) * count
     if below <= spare < below + near.sum(dtype=np.float64):
         return near, below
     return weights, 0.0

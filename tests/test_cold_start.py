@@ -27,7 +27,8 @@ print(json.dumps({"seconds": seconds, "loaded": sorted(loaded), "slow": sorted(s
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("demo") / "folder"
-    gpt2_export.make("demo", folder)
+    gpt2_export.freeze_only("demo", folder)
+    gpt2_export.add_graph(folder)
     options = ["generate", str(folder), "ROMEO:", "--max-new-tokens", "1", "--threads", "1"]
     # The median of three: the first one may find cold files.
     runs = [

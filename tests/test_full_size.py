@@ -42,7 +42,8 @@ def network() -> GPT2LMHeadModel:
 def folder(network: GPT2LMHeadModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("full size")
     network.save_pretrained(place / "source")
-    gpt2_export.make(place / "source", place / "folder")
+    gpt2_export.freeze_only(place / "source", place / "folder")
+    gpt2_export.add_graph(place / "folder")
     return place / "folder"
 
 

@@ -139,11 +139,11 @@ def _events(
     while done < room:
         start = perf_counter()
         guesses = guesser.guess(new, room - done - 1) if guesser else []
-        read = cache.lengths[0] + len(unread)
         logits, cache = session.step([unread + guesses], cache, 1 + len(guesses))  # [1, 1 + G, V]
         tokens = accepted(logits[0], guesses, sampling, rng, stops)  # from 1 to 1 + G
         right = len(tokens) - 1
-        cache = cache.rolled_back(read + right)
+        if wrong := len(guesses) - right:
+            cache = cache.rolled_back(cache.lengths[0] - wrong)
         seconds = perf_counter() - start
         if guesser and done:  # the first step reads the prompt, and measures nothing
             guesser.learn(seconds, guesses=len(guesses), tokens=len(tokens))

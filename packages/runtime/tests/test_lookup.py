@@ -270,3 +270,11 @@ def test_a_hiccup_does_not_make_guessing_look_cheap():
     for seconds in [0.02] * 20 + [0.5] * 2:
         ledger = ledger.after(seconds=seconds, guesses=0, tokens=1)
     assert ledger.after(seconds=0.03, guesses=1, tokens=1).loss == pytest.approx(0.5)
+
+
+def test_a_hiccup_does_not_make_guessing_look_dear():
+    """Such as weights being packed meanwhile: half a second."""
+    ledger = Ledger(tokens=100, plain=(0.02,), unmeasured=0, size=4)
+    ledger = ledger.after(seconds=0.5, guesses=4, tokens=5)
+    assert (ledger.loss, ledger.costs) == (0.0, {4: 5.0})
+    assert ledger.guesses(LookupConfig()) > 0

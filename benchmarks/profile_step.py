@@ -21,7 +21,8 @@ import onnxruntime
 from gpt2_runtime import Bundle
 from gpt2_runtime.engine import Engine
 from gpt2_runtime.hugepages import on_huge_pages
-from gpt2_runtime.serving import ServingGraph
+from gpt2_runtime.plan import plan
+from gpt2_runtime.serving import PREFILL_CHUNK, ServingGraph
 
 WARM = 5  # steps that are not counted: buffers are made, and weights are moved to huge pages
 
@@ -63,8 +64,20 @@ def profile(options: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
     for event in told:
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
             found[event["args"]["op_name"]][event["name"]].append(event["dur"] / 1000)
-    # What filled the cache came first, in runs of other shapes.
-    return {operator: {n: ms[-options.steps :] for n, ms in nodes.items()} for operator, nodes in found.items()}
+    runs = len(plan([options.context] * options.rows, [options.tokens] * options.rows, PREFILL_CHUNK))
+    return {
+        operator: {n: by_step(ms, runs, options.steps) for n, ms in nodes.items()} for operator, nodes in found.items()
+    }
+
+
+def by_step(milliseconds: list[float], runs: int, steps: int) -> list[float]:
+    """A step's runs together. What filled the cache, and what warmed up, came first.
+
+    >>> by_step([9, 9, 1, 2, 3, 4], runs=2, steps=2)
+    [3, 7]
+    """
+    last = milliseconds[-runs * steps :]
+    return [sum(last[start : start + runs]) for start in range(0, len(last), runs)]
 
 
 def steps(graph: ServingGraph, options: argparse.Namespace) -> None:

@@ -17,11 +17,10 @@ from time import perf_counter, sleep
 
 import numpy as np
 import onnxruntime
-from gpt2_runtime import Bundle
+from gpt2_runtime import Bundle, serving
 from gpt2_runtime.engine import Engine
 from gpt2_runtime.hugepages import on_huge_pages
 from gpt2_runtime.portable import PortableGraph
-from gpt2_runtime.serving import ServingGraph
 from works import WORKS, Work
 
 MEASURED = ("decode", "context", "prefill", "batch")
@@ -38,8 +37,9 @@ class Way:
     huge: bool = True
     arena: bool = True
     threads: int = 0  # more than asked for
+    chunk: int = serving.PREFILL_CHUNK
 
-    def open(self, bundle: Bundle, threads: int) -> ServingGraph | PortableGraph:
+    def open(self, bundle: Bundle, threads: int) -> serving.ServingGraph | PortableGraph:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = max(1, threads + self.threads)
         options.enable_mem_pattern = False
@@ -50,7 +50,7 @@ class Way:
             inference = onnxruntime.InferenceSession(str(bundle.graph("fp32", self.kind)), options)
         if self.kind == "portable":
             return PortableGraph(inference=inference, sizes=bundle.architecture, device="cpu")
-        return ServingGraph(engine=Engine(lambda packed: inference, [], packed=True), sizes=bundle.architecture)
+        return serving.ServingGraph(engine=Engine(lambda packed: inference, [], packed=True), sizes=bundle.architecture)
 
 
 BASE = "as it is"
@@ -63,6 +63,8 @@ WAYS = {
     "one thread less": Way(threads=-1),
     "one thread more": Way(threads=1),
     "the portable graph": Way(kind="portable"),
+    "prefill in chunks of 128": Way(chunk=128),
+    "prefill in chunks of 512": Way(chunk=512),
 }
 
 
@@ -91,6 +93,7 @@ def opened(bundle: Bundle, name: str, threads: int) -> Callable[[Work], float]:
     graph = WAYS[name].open(bundle, threads)
 
     def seconds(work: Work) -> float:
+        serving.PREFILL_CHUNK = WAYS[name].chunk
         prompts = [np.array(prompt) for prompt in work.prompts(bundle.architecture.vocab_size)]
         cache = graph.empty_cache(work.rows, work.prompt + STEPS)
         start = perf_counter()

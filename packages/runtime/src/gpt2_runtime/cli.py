@@ -214,7 +214,7 @@ def bench(
 
     Prefill is the time from a prompt to its first token. Decoding is measured after several contexts and in batches,
     and as a share of the read roofline: a step reads all weights and all cached keys and values, and memory gives them
-    no faster than it is read.
+    no faster than it is read. More than all of it is reached by a model that the processor's caches hold.
 
     \b
     Examples:

@@ -2,7 +2,7 @@
 
 Runs one work after another on every runtime in turn, round after round, each runtime in its own process and its own
 environment, on the same random GPT-2 124M weights and the same token ids. Environments and converted models are made
-at the first run and kept in --work (about 8 GB; llama.cpp is compiled, which takes a quarter of an hour). Keep the
+at the first run and kept in --work (about 8 GB; llama.cpp is compiled, which takes minutes). Keep the
 machine quiet meanwhile: one process computes at a time, and ratios are taken within a round.
 """
 

@@ -7,8 +7,9 @@ from typing import Any
 import backends
 import pytest
 import torch
+import transformers
 from checkpoints import GRAPHS, WILD
-from gpt2_export import freeze_only
+from gpt2_export import freeze_only, make
 from sweep import Step, assert_same_logits
 from tolerances import atol
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -46,3 +47,12 @@ def test_every_kind_of_file_is_the_same_in_transformers(kind: str, tmp_path: Pat
     WILD[kind](source)
     freeze_only(source, folder)
     assert_same_in_transformers(source, folder)
+
+
+def test_make_compares_with_transformers_where_it_is_installed(made: Callable[[str], Any], tmp_path: Path) -> None:
+    found = make(made("as published").source, tmp_path / "folder")["parity"]["backends"]
+    (theirs,) = (
+        figures for name, figures in found.items() if name.startswith(f"transformers {transformers.__version__}")
+    )
+    assert 0 < theirs["max_logit_difference"] < atol("scratch", "torch cpu", "float32")
+    assert theirs["greedy_agreement"] == theirs["greedy_tokens"] > 0

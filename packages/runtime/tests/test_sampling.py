@@ -148,11 +148,14 @@ def test_tokens_kept_and_drawn_are_those_of_the_plain_definition(shape, size):
         ids, likely, sums = plainly(logits, **settings)
         left = candidates(logits, SamplingConfig(**settings))
         near = 1e-12 if left.weights.dtype == np.float64 else 1e-6
-        differing = set(left.ids[left.weights > 0]) ^ set(ids[likely > 1e-37])
-        for id_ in differing - set(ids[likely <= 1e-37]):
-            cumulative, weight = sums[id_]
-            # At the border, or one that float32 does not tell from the one at the border.
-            assert abs(cumulative - (1 - settings["top_p"])) < near or abs(weight - 1) < 10 * near, settings
+        kept = set(left.ids[left.weights > 0])
+        differing = kept ^ set(ids[likely > 1e-37])
+        wrong = differing - set(ids[likely <= 1e-37])
+        at_border = {id_ for id_ in wrong if abs(sums[id_][0] - (1 - settings["top_p"])) < near}
+        # Others may change places with one that float32 does not tell from them: as many come as go.
+        others = wrong - at_border
+        assert all(abs(sums[id_][1] - 1) < 10 * near for id_ in others), settings
+        assert abs(len(others & kept) - len(others - kept)) <= len(at_border), settings
         # One that differs moves all that come after it.
         slack = 3 * near + sum(sums[id_][1] * likely.min() for id_ in differing if id_ in sums)
         ends = np.cumsum(likely)

@@ -20,9 +20,11 @@ ARROWS = {
     "gpt2_export": """
         errors <- tensorfile, manifest, tokenizer; manifest <- bundle;
         genai, progress, tensorfile, tokenizer <- freeze;
-        tensorfile <- initializers <- graph <- portable, serving; portable, serving, progress <- kinds;
-        kinds, sweep <- backends; backends, progress <- verify;
-        bundle, freeze, kinds, manifest, verify <- steps; freeze, kinds, manifest <- inspection;
+        tensorfile <- initializers; blocks, initializers, smoothing <- nbits <- half <- precision <- graph;
+        graph <- portable, serving; portable, serving, progress <- kinds;
+        kinds, sweep <- backends; backends, progress <- verify; backends <- calibration;
+        activations, calibration, verify <- quality;
+        bundle, freeze, quality <- steps; bundle, freeze, kinds <- inspection;
         steps, inspection <- cli
     """,
     "gpt2_runtime": """

@@ -2,16 +2,18 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from gpt2_export import graph, make, tensorfile
+from gpt2_export import graph, make, quantize, tensorfile
 from gpt2_export.cli import main
 from gpt2_export.freeze import WEIGHTS, write_json
 from gpt2_export.kinds import KINDS
@@ -124,6 +126,27 @@ def made(source: Path, stages: list[tuple[str, int, int]], tmp_path_factory: pyt
     return out
 
 
+@pytest.fixture(scope="session")
+def quantized(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`made` with every precision, for reading; so small and wild a network may lose what it wants."""
+    folder = Path(shutil.copytree(made, tmp_path_factory.mktemp("quantized") / "out"))
+    quantize(folder, ["fp16", "int8", "int4"], max_ppl_increase=1000)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trace() -> Callable[..., Any]:
+    """`graph.trace`, which takes seconds and depends on kind and config alone: each is traced once, and cloned."""
+    once = cache(graph.trace)
+    return lambda kind, config: once(kind, config).clone()
+
+
+@pytest.fixture
+def traced_once(made: Path, trace: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that quantize; `made` itself, whose bytes are compared, comes before it."""
+    monkeypatch.setattr(graph, "trace", trace)
+
+
 @pytest.fixture
 def made_copy(made: Path, tmp_path: Path) -> Path:
     """`made`, for changing."""
@@ -140,7 +163,9 @@ def freeze_network() -> Freeze:
 
     def freeze_network(model: GPT2, folder: Path) -> None:
         tensors = {name: tensor.numpy() for name, tensor in stored_tensors(model).items()}
-        tensorfile.write(folder / WEIGHTS, {name: t.shape for name, t in tensors.items()}, tensors.values())
+        tensorfile.write(
+            folder / WEIGHTS, {name: tensorfile.Form(t.shape) for name, t in tensors.items()}, tensors.values()
+        )
         write_json(folder / "config.json", model.config.to_hf())
 
     return freeze_network

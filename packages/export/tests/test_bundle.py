@@ -23,7 +23,9 @@ FILES = {"config.json": "new", "model.safetensors": "weights"}
 def fill(folder: Path) -> None:
     for name, content in FILES.items():
         (folder / name).write_text(content)
-    document = manifest.describe(folder, source="test", revision=None, graphs={}, parity=None, warnings=[])
+    document = manifest.describe(
+        folder, source="test", revision=None, weights={}, graphs={}, parity=None, quality={}, warnings=[]
+    )
     bundle.replace_text(folder / manifest.MANIFEST, manifest.text(document))
 
 
@@ -292,3 +294,43 @@ def test_a_small_file_is_replaced_at_once_or_not_at_all(tmp_path: Path, monkeypa
         bundle.replace_text(path, "new")
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["manifest.json"]
+
+
+def test_what_joins_a_folder_was_beside_it_until_then(tmp_path: Path) -> None:
+    write(tmp_path / "out")
+    before = {path.name for path in (tmp_path / "out").iterdir()}
+    with bundle.within(tmp_path / "out", needed_bytes=1) as inside:
+        for name in ("a", "b", "not-this"):
+            (inside / name).write_text(name)
+        bundle.join(inside, tmp_path / "out", ["a", "b"])
+    assert {path.name for path in (tmp_path / "out").iterdir()} == before | {"a", "b"}
+
+
+def test_nothing_of_it_stays_when_it_fails(tmp_path: Path) -> None:
+    write(tmp_path / "out")
+    before = {path.name for path in (tmp_path / "out").iterdir()}
+
+    def fail() -> None:
+        with bundle.within(tmp_path / "out", needed_bytes=1) as inside:
+            (inside / "a").write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert {path.name for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_what_a_killed_one_left_goes_with_the_next(tmp_path: Path) -> None:
+    write(tmp_path / "out")
+    with bundle.within(tmp_path / "out", needed_bytes=1) as inside:
+        abandoned = inside.with_name(inside.name + "-killed")
+        abandoned.mkdir()
+        (abandoned / "a").write_text("half")
+    with bundle.within(tmp_path / "out", needed_bytes=1):
+        assert not abandoned.exists()
+
+
+def test_a_full_disk_is_told_before_anything_is_written(tmp_path: Path) -> None:
+    write(tmp_path / "out")
+    with pytest.raises(StorageError, match=r"out needs about .* free some"):
+        bundle.within(tmp_path / "out", needed_bytes=10**18).__enter__()

@@ -56,7 +56,8 @@ def test_make_shows_its_stages_on_stderr_and_the_numbers_on_stdout(
     run: Run, source: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The same graphs again: tracing takes seconds.
-    monkeypatch.setattr(graph, "build", lambda kind, *_: (made / kind.file).read_bytes())
+    monkeypatch.setattr(graph, "base", lambda kind, *_: (made / kind.file).read_bytes())
+    monkeypatch.setattr(graph, "finished", lambda base, *_: base)
     monkeypatch.setattr(graph, "write", lambda ready, path: path.write_bytes(ready))
     ran = run("make", source, tmp_path / "out")
     assert ran.exit_code == 0
@@ -89,7 +90,7 @@ def test_inspect_prints_one_json_object(run: Run, made: Path) -> None:
     ran = run("inspect", made, "--json", "--check-hashes")
     found = json.loads(ran.stdout)
     assert found["differences"] == []
-    assert found["graphs"]["portable"]["operators"]["MatMul"] == 12
+    assert found["graphs"]["fp32"]["portable"]["operators"]["MatMul"] == 12
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])
@@ -124,7 +125,7 @@ def test_an_interrupt_is_one_line_and_leaves_nothing(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(graph, "build", interrupt)
+    monkeypatch.setattr(graph, "base", interrupt)
     ran = run("make", source, tmp_path / "out")
     assert ran.exit_code == 130
     assert ran.stderr.splitlines()[-1] == "interrupted; nothing was left behind"
@@ -162,7 +163,7 @@ def test_a_bar_that_is_drawn_is_ended_before_the_error(
         raise GraphError("lost")
 
     monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda _: True, raising=False)
-    monkeypatch.setattr(graph, "build", fail)
+    monkeypatch.setattr(graph, "base", fail)
     ran = CliRunner().invoke(main, ["make", str(source), str(tmp_path / "out")])
     assert ran.exit_code == 1
     assert re.search(r"(\n|\r\x1b\[K)error: lost\n$", ran.stderr), ran.stderr[-80:]

@@ -124,7 +124,7 @@ def test_a_written_graph_holds_no_path_of_where_it_was_made(made: Path, kind: Ki
 def test_the_exporters_remarks_on_itself_are_not_shown(
     made: Path, kind: Kind, frozen: Path, model: GPT2, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    built = graph.build(kind, model.config, frozen, WEIGHTS)  # warnings are errors here
+    built = graph.build(kind, model.config, frozen / WEIGHTS)  # warnings are errors here
     assert capfd.readouterr() == ("", "")
     graph.write(built, frozen / kind.file)
     assert (frozen / kind.file).read_bytes() == (made / kind.file).read_bytes()

@@ -33,12 +33,14 @@ def frozen(freeze_network: Freeze, tmp_path: Path) -> Path:
 def rewrite(folder: Path, tensors: dict[str, object]) -> None:
     kept = load_file(folder / WEIGHTS) | tensors
     found = {name: tensor for name, tensor in kept.items() if tensor is not None}
-    tensorfile.write(folder / WEIGHTS, {name: tensor.shape for name, tensor in found.items()}, found.values())
+    tensorfile.write(
+        folder / WEIGHTS, {name: tensorfile.Form(tensor.shape) for name, tensor in found.items()}, found.values()
+    )
 
 
 def test_after_it_every_initializer_is_a_place_under_the_files_own_name(traced: ir.Model, frozen: Path) -> None:
     model = traced.clone()
-    refer(model, CONFIG, frozen, WEIGHTS)
+    refer(model, CONFIG, frozen / WEIGHTS)
     stored = load_file(frozen / WEIGHTS)
     weights = {name: v.const_value for name, v in model.graph.initializers.items() if name in stored}
     assert weights.keys() == stored.keys()
@@ -49,7 +51,7 @@ def test_after_it_every_initializer_is_a_place_under_the_files_own_name(traced: 
 
 def test_no_weight_is_transposed_by_the_graph(traced: ir.Model, frozen: Path) -> None:
     model = traced.clone()
-    refer(model, CONFIG, frozen, WEIGHTS)
+    refer(model, CONFIG, frozen / WEIGHTS)
     transposed = [node.inputs[0] for node in model.graph if node.op_type == "Transpose"]
     assert not [value.name for value in transposed if value is not None and value.is_initializer()]
 
@@ -57,16 +59,16 @@ def test_no_weight_is_transposed_by_the_graph(traced: ir.Model, frozen: Path) ->
 def test_a_weight_that_the_file_lacks_is_refused(traced: ir.Model, frozen: Path) -> None:
     rewrite(frozen, {"transformer.h.0.mlp.c_fc.bias": None})
     with pytest.raises(GraphError, match=r"needs transformer\.h\.0\.mlp\.c_fc\.bias, which .* does not have"):
-        refer(traced.clone(), CONFIG, frozen, WEIGHTS)
+        refer(traced.clone(), CONFIG, frozen / WEIGHTS)
 
 
 @pytest.mark.parametrize("name", ["transformer.wpe.weight", "transformer.h.0.attn.c_attn.weight"])
 def test_a_weight_of_another_shape_is_refused(traced: ir.Model, frozen: Path, name: str) -> None:
     rewrite(frozen, {name: load_file(frozen / WEIGHTS)[name].T.copy()})
     with pytest.raises(GraphError, match=rf"{re.escape(name)} has shape .* not config\.json's"):
-        refer(traced.clone(), CONFIG, frozen, WEIGHTS)
+        refer(traced.clone(), CONFIG, frozen / WEIGHTS)
 
 
 def test_a_folder_without_weights_is_refused(traced: ir.Model, tmp_path: Path) -> None:
     with pytest.raises(FolderError, match=r"model\.safetensors is not a whole safetensors file"):
-        refer(traced.clone(), CONFIG, tmp_path, WEIGHTS)
+        refer(traced.clone(), CONFIG, tmp_path / WEIGHTS)

@@ -16,11 +16,11 @@ def test_sizes_are_those_of_the_files(made: Path, model: GPT2) -> None:
     assert (found["parameters"], found["tensor_bytes"]) == (parameters, 4 * parameters)
     assert found["tensors"] == len(list(model.parameters()))
     assert found["folder_bytes"] == sum(file.stat().st_size for file in made.iterdir())
-    assert found["precision"] == "fp32"
+    assert list(found["precisions"]) == ["fp32"]
 
 
 def test_both_graphs_are_described(made: Path) -> None:
-    found = inspect(made)["graphs"]
+    found = inspect(made)["graphs"]["fp32"]
     assert list(found) == ["portable", "serving"]
     for kind, file in {"portable": "model.onnx", "serving": "model_serving.onnx"}.items():
         assert (found[kind]["file"], found[kind]["bytes"]) == (file, (made / file).stat().st_size)
@@ -40,7 +40,7 @@ def test_the_table_shows_what_a_person_asks_for(made: Path, source: Path, model:
     shown = table(inspect(made, check_hashes=True))
     for expected in (
         f"source      {source.name}\n",
-        f"precision   fp32, {parameters:,} parameters in 28 tensors",
+        f"network     {parameters:,} parameters in 28 tensors",
         "of them tensors",
         "model.safetensors\n",
         "graph       portable, model.onnx: 2 layers, opsets ai.onnx 20, IR 9\n",
@@ -77,7 +77,7 @@ def test_hashes_are_compared_only_when_asked_for(made_copy: Path) -> None:
 
 def test_a_folder_without_a_graph_says_how_to_get_one(made_copy: Path) -> None:
     (made_copy / "model_serving.onnx").unlink()
-    assert list(inspect(made_copy)["graphs"]) == ["portable"]
+    assert list(inspect(made_copy)["graphs"]["fp32"]) == ["portable"]
     (made_copy / "model.onnx").unlink()
     found = inspect(made_copy)
     assert found["graphs"] == {}

@@ -20,11 +20,12 @@ def without_tracing(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The kinds that were built, each at once."""
     built: list[str] = []
 
-    def build(kind: graph.Kind, *_: object) -> Any:
+    def base(kind: graph.Kind, *_: object) -> Any:
         built.append(kind.name)
         return kind.name
 
-    monkeypatch.setattr(graph, "build", build)
+    monkeypatch.setattr(graph, "base", base)
+    monkeypatch.setattr(graph, "finished", lambda base, *_: base)
     monkeypatch.setattr(graph, "write", lambda model, path: path.write_text(model))
     return built
 
@@ -43,34 +44,36 @@ def test_the_portable_graph_has_the_name_that_other_programs_look_for() -> None:
 
 def test_all_are_made_and_progress_counts_them(without_tracing: list[str], model: GPT2, tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
-    warnings = kinds.export_all(model.config, tmp_path, "weights", progress=lambda *stage: told.append(stage))
-    assert warnings == []
+    bases, refusals = kinds.trace_all(model.config, tmp_path / "weights", progress=lambda *stage: told.append(stage))
+    kinds.write_all(bases, model.config, tmp_path)
+    assert refusals == []
     assert without_tracing == ["portable", "serving"]
-    assert kinds.held(tmp_path) == {"portable": "model.onnx", "serving": "model_serving.onnx"}
+    assert kinds.held(tmp_path) == {"fp32": {"portable": "model.onnx", "serving": "model_serving.onnx"}}
     assert told == [("export", 0, 2), ("export", 1, 2), ("export", 2, 2)]
 
 
 def test_when_one_fails_none_is_written(model: GPT2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def build(kind: graph.Kind, *_: object) -> str:
+    def finished(base: object, kind: graph.Kind, *_: object) -> str:
         if kind is SERVING:
             raise GraphError("a fusion was lost")
         return "new"
 
-    monkeypatch.setattr(graph, "build", build)
+    monkeypatch.setattr(graph, "finished", finished)
     monkeypatch.setattr(graph, "write", lambda model, path: path.write_text(model))
     (tmp_path / "model.onnx").write_text("old")
     with pytest.raises(GraphError, match="a fusion was lost"):
-        kinds.export_all(model.config, tmp_path, "weights")
+        kinds.write_all(dict.fromkeys(kinds.KINDS), model.config, tmp_path)
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("model.onnx", "old")]
 
 
 def test_what_is_refused_is_told_and_a_graph_of_another_time_goes(without_tracing: list[str], tmp_path: Path) -> None:
     (tmp_path / "model_serving.onnx").write_text("of a network that was here before")
-    (warning,) = kinds.export_all(NARROW, tmp_path, "weights")
+    bases, (warning,) = kinds.trace_all(NARROW, tmp_path / "weights")
+    kinds.write_all(bases, NARROW, tmp_path)
     assert warning.startswith(REFUSED)
     assert kinds.is_refusal(warning)
     assert without_tracing == ["portable"]
-    assert kinds.held(tmp_path) == {"portable": "model.onnx"}
+    assert kinds.held(tmp_path) == {"fp32": {"portable": "model.onnx"}}
 
 
 def test_a_folder_that_was_only_frozen_holds_none(tmp_path: Path) -> None:

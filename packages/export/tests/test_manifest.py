@@ -23,7 +23,14 @@ def folder(tmp_path: Path) -> Path:
 
 def described(folder: Path, graphs: dict[str, str] | None = None) -> dict[str, Any]:
     document = manifest.describe(
-        folder, source="org/name", revision="abc", graphs=graphs or {}, parity=None, warnings=["mind"]
+        folder,
+        source="org/name",
+        revision="abc",
+        weights={"fp32": "model.safetensors"},
+        graphs={"fp32": graphs} if graphs else {},
+        parity=None,
+        quality={},
+        warnings=["mind"],
     )
     (folder / manifest.MANIFEST).write_text(manifest.text(document), encoding="utf-8")
     return document
@@ -47,11 +54,6 @@ def test_it_says_where_the_folder_is_from_and_what_made_it(folder: Path) -> None
     assert document["generator"] == {"name": "gpt2-export", "version": importlib.metadata.version("gpt2-export")}
     assert (document["schema"], document["warnings"], document["parity"]) == (1, ["mind"], None)
     assert document["weights"] == {"fp32": "model.safetensors"}
-
-
-def test_it_names_a_precision_only_where_there_is_a_graph_of_it(folder: Path) -> None:
-    assert described(folder)["graphs"] == {}
-    assert described(folder, {"portable": "model.onnx"})["graphs"] == {"fp32": {"portable": "model.onnx"}}
 
 
 def test_what_is_written_is_read(folder: Path) -> None:

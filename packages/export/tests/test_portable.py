@@ -84,7 +84,7 @@ def test_every_kind_of_network_is_exported_as_it_is(
 ) -> None:
     model = make_model(n_layer=1, **fields)
     freeze_network(model, tmp_path)
-    graph.write(graph.build(PORTABLE, model.config, tmp_path, WEIGHTS), tmp_path / PORTABLE.file)
+    graph.write(graph.build(PORTABLE, model.config, tmp_path / WEIGHTS), tmp_path / PORTABLE.file)
 
     proto = graph.load(tmp_path / PORTABLE.file)
     assert operators.items() <= graph.census(proto).items()

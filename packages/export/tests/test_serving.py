@@ -113,7 +113,7 @@ def test_a_large_head_is_cut_into_pieces_that_are_the_whole(
     freeze_network(model, tmp_path)
     V, C = model.lm_head.weight.shape
     monkeypatch.setattr(serving, "PIECE_BYTES", V * C * 4 // 6)  # which does not divide the vocabulary
-    graph.write(graph.build(SERVING, model.config, tmp_path, WEIGHTS), tmp_path / SERVING.file)
+    graph.write(graph.build(SERVING, model.config, tmp_path / WEIGHTS), tmp_path / SERVING.file)
 
     proto = graph.load(tmp_path / SERVING.file)
     names = [f"lm_head.weight.{piece}" for piece in range(serving.pieces(model.config))]
@@ -162,7 +162,7 @@ def test_every_kind_of_network_is_exported_as_it_is(
     fields, operators = VARIANTS[variant]
     model = make_model(**fields)
     freeze_network(model, tmp_path)
-    graph.write(graph.build(SERVING, model.config, tmp_path, WEIGHTS), tmp_path / SERVING.file)
+    graph.write(graph.build(SERVING, model.config, tmp_path / WEIGHTS), tmp_path / SERVING.file)
 
     proto = graph.load(tmp_path / SERVING.file)
     assert operators.items() <= graph.census(proto).items()
@@ -216,7 +216,7 @@ def test_a_fusion_that_is_lost_is_an_error_and_not_a_slower_graph(
             else:
                 patch.setattr(serving, name, lambda model: 0)
             with pytest.raises(GraphError, match=r"must not have|a fusion or a folding was lost"):
-                graph.build(SERVING, model.config, made, WEIGHTS)
+                graph.build(SERVING, model.config, made / WEIGHTS)
 
 
 def test_only_the_places_that_are_asked_for_are_scored(made: Path, model: GPT2) -> None:
@@ -226,7 +226,7 @@ def test_only_the_places_that_are_asked_for_are_scored(made: Path, model: GPT2) 
         expected = model(torch.from_numpy(ids))[0].numpy().reshape(10, 300)
     for places in ([9], [4, 0, 7, 7], []):
         slots = {name: np.zeros((2, 2, 24, 8), np.float32) for name in SERVING.inputs(model.config) if "past" in name}
-        session = backends._session(SERVING, made)[1]
+        session = backends._session(SERVING, made, None)[1]
         feeds = {
             "input_ids": ids,
             "position_ids": np.arange(5)[None].repeat(2, axis=0),

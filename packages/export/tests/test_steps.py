@@ -32,7 +32,8 @@ def frozen(source: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def without_export(monkeypatch: pytest.MonkeyPatch) -> None:
     """Graphs of nothing, at once."""
-    monkeypatch.setattr(graph, "build", lambda *_: b"graph")
+    monkeypatch.setattr(graph, "base", lambda *_: b"graph")
+    monkeypatch.setattr(graph, "finished", lambda base, *_: base)
     monkeypatch.setattr(graph, "write", lambda content, path: path.write_bytes(content))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gpt2_export.errors import FolderError
-from gpt2_export.tensorfile import Place, places, write
+from gpt2_export.tensorfile import Form, Place, places, write
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
@@ -27,6 +27,10 @@ shapes_of_any_kind = st.dictionaries(
 )
 
 
+def forms(shapes: Shapes) -> dict[str, Form]:
+    return {name: Form(shape) for name, shape in shapes.items()}
+
+
 def any_bits(shapes: Shapes) -> dict[str, np.ndarray]:
     """Every kind of float32: denormal, negative zero, infinite, NaN with a payload."""
     rng = np.random.default_rng(0)
@@ -36,7 +40,7 @@ def any_bits(shapes: Shapes) -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("tensorfile") / "model.safetensors"
-    write(path, SHAPES, any_bits(SHAPES).values())
+    write(path, forms(SHAPES), any_bits(SHAPES).values())
     return path
 
 
@@ -46,7 +50,7 @@ def test_what_is_written_is_read_back_by_safetensors_bit_for_bit(
 ) -> None:
     path = tmp_path_factory.mktemp("any") / "model.safetensors"
     arrays = any_bits(shapes)
-    write(path, shapes, arrays.values())
+    write(path, forms(shapes), arrays.values())
     read = load_file(path)
     assert {name: array.shape for name, array in read.items()} == shapes
     assert all(read[name].tobytes() == arrays[name].tobytes() for name in shapes)
@@ -58,7 +62,7 @@ def test_each_place_is_that_tensors_bytes_and_the_first_is_aligned(
 ) -> None:
     path = tmp_path_factory.mktemp("any") / "model.safetensors"
     arrays = any_bits(shapes)
-    write(path, shapes, arrays.values())
+    write(path, forms(shapes), arrays.values())
     content, found = path.read_bytes(), places(path)
     assert list(found) == list(shapes)
     assert min(place.offset for place in found.values()) % 64 == 0
@@ -83,7 +87,7 @@ def test_the_file_says_that_it_is_pytorchs_which_transformers_insists_on(file: P
 
 def test_an_array_that_lies_otherwise_in_memory_is_written_in_its_own_order(tmp_path: Path) -> None:
     array = np.arange(6, dtype=np.float32).reshape(2, 3).T
-    write(tmp_path / "t", {"turned": (3, 2)}, [array])
+    write(tmp_path / "t", {"turned": Form((3, 2))}, [array])
     assert np.array_equal(load_file(tmp_path / "t")["turned"], array)
 
 
@@ -98,7 +102,7 @@ def test_no_array_is_held_while_the_next_one_is_made(tmp_path: Path) -> None:
             yield array
             del array
 
-    write(tmp_path / "t", {str(number): (8, 8) for number in range(4)}, arrays())
+    write(tmp_path / "t", {str(number): Form((8, 8)) for number in range(4)}, arrays())
     assert len(written) == 4
 
 
@@ -114,13 +118,13 @@ def test_no_array_is_held_while_the_next_one_is_made(tmp_path: Path) -> None:
 )
 def test_an_array_that_is_not_as_announced_is_refused(tmp_path: Path, array: np.ndarray, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
-        write(tmp_path / "t", {"w": (2, 3)}, [array])
+        write(tmp_path / "t", {"w": Form((2, 3))}, [array])
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_fewer_or_more_arrays_than_announced_are_refused(tmp_path: Path, count: int) -> None:
     with pytest.raises(ValueError, match="announced"):
-        write(tmp_path / "t", {"a": (2,), "b": (2,)}, [np.zeros(2, np.float32)] * count)
+        write(tmp_path / "t", {"a": Form((2,)), "b": Form((2,))}, [np.zeros(2, np.float32)] * count)
 
 
 @pytest.mark.parametrize("cut", [0, 4, 8, 40, -1])
@@ -144,7 +148,7 @@ def test_a_file_that_is_absent_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_a_file_of_another_type_than_float32_is_refused_with_the_tensors_name(tmp_path: Path) -> None:
     save_file({"fine": np.zeros(2, np.float32), "half": np.zeros(2, np.float16)}, tmp_path / "t")
-    with pytest.raises(FolderError, match="half is F16, frozen weights are F32; freeze it"):
+    with pytest.raises(FolderError, match="half is F16, its tensors must be F32"):
         places(tmp_path / "t")
 
 

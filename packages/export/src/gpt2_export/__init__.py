@@ -1,6 +1,6 @@
 """A GPT-2 checkpoint -> one folder, verified, that transformers and ONNX runtimes open.
 
-steps.py        the four steps, alone and in one
+steps.py        the steps, alone and in one
 freeze.py       checkpoint -> frozen folder          tensorfile.py   the safetensors file, written as a stream
 graph.py        network -> ONNX, whatever the kind   tokenizer.py    the tokenizer's files, completed
 portable.py     the graph that everything opens      genai.py        genai_config.json
@@ -10,15 +10,28 @@ initializers.py weights as places in the file        inspection.py   what is in 
 verify.py       the folder's parity report           progress.py     bars and lines
 sweep.py        the shapes that are compared         errors.py       what can go wrong
 backends.py     torch, transformers, onnxruntime     cli.py          the command
+
+precision.py    fp16, int8, int4                     quality.py      what a precision loses, and the limit
+half.py         fp16: casts                          calibration.py  the texts that it is measured on
+nbits.py        int8 and int4: matrices in blocks    activations.py  whether float16 can hold them
+blocks.py       numbers in 8 or 4 bits               smoothing.py    large channels, moved into the weights
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gpt2_export.errors import ExportError, FolderError, GraphError, StorageError, VerificationError
+    from gpt2_export.errors import (
+        ExportError,
+        FolderError,
+        GraphError,
+        PrecisionError,
+        QualityError,
+        StorageError,
+        VerificationError,
+    )
     from gpt2_export.inspection import inspect
-    from gpt2_export.steps import add_graph, freeze_only, make, verify_folder
+    from gpt2_export.steps import add_graph, freeze_only, make, quantize, verify_folder
 
 __version__ = "0.1.0"
 
@@ -28,24 +41,30 @@ HOMES = {
     "freeze_only": "steps",
     "add_graph": "steps",
     "verify_folder": "steps",
+    "quantize": "steps",
     "inspect": "inspection",
     "ExportError": "errors",
     "FolderError": "errors",
     "StorageError": "errors",
     "GraphError": "errors",
     "VerificationError": "errors",
+    "PrecisionError": "errors",
+    "QualityError": "errors",
 }
 __all__ = [
     "make",
     "freeze_only",
     "add_graph",
     "verify_folder",
+    "quantize",
     "inspect",
     "ExportError",
     "FolderError",
     "StorageError",
     "GraphError",
     "VerificationError",
+    "PrecisionError",
+    "QualityError",
 ]
 
 

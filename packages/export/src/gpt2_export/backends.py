@@ -3,6 +3,7 @@
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from gpt2_export import kinds
 from gpt2_export.errors import GraphError
 from gpt2_export.graph import Kind
 from gpt2_export.portable import PORTABLE
+from gpt2_export.precision import FP32, Precision
 from gpt2_export.serving import SERVING
 from gpt2_export.sweep import Ids
 
@@ -63,9 +65,9 @@ def transformers(folder: Path) -> Step:
     return step
 
 
-def portable(folder: Path) -> Step:
-    """The portable graph in onnxruntime, on the CPU."""
-    config, session = _session(PORTABLE, folder)
+def portable(folder: Path, precision: Precision | None = None) -> Step:
+    """The portable graph in onnxruntime, on the CPU; of float32 without a precision."""
+    config, session = _session(PORTABLE, folder, precision)
     names, outputs = list(PORTABLE.inputs(config)), list(PORTABLE.outputs(config))
 
     def step(input_ids: Ids, attention_mask: Ids, position_ids: Ids, cache: Any) -> tuple[np.ndarray, Any]:
@@ -79,16 +81,17 @@ def portable(folder: Path) -> Step:
     return step
 
 
-def serving(folder: Path) -> Step:
+def serving(folder: Path, precision: Precision | None = None) -> Step:
     """The serving graph in onnxruntime, on the CPU: it is given the text of each row, and none of the padding."""
-    config, session = _session(SERVING, folder)
+    config, session = _session(SERVING, folder, precision)
+    cache_type = SERVING.specs(config, precision)[0]["past_key_values.0.key"].type.numpy()
     pasts = [name for name in SERVING.inputs(config) if name.startswith("past_key_values.")]
     slot = (config.n_head, config.n_positions, config.head_size)
 
     def step(input_ids: Ids, attention_mask: Ids, position_ids: Ids, cache: Any) -> tuple[np.ndarray, Any]:
         text = attention_mask[:, -input_ids.shape[1] :] == 1  # (B, T)
         if cache is None:
-            cache = {name: np.zeros((len(text), *slot), np.float32) for name in pasts}, np.zeros(len(text), np.int32)
+            cache = {name: np.zeros((len(text), *slot), cache_type) for name in pasts}, np.zeros(len(text), np.int32)
         slots, lengths = cache
         counts = text.sum(axis=1, dtype=np.int32)  # (B,)
         logits = np.full((*text.shape, config.vocab_size), np.nan, np.float32)
@@ -129,13 +132,21 @@ def _run_in_place(
     return np.asarray(binding.get_outputs()[0].numpy())
 
 
-def _session(kind: Kind, folder: Path) -> tuple[GPT2Config, onnxruntime.InferenceSession]:
-    path = folder / kind.file
+def graph(kind: str, folder: Path, precision: Precision | None = None) -> Step:
+    """The folder's graph of that kind."""
+    return GRAPHS[kind](folder, precision)
+
+
+def _session(kind: Kind, folder: Path, precision: Precision | None) -> tuple[GPT2Config, onnxruntime.InferenceSession]:
+    path = folder / kinds.file_of(kind, precision)
     try:
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own exceptions share no base but this
         raise GraphError(f"onnxruntime does not load {path}: {error}") from error
     return GPT2Config.from_hf(read_json(folder / "config.json")), session
+
+
+GRAPHS: dict[str, Callable[[Path, Precision | None], Step]] = {PORTABLE.name: portable, SERVING.name: serving}
 
 
 def available(folder: Path) -> tuple[Backend, ...]:
@@ -145,7 +156,6 @@ def available(folder: Path) -> tuple[Backend, ...]:
     found = [Backend(name=f"torch {version('torch')}", open=scratch)]
     if importlib.util.find_spec("transformers"):
         found.append(Backend(name=f"transformers {version('transformers')}", open=transformers))
-    openers = {PORTABLE.name: portable, SERVING.name: serving}
-    for kind in kinds.held(folder):
-        found.append(Backend(name=f"onnxruntime {onnxruntime.__version__} cpu, {kind}", open=openers[kind]))
+    for kind in kinds.held(folder).get(FP32, {}):
+        found.append(Backend(name=f"onnxruntime {onnxruntime.__version__} cpu, {kind}", open=partial(graph, kind)))
     return tuple(found)

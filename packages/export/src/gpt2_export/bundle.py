@@ -10,7 +10,7 @@ import glob
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,11 +39,7 @@ def staging(out: Path, *, force: bool, needed_bytes: int) -> Iterator[Path]:
         except FileExistsError as error:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), error.filename) from error
         _remove_abandoned(out)
-        free = shutil.disk_usage(out.parent).free
-        if free < needed_bytes:
-            raise StorageError(
-                f"{out} needs about {needed_bytes:,} bytes, {out.parent} has {free:,}; free some, or write elsewhere"
-            )
+        _refuse_full(out, out.parent, needed_bytes)
         folder = Path(tempfile.mkdtemp(prefix=_prefix(out), dir=out.parent))
         lock = os.open(folder, os.O_RDONLY)
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -55,6 +51,40 @@ def staging(out: Path, *, force: bool, needed_bytes: int) -> Iterator[Path]:
         finally:
             os.close(lock)
             shutil.rmtree(folder, ignore_errors=True)  # gone already if all went well
+
+
+@contextmanager
+def within(folder: Path, *, needed_bytes: int) -> Iterator[Path]:
+    """A new folder inside a made one, for files that join it once they are right; gone when the block ends.
+
+    Raises:
+        StorageError: the file system refuses, or is full.
+    """
+    with _storage_errors(folder):
+        _remove_abandoned(folder / folder.name)
+        _refuse_full(folder, folder, needed_bytes)
+        inside = Path(tempfile.mkdtemp(prefix=_prefix(folder), dir=folder))
+        lock = os.open(inside, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            yield inside
+        finally:
+            os.close(lock)
+            shutil.rmtree(inside, ignore_errors=True)
+
+
+def join(inside: Path, folder: Path, names: Collection[str]) -> None:
+    """Moves files out of `within`'s folder, each at once and flushed to the disk; those of their names are replaced.
+
+    Raises:
+        StorageError: the file system refuses.
+    """
+    with _storage_errors(folder):
+        for name in names:
+            _fsync(inside / name)
+        for name in names:
+            (inside / name).replace(folder / name)
+        _fsync(folder)
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -84,6 +114,14 @@ def refuse_existing(out: Path, *, force: bool) -> None:
     if out.is_symlink() or not manifest.is_made_here(out):
         raise FolderError(
             f"{out} is no folder that gpt2-export made, so --force does not replace it; remove it yourself"
+        )
+
+
+def _refuse_full(out: Path, place: Path, needed_bytes: int) -> None:
+    free = shutil.disk_usage(place).free
+    if free < needed_bytes:
+        raise StorageError(
+            f"{out} needs about {needed_bytes:,} bytes, {place} has {free:,}; free some, or write elsewhere"
         )
 
 

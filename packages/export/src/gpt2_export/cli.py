@@ -23,6 +23,7 @@ def main() -> None:
     \b
     gpt2-export make demo demo-folder        the small model that comes with this package
     gpt2-export make gpt2 gpt2-folder        OpenAI's, from the Hugging Face hub
+    gpt2-export quantize gpt2-folder --precision int8
     gpt2-export inspect gpt2-folder          what is in it, and how it was verified
     """
     # A polite end, as container managers send it, unwinds like any other: what was half-written is removed.
@@ -48,10 +49,51 @@ def source_options(command: F) -> F:
     return command
 
 
+def _names(context: click.Context, parameter: click.Parameter, value: str) -> list[str]:
+    return [name.strip() for name in value.split(",") if name.strip()]
+
+
+def quality_options(command: F) -> F:
+    """The options of commands that add precisions."""
+    options = (
+        click.option(
+            "--calibration-text",
+            metavar="FILE",
+            type=EXISTING,
+            multiple=True,
+            help="A text to measure what is lost on, beside the model's own; can be repeated.  [default: sonnets]",
+        ),
+        click.option(
+            "--max-ppl-increase",
+            metavar="PERCENT",
+            type=float,
+            help="Refuse a precision that raises perplexity by more.  [default: fp16 0.1, int8 0.5, int4 5]",
+        ),
+        click.option(
+            "--keep",
+            metavar="LAYER",
+            multiple=True,
+            help="Leave these matrices in float32: h.3, h.3.mlp.c_proj or wte; can be repeated.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @main.command(short_help="Freeze, export and verify SOURCE in one go.")
 @click.argument("source")
 @click.argument("out", type=EXISTING)
 @source_options
+@click.option(
+    "--precision",
+    metavar="NAMES",
+    default="fp32",
+    show_default=True,
+    callback=_names,
+    help="Of fp32 (always made), fp16, int8, int4, separated by commas.",
+)
+@quality_options
 @debug_option
 def make(debug: bool, source: str, out: Path, **options: Any) -> None:
     """Freezes, exports and verifies SOURCE in one go; there is no OUT unless all of it held.
@@ -61,15 +103,15 @@ def make(debug: bool, source: str, out: Path, **options: Any) -> None:
 
     \b
     Example:
-      gpt2-export make openai-community/gpt2 gpt2-folder --revision main
+      gpt2-export make openai-community/gpt2 gpt2-folder --precision fp32,int8
     """
     with one_line_errors(debug):
-        from gpt2_export.inspection import parity_lines
+        from gpt2_export.inspection import parity_lines, precision_lines
         from gpt2_export.progress import progress_for
         from gpt2_export.steps import make as make_folder
 
         document = make_folder(source, out, progress=progress_for(sys.stderr), **options)
-        _finish(out, document, *parity_lines(document["parity"]))
+        _finish(out, document, *parity_lines(document["parity"]), *precision_lines(out, document))
 
 
 @main.command(short_help="Write SOURCE as one float32 safetensors file.")
@@ -133,6 +175,42 @@ def verify(debug: bool, folder: Path) -> None:
         _finish(folder, document, *parity_lines(document["parity"]))
 
 
+@main.command(short_help="Add precisions to a made FOLDER.")
+@click.argument("folder", type=EXISTING)
+@click.option(
+    "--precision",
+    metavar="NAMES",
+    required=True,
+    callback=_names,
+    help="Of fp16, int8, int4, separated by commas; one that is there is made anew.",
+)
+@quality_options
+@debug_option
+def quantize(debug: bool, folder: Path, **options: Any) -> None:
+    """Adds precisions to a made FOLDER: for each a file of weights, and graphs that read it.
+
+    What is lost is measured against float32 before anything is kept: perplexity, KL divergence, likeliest and greedy
+    tokens, on the model's own text, on sonnets or on texts of yours. Beyond --max-ppl-increase the precision is refused
+    with the layers that lose most, and FOLDER is as it was.
+
+    \b
+    fp16   half of the size, for GPUs
+    int8   a quarter of the size
+    int4   a sixth of the size
+
+    \b
+    Example:
+      gpt2-export quantize gpt2-folder --precision int8,int4 --calibration-text my-domain.txt
+    """
+    with one_line_errors(debug):
+        from gpt2_export.inspection import precision_lines
+        from gpt2_export.progress import progress_for
+        from gpt2_export.steps import quantize as add_precisions
+
+        document = add_precisions(folder, progress=progress_for(sys.stderr), **options)
+        _finish(folder, document, *precision_lines(folder, document))
+
+
 @main.command(short_help="Show what is in FOLDER.")
 @click.argument("folder", type=EXISTING)
 @click.option("--check-hashes", is_flag=True, help="Compare every file with its sha256; exit code 1 if one differs.")
@@ -159,7 +237,7 @@ def one_line_errors(debug: bool) -> Iterator[None]:
     """Turns what a user can mend into one line and exit code 1; what is our own mistake stays a traceback."""
     from gpt2_model import GPT2Error
 
-    from gpt2_export.errors import ExportError
+    from gpt2_export.errors import ExportError, QualityError
 
     try:
         yield
@@ -170,6 +248,10 @@ def one_line_errors(debug: bool) -> Iterator[None]:
         if debug:
             traceback.print_exc()
         clear = "\r\033[K" if sys.stderr.isatty() else ""  # the bar that the error came in the middle of
+        if isinstance(error, QualityError):
+            from gpt2_export.inspection import sensitivity_lines
+
+            click.echo(clear + "\n".join(sensitivity_lines(error.report["sensitivity"])), err=True)
         click.echo(f"{clear}error: {' '.join(str(error).split())}", err=True, color=True)
         raise SystemExit(1) from None
 

@@ -4,7 +4,9 @@
     ├── FolderError             a folder that exists already, or is not one that was made here, or does not fit itself
     ├── StorageError            the disk is full, or a file cannot be written
     ├── GraphError              the exported graph is not the one that the contract describes
-    └── VerificationError       the folder computes something else than its checkpoint; carries the report
+    ├── VerificationError       the folder computes something else than its checkpoint; carries the report
+    └── PrecisionError          weights that cannot be stored in fewer bits
+        └── QualityError        they can, but the text would be worse than is allowed; carries the report
 
 What is wrong with the checkpoint itself is `gpt2_model.errors.GPT2Error`.
 """
@@ -30,6 +32,18 @@ class GraphError(ExportError):
 
 class VerificationError(ExportError):
     """Logits or tokens beyond tolerance; `report` has the numbers."""
+
+    def __init__(self, message: str, report: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.report = report
+
+
+class PrecisionError(ExportError):
+    """A precision that the network cannot have, or that there is not."""
+
+
+class QualityError(PrecisionError):
+    """More is lost than is allowed; `report` has the numbers, and which layers lose most."""
 
     def __init__(self, message: str, report: dict[str, Any]) -> None:
         super().__init__(message)

@@ -28,10 +28,11 @@ def freeze(
     """
     _refuse_needless(checkpoint, ignore_config)
     layout = lay_out(checkpoint, ignore_config=ignore_config)
-    shapes = {
-        stored_name(entry.parameter): tuple(checkpoint.tensors[entry.stored_name]().shape) for entry in layout.entries
+    forms = {
+        stored_name(entry.parameter): tensorfile.Form(tuple(checkpoint.tensors[entry.stored_name]().shape))
+        for entry in layout.entries
     }
-    tensorfile.write(folder / WEIGHTS, shapes, _arrays(checkpoint, layout, progress))
+    tensorfile.write(folder / WEIGHTS, forms, _arrays(checkpoint, layout, progress))
     config = _config(checkpoint, layout, ignore_config)
     write_json(folder / "config.json", config)
     write_json(folder / "generation_config.json", _generation_config(checkpoint, config))

@@ -7,7 +7,9 @@ a model of any size is exported in seconds and nothing is stored twice. The road
     refer           each weight becomes a place in the file, in the file's layout: Conv1D's [in, out] is what MatMul
                     wants, so the transposes of torch's Linear go
     optimise        onnxscript's folding of shapes and constants
-    finish          what the kind alone does: the serving graph fuses operators and cuts the head
+    fuse            what the kind alone does: the serving graph has fused operators
+    apply           a precision beside float32: operators that multiply by fewer bits, and the file that has them
+    finish          once more the kind: the serving graph's head is cut into pieces
     label           the names of axes, and nothing of the machine it was made on
     check           the contract: names, types, axes, and the operators that may occur
 """
@@ -29,9 +31,12 @@ from torch import nn
 
 from gpt2_export.errors import GraphError
 from gpt2_export.initializers import refer
+from gpt2_export.precision import Precision
 
 OPSET = 20  # the first with Gelu as one operator, tanh and all; every runtime tried loads 17 to 20
 IR_VERSION = 9  # that of onnx 1.15, which brought opset 20
+
+PRODUCTS = ("MatMul", "Gemm")
 
 Axes = tuple[str | int, ...]
 
@@ -46,6 +51,9 @@ class Spec(NamedTuple):
 Specs = dict[str, Spec]
 """By name, in the graph's order."""
 
+Applied = tuple[Precision, Path]
+"""A precision, and its file of weights."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
@@ -59,7 +67,8 @@ class Kind:
         inputs, outputs: the contract.
         operators: all that may occur.
         census: how often those occur that a fusion or a folding decides about.
-        finish: the kind's own last changes.
+        fuse, finish: the kind's own changes, before a precision is applied and after.
+        shares_cache: whether its attention writes into the cache it reads, whose type is then the precision's.
         refusal: why a network cannot have this graph, or None where it can.
     """
 
@@ -71,30 +80,66 @@ class Kind:
     outputs: Callable[[GPT2Config], Specs]
     operators: frozenset[str]
     census: Callable[[GPT2Config], dict[str, int]]
-    finish: Callable[[ir.Model, GPT2Config], None] = lambda model, config: None
+    fuse: Callable[[ir.Model], None] = lambda model: None
+    finish: Callable[[ir.Model], None] = lambda model: None
     refusal: Callable[[GPT2Config], str | None] = lambda config: None
+    shares_cache: bool = False
+
+    def specs(self, config: GPT2Config, precision: Precision | None) -> tuple[Specs, Specs]:
+        """Inputs and outputs, in a precision."""
+        cache = precision.cache if precision is not None and self.shares_cache else ir.DataType.FLOAT
+
+        def typed(specs: Specs) -> Specs:
+            return {n: Spec(cache, s.axes) if n.startswith(("past_", "present.")) else s for n, s in specs.items()}
+
+        return typed(self.inputs(config)), typed(self.outputs(config))
 
 
-def build(kind: Kind, config: GPT2Config, folder: Path, weights: str) -> ir.Model:
-    """A graph over the frozen weights in `folder`.
+def base(kind: Kind, config: GPT2Config, file: Path) -> ir.Model:
+    """The first half of the road, which takes seconds and is the same for every precision.
 
     Args:
         kind: of graph.
         config: of the network to export.
-        folder: holds the weights.
-        weights: the name of the file of weights.
+        file: its float32 weights.
 
     Raises:
         FolderError: the weights cannot be read.
-        GraphError: the graph is not what it must be.
+        GraphError: they are not those of the network.
     """
     model = trace(kind, config)
-    refer(model, config, folder, weights)
+    refer(model, config, file)
     model = optimize(model, onnx_shape_inference=False)
-    kind.finish(model, config)
-    label(model, kind, config)
-    check(model, kind, config)
+    kind.fuse(model)
     return model
+
+
+def finished(base: ir.Model, kind: Kind, config: GPT2Config, applied: Applied | None = None) -> ir.Model:
+    """The second half: a graph that is ready to be written.
+
+    Args:
+        base: which stays as it is.
+        kind: that it is of.
+        config: of its network.
+        applied: a precision beside float32, and its file of weights.
+
+    Raises:
+        GraphError: the graph is not what it must be.
+    """
+    model = base.clone()
+    precision = None
+    if applied is not None:
+        precision, weights = applied
+        precision.apply(model, config, weights)
+    kind.finish(model)
+    label(model, kind, config)
+    check(model, kind, config, precision)
+    return model
+
+
+def build(kind: Kind, config: GPT2Config, file: Path) -> ir.Model:
+    """The whole road, in float32."""
+    return finished(base(kind, config, file), kind, config)
 
 
 def write(model: ir.Model, path: Path) -> None:
@@ -179,13 +224,13 @@ def label(model: ir.Model, kind: Kind, config: GPT2Config) -> None:
     model.ir_version = IR_VERSION
 
 
-def check(model: ir.Model, kind: Kind, config: GPT2Config) -> None:
+def check(model: ir.Model, kind: Kind, config: GPT2Config, precision: Precision | None = None) -> None:
     """Holds the graph to its contract.
 
     Raises:
         GraphError: naming what differs.
     """
-    inputs, outputs = kind.inputs(config), kind.outputs(config)
+    inputs, outputs = kind.specs(config, precision)
     names = [str(value.name) for value in model.graph.inputs], [str(value.name) for value in model.graph.outputs]
     if names != (list(inputs), list(outputs)):
         raise GraphError(f"the graph has inputs {names[0]} and outputs {names[1]}, not those of the contract")
@@ -195,7 +240,8 @@ def check(model: ir.Model, kind: Kind, config: GPT2Config) -> None:
         if (value.dtype, found) != promised:
             told = f"{value.name} is {value.dtype} {list(found)}"
             raise GraphError(f"{told}, the contract says {promised.type} {list(promised.axes)}")
-    strange = sorted({operator(node) for node in model.graph} - kind.operators)
+    operators = kind.operators | (precision.operators if precision else frozenset())
+    strange = sorted({operator(node) for node in model.graph} - operators)
     if strange:
         raise GraphError(f"the graph has operators {', '.join(strange)}, which the {kind.name} one must not have")
     held = [str(v.name) for v in model.graph.initializers.values() if _weighs(v.const_value)]
@@ -203,7 +249,8 @@ def check(model: ir.Model, kind: Kind, config: GPT2Config) -> None:
     if held:
         raise GraphError(f"the graph holds weights of its own, {', '.join(held)}; all must be in the file of weights")
     counts = Counter(node.op_type for node in model.graph)
-    expected = kind.census(config)
+    # A precision replaces products, and says itself if one is lost.
+    expected = {name: n for name, n in kind.census(config).items() if precision is None or name not in PRODUCTS}
     wrong = [f"{counts[name]} {name} instead of {count}" for name, count in expected.items() if counts[name] != count]
     if wrong:
         raise GraphError(f"the graph has {', '.join(wrong)}; a fusion or a folding was lost")

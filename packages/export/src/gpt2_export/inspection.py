@@ -8,6 +8,7 @@ import onnx
 
 from gpt2_export import graph, kinds, manifest, tensorfile
 from gpt2_export.freeze import WEIGHTS
+from gpt2_export.precision import FP32
 
 
 def inspect(folder: Path, *, check_hashes: bool = False) -> dict[str, Any]:
@@ -29,14 +30,19 @@ def inspect(folder: Path, *, check_hashes: bool = False) -> dict[str, Any]:
         "generator": document["generator"],
         "versions": document["versions"],
         "warnings": document["warnings"],
-        "precision": "fp32",
         "parameters": tensor_bytes // tensorfile.FLOAT32_BYTES,
         "tensors": len(weights),
         "tensor_bytes": tensor_bytes,
         "folder_bytes": folder_bytes,
         "files": document["files"],
-        "graphs": {kind: _described(folder / file) for kind, file in kinds.held(folder).items()},
+        "graphs": {
+            precision: {kind: _described(folder / file) for kind, file in files.items()}
+            for precision, files in kinds.held(folder).items()
+            if precision in document["weights"]
+        },
+        "precisions": _sizes(folder, document),
         "parity": document["parity"],
+        "quality": document["quality"],
     }
     if check_hashes:
         found["differences"] = manifest.differences(folder, document)
@@ -49,7 +55,7 @@ def table(found: dict[str, Any]) -> str:
     lines = [
         f"source      {source['name']}" + (f" at {source['revision']}" if source["revision"] else ""),
         f"made by     {found['generator']['name']} {found['generator']['version']}",
-        f"precision   {found['precision']}, {found['parameters']:,} parameters in {found['tensors']} tensors",
+        f"network     {found['parameters']:,} parameters in {found['tensors']} tensors",
         f"size        {found['folder_bytes']:,} bytes, {found['tensor_bytes']:,} of them tensors",
         "",
         "files",
@@ -57,6 +63,8 @@ def table(found: dict[str, Any]) -> str:
         "",
         *_graphs_lines(found["graphs"]),
         *parity_lines(found["parity"]),
+        "",
+        *quality_lines(found["quality"], found["precisions"]),
         *(f"warning: {warning}" for warning in found["warnings"]),
     ]
     if "differences" in found:
@@ -80,6 +88,48 @@ def parity_lines(parity: dict[str, Any] | None) -> list[str]:
             f"greedy {figures['greedy_agreement']} of {figures['greedy_tokens']}"
         )
     return lines
+
+
+def quality_lines(quality: dict[str, Any], sizes: dict[str, Any]) -> list[str]:
+    """A line a precision, and one for each text that it was measured on: of its graphs the one that loses more."""
+    lines = []
+    for name, size in sizes.items():
+        lines.append(f"precision   {name}: weights and graphs {size['bytes']:,} bytes, {size['of_fp32']:.3f} of fp32")
+        report = quality.get(name)
+        if report is None:
+            continue
+        if report["kept"]:
+            lines.append(f"  kept in float32: {', '.join(report['kept'])}")
+        if "largest_activation" in report:
+            loud = report["largest_activation"]
+            lines.append(f"  largest activation {loud['size']:.4g} of {loud['limit']:.0f} ({loud['layer']})")
+        for text in next(iter(report["graphs"].values())):
+            kind, figures = max(
+                ((kind, texts[text]) for kind, texts in report["graphs"].items()),
+                key=lambda found: found[1]["ppl_increase"],
+            )
+            lines.append(
+                f"  {text}, {figures['tokens']} tokens, {kind}: perplexity {figures['perplexity_fp32']:.4g} "
+                f"{figures['ppl_increase']:+.2g} % (limit {report['max_ppl_increase']:g} %), "
+                f"KL {figures['mean_kl']:.2g} (at most {figures['max_kl']:.2g}), "
+                f"top-1 {figures['top1_agreement']:.2%}, "
+                f"greedy {figures['greedy_agreement']} of {figures['greedy_tokens']}"
+            )
+    return lines
+
+
+def precision_lines(folder: Path, document: dict[str, Any]) -> list[str]:
+    """`quality_lines` of a folder that has more than float32."""
+    if not document["quality"]:
+        return []
+    return quality_lines(document["quality"], _sizes(folder, document))
+
+
+def sensitivity_lines(sensitivity: dict[str, float], most: int = 10) -> list[str]:
+    """The matrices that lose most, alone in the precision, and their KL divergence."""
+    width = max(map(len, sensitivity), default=0)
+    rows = [f"  {name:<{width}}  {loss:.2g}" for name, loss in list(sensitivity.items())[:most]]
+    return ["matrices that lose most, each alone, by KL divergence", *rows]
 
 
 def as_json(found: dict[str, Any]) -> str:
@@ -106,10 +156,28 @@ def _axes(value: onnx.ValueInfoProto) -> list[str | int]:
     return [name, *(axis.dim_param or axis.dim_value for axis in kind.shape.dim)]
 
 
+def _sizes(folder: Path, document: dict[str, Any]) -> dict[str, Any]:
+    """What each precision takes: its weights, and the graphs over them."""
+    graphs = kinds.held(folder)
+    sizes: dict[str, dict[str, Any]] = {}
+    for precision, weights in document["weights"].items():
+        files = [weights, *graphs.get(precision, {}).values()]
+        count = sum((folder / file).stat().st_size for file in files)
+        fp32 = sizes[FP32]["bytes"] if sizes else count
+        sizes[precision] = {"weights": weights, "bytes": count, "of_fp32": count / fp32}
+    return sizes
+
+
 def _graphs_lines(graphs: dict[str, Any]) -> list[str]:
+    """Those of float32 whole; the others have the same inputs and outputs, and other operators."""
     if not graphs:
         return ["graphs      none; export them with `gpt2-export onnx FOLDER`", ""]
-    return [line for kind, found in graphs.items() for line in _graph_lines(kind, found)]
+    lines = [line for kind, found in graphs.get(FP32, {}).items() for line in _graph_lines(kind, found)]
+    for precision, kinds_found in graphs.items():
+        if precision != FP32:
+            for kind, found in kinds_found.items():
+                lines += [f"graph       {precision} {kind}, {found['file']}", _operators_line(found), ""]
+    return lines
 
 
 def _graph_lines(kind: str, found: dict[str, Any]) -> list[str]:
@@ -120,5 +188,8 @@ def _graph_lines(kind: str, found: dict[str, Any]) -> list[str]:
         for name, (element, *axes) in found[way].items():
             if not name.startswith(("past_", "present.")) or name.split(".")[1] == "0":
                 lines.append(f"  {way[:-1]:<7} {name:<24} {element} {axes}")
-    operators = ", ".join(f"{count} {name}" for name, count in found["operators"].items())
-    return [*lines, f"  operators  {operators}", ""]
+    return [*lines, _operators_line(found), ""]
+
+
+def _operators_line(found: dict[str, Any]) -> str:
+    return "  operators  " + ", ".join(f"{count} {name}" for name, count in found["operators"].items())

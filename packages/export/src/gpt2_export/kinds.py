@@ -2,49 +2,83 @@
 
 from pathlib import Path
 
+import onnx_ir as ir
 from gpt2_model import GPT2Config
 
 from gpt2_export import graph
+from gpt2_export.graph import Applied, Kind
 from gpt2_export.portable import PORTABLE
+from gpt2_export.precision import FP32, PRECISIONS, Precision
 from gpt2_export.progress import Progress, silent
 from gpt2_export.serving import SERVING
 
 KINDS = (PORTABLE, SERVING)
 
 
-def export_all(config: GPT2Config, folder: Path, weights: str, *, progress: Progress = silent) -> list[str]:
-    """Writes every graph that the network can have, once all of them are right; returns why it cannot have the others.
+Bases = dict[Kind, ir.Model]
+"""A network's graphs before a precision is applied to them."""
 
-    A graph of a refused kind that lies in the folder is of another time, and goes.
+
+def trace_all(config: GPT2Config, file: Path, *, progress: Progress = silent) -> tuple[Bases, list[str]]:
+    """The first half of every graph that the network can have, and why it cannot have the others.
+
+    Args:
+        config: of the network.
+        file: its float32 weights.
+        progress: told of each graph.
 
     Raises:
         FolderError: the weights cannot be read.
-        GraphError: a graph is not what it must be; nothing is written.
+        GraphError: they are not those of the network.
     """
     refusals = {kind: kind.refusal(config) for kind in KINDS}
     possible = [kind for kind, refusal in refusals.items() if refusal is None]
-    models = []
+    bases = {}
     for done, kind in enumerate(possible):
         progress("export", done, len(possible))
-        models.append(graph.build(kind, config, folder, weights))
-    for kind, model in zip(possible, models, strict=True):
-        graph.write(model, folder / kind.file)
-    for kind, refusal in refusals.items():
-        if refusal is not None:
-            (folder / kind.file).unlink(missing_ok=True)
+        bases[kind] = graph.base(kind, config, file)
     progress("export", len(possible), len(possible))
-    return [_no(kind) + refusal for kind, refusal in refusals.items() if refusal is not None]
+    return bases, [_no(kind) + refusal for kind, refusal in refusals.items() if refusal is not None]
+
+
+def write_all(bases: Bases, config: GPT2Config, folder: Path, applied: Applied | None = None) -> None:
+    """Writes the graphs into the folder of their file of weights, once all of them are right.
+
+    A graph of another kind that lies there is of another time, and goes.
+
+    Raises:
+        GraphError: a graph is not what it must be; nothing is written.
+    """
+    precision = applied[0] if applied else None
+    models = {kind: graph.finished(base, kind, config, applied) for kind, base in bases.items()}
+    for kind in KINDS:
+        path = folder / file_of(kind, precision)
+        if kind in models:
+            graph.write(models[kind], path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def file_of(kind: Kind, precision: Precision | None) -> str:
+    """The name of a graph in a folder; of float32 without a precision."""
+    return kind.file if precision is None else precision.file(kind.file)
 
 
 def is_refusal(warning: str) -> bool:
-    """Whether a warning is one that `export_all` returns: it is void once a folder's graphs are made anew."""
+    """Whether a warning is one that `trace_all` returns: it is void once a folder's graphs are made anew."""
     return warning.startswith(tuple(_no(kind) for kind in KINDS))
 
 
-def held(folder: Path) -> dict[str, str]:
-    """The graphs of a folder: kind -> file."""
-    return {kind.name: kind.file for kind in KINDS if (folder / kind.file).exists()}
+def held(folder: Path) -> dict[str, dict[str, str]]:
+    """The graphs of a folder: precision -> kind -> file, the most exact first."""
+    found = {}
+    for precision in (None, *PRECISIONS.values()):
+        files = {kind.name: file_of(kind, precision) for kind in KINDS}
+        there = {name: file for name, file in files.items() if (folder / file).exists()}
+        if there:
+            found[precision.name if precision else FP32] = there
+    return found
 
 
-def _no(kind: graph.Kind) -> str:
+def _no(kind: Kind) -> str:
     return f"no {kind.name} graph: "

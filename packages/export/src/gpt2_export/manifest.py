@@ -12,7 +12,15 @@ from gpt2_export.errors import FolderError
 MANIFEST = "manifest.json"
 SCHEMA = 1
 GENERATOR = "gpt2-export"
-FIELDS = {"generator": dict, "source": dict, "versions": dict, "warnings": list, "files": dict, "parity": dict | None}
+FIELDS = {
+    "generator": dict,
+    "source": dict,
+    "versions": dict,
+    "warnings": list,
+    "files": dict,
+    "parity": dict | None,
+    "quality": dict,
+}
 PACKAGES = ("gpt2-model", "gpt2-export", "torch", "onnx", "onnxscript", "onnxruntime", "safetensors", "transformers")
 
 
@@ -21,19 +29,32 @@ def describe(
     *,
     source: str,
     revision: str | None,
-    graphs: dict[str, str],
+    weights: dict[str, str],
+    graphs: dict[str, dict[str, str]],
     parity: dict[str, Any] | None,
+    quality: dict[str, Any],
     warnings: list[str],
 ) -> dict[str, Any]:
-    """The manifest of a folder as it lies there; `graphs` are those of it, kind -> file."""
+    """The manifest of a folder as it lies there.
+
+    Args:
+        folder: to be described.
+        source, revision: where its checkpoint comes from.
+        weights: precision -> file.
+        graphs: precision -> kind -> file.
+        parity: what float32 was verified with, None where it was not.
+        quality: precision -> what it loses.
+        warnings: of its making.
+    """
     return {
         "schema": SCHEMA,
         "generator": {"name": GENERATOR, "version": importlib.metadata.version("gpt2-export")},
         "source": {"name": source, "revision": revision},
-        "weights": {"fp32": "model.safetensors"},
-        "graphs": {"fp32": graphs} if graphs else {},
+        "weights": weights,
+        "graphs": graphs,
         "warnings": warnings,
         "parity": parity,
+        "quality": quality,
         "versions": versions(),
         "files": {path.name: _entry(path) for path in sorted(folder.iterdir()) if _belongs(path)},
     }
@@ -60,6 +81,7 @@ def read(folder: Path) -> dict[str, Any]:
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         found = document.get("schema") if isinstance(document, dict) else type(document).__name__
         raise FolderError(f"{path} has schema {found!r}, this version reads {SCHEMA}; make the folder again")
+    document.setdefault("quality", {})  # folders of before there was another precision
     wrong = [name for name, kind in FIELDS.items() if not isinstance(document.get(name), kind)]
     files = document.get("files")
     if isinstance(files, dict) and not all(

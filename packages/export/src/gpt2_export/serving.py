@@ -152,14 +152,20 @@ def census(config: GPT2Config) -> dict[str, int]:
     }
 
 
-def finish(model: ir.Model, config: GPT2Config) -> None:
-    """Fuses residual, bias and LayerNorm into one operator, bias and GELU into one; cuts the head into pieces."""
+def fuse(model: ir.Model) -> None:
+    """Residual, bias and LayerNorm become one operator, bias and GELU one."""
     ir.passes.common.ShapeInferencePass()(model)  # the rules ask for ranks
     fuse_skip_layer_normalization(model)
     GELU.apply_to_model(model)
     ir.passes.common.RemoveUnusedNodesPass()(model)
-    (head,) = (node for node in model.graph if node.op_type == "Gemm")
-    multiply_in_pieces(model, head, "lm_head.weight", pieces(config))
+
+
+def finish(model: ir.Model) -> None:
+    """Cuts the head, the product that makes the logits, into pieces."""
+    head = model.graph.outputs[0].producer()
+    # In half precision it multiplies by a cast of the weight, which is made while loading and is no place in a file.
+    if head is not None and head.inputs[1].is_initializer():  # type: ignore[union-attr]
+        multiply_in_pieces(model, head, "lm_head.weight", PIECE_BYTES)
 
 
 def pieces(config: GPT2Config) -> int:
@@ -189,6 +195,8 @@ SERVING = Kind(
     outputs=outputs,
     operators=frozenset(OPERATORS.split()),
     census=census,
+    fuse=fuse,
     finish=finish,
     refusal=refusal,
+    shares_cache=True,
 )

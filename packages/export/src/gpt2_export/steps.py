@@ -1,6 +1,7 @@
-"""The four steps, alone and in one: freeze, onnx, verify, and make, which is all of them behind one rename."""
+"""The steps, alone and in one: freeze, onnx, verify, quantize, and make, which is all of them behind one rename."""
 
-from collections.abc import Collection
+import shutil
+from collections.abc import Collection, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ from gpt2_model.checkpoint import Checkpoint, open_checkpoint, read_json
 from gpt2_model.errors import SourceError
 
 from gpt2_export import bundle, kinds, manifest
-from gpt2_export.errors import FolderError
+from gpt2_export.errors import FolderError, PrecisionError
 from gpt2_export.freeze import WEIGHTS, freeze, frozen_bytes
 from gpt2_export.portable import PORTABLE
+from gpt2_export.precision import FP32, PRECISIONS, Precision, kept, named
 from gpt2_export.progress import Progress, silent
+from gpt2_export.quality import judge
 from gpt2_export.verify import verify
 
 DEMO = Path(__file__).parent / "demo"
@@ -30,6 +33,10 @@ def make(
     allow_pickle: bool = False,
     force: bool = False,
     ignore_config: Collection[str] = (),
+    precision: Collection[str] = (FP32,),
+    calibration_text: Sequence[str | PathLike[str]] = (),
+    max_ppl_increase: float | None = None,
+    keep: Collection[str] = (),
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """A checkpoint -> a folder that is frozen, exported and verified; there is no OUT unless all of it held.
@@ -42,6 +49,8 @@ def make(
         allow_pickle: read pytorch_model.bin where there are no safetensors.
         force: replace OUT if it was made here.
         ignore_config: fields of config.json, unknown here, that do not change the logits.
+        precision: beside fp32, which is always made: of "fp16", "int8", "int4".
+        calibration_text, max_ppl_increase, keep: as for `quantize`.
         progress: told of each stage.
 
     Returns:
@@ -49,18 +58,34 @@ def make(
 
     Raises:
         GPT2Error: the checkpoint is refused.
-        ExportError: OUT cannot be written, or does not verify.
+        ExportError: OUT cannot be written, does not verify, or (QualityError) a precision loses too much.
     """
+    asked = _asked(precision, calibration_text, max_ppl_increase)
     refuse_own_source(source, out)
     bundle.refuse_existing(Path(out), force=force)
     checkpoint = find(source, revision=revision, offline=offline, allow_pickle=allow_pickle, progress=progress)
-    with bundle.staging(Path(out), force=force, needed_bytes=frozen_bytes(checkpoint) + SMALL_FILES_BYTES) as folder:
+    needed = (1 + len(asked)) * frozen_bytes(checkpoint) + SMALL_FILES_BYTES
+    with bundle.staging(Path(out), force=force, needed_bytes=needed) as folder:
         warnings = freeze(checkpoint, folder, ignore_config=ignore_config, progress=progress)
         name, found_revision = provenance(checkpoint)
         del checkpoint  # its files are mapped: let them go before the folder's own are
-        warnings += kinds.export_all(_config(folder), folder, WEIGHTS, progress=progress)
+        config = _config(folder)
+        _refuse_impossible(config, folder, asked, keep)
+        bases, refusals = kinds.trace_all(config, folder / WEIGHTS, progress=progress)
+        kinds.write_all(bases, config, folder)
         parity = verify(folder, progress=progress)
-        return _describe(folder, source=name, revision=found_revision, parity=parity, warnings=warnings)
+        quality = {
+            each.name: _add(each, folder, folder, bases, calibration_text, max_ppl_increase, keep, progress)
+            for each in asked
+        }
+        return _describe(
+            folder,
+            source=name,
+            revision=found_revision,
+            parity=parity,
+            quality=quality,
+            warnings=warnings + refusals,
+        )
 
 
 def freeze_only(
@@ -81,18 +106,20 @@ def freeze_only(
     with bundle.staging(Path(out), force=force, needed_bytes=frozen_bytes(checkpoint) + SMALL_FILES_BYTES) as folder:
         warnings = freeze(checkpoint, folder, ignore_config=ignore_config, progress=progress)
         name, found_revision = provenance(checkpoint)
-        return _describe(folder, source=name, revision=found_revision, parity=None, warnings=warnings)
+        return _describe(folder, source=name, revision=found_revision, parity=None, quality={}, warnings=warnings)
 
 
 def add_graph(folder: str | PathLike[str], *, progress: Progress = silent) -> dict[str, Any]:
-    """The second step: exports the graphs into a frozen folder, unverified."""
+    """The second step: exports the float32 graphs into a frozen folder, unverified."""
     folder = Path(folder)
     before = manifest.read(folder)
     # The graphs themselves may differ: they are what is made anew.
     graphs = tuple(kind.file + " " for kind in kinds.KINDS)
     wrong = manifest.differences(folder, before)
     _refuse_differences(folder, [line for line in wrong if not line.startswith(graphs)])
-    refusals = kinds.export_all(_config(folder), folder, WEIGHTS, progress=progress)
+    config = _config(folder)
+    bases, refusals = kinds.trace_all(config, folder / WEIGHTS, progress=progress)
+    kinds.write_all(bases, config, folder)
     kept = [warning for warning in before["warnings"] if not kinds.is_refusal(warning)]
     return _rewrite(folder, before | {"warnings": kept + refusals}, parity=None)
 
@@ -111,6 +138,59 @@ def verify_folder(folder: str | PathLike[str], *, progress: Progress = silent) -
         raise FolderError(f"{folder} has no {PORTABLE.file}; export it with `gpt2-export onnx {folder}`")
     _rewrite(folder, before, parity=None)  # what was true of another version of these packages is void from here on
     return _rewrite(folder, before, parity=verify(folder, progress=progress))
+
+
+def quantize(
+    folder: str | PathLike[str],
+    precision: Collection[str],
+    *,
+    calibration_text: Sequence[str | PathLike[str]] = (),
+    max_ppl_increase: float | None = None,
+    keep: Collection[str] = (),
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Adds precisions to a made folder, each a graph of every kind and a file of weights; nothing else is changed.
+
+    Args:
+        folder: that `make` made, verified.
+        precision: of "fp16", "int8", "int4"; one that the folder has is made anew.
+        calibration_text: UTF-8 files to measure what is lost on, beside the model's own text; by default sonnets.
+        max_ppl_increase: in percent, for each of them; by default fp16 0.1, int8 0.5, int4 5.
+        keep: matrices that stay float32, such as "h.3", "h.3.mlp.c_proj" or "wte".
+        progress: told of each stage.
+
+    Returns:
+        the content of manifest.json.
+
+    Raises:
+        FolderError: the folder is not as it was made, or not verified.
+        PrecisionError: there is no such precision for this network, text or matrix.
+        QualityError: a precision loses too much; the folder is as it was.
+
+    >>> quantize("demo-folder", ["int3"])
+    Traceback (most recent call last):
+    gpt2_export.errors.PrecisionError: precision is 'int3', must be of fp32, fp16, int8, int4
+    """
+    folder = Path(folder)
+    asked = _asked(precision, calibration_text, max_ppl_increase)
+    if not asked:
+        raise PrecisionError(f"{folder} has {FP32} already; name another precision: {', '.join(PRECISIONS)}")
+    before = manifest.read(folder)
+    _refuse_differences(folder, manifest.differences(folder, before))
+    if before["parity"] is None:
+        raise FolderError(f"{folder} is not verified, and the others are measured against it; run `gpt2-export verify`")
+    config = _config(folder)
+    _refuse_impossible(config, folder, asked, keep)
+    needed = len(asked) * (folder / WEIGHTS).stat().st_size + SMALL_FILES_BYTES
+    with bundle.within(folder, needed_bytes=needed) as inside:
+        shutil.copy(folder / "config.json", inside)
+        bases, _ = kinds.trace_all(config, folder / WEIGHTS, progress=progress)
+        quality = {
+            each.name: _add(each, folder, inside, bases, calibration_text, max_ppl_increase, keep, progress)
+            for each in asked
+        }
+        bundle.join(inside, folder, sorted({path.name for path in inside.iterdir()} - {"config.json"}))
+    return _rewrite(folder, before | {"quality": before["quality"] | quality}, parity=before["parity"])
 
 
 def find(
@@ -142,6 +222,53 @@ def provenance(checkpoint: Checkpoint) -> tuple[str, str | None]:
     return checkpoint.source if checkpoint.revision else checkpoint.folder.resolve().name, checkpoint.revision
 
 
+def _asked(
+    names: Collection[str], texts: Sequence[str | PathLike[str]], max_ppl_increase: float | None
+) -> tuple[Precision, ...]:
+    """The precisions beside float32 that are asked for; what is wrong with the question is told before any work."""
+    if max_ppl_increase is not None and not max_ppl_increase >= 0:
+        raise PrecisionError(f"max_ppl_increase is {max_ppl_increase}, must be a percentage of at least 0")
+    for text in texts:
+        if not Path(text).is_file():
+            raise PrecisionError(f"there is no text {text} to measure on")
+    return named(names)
+
+
+def _refuse_impossible(config: GPT2Config, folder: Path, asked: Collection[Precision], keep: Collection[str]) -> None:
+    kept(folder / WEIGHTS, keep)
+    for precision in asked:
+        refusal = precision.refusal(config)
+        if refusal is not None:
+            raise PrecisionError(f"{precision.name} is not possible: {refusal}; leave it out")
+
+
+def _add(
+    precision: Precision,
+    folder: Path,
+    out: Path,
+    bases: kinds.Bases,
+    texts: Sequence[str | PathLike[str]],
+    max_ppl_increase: float | None,
+    keep: Collection[str],
+    progress: Progress,
+) -> dict[str, Any]:
+    """Writes a precision's weights and graphs to `out`; returns what it loses."""
+    config = _config(folder)
+    progress(f"freeze {precision.name}", 0, 1)
+    weights = precision.freeze(config, folder / WEIGHTS, out, keep)
+    kinds.write_all(bases, config, out, (precision, weights))
+    progress(f"freeze {precision.name}", 1, 1)
+    return judge(
+        folder,
+        out,
+        precision,
+        files=[Path(text) for text in texts],
+        max_ppl_increase=max_ppl_increase,
+        keep=keep,
+        progress=progress,
+    )
+
+
 def _refuse_differences(folder: Path, wrong: list[str]) -> None:
     if wrong:
         raise FolderError(f"{folder} is not as it was made: {', '.join(wrong)}; make it again")
@@ -154,11 +281,18 @@ def _config(folder: Path) -> GPT2Config:
 def _rewrite(folder: Path, before: dict[str, Any], *, parity: dict[str, Any] | None) -> dict[str, Any]:
     source = before["source"]
     return _describe(
-        folder, source=source["name"], revision=source["revision"], parity=parity, warnings=before["warnings"]
+        folder,
+        source=source["name"],
+        revision=source["revision"],
+        parity=parity,
+        quality=before["quality"],
+        warnings=before["warnings"],
     )
 
 
 def _describe(folder: Path, **said: Any) -> dict[str, Any]:
-    document = manifest.describe(folder, graphs=kinds.held(folder), **said)
+    weights = {FP32: WEIGHTS} | {name: PRECISIONS[name].weights for name in PRECISIONS if name in said["quality"]}
+    graphs = {name: files for name, files in kinds.held(folder).items() if name in weights}
+    document = manifest.describe(folder, weights=weights, graphs=graphs, **said)
     bundle.replace_text(folder / manifest.MANIFEST, manifest.text(document))
     return document

@@ -108,7 +108,7 @@ def test_without_a_tokenizer_ids_are_printed_and_it_says_so(damaged, edit):
 
 
 def test_inspect_prints_for_people_and_for_machines(folder):
-    assert "CPUExecutionProvider, serving graph, 3 threads" in run("inspect", folder, "--threads", 3).stdout
+    assert "CPUExecutionProvider, fp32 serving graph, 3 threads" in run("inspect", folder, "--threads", 3).stdout
     found = json.loads(run("inspect", folder, "--json", "--check-hashes").stdout)
     assert found["architecture"]["n_layer"] == 2
 

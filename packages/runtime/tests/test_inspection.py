@@ -24,7 +24,7 @@ def test_a_report_is_json_and_holds_what_the_folder_does(session, folder):
 
 def test_lines_are_for_people(session, folder):
     text = "\n".join(lines(session, Tokenizer.open(folder)))
-    assert "model      2 layers, 4 heads, width 32, 64 positions, 300 tokens" in text
+    assert "model       2 layers, 4 heads, width 32, 64 positions, 300 tokens" in text
     assert "past_key_values.0-1.key" in text  # one line for all layers
     assert "past_key_values.1" not in text
     assert "max logit difference" in text
@@ -35,5 +35,5 @@ def test_a_folder_without_tokenizer_and_parity_says_so(session):
     bare = replace(session, bundle=replace(session.bundle, parity=None, eos_token_ids=()))
     text = "\n".join(lines(bare, None))
     assert "none: token ids only" in text
-    assert "stops at   no token" in text
+    assert "stops at    no token" in text
     assert report(bare, None)["parity"] is None

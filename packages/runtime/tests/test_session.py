@@ -136,20 +136,20 @@ def test_threads_and_provider_are_set_as_asked(folder):
 def test_the_serving_graph_is_the_cpus_where_the_folder_has_it(session, damaged, edit):
     bundle = session.bundle
     assert session.graph == "serving"
-    assert choose_graph(bundle, PROVIDERS["cuda"], None) == "portable"
-    with pytest.raises(SettingError, match="graph is 'serving', which has no float32 kernel on cuda"):
-        choose_graph(bundle, PROVIDERS["cuda"], "serving")
+    assert choose_graph(bundle, "fp32", PROVIDERS["cuda"], None) == "portable"
+    with pytest.raises(SettingError, match="graph is 'serving', which runs on the CPU alone, not on cuda"):
+        choose_graph(bundle, "fp32", PROVIDERS["cuda"], "serving")
     with pytest.raises(SettingError, match="graph is 'fast', must be serving or portable"):
         Session.open(bundle, graph="fast")
     edit(damaged / "manifest.json", lambda m: m["graphs"]["fp32"].pop("serving"))
     assert Session.open(damaged, threads=1).graph == "portable"
-    with pytest.raises(BundleError, match="has no fp32 serving graph, only fp32 portable; export that one too"):
+    with pytest.raises(BundleError, match="has no fp32 serving graph, only fp32 portable, "):
         Session.open(damaged, graph="serving")
     odd = replace(bundle, architecture=replace(bundle.architecture, n_head=8))
     with pytest.raises(
         BundleError, match="its heads are 4 wide, the serving graph needs a multiple of 8; pass --graph"
     ):
-        choose_graph(odd, PROVIDERS["cpu"], "serving")
+        choose_graph(odd, "fp32", PROVIDERS["cpu"], "serving")
 
 
 @pytest.mark.parametrize("graph", ["serving", "portable"])

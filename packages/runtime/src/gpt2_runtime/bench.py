@@ -90,6 +90,7 @@ def silent(done: int, total: int) -> None:
 def bench(
     folder: str | Path,
     *,
+    precision: str | None = None,
     provider: str = "cpu",
     threads: int | None = None,
     graph: GraphKind | None = None,
@@ -102,6 +103,7 @@ def bench(
 
     Args:
         folder: what `gpt2-export make` wrote.
+        precision: as for `Session.open`.
         provider: "cpu" or "cuda".
         threads: as for `Session.open`.
         graph: as for `Session.open`.
@@ -117,7 +119,7 @@ def bench(
     _refuse_below_one("rounds", [rounds])
     _refuse_below_one("batch", batches)
     start = perf_counter()
-    session = Session.open(folder, provider=provider, threads=threads, graph=graph)
+    session = Session.open(folder, precision=precision, provider=provider, threads=threads, graph=graph)
     load_seconds = perf_counter() - start
     limit = session.bundle.architecture.n_positions
     contexts = _fitting(CONTEXTS, limit - STEPS) if contexts is None else contexts
@@ -151,7 +153,7 @@ def bench(
     bandwidth = array.nbytes / medians["bandwidth"]
     return Report(
         folder=session.bundle.folder.name,
-        precision="fp32",
+        precision=session.precision,
         graph=session.graph,
         provider=session.provider.execution_provider,
         threads=session.threads,
@@ -252,8 +254,8 @@ def _decode(session: Session, cache: KeyValueCache) -> float:
 
 def _possible(session: Session, context: int, batch: int, bandwidth: float) -> float:
     """Seconds of a step that does nothing but read."""
-    bundle, middle = session.bundle, context + STEPS // 2
-    return (roofline.weight_bytes(bundle) + roofline.cache_bytes(bundle, middle, batch)) / bandwidth
+    weights = roofline.weight_bytes(session.bundle, session.precision)
+    return (weights + roofline.cache_bytes(session.bundle, context + STEPS // 2, batch)) / bandwidth
 
 
 def _fitting(sizes: Collection[int], limit: int) -> tuple[int, ...]:

@@ -12,6 +12,8 @@ from gpt2_runtime.document import REMEDY, Document
 from gpt2_runtime.errors import BundleError
 
 SCHEMA = 1
+PRECISIONS = ("fp32", "fp16", "int8", "int4")
+"""The most exact first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +131,22 @@ class Bundle:
         """The path of a file that the manifest lists, None where it lists no such file."""
         file = self.files.get(name)
         return None if file is None else file.path
+
+    def precision(self, name: str | None) -> str:
+        """The precision of that name, and for None the most exact one that the folder has a graph of.
+
+        Raises:
+            BundleError: the folder has none of that name.
+        """
+        has = [known for known in PRECISIONS if self.graphs.get(known)]
+        if name is None and has:
+            return has[0]
+        if not has:
+            raise BundleError(f"{self.folder} has no graph; add them with `gpt2-export onnx {self.folder}`")
+        if name not in has:
+            told = f"{self.folder} has no {name} graph, only {', '.join(has)}"
+            raise BundleError(f"{told}; take one of these, or add it with `gpt2-export quantize`")
+        return name
 
     def graph(self, precision: str, kind: str) -> Path:
         """The path of one graph, e.g. `graph("fp32", "portable")`; BundleError where the folder has no such one."""

@@ -15,6 +15,7 @@ from gpt2_runtime import inspection
 from gpt2_runtime.bench import BATCHES, ROUNDS
 from gpt2_runtime.bench import bench as measure
 from gpt2_runtime.bench import lines as report_lines
+from gpt2_runtime.bundle import PRECISIONS
 from gpt2_runtime.errors import Gpt2RuntimeError, PromptError
 from gpt2_runtime.loading import load
 from gpt2_runtime.lookup import LookupConfig
@@ -71,6 +72,9 @@ def _token_ids(_: click.Context, __: click.Parameter, value: str | None) -> list
 
 
 _folder = click.argument("folder")
+_precision = click.option(
+    "--precision", type=click.Choice(PRECISIONS), help="Of the weights.  [default: the most exact one in FOLDER]"
+)
 _provider = click.option(
     "--provider", type=click.Choice(list(PROVIDERS)), default="cpu", show_default=True, help="Where the model runs."
 )
@@ -102,6 +106,7 @@ _check_hashes = click.option(
     "--lookup", is_flag=True, help="Guess words from what came before: the same text, sooner where it repeats itself."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end instead of streaming text.")
+@_precision
 @_provider
 @_threads
 @_graph
@@ -120,6 +125,7 @@ def generate(
     truncate: bool,
     lookup: bool,
     as_json: bool,
+    precision: str | None,
     provider: str,
     threads: int | None,
     graph: GraphKind | None,
@@ -142,7 +148,13 @@ def generate(
     # Settings are checked before the model is loaded: a mistyped number should not cost a wait.
     sampling = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p)
     generator = TextGenerator.open(
-        folder, provider=provider, threads=threads, graph=graph, prepack=False, check_hashes=check_hashes
+        folder,
+        precision=precision,
+        provider=provider,
+        threads=threads,
+        graph=graph,
+        prepack=False,
+        check_hashes=check_hashes,
     )
     stream = generator.stream(
         _standard_input() if given == "-" else given,
@@ -160,6 +172,7 @@ def generate(
 @_folder
 @click.option("--load", "with_loading", is_flag=True, help="Tell the time and memory that loading took, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@_precision
 @_provider
 @_threads
 @_graph
@@ -169,6 +182,7 @@ def inspect(
     folder: str,
     with_loading: bool,
     as_json: bool,
+    precision: str | None,
     provider: str,
     threads: int | None,
     graph: GraphKind | None,
@@ -181,7 +195,9 @@ def inspect(
       gpt2-runtime inspect out/demo --check-hashes
       gpt2-runtime inspect out/demo --load
     """
-    generator, cost = load(folder, provider=provider, threads=threads, graph=graph, check_hashes=check_hashes)
+    generator, cost = load(
+        folder, precision=precision, provider=provider, threads=threads, graph=graph, check_hashes=check_hashes
+    )
     opened = generator.session, generator.tokenizer, cost if with_loading else None
     if as_json:
         click.echo(json.dumps(inspection.report(*opened), ensure_ascii=False))
@@ -196,6 +212,7 @@ def inspect(
 @click.option("--batch", "batches", type=int, multiple=True, help="Decode this many rows at once; may be repeated.")
 @click.option("--rounds", type=int, default=ROUNDS, show_default=True, help="Take the median of this many.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@_precision
 @_provider
 @_threads
 @_graph
@@ -206,6 +223,7 @@ def bench(
     batches: tuple[int, ...],
     rounds: int,
     as_json: bool,
+    precision: str | None,
     provider: str,
     threads: int | None,
     graph: GraphKind | None,
@@ -229,6 +247,7 @@ def bench(
 
         report = measure(
             folder,
+            precision=precision,
             provider=provider,
             threads=threads,
             graph=graph,

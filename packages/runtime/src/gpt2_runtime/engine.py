@@ -43,7 +43,7 @@ class Buffers:
         version: how many steps have written.
     """
 
-    def __init__(self, array: npt.NDArray[np.float32]) -> None:
+    def __init__(self, array: npt.NDArray[np.floating]) -> None:
         self.array = array
         self.version = 0
 
@@ -96,7 +96,7 @@ class Engine:
                 self._tables[buffers] = self._table(buffers.array)
             return self._tables[buffers](first, rows, tokens, logits)
 
-    def _table(self, array: npt.NDArray[np.float32]) -> Table:
+    def _table(self, array: npt.NDArray[np.floating]) -> Table:
         inference = self._current()
 
         @lru_cache(maxsize=BINDINGS)

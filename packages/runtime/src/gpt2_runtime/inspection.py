@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 
+from gpt2_runtime.bundle import Bundle
 from gpt2_runtime.loading import Loading
 from gpt2_runtime.session import Session
 from gpt2_runtime.signature import TensorSpec
@@ -32,6 +33,7 @@ def report(session: Session, tokenizer: Tokenizer | None, loading: Loading | Non
         "files": {name: {"bytes": file.bytes, "sha256": file.sha256} for name, file in bundle.files.items()},
         "inputs": [asdict(spec) for spec in session.signature.inputs],
         "outputs": [asdict(spec) for spec in session.signature.outputs],
+        "precision": session.precision,
         "graph": session.graph,
         "provider": session.provider.execution_provider,
         "threads": session.threads,
@@ -56,7 +58,9 @@ def lines(session: Session, tokenizer: Tokenizer | None, loading: Loading | None
             f"{sizes.n_positions} positions, {sizes.vocab_size} tokens",
             "tokenizer": "none: token ids only" if tokenizer is None else _spoken(tokenizer),
             "stops at": ", ".join(f"token {id_}" for id_ in bundle.eos_token_ids) or "no token",
-            "runs on": f"{session.provider.execution_provider}, {session.graph} graph, {session.threads} threads",
+            "precisions": _precisions(bundle),
+            "runs on": f"{session.provider.execution_provider}, {session.precision} {session.graph} graph, "
+            f"{session.threads} threads",
         }
     )
     if loading is not None:
@@ -80,6 +84,12 @@ def _costs(loading: Loading) -> dict[str, str]:
         "memory": f"{megabytes(loading.own_bytes)} of its own, {megabytes(loading.mapped_bytes)} mapped from files",
         "peak": megabytes(loading.peak_rss_bytes),
     }
+
+
+def _precisions(bundle: Bundle) -> str:
+    """Each with the size of its weights."""
+    sizes = {name: bundle.files[file].bytes for name, file in bundle.weights.items() if name in bundle.graphs}
+    return ", ".join(f"{name} ({size / 1e6:,.1f} MB)" for name, size in sizes.items()) or "none"
 
 
 def _tokenizer(tokenizer: Tokenizer) -> dict[str, object]:

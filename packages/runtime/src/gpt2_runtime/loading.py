@@ -38,6 +38,7 @@ class Loading:
 def load(
     folder: str | Path,
     *,
+    precision: str | None = None,
     provider: str = "cpu",
     threads: int | None = None,
     graph: GraphKind | None = None,
@@ -54,7 +55,7 @@ def load(
     imported = perf_counter()
     before = Memory.now()
     bundle = Bundle.open(folder, check_hashes=check_hashes)
-    session = Session.open(bundle, provider=provider, threads=threads, graph=graph)
+    session = Session.open(bundle, precision=precision, provider=provider, threads=threads, graph=graph)
     opened = perf_counter()
     tokenizer = open_tokenizer(bundle)
     done = perf_counter()

@@ -48,7 +48,8 @@ def _pass(parts: Sequence[npt.NDArray[np.uint8]]) -> float:
 def weight_bytes(bundle: Bundle, precision: str = "fp32") -> int:
     """What every step reads of the weights: all but the embeddings, of which it reads a row a token.
 
-    A tied head is the embedding, and is read whole.
+    A tied head is the embedding, and is read whole. The CPU multiplies by a float32 copy of what is stored in float16,
+    which is what it reads then, and keys and values alike.
 
     Raises:
         BundleError: the file of weights is no safetensors file.
@@ -59,13 +60,17 @@ def weight_bytes(bundle: Bundle, precision: str = "fp32") -> int:
             length = int.from_bytes(file.read(8), "little")
             header = dict(json.loads(file.read(length).ljust(length, b"?")))  # what is cut off is no JSON
         header.pop("__metadata__", None)
-        sizes = {name: entry["data_offsets"][1] - entry["data_offsets"][0] for name, entry in header.items()}
+        sizes = {
+            name: (entry["data_offsets"][1] - entry["data_offsets"][0]) * (2 if entry["dtype"] == "F16" else 1)
+            for name, entry in header.items()
+        }
         if not sizes:
             raise ValueError("no tensors")
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise BundleError(f"{path} is not a whole safetensors file; copy or export the folder again") from error
-    unread = ["wpe.weight", *(["wte.weight"] if "lm_head.weight" in sizes else [])]
-    return sum(size for name, size in sizes.items() if name.removeprefix("transformer.") not in unread)
+    untied = any(name.startswith("lm_head.weight") for name in sizes)
+    unread = ("wpe.weight", *(["wte.weight"] if untied else []))  # or their blocks and scales
+    return sum(size for name, size in sizes.items() if not name.removeprefix("transformer.").startswith(unread))
 
 
 def cache_bytes(bundle: Bundle, context: int, batch: int) -> int:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 Floats = npt.NDArray[np.float32]
+Cached = npt.NDArray[np.floating]
 
 # A long text is read by so many tokens at once. Each chunk reads all weights again, which takes less than what a chunk
 # saves: of the scores, [H, T, P + T], half of those within it count for nothing.
@@ -47,7 +48,7 @@ class SharedCache(KeyValueCache):
 
     def copy(self) -> SharedCache:
         self.check_current()
-        array = untouched(self.buffers.array.shape)
+        array = untouched(self.buffers.array.shape, self.buffers.array.dtype)
         for row, length in enumerate(self.lengths):
             array[:, :, row, :, :length] = self.buffers.array[:, :, row, :, :length]
         return replace(self, buffers=Buffers(array), version=0)
@@ -59,10 +60,11 @@ class SharedCache(KeyValueCache):
 
 @dataclass(frozen=True, kw_only=True)
 class ServingGraph:
-    """The graph in onnxruntime, on the CPU."""
+    """The graph in onnxruntime, on the CPU; its keys and values are of `cache_type`."""
 
     engine: Engine
     sizes: Architecture
+    cache_type: npt.DTypeLike = np.float32
 
     @property
     def owner(self) -> Engine:
@@ -76,7 +78,7 @@ class ServingGraph:
         """Of `batch_size` rows, each with room for `capacity` tokens."""
         sizes = self.sizes
         shape = (sizes.n_layer, 2, batch_size, sizes.n_head, capacity + 1, sizes.head_dim)
-        buffers = Buffers(untouched(shape))
+        buffers = Buffers(untouched(shape, self.cache_type))
         return SharedCache(lengths=(0,) * batch_size, capacity=capacity, owner=self.engine, buffers=buffers, version=0)
 
     def step(self, rows: Sequence[Ids], cache: SharedCache, keep: int) -> tuple[Floats, SharedCache]:
@@ -103,13 +105,13 @@ class ServingGraph:
         return gathered, stepped
 
 
-def untouched(shape: Sequence[int]) -> Floats:
+def untouched(shape: Sequence[int], dtype: npt.DTypeLike = np.float32) -> Cached:
     """Zeros, of which a page takes memory once it is written to.
 
     np.zeros would ask Linux for huge pages, and the first token of each head would fill all of them.
     """
     private = {} if sys.platform == "win32" else {"flags": mmap.MAP_PRIVATE}  # a fork must not write into its parent's
-    pages = mmap.mmap(-1, 4 * math.prod(shape), **private)
+    pages = mmap.mmap(-1, np.dtype(dtype).itemsize * math.prod(shape), **private)
     if hasattr(mmap, "MADV_NOHUGEPAGE"):  # for systems that give them unasked
         pages.madvise(mmap.MADV_NOHUGEPAGE)
-    return np.frombuffer(pages, dtype=np.float32).reshape(shape)
+    return np.frombuffer(pages, dtype=dtype).reshape(shape)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession, NodeArg
 
 HEAD_MULTIPLE = 8  # GroupQueryAttention's heads, on which the serving graph is built
+CACHES = {"fp16": "float16"}  # of the serving graph, where keys and values are not float32
 
 Ids = Sequence[Sequence[int]] | Sequence[npt.NDArray[np.integer]] | npt.NDArray[np.integer]
 Cache = TypeVar("Cache")
@@ -57,6 +58,7 @@ class Session:
 
     Attributes:
         bundle: the folder.
+        precision: of its weights, "fp32", "fp16", "int8" or "int4".
         graph: which of its graphs, "serving" or "portable".
 
     >>> session = Session.open(folder)
@@ -69,6 +71,7 @@ class Session:
     """
 
     bundle: Bundle
+    precision: str
     graph: GraphKind
     provider: Provider
     threads: int
@@ -80,47 +83,60 @@ class Session:
         cls,
         folder: str | Path | Bundle,
         *,
+        precision: str | None = None,
         provider: str = "cpu",
         threads: int | None = None,
         graph: GraphKind | None = None,
         prepack: bool = True,
     ) -> Session:
-        """Opens a float32 graph of the folder.
+        """Opens a graph of the folder.
 
         Args:
             folder: the exported folder, or its Bundle where it is open already.
+            precision: "fp32", "fp16", "int8" or "int4"; by default the most exact one that the folder has.
             provider: "cpu" or "cuda"; the other is never taken in its place.
             threads: how many threads one operator may use; by default what affinity and quota let this process use.
             graph: "serving" (a preallocated cache, rows of any lengths) or "portable" (standard operators, rows of
                 one length). By default the serving one on the CPU where the folder has it, the portable one elsewhere.
             prepack: whether the serving graph's weights are packed for this processor before this returns, which is
                 most of the time that loading takes. False leaves it until the first step and a few tokens more were
-                read: the first token comes sooner, and a short text as a whole. The portable graph packs at once.
+                read: the first token comes sooner, and a short text as a whole. It is for fp32: other precisions and
+                the portable graph pack at once.
 
         Raises:
             BundleError: the folder is damaged (GraphError: its graph is not the one its config describes), or it lacks
-                the graph asked for.
+                the precision or the graph asked for.
             ProviderError: the provider is not there.
             SettingError: `threads` or `graph` is out of range.
         """
         bundle = folder if isinstance(folder, Bundle) else Bundle.open(folder)
         chosen = choose_provider(provider)
-        kind = choose_graph(bundle, chosen, graph)
-        path = bundle.graph("fp32", kind)
+        precision = bundle.precision(precision)
+        kind = choose_graph(bundle, precision, chosen, graph)
+        path = bundle.graph(precision, kind)
         threads = choose_threads(threads)
         sizes = bundle.architecture
         opened: Graph[Any]
         if kind == "serving":
-            files = [path, bundle.files[bundle.weights["fp32"]].path]
-            engine = Engine(partial(_open, path, chosen, threads), files, packed=prepack)
-            opened = ServingGraph(engine=engine, sizes=sizes)
+            files = [path, bundle.files[bundle.weights[precision]].path]
+            # Unpacked, blocks of 8 or 4 bits are multiplied in another way: slower, and with other results.
+            engine = Engine(partial(_open, path, chosen, threads), files, packed=prepack or precision != "fp32")
+            opened = ServingGraph(engine=engine, sizes=sizes, cache_type=np.dtype(CACHES.get(precision, "float32")))
         else:
             inference = _open(path, chosen, threads, True)
             opened = PortableGraph(inference=inference, sizes=sizes, device=chosen.device)
         inputs, outputs = opened.inference.get_inputs(), opened.inference.get_outputs()
         signature = Signature(inputs=_specs(inputs), outputs=_specs(outputs))
-        signature.check(str(path), Signature.of(kind, sizes), kind)
-        return cls(bundle=bundle, graph=kind, provider=chosen, threads=threads, signature=signature, opened=opened)
+        signature.check(str(path), Signature.of(kind, sizes, CACHES.get(precision, "float")), kind)
+        return cls(
+            bundle=bundle,
+            precision=precision,
+            graph=kind,
+            provider=chosen,
+            threads=threads,
+            signature=signature,
+            opened=opened,
+        )
 
     def empty_cache(self, batch_size: int = 1, *, capacity: int | None = None) -> KeyValueCache:
         """The cache before the first step of `batch_size` rows.
@@ -197,7 +213,7 @@ class Session:
                 raise ContextFullError(f"{told}; roll the cache back or start a new one")
 
 
-def choose_graph(bundle: Bundle, provider: Provider, graph: GraphKind | None) -> GraphKind:
+def choose_graph(bundle: Bundle, precision: str, provider: Provider, graph: GraphKind | None) -> GraphKind:
     """The kind of graph to open: the one that is asked for, or else the fastest one that folder and provider have.
 
     Raises:
@@ -206,11 +222,11 @@ def choose_graph(bundle: Bundle, provider: Provider, graph: GraphKind | None) ->
     """
     on_cpu = provider.name == "cpu"
     if graph is None:
-        return "serving" if on_cpu and "serving" in bundle.graphs.get("fp32", {}) else "portable"
+        return "serving" if on_cpu and "serving" in bundle.graphs.get(precision, {}) else "portable"
     if graph not in get_args(GraphKind):
         raise SettingError(f"graph is {graph!r}, must be {' or '.join(get_args(GraphKind))}")
     if graph == "serving" and not on_cpu:
-        told = f"graph is 'serving', which has no float32 kernel on {provider.name} (GroupQueryAttention)"
+        told = f"graph is 'serving', which runs on the CPU alone, not on {provider.name}"
         raise SettingError(f"{told}; pass --graph portable")
     head = bundle.architecture.head_dim
     if graph == "serving" and head % HEAD_MULTIPLE:

@@ -35,9 +35,9 @@ class Signature:
     outputs: tuple[TensorSpec, ...]
 
     @classmethod
-    def of(cls, kind: GraphKind, sizes: Architecture) -> Signature:
-        """What the runtime needs of a graph of this kind, for a model of these sizes."""
-        return _serving(sizes) if kind == "serving" else _portable(sizes)
+    def of(cls, kind: GraphKind, sizes: Architecture, cache: str = "float") -> Signature:
+        """What the runtime needs of a graph of this kind, for a model of these sizes and keys and values of a type."""
+        return _serving(sizes, cache) if kind == "serving" else _portable(sizes)
 
     def check(self, where: str, expected: Signature, kind: GraphKind) -> None:
         """Refuses, as a GraphError that begins with `where`, what differs in name, type, rank or a fixed axis."""
@@ -54,7 +54,7 @@ def cache_names(prefix: str, n_layer: int) -> list[str]:
     return [f"{prefix}.{layer}.{part}" for layer in range(n_layer) for part in PARTS]
 
 
-def _serving(sizes: Architecture) -> Signature:
+def _serving(sizes: Architecture, cache: str) -> Signature:
     return Signature(
         inputs=(
             TensorSpec(name="input_ids", type="tensor(int64)", shape=("batch_size", "sequence_length")),
@@ -62,11 +62,11 @@ def _serving(sizes: Architecture) -> Signature:
             TensorSpec(name="seqlens_k", type="tensor(int32)", shape=("batch_size",)),
             TensorSpec(name="total_sequence_length", type="tensor(int32)", shape=()),
             TensorSpec(name="logits_index", type="tensor(int64)", shape=("logits_count",)),
-            *_cache("past_key_values", "cache_length", sizes),
+            *_cache("past_key_values", "cache_length", sizes, cache),
         ),
         outputs=(
             TensorSpec(name="logits", type="tensor(float)", shape=("logits_count", sizes.vocab_size)),
-            *_cache("present", "cache_length", sizes),
+            *_cache("present", "cache_length", sizes, cache),
         ),
     )
 
@@ -87,9 +87,9 @@ def _portable(sizes: Architecture) -> Signature:
     )
 
 
-def _cache(prefix: str, length: str, sizes: Architecture) -> list[TensorSpec]:
-    shape = ("batch_size", sizes.n_head, length, sizes.head_dim)
-    return [TensorSpec(name=name, type="tensor(float)", shape=shape) for name in cache_names(prefix, sizes.n_layer)]
+def _cache(prefix: str, length: str, sizes: Architecture, element: str = "float") -> list[TensorSpec]:
+    shape, kind = ("batch_size", sizes.n_head, length, sizes.head_dim), f"tensor({element})"
+    return [TensorSpec(name=name, type=kind, shape=shape) for name in cache_names(prefix, sizes.n_layer)]
 
 
 def _check(where: str, kind: GraphKind, found: Sequence[TensorSpec], expected: Sequence[TensorSpec]) -> None:

@@ -76,6 +76,7 @@ class TextGenerator:
         cls,
         folder: str | Path,
         *,
+        precision: str | None = None,
         provider: str = "cpu",
         threads: int | None = None,
         graph: GraphKind | None = None,
@@ -86,6 +87,7 @@ class TextGenerator:
 
         Args:
             folder: what `gpt2-export make` wrote.
+            precision: "fp32", "fp16", "int8" or "int4"; by default the most exact one that the folder has.
             provider: "cpu" or "cuda".
             threads: how many threads one operator may use; by default what affinity and quota let this process use.
             graph: "serving" or "portable"; by default the faster one that folder and provider have.
@@ -93,12 +95,14 @@ class TextGenerator:
             check_hashes: compare every file's SHA-256 with the manifest.
 
         Raises:
-            BundleError: the folder is missing, damaged, or without the graph asked for.
+            BundleError: the folder is missing, damaged, or without the precision or the graph asked for.
             ProviderError: the provider is not there.
             SettingError: `threads` or `graph` is out of range.
         """
         bundle = Bundle.open(folder, check_hashes=check_hashes)
-        session = Session.open(bundle, provider=provider, threads=threads, graph=graph, prepack=prepack)
+        session = Session.open(
+            bundle, precision=precision, provider=provider, threads=threads, graph=graph, prepack=prepack
+        )
         return cls(session=session, tokenizer=open_tokenizer(bundle))
 
     def stream(

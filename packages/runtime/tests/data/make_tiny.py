@@ -44,7 +44,8 @@ def main(out: Path) -> None:
         tokenizer.save_model(str(checkpoint))
         vocab = json.loads((checkpoint / "vocab.json").read_text(encoding="utf-8")) | {END_OF_TEXT: 299}
         (checkpoint / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False), encoding="utf-8")
-        make(checkpoint, out, force=True)
+        # So small and wild a network may lose what it wants.
+        make(checkpoint, out, force=True, precision=["fp16", "int8", "int4"], max_ppl_increase=1000)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--precision", default="fp32", help="(default: fp32)")
     parser.add_argument("--context", type=int, default=32, help="tokens already read (default: 32)")
     parser.add_argument("--tokens", type=int, default=1, help="tokens that a step reads of each row (default: 1)")
     parser.add_argument("--rows", type=int, default=1, help="rows (default: 1)")
@@ -56,7 +57,7 @@ def profile(options: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
         settings.enable_profiling = True
         settings.profile_file_prefix = str(Path(folder) / "profile")
         with on_huge_pages():
-            inference = onnxruntime.InferenceSession(str(bundle.graph("fp32", "serving")), settings)
+            inference = onnxruntime.InferenceSession(str(bundle.graph(options.precision, "serving")), settings)
         engine = Engine(lambda packed: inference, [], packed=True)
         steps(ServingGraph(engine=engine, sizes=bundle.architecture), options)
         told = json.loads(Path(inference.end_profiling()).read_text(encoding="utf-8"))

@@ -16,7 +16,7 @@ from pathlib import Path
 from chart import chart
 from environments import installed_version, prepare
 from machine import Machine
-from models import Models, bytes_a_token, megabytes, our_precisions
+from models import Models, bytes_a_token, megabytes, our_megabytes, our_precisions
 from peers import HERE, OURS, PRECISIONS, ROOT, Peer, Variant, read_peers
 from processes import PeerError, ended_by_signals
 from records import Run, read_run, write_run
@@ -146,7 +146,10 @@ def measure(options: argparse.Namespace, peers: dict[str, Peer]) -> Run:
         rounds=options.rounds,
         bytes_a_token=bytes_a_token(folder),
         versions=versions,
-        megabytes={str(variant): megabytes(model) for variant, (_, model) in programs.items()},
+        megabytes={
+            str(variant): our_megabytes(model, variant.precision) if variant.peer == OURS else megabytes(model)
+            for variant, (_, model) in programs.items()
+        },
         failures=failures,
     )
     vocabulary = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))["vocab_size"]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import environments
 import pytest
 from environments import environment_key, prepare
-from models import Models, bytes_a_token, megabytes, our_precisions
+from models import Models, bytes_a_token, megabytes, our_megabytes, our_precisions
 from peers import read_peers
 from processes import PeerError
 
@@ -34,6 +34,15 @@ def test_a_head_of_its_own_is_read_instead(tmp_path):
 def test_ours_has_the_precisions_of_its_manifest(tmp_path):
     (tmp_path / "manifest.json").write_text('{"graphs": {"int8": {}, "fp32": {}}}')
     assert our_precisions(tmp_path) == ["fp32", "int8"]
+
+
+def test_of_ours_a_precision_is_as_large_as_what_it_reads(tmp_path):
+    (tmp_path / "manifest.json").write_text(
+        '{"weights": {"int8": "w"}, "graphs": {"int8": {"serving": "g", "portable": "p"}}}'
+    )
+    for name, size in (("w", 3_000_000), ("g", 500_000), ("p", 7)):
+        (tmp_path / name).write_bytes(bytes(size))
+    assert our_megabytes(tmp_path, "int8") == 3.5
 
 
 def test_a_model_is_made_again_only_from_another_checkpoint(tmp_path):

@@ -39,7 +39,7 @@ class Way:
     threads: int = 0  # more than asked for
     chunk: int = serving.PREFILL_CHUNK
 
-    def open(self, bundle: Bundle, threads: int) -> serving.ServingGraph | PortableGraph:
+    def open(self, bundle: Bundle, precision: str, threads: int) -> serving.ServingGraph | PortableGraph:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = max(1, threads + self.threads)
         options.enable_mem_pattern = False
@@ -47,7 +47,7 @@ class Way:
         for name, value in self.entries.items():
             options.add_session_config_entry(name, value)
         with on_huge_pages() if self.huge else nullcontext():
-            inference = onnxruntime.InferenceSession(str(bundle.graph("fp32", self.kind)), options)
+            inference = onnxruntime.InferenceSession(str(bundle.graph(precision, self.kind)), options)
         if self.kind == "portable":
             return PortableGraph(inference=inference, sizes=bundle.architecture, device="cpu")
         return serving.ServingGraph(engine=Engine(lambda packed: inference, [], packed=True), sizes=bundle.architecture)
@@ -73,24 +73,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", action="append", choices=[way for way in WAYS if way != BASE], metavar="WAY")
+    parser.add_argument("--precision", default="fp32", help="(default: fp32)")
     parser.add_argument("--rounds", type=int, default=5, help="(default: 5)")
     parser.add_argument("--threads", type=int, default=2, help="(default: 2)")
     options = parser.parse_args()
     bundle = Bundle.open(options.folder)
     ratios: dict[str, dict[str, float]] = {}
-    base = opened(bundle, BASE, options.threads)
+    base = opened(bundle, BASE, options.precision, options.threads)
     for name in options.only or [way for way in WAYS if way != BASE]:
         # Two at a time: all of them together would take several gigabytes.
-        other = opened(bundle, name, options.threads)
+        other = opened(bundle, name, options.precision, options.threads)
         ratios[name] = compare(base, other, options.rounds)
     print(f"{'':<34}" + "".join(f"{name:>10}" for name in MEASURED))
     for name, found in ratios.items():
         print(f"{name:<34}" + "".join(f"{found[work]:>10.2f}" for work in MEASURED))
 
 
-def opened(bundle: Bundle, name: str, threads: int) -> Callable[[Work], float]:
+def opened(bundle: Bundle, name: str, precision: str, threads: int) -> Callable[[Work], float]:
     """A way of opening, ready: it tells the seconds that a work takes."""
-    graph = WAYS[name].open(bundle, threads)
+    graph = WAYS[name].open(bundle, precision, threads)
 
     def seconds(work: Work) -> float:
         serving.PREFILL_CHUNK = WAYS[name].chunk

@@ -71,6 +71,8 @@ def serving(path: Path | bytes, cache_length: int) -> Step:
     """A serving graph in plain onnxruntime on the CPU: of each row the text alone, over a cache of NaN."""
     session = opened(path)
     pasts = {node.name: node.shape for node in session.get_inputs() if node.name.startswith("past_key_values.")}
+    half = {node.type for node in session.get_inputs()} >= {"tensor(float16)"}
+    element = np.float16 if half else np.float32
 
     def call(texts: list[Array], lengths: Array, slots: dict[str, Array]) -> Array:
         """The logits (N, V) of the rows' new text, row after row; the slots are written in place."""
@@ -96,7 +98,7 @@ def serving(path: Path | bytes, cache_length: int) -> Step:
     def step(ids: Array, mask: Array, cache: Any) -> tuple[Array, Any]:
         if cache is None:
             shape = {name: (len(ids), heads, cache_length, size) for name, (_, heads, _, size) in pasts.items()}
-            cache = {name: np.full(shape[name], np.nan, np.float32) for name in pasts}, np.zeros(len(ids), np.int64)
+            cache = {name: np.full(shape[name], np.nan, element) for name in pasts}, np.zeros(len(ids), np.int64)
         slots, lengths = cache
         text = mask[:, -ids.shape[1] :] == 1  # (B, T)
         counts = text.sum(axis=1)

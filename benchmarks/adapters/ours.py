@@ -11,10 +11,8 @@ class Ours:
     def load(self, model: str, precision: str, threads: int) -> None:
         from gpt2_runtime import Session
 
-        if precision != "fp32":
-            raise ValueError(f"the session opens fp32 graphs alone, not {precision}")
-        # As `gpt2-runtime generate` opens it: weights are packed once a few tokens were read.
-        self.session = Session.open(model, threads=threads, prepack=False)
+        # As `gpt2-runtime generate` opens it: in float32, weights are packed once a few tokens were read.
+        self.session = Session.open(model, precision=precision, threads=threads, prepack=False)
 
     def generate(self, prompts: list[list[int]], new_tokens: int) -> Generated:
         return self.one(prompts[0], new_tokens) if len(prompts) == 1 else self.batch(prompts, new_tokens)

@@ -12,7 +12,8 @@ import onnxruntime
 import pytest
 from gpt2_export import graph
 from gpt2_export.graph import Kind
-from gpt2_model import GPT2
+from gpt2_model import GPT2, GPT2Config
+from gpt2_model.weights import stored_tensors
 from safetensors.numpy import load_file
 
 Freeze = Callable[[GPT2, Path], None]
@@ -129,3 +130,13 @@ def test_the_exporters_remarks_on_itself_are_not_shown(
     graph.write(built, frozen / kind.file)
     assert (frozen / kind.file).read_bytes() == (made / kind.file).read_bytes()
     assert np.array_equal(load_file(frozen / WEIGHTS)["transformer.ln_f.bias"], model.ln_f.bias.detach().numpy())
+
+
+def test_weights_that_are_equal_stay_apart(kind: Kind, freeze_network: Freeze, tmp_path: Path) -> None:
+    """As they are before training: norms of ones, biases of zeros. In another precision they need not be equal."""
+    untrained = GPT2(GPT2Config(vocab_size=50, n_positions=16, n_embd=16, n_layer=2, n_head=2))
+    freeze_network(untrained, tmp_path)
+    base = graph.base(kind, untrained.config, tmp_path / WEIGHTS)
+    weights = {name: value for name, value in base.graph.initializers.items() if name.startswith("transformer.")}
+    assert weights.keys() == stored_tensors(untrained).keys()
+    assert all(isinstance(weight.const_value, ir.ExternalTensor) for weight in weights.values())

@@ -11,6 +11,8 @@ the range on one number, so several scales are tried, each with the one that fit
 least squares, and the one with the smallest error is taken. It needs no data.
 """
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 
 FACTORS = np.linspace(0.7, 1.1, 17, dtype=np.float32)  # of the plain scale, that are tried in four bits
@@ -32,14 +34,17 @@ def quantize(weight: np.ndarray, *, bits: int, block: int) -> tuple[np.ndarray, 
     >>> float(abs(dequantize(blocks, scales, bits=4) - np.linspace(-1, 1, 32)).max()) < 0.08
     True
     """
-    rounded, scales = [], []
-    for start in range(0, len(weight), ROWS):
+
+    def rounded(start: int) -> tuple[np.ndarray, np.ndarray]:
         part = weight[start : start + ROWS].astype(np.float32)
         part = part.reshape(len(part), -1, block)  # [n, K] -> [n, K / block, block]
         levels, scale = _eight_bits(part) if bits == 8 else _four_bits(part)
-        rounded.append((levels + (1 << (bits - 1))).astype(np.uint8))
-        scales.append(scale[..., 0])
-    return _packed(np.concatenate(rounded), bits), np.concatenate(scales)
+        return _packed((levels + (1 << (bits - 1))).astype(np.uint8), bits), scale[..., 0]
+
+    with ThreadPoolExecutor() as pool:  # numpy lets other threads run while it computes
+        parts = list(pool.map(rounded, range(0, len(weight), ROWS)))
+    blocks, scales = zip(*parts, strict=True)
+    return np.concatenate(blocks), np.concatenate(scales)
 
 
 def dequantize(blocks: np.ndarray, scales: np.ndarray, *, bits: int) -> np.ndarray:

@@ -33,7 +33,7 @@ class Models:
 
         def make(target: Path) -> None:
             program = Path(sys.executable).with_name("gpt2-export")
-            # Random weights this wide lose more in 4 bits than is allowed by default; here it is their speed that counts.
+            # Random weights this wide lose more in 4 bits than is allowed by default; here their speed counts.
             options = ["--precision", ",".join(PRECISIONS), "--max-ppl-increase", "1000"]
             run([str(program), "make", str(self.checkpoint), str(target), *options], log=self.logs / "export.log")
 

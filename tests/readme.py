@@ -100,12 +100,45 @@ def parity(_: str) -> str:
     return "\n".join([*lines, "", "With " + ", ".join(f"{name} {version}" for name, version in used.items()) + "."])
 
 
+def precisions(_: str) -> str:
+    """What each precision takes and loses, of the demo and at full size."""
+    lines = [
+        "| checkpoint | precision | size, of fp32 | perplexity | KL, mean | KL, largest | top-1 | greedy tokens |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        for label in ("the demo, trained", "gpt2 (124M)"):
+            checkpoint = CHECKPOINTS[label]
+            source = "demo" if checkpoint is None else _write(checkpoint, Path(folder) / "source")
+            out = Path(folder) / "out"
+            _output(["gpt2-export", "make", source, str(out), "--force", "--precision", "fp32,fp16,int8,int4"])
+            found = json.loads(_output(["gpt2-export", "inspect", str(out), "--json"]))
+            for precision, report in found["quality"].items():
+                # Of its graphs and texts the one that loses most.
+                figures = max(
+                    (text for texts in report["graphs"].values() for text in texts.values()),
+                    key=lambda figures: figures["mean_kl"],
+                )
+                lines.append(
+                    f"| {label} | {precision} | {found['precisions'][precision]['of_fp32']:.3f} | "
+                    f"{figures['ppl_increase']:+.2g} % | {figures['mean_kl']:.1e} | {figures['max_kl']:.1e} | "
+                    f"{figures['top1_agreement']:.1%} | {figures['greedy_agreement']} of {figures['greedy_tokens']} |"
+                )
+    return "\n".join(lines)
+
+
 def benchmark(_: str) -> str:
     """What the last `tox -e bench` found; this measures nothing."""
     return (ROOT / "benchmarks/results/table.md").read_text(encoding="utf-8").strip()
 
 
-PARTS: dict[str, Callable[[str], str]] = {"help": help_text, "demo": demo, "parity": parity, "bench": benchmark}
+PARTS: dict[str, Callable[[str], str]] = {
+    "help": help_text,
+    "demo": demo,
+    "parity": parity,
+    "precisions": precisions,
+    "bench": benchmark,
+}
 CERTAIN = ("help", "bench")  # the same wherever they are made
 
 

@@ -7,7 +7,7 @@ a model of any size is exported in seconds and nothing is stored twice. The road
     refer           each weight becomes a place in the file, in the file's layout: Conv1D's [in, out] is what MatMul
                     wants, so the transposes of torch's Linear go
     optimise        onnxscript's folding of shapes and constants
-    finish          what the kind alone does: the serving graph fuses operators and cuts the head
+    finish          what the kind alone does: the serving graph fuses bias and GELU, and cuts the head
     label           the names of axes, and nothing of the machine it was made on
     check           the contract: names, types, axes, and the operators that may occur
 """

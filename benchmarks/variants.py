@@ -3,8 +3,8 @@
     python benchmarks/variants.py FOLDER
     python benchmarks/variants.py FOLDER --rounds 9 --only "4 KB pages"
 
-It needs gpt2-runtime alone. A number is how many times as long a work takes in another way: the median over rounds of
-the ratio within a round. Above 1, the choice is right.
+It needs gpt2-runtime, and for "residuals and norms fused" gpt2-export too. A number is how many times as long a work
+takes in another way: the median over rounds of the ratio within a round. Above 1, the choice is right.
 """
 
 import argparse
@@ -38,16 +38,21 @@ class Way:
     arena: bool = True
     threads: int = 0  # more than asked for
     chunk: int = serving.PREFILL_CHUNK
+    fused: bool = False
 
     def open(self, bundle: Bundle, precision: str, threads: int) -> serving.ServingGraph | PortableGraph:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = max(1, threads + self.threads)
         options.enable_mem_pattern = False
         options.enable_cpu_mem_arena = self.arena
+        path = bundle.graph(precision, self.kind)
+        graph = fused(path) if self.fused else str(path)
+        # Where the weights are, of a graph that is in no file.
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
         for name, value in self.entries.items():
             options.add_session_config_entry(name, value)
         with on_huge_pages() if self.huge else nullcontext():
-            inference = onnxruntime.InferenceSession(str(bundle.graph(precision, self.kind)), options)
+            inference = onnxruntime.InferenceSession(graph, options)
         if self.kind == "portable":
             return PortableGraph(inference=inference, sizes=bundle.architecture, device="cpu")
         return serving.ServingGraph(engine=Engine(lambda packed: inference, [], packed=True), sizes=bundle.architecture)
@@ -63,6 +68,7 @@ WAYS = {
     "one thread less": Way(threads=-1),
     "one thread more": Way(threads=1),
     "the portable graph": Way(kind="portable"),
+    "residuals and norms fused": Way(fused=True),
     "prefill in chunks of 128": Way(chunk=128),
     "prefill in chunks of 512": Way(chunk=512),
 }
@@ -109,6 +115,30 @@ def opened(bundle: Bundle, name: str, precision: str, threads: int) -> Callable[
     for work in MEASURED:  # once unmeasured: buffers are made, and weights are moved to huge pages
         seconds(WORKS[work])
     return seconds
+
+
+def fused(path: Path) -> bytes:
+    """The serving graph with residual, bias and LayerNorm in one operator, SkipLayerNormalization."""
+    import onnx_ir as ir  # comes with gpt2-export; the other ways do without
+
+    model = ir.load(path)
+    for norm in [node for node in model.graph if node.op_type == "LayerNormalization"]:
+        residual = norm.inputs[0].producer()
+        if residual.op_type != "Add":  # the last one: rows are picked in between
+            continue
+        stream, x = residual.inputs
+        adds = [node for node in (x.producer(), residual) if node.op_type == "Add"]
+        x, *bias = adds[0].inputs if len(adds) == 2 else [x]  # the embeddings have none
+        skip = ir.node(
+            "SkipLayerNormalization",
+            [x, stream, *norm.inputs[1:], *bias],
+            {"epsilon": norm.attributes["epsilon"].as_float()},
+            domain="com.microsoft",
+            num_outputs=4,
+        )
+        old, new = (residual.outputs[0], norm.outputs[0]), (skip.outputs[3], skip.outputs[0])
+        ir.convenience.replace_nodes_and_values(model.graph, norm, [*adds, norm], [skip], old, new)
+    return ir.to_proto(model).SerializeToString()
 
 
 def compare(base: Callable[[Work], float], other: Callable[[Work], float], rounds: int) -> dict[str, float]:

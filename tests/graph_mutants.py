@@ -42,6 +42,11 @@ def attribute(node: onnx.NodeProto, name: str) -> onnx.AttributeProto:
     return found
 
 
+def rename(node: onnx.NodeProto, names: dict[str, str]) -> None:
+    """What a node reads."""
+    node.input[:] = [names.get(name, name) for name in node.input]
+
+
 def place(graph: onnx.GraphProto, weight: str, key: str) -> onnx.StringStringEntryProto:
     """Where a weight lies in model.safetensors: its entry for "offset" or "length"."""
     (tensor,) = (tensor for tensor in graph.initializer if tensor.name in (weight, f"transformer.{weight}"))
@@ -49,6 +54,7 @@ def place(graph: onnx.GraphProto, weight: str, key: str) -> onnx.StringStringEnt
     return entry
 
 
+@mistake("LayerNorm epsilon of 1e-6 in the serving graph", into=SERVING)
 @mistake("LayerNorm epsilon of 1e-6 in the graph")
 def epsilon(graph: onnx.GraphProto) -> None:
     for node in nodes(graph, "LayerNormalization"):
@@ -75,6 +81,7 @@ def shifted_place(graph: onnx.GraphProto) -> None:
     entry.value = str(int(entry.value) + 4)
 
 
+@mistake("weight and bias of a LayerNorm swapped in the serving graph", into=SERVING)
 @mistake("weight and bias of a LayerNorm swapped")
 def swapped_norm(graph: onnx.GraphProto) -> None:
     node = next(nodes(graph, "LayerNormalization"))
@@ -121,16 +128,10 @@ def no_residual(graph: onnx.GraphProto) -> None:
     addition.input[0] = addition.input[1]
 
 
-@mistake("LayerNorm epsilon of 1e-6 in the serving graph", into=SERVING)
-def fused_epsilon(graph: onnx.GraphProto) -> None:
-    for node in nodes(graph, "SkipLayerNormalization"):
-        attribute(node, "epsilon").f = 1e-6
-
-
 @mistake("epsilon of the last LayerNorm alone lost in the serving graph", into=SERVING, variant="epsilon")
 def last_epsilon(graph: onnx.GraphProto) -> None:
-    for node in nodes(graph, "LayerNormalization"):
-        node.attribute.remove(attribute(node, "epsilon"))
+    *_, norm = nodes(graph, "LayerNormalization")
+    norm.attribute.remove(attribute(norm, "epsilon"))
 
 
 @mistake("erf Gelu in the serving graph", into=SERVING)
@@ -150,32 +151,26 @@ def no_gelu_bias(graph: onnx.GraphProto) -> None:
     del next(nodes(graph, "FastGelu")).input[1]
 
 
-@mistake("weight and bias of a fused LayerNorm swapped", into=SERVING)
-def swapped_fused_norm(graph: onnx.GraphProto) -> None:
-    node = next(nodes(graph, "SkipLayerNormalization"))
-    node.input[2], node.input[3] = node.input[3], node.input[2]
-
-
-@mistake("bias of a projection dropped in fusing", into=SERVING)
-def no_fused_bias(graph: onnx.GraphProto) -> None:
-    node = next(node for node in nodes(graph, "SkipLayerNormalization") if len(node.input) == 5)
-    del node.input[4]
+@mistake("bias of a projection lost in the serving graph", into=SERVING)
+def no_bias(graph: onnx.GraphProto) -> None:
+    node = next(node for node in nodes(graph, "Add") if node.input[1].endswith("attn.c_proj.bias"))
+    for reader in graph.node:
+        rename(reader, {node.output[0]: node.input[0]})
 
 
 @mistake("the normalised stream carried on for the stream", into=SERVING)
 def normalised_stream(graph: onnx.GraphProto) -> None:
-    norm = next(nodes(graph, "SkipLayerNormalization"))
-    for node in graph.node:
-        node.input[:] = [norm.output[0] if name == norm.output[3] else name for name in node.input]
+    norm = next(nodes(graph, "LayerNormalization"))
+    for node in nodes(graph, "Add"):
+        rename(node, {norm.input[0]: norm.output[0]})
 
 
-@mistake("the residual connection of a fused LayerNorm lost", into=SERVING)
+@mistake("the residual connection of a layer lost in the serving graph", into=SERVING)
 def no_skip(graph: onnx.GraphProto) -> None:
-    node = next(node for node in nodes(graph, "SkipLayerNormalization") if len(node.input) == 5)
-    graph.initializer.append(numpy_helper.from_array(np.zeros((1, 1, 1), np.float32), "nothing"))
-    silent = helper.make_node("Mul", [node.input[1], "nothing"], ["silent"])
-    graph.node.insert(list(graph.node).index(node), silent)
-    node.input[1] = "silent"
+    _, norm, *_ = nodes(graph, "LayerNormalization")
+    (addition,) = (node for node in nodes(graph, "Add") if node.output[0] == norm.input[0])
+    for reader in graph.node:
+        rename(reader, {addition.output[0]: addition.input[1]})
 
 
 @mistake("scale of the attention lost in the serving graph", into=SERVING, variant="scaled by layer")
@@ -210,10 +205,6 @@ def swapped_packing(graph: onnx.GraphProto) -> None:
     node.input[0] = "kqv"
     graph.node.insert(at, packed)
     graph.node.insert(at, split)
-
-
-def rename(node: onnx.NodeProto, names: dict[str, str]) -> None:
-    node.input[:] = [names.get(name, name) for name in node.input]
 
 
 @mistake("the caches of two layers swapped in the serving graph", into=SERVING)
@@ -252,7 +243,7 @@ def place_before(graph: onnx.GraphProto) -> None:
 
 @mistake("logits without the last LayerNorm", into=SERVING)
 def no_last_norm(graph: onnx.GraphProto) -> None:
-    (norm,) = nodes(graph, "LayerNormalization")
+    *_, norm = nodes(graph, "LayerNormalization")
     (head,) = nodes(graph, "Gemm")
     head.input[0] = norm.input[0]
 

@@ -83,11 +83,12 @@ def test_an_absent_one_is_refused_with_those_that_are_there(damaged: Path, edit:
 def test_the_text_is_the_same_whatever_the_chunk_and_the_batch(
     opened: Session, serving: Session, read: Callable[[Session], np.ndarray]
 ) -> None:
-    """Sums of other orders may round one activation to the next step: far less than the precision itself changes."""
+    """A sum in another order may round an activation to the next step, here and there; a scale that tokens share
+    would change all of them."""
     expected, found = whole(opened), read(opened)
     np.testing.assert_array_equal(found.argmax(-1), expected.argmax(-1))
-    lost = np.abs(expected - whole(serving)).max()
-    assert np.abs(found - expected).max() < max(1e-4, lost / 4)
+    lost = np.abs(expected - whole(serving)).mean()
+    assert np.abs(found - expected).mean() < max(1e-5, lost / 4)
 
 
 def test_each_is_further_from_float32_than_the_one_before(folder: Path, serving: Session) -> None:

@@ -1,13 +1,15 @@
 """The session against GPT-2's equations in numpy: however a text is cut into steps, its logits are the same."""
 
 import itertools
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from gpt2_runtime import Bundle, Session
 from gpt2_runtime.errors import BundleError, ContextFullError, GraphError, ProviderError, SettingError, TokenIdError
-from gpt2_runtime.providers import PROVIDERS
+from gpt2_runtime.providers import PROVIDERS, load_onnxruntime
 from gpt2_runtime.session import choose_graph
 
 TOLERANCE = 1e-4  # float32 rounding is 6e-6 here; the smallest classic mistake, a GELU by erf, is 1.3e-3
@@ -131,6 +133,27 @@ def test_threads_and_provider_are_set_as_asked(folder):
         Session.open(folder, threads=0)
     with pytest.raises(ProviderError, match="provider is 'tpu'"):
         Session.open(folder, provider="tpu")
+
+
+@pytest.mark.parametrize("graph", ["serving", "portable"])
+def test_residuals_and_norms_are_run_apart(folder, graph, tmp_path, monkeypatch):
+    """SkipLayerNormalization is the slower way. Should onnxruntime fuse by itself, that optimizer must be disabled."""
+    onnxruntime = load_onnxruntime()
+    plain = onnxruntime.SessionOptions
+
+    def profiled():
+        options = plain()
+        options.enable_profiling = True
+        options.profile_file_prefix = str(tmp_path / "profile")
+        return options
+
+    monkeypatch.setattr(onnxruntime, "SessionOptions", profiled)
+    session = Session.open(folder, threads=1, graph=graph)
+    session.step([[5]], session.empty_cache())
+    events = json.loads(Path(session.opened.inference.end_profiling()).read_text(encoding="utf-8"))
+    operators = [event["args"]["op_name"] for event in events if event["name"].endswith("_kernel_time")]
+    assert operators.count("LayerNormalization") == 5  # two in each of two layers, and the last
+    assert "SkipLayerNormalization" not in operators
 
 
 def test_the_serving_graph_is_the_cpus_where_the_folder_has_it(session, damaged, edit):

@@ -1,12 +1,14 @@
-"""Writes the generated parts of the documents: help texts, the demo's output, the parity table, the benchmark's.
+"""Writes the generated parts of the documents: help texts, the demo's output, the tables of parity, bench and interop.
 
     python tests/readme.py            writes all of them
-    python tests/readme.py --check    compares what is the same on every machine: the help texts, and the table that
-                                      `tox -e bench` left in benchmarks/results; exit code 1 if stale
+    python tests/readme.py interop    writes the parts of that name
+    python tests/readme.py --check    compares what is the same on every machine: the help texts, and the tables of what
+                                      `tox -e bench` and `tox -m interop` left; exit code 1 if stale
 
 A generated part stands between `<!-- generated: NAME -->` and `<!-- end -->`.
 """
 
+import ast
 import json
 import os
 import re
@@ -14,21 +16,25 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from interop.consumers import CONSUMERS, RESULTS
 
 ROOT = Path(__file__).parent.parent
 PART = re.compile(r"(<!-- generated: (?P<name>[^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "packages").glob("*/README.md")))
 
 
-def main(check: bool) -> int:
+def main(arguments: list[str]) -> int:
     """Writes or compares; returns the exit code."""
+    check = "--check" in arguments
+    kinds = CERTAIN if check else arguments or PARTS
     stale = []
     for path in DOCUMENTS:
         before = path.read_text(encoding="utf-8")
-        after = filled(before, only_certain=check)
+        after = filled(before, kinds)
         if check and after != before:
             stale.append(str(path.relative_to(ROOT)))
         elif after != before:
@@ -39,12 +45,12 @@ def main(check: bool) -> int:
     return 1 if stale else 0
 
 
-def filled(document: str, *, only_certain: bool) -> str:
-    """The document with its generated parts made anew."""
+def filled(document: str, kinds: Collection[str]) -> str:
+    """The document with its generated parts of these kinds made anew."""
 
     def part(match: re.Match[str]) -> str:
         kind, _, argument = match["name"].partition(" ")
-        if only_certain and kind not in CERTAIN:
+        if kind not in kinds:
             return match[0]
         return f"{match[1]}{PARTS[kind](argument)}\n{match[3]}"
 
@@ -132,14 +138,30 @@ def benchmark(_: str) -> str:
     return (ROOT / "benchmarks/results/table.md").read_text(encoding="utf-8").strip()
 
 
+def interop(_: str) -> str:
+    """What the last `tox -m interop` passed with; this opens nothing."""
+    lines = ["| opened by | what is compared | last passed with |", "|---|---|---|"]
+    for name in CONSUMERS:
+        result = RESULTS / f"{name}.json"
+        if not result.exists():
+            continue  # has never passed
+        told = ast.get_docstring(ast.parse((RESULTS.parent / f"test_{name}.py").read_text(encoding="utf-8"))) or ""
+        opened_by, compared = told.removesuffix(".").replace("\n", " ").split(": ", 1)
+        found = json.loads(result.read_text(encoding="utf-8"))
+        versions = ", ".join(f"{package} {version}" for package, version in found["versions"].items())
+        lines.append(f"| {opened_by} | {compared} | {versions} ({found['date']}) |")
+    return "\n".join(lines)
+
+
 PARTS: dict[str, Callable[[str], str]] = {
     "help": help_text,
     "demo": demo,
     "parity": parity,
     "precisions": precisions,
     "bench": benchmark,
+    "interop": interop,
 }
-CERTAIN = ("help", "bench")  # the same wherever they are made
+CERTAIN = ("help", "bench", "interop")  # the same wherever they are made
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,4 +226,4 @@ def _block(text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(check="--check" in sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))

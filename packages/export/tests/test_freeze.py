@@ -177,6 +177,15 @@ def test_config_says_what_the_frozen_weights_are(make_checkpoint: MakeCheckpoint
     assert not {"torch_dtype", "_name_or_path"} & found.keys()
 
 
+def test_config_leads_transformers_js_to_the_graph_that_is_there(
+    make_checkpoint: MakeCheckpoint, frozen: Freeze
+) -> None:
+    """What the source says is of the source's graphs: names, pieces and precisions that the folder does not have."""
+    theirs = {"dtype": "q4", "use_external_data_format": {"model_q4.onnx": 2}, "kv_cache_dtype": {"q4": "float16"}}
+    found = frozen(make_checkpoint(config={"transformers.js_config": theirs})).json("config.json")
+    assert found["transformers.js_config"] == {"dtype": "fp32"}
+
+
 def test_config_keeps_the_sources_own_fields(make_checkpoint: MakeCheckpoint, frozen: Freeze) -> None:
     own = {"eos_token_id": 7, "id2label": {"0": "naïve"}, "task_specific_params": None, "n_ctx": 24}
     assert own.items() <= frozen(make_checkpoint(config=own)).json("config.json").items()

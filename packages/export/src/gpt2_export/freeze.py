@@ -16,6 +16,8 @@ from gpt2_export import genai, tensorfile, tokenizer
 from gpt2_export.progress import Progress, silent
 
 WEIGHTS = "model.safetensors"
+# Unasked, transformers.js takes the graph of another precision: in a browser it looks for an int8 one.
+TRANSFORMERS_JS = {"dtype": "fp32"}
 
 
 def freeze(
@@ -78,10 +80,10 @@ def _arrays(checkpoint: Checkpoint, layout: Layout, progress: Progress) -> Itera
 
 
 def _config(checkpoint: Checkpoint, layout: Layout, ignored: Collection[str]) -> dict[str, Any]:
-    """The source's own fields, with those that the frozen weights decide: type, head, class."""
+    """The source's own fields, with those that the frozen weights decide: type, head, class, graph."""
     dropped = {"torch_dtype", "_name_or_path", "transformers_version", *ALIASES, *ignored} - {"n_ctx"}  # GPT-2's own
     kept = {key: value for key, value in checkpoint.config.items() if key not in dropped}
-    return kept | layout.config.to_hf() | {"dtype": "float32"}
+    return kept | layout.config.to_hf() | {"dtype": "float32", "transformers.js_config": TRANSFORMERS_JS}
 
 
 def _generation_config(checkpoint: Checkpoint, config: dict[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ ARROWS = {
         tensorfile <- initializers <- graph <- portable, serving; portable, serving, progress <- kinds;
         kinds, sweep <- backends; backends, progress <- verify;
         bundle, freeze, kinds, manifest, verify <- steps; freeze, kinds, manifest <- inspection;
-        steps, inspection <- cli
+        inspection, tokenizer <- card <- repository; steps, inspection, repository <- cli
     """,
     "gpt2_runtime": """
         errors <- cache, document, providers, sampling, stopping; document <- bundle, merges <- vocabulary <- tokenizer;

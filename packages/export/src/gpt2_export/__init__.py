@@ -16,8 +16,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gpt2_export.errors import ExportError, FolderError, GraphError, StorageError, VerificationError
+    from gpt2_export.errors import ExportError, FolderError, GraphError, HubError, StorageError, VerificationError
     from gpt2_export.inspection import inspect
+    from gpt2_export.repository import push
     from gpt2_export.steps import add_graph, freeze_only, make, verify_folder
 
 __version__ = "0.1.0"
@@ -29,10 +30,12 @@ HOMES = {
     "add_graph": "steps",
     "verify_folder": "steps",
     "inspect": "inspection",
+    "push": "repository",
     "ExportError": "errors",
     "FolderError": "errors",
     "StorageError": "errors",
     "GraphError": "errors",
+    "HubError": "errors",
     "VerificationError": "errors",
 }
 __all__ = [
@@ -41,10 +44,12 @@ __all__ = [
     "add_graph",
     "verify_folder",
     "inspect",
+    "push",
     "ExportError",
     "FolderError",
     "StorageError",
     "GraphError",
+    "HubError",
     "VerificationError",
 ]
 

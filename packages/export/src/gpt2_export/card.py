@@ -124,7 +124,7 @@ from huggingface_hub import snapshot_download
 
 session, greedy = Session.open(snapshot_download("org/name")), SamplingConfig(temperature=0)
 events = generate(session, [1, 2, 3], max_new_tokens=20, sampling=greedy, rng=np.random.default_rng(0))
-print([event.token_id for event in events if isinstance(event, Token)])
+print([event.id for event in events if isinstance(event, Token)])
 """,
     ),
 )

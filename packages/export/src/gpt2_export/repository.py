@@ -243,9 +243,7 @@ def _hub_errors(repository: str, branch: str | None) -> Iterator[None]:
         raise HubError(_refusal(error, repository, branch)) from error
     except Exception as error:  # whatever the library's transport raises, under names that change with it
         reason = "; ".join(_first_line(part) for part in (error, error.__cause__) if part is not None)
-        raise HubError(
-            f"the push to {repository} failed: {reason}; check the connection, and push again: nothing was committed"
-        ) from error
+        raise HubError(f"the push to {repository} failed: {reason}; check the connection, and push again") from error
 
 
 def _refusal(error: Any, repository: str, branch: str | None) -> str:

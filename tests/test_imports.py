@@ -25,7 +25,7 @@ ARROWS = {
         kinds, sweep <- backends; backends, progress <- verify; backends <- calibration;
         activations, calibration, verify <- quality;
         bundle, freeze, quality <- steps; bundle, freeze, kinds <- inspection;
-        steps, inspection <- cli
+        inspection, tokenizer <- card <- repository; steps, inspection, repository <- cli
     """,
     "gpt2_runtime": """
         errors <- cache, document, providers, sampling, stopping; document <- bundle, merges <- vocabulary <- tokenizer;

@@ -15,7 +15,7 @@ from gpt2_export.cli import main
 
 Run = Callable[..., Result]
 Refusal = Callable[..., str]
-COMMANDS = ["make", "freeze", "onnx", "verify", "inspect"]
+COMMANDS = ["make", "freeze", "onnx", "verify", "inspect", "push"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -139,14 +139,14 @@ def test_a_command_line_that_is_wrong_is_clicks_own_error(run: Run, arguments: l
     assert "Usage: " in ran.stderr
 
 
-@pytest.mark.parametrize("command", ["onnx", "verify", "inspect"])
+@pytest.mark.parametrize("command", [["onnx"], ["verify"], ["inspect"], ["push", "org/name"]])
 @pytest.mark.parametrize("kind", ["absent", "file", "checkpoint"])
 def test_a_folder_that_was_not_made_here_is_refused(
-    refusal: Refusal, source: Path, tmp_path: Path, command: str, kind: str
+    refusal: Refusal, source: Path, tmp_path: Path, command: list[str], kind: str
 ) -> None:
     (tmp_path / "file").write_text("x")
     folder = {"absent": tmp_path / "gone", "file": tmp_path / "file", "checkpoint": source}[kind]
-    assert "has no manifest.json; make it with `gpt2-export make SOURCE" in refusal(command, folder)
+    assert "has no manifest.json; make it with `gpt2-export make SOURCE" in refusal(command[0], folder, *command[1:])
 
 
 def test_verify_refuses_a_changed_folder(refusal: Refusal, made_copy: Path) -> None:

@@ -25,12 +25,14 @@ if TYPE_CHECKING:
         ExportError,
         FolderError,
         GraphError,
+        HubError,
         PrecisionError,
         QualityError,
         StorageError,
         VerificationError,
     )
     from gpt2_export.inspection import inspect
+    from gpt2_export.repository import push
     from gpt2_export.steps import add_graph, freeze_only, make, quantize, verify_folder
 
 __version__ = "0.1.0"
@@ -43,10 +45,12 @@ HOMES = {
     "verify_folder": "steps",
     "quantize": "steps",
     "inspect": "inspection",
+    "push": "repository",
     "ExportError": "errors",
     "FolderError": "errors",
     "StorageError": "errors",
     "GraphError": "errors",
+    "HubError": "errors",
     "VerificationError": "errors",
     "PrecisionError": "errors",
     "QualityError": "errors",
@@ -58,10 +62,12 @@ __all__ = [
     "verify_folder",
     "quantize",
     "inspect",
+    "push",
     "ExportError",
     "FolderError",
     "StorageError",
     "GraphError",
+    "HubError",
     "VerificationError",
     "PrecisionError",
     "QualityError",

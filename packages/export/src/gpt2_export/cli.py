@@ -25,6 +25,7 @@ def main() -> None:
     gpt2-export make gpt2 gpt2-folder        OpenAI's, from the Hugging Face hub
     gpt2-export quantize gpt2-folder --precision int8
     gpt2-export inspect gpt2-folder          what is in it, and how it was verified
+    gpt2-export push gpt2-folder you/gpt2    to the hub, with a model card
     """
     # A polite end, as container managers send it, unwinds like any other: what was half-written is removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -230,6 +231,45 @@ def inspect(debug: bool, folder: Path, check_hashes: bool, as_json: bool) -> Non
         click.echo(inspection.as_json(found) if as_json else inspection.table(found))
         if found.get("differences"):
             raise SystemExit(1)
+
+
+@main.command(short_help="Upload FOLDER to the Hugging Face hub.")
+@click.argument("folder", type=EXISTING)
+@click.argument("repository", metavar="ORG/NAME")
+@click.option("--branch", metavar="NAME", help="Commit to this branch, made if it is not there.  [default: main]")
+@click.option("--private", is_flag=True, help="Make the repository private, if it is not there yet.")
+@click.option("--message", metavar="TEXT", help="What the commit says.  [default: Upload FOLDER]")
+@click.option("--create-pr", is_flag=True, help="Propose the commit as a pull request.")
+@click.option("--dry-run", is_flag=True, help="Print the card and the files, and upload nothing.")
+@debug_option
+def push(debug: bool, folder: Path, repository: str, dry_run: bool, **options: Any) -> None:
+    """Uploads FOLDER to the hub in one commit: the files that its manifest lists, and a model card.
+
+    FOLDER must be verified, and as it was made. The card says what it is, how it was verified and how to run it; a
+    README.md that you wrote, in FOLDER or on the hub, is kept instead. Files of an earlier push that FOLDER does not
+    have are removed. The token is that of `hf auth login`, or HF_TOKEN.
+
+    \b
+    Example:
+      gpt2-export push gpt2-folder your-name/gpt2-onnx --private
+    """
+    with one_line_errors(debug):
+        from gpt2_export import repository as hub
+        from gpt2_export.manifest import CARD
+        from gpt2_export.progress import progress_for
+
+        progress = progress_for(sys.stderr)
+        if dry_run:
+            plan = hub.prepare(folder, repository, progress=progress)
+            sizes = [*plan.files.items(), (CARD, len(plan.card.encode()))]
+            click.echo(plan.card + "\n" + "\n".join(f"{size:>13,}  {name}" for name, size in sizes))
+            return
+        pushed = hub.push(folder, repository, progress=progress, **options)
+        if pushed.kept_card:
+            click.echo(f"warning: {repository} has a README.md that somebody wrote; it was kept", err=True)
+        for name in pushed.removed:
+            click.echo(f"removed {name}, which an earlier push brought")
+        click.echo(f"{repository}: {pushed.files} files, {pushed.nbytes:,} bytes, {pushed.url}")
 
 
 @contextmanager

@@ -4,6 +4,7 @@
     ├── FolderError             a folder that exists already, or is not one that was made here, or does not fit itself
     ├── StorageError            the disk is full, or a file cannot be written
     ├── GraphError              the exported graph is not the one that the contract describes
+    ├── HubError                the hub cannot be reached, or refuses what is pushed
     ├── VerificationError       the folder computes something else than its checkpoint; carries the report
     └── PrecisionError          weights that cannot be stored in fewer bits
         └── QualityError        they can, but the text would be worse than is allowed; carries the report
@@ -28,6 +29,10 @@ class StorageError(ExportError):
 
 class GraphError(ExportError):
     """An exported graph that breaks the contract of inputs, outputs, operators or weights."""
+
+
+class HubError(ExportError):
+    """The hub cannot be reached, or refuses what is pushed."""
 
 
 class VerificationError(ExportError):

@@ -10,6 +10,7 @@ from typing import Any
 from gpt2_export.errors import FolderError
 
 MANIFEST = "manifest.json"
+CARD = "README.md"
 SCHEMA = 1
 GENERATOR = "gpt2-export"
 FIELDS = {
@@ -128,8 +129,8 @@ def versions() -> dict[str, str]:
 
 
 def _belongs(path: Path) -> bool:
-    # A folder (.git, the hub's .cache) is somebody else's.
-    return path.is_file() and path.name != MANIFEST
+    # A folder (.git, the hub's .cache) is somebody else's, and so is .gitattributes. The card is people's to edit.
+    return path.is_file() and path.name not in (MANIFEST, CARD) and not path.name.startswith(".")
 
 
 def _entry(path: Path) -> dict[str, int | str]:

@@ -4,11 +4,13 @@ The only file that opens the network. Tensors are mapped from their file, not re
 once, and memory is touched only as tensors are used.
 """
 
+import hashlib
 import json
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from os import PathLike
@@ -19,7 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from gpt2_model.errors import ConfigError, SourceError, WeightFileError
+from gpt2_model.errors import CheckpointError, ConfigError, SourceError, WeightFileError
 
 SAFETENSORS, SAFETENSORS_INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
@@ -223,9 +225,7 @@ def _open_pickle(path: Path) -> dict[str, Callable[[], Tensor]]:
 
 def _fetch(source: str, revision: str | None, *, offline: bool, allow_pickle: bool) -> tuple[Path, str]:
     """Brings the files that are needed, and no others, into the hub's cache; returns their folder and their commit."""
-    from huggingface_hub import (
-        snapshot_download,
-    )  # imported here: half a second that a local folder need not wait
+    from huggingface_hub import snapshot_download  # imported here: half a second that a local folder need not wait
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     at = f" at revision {revision!r}" if revision else ""
@@ -235,35 +235,41 @@ def _fetch(source: str, revision: str | None, *, offline: bool, allow_pickle: bo
             wanted = [*DOCUMENTS, SAFETENSORS, SAFETENSORS_INDEX, "model-*-of-*.safetensors"]
             folder = Path(snapshot_download(source, revision=revision, allow_patterns=wanted, local_files_only=True))
         else:
-            commit, wanted = _wanted(source, revision, allow_pickle)
-            # By the name that was asked for, so that the cache learns it and `offline` finds it again.
-            folder = Path(snapshot_download(source, revision=revision, allow_patterns=wanted))
+            commit, hashes = _wanted(source, revision, allow_pickle)
+            with _bars() as bars:
+                # By the name that was asked for, so that the cache learns it and `offline` finds it again.
+                fetched = snapshot_download(source, revision=revision, allow_patterns=[*hashes], tqdm_class=bars)
+            folder = Path(fetched)
             if folder.name != commit:
                 raise SourceError(f"{source}{at} moved from {commit} to {folder.name} meanwhile; run it again")
+            _refuse_damaged(source, folder, hashes)
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         remedy = "run once without offline" if offline else "check the connection, or name a local folder"
         raise SourceError(
             f"{source}{at} is neither a folder nor in the hub's cache, nor can it be fetched; {remedy}"
         ) from error
     except HfHubHTTPError as error:
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        reason = next((line for line in lines if "not found" in line.lower()), lines[0] if lines else "no reason given")
-        raise SourceError(
-            f"the hub refuses {source}{at}: {reason}; check the name, the revision and your token"
-        ) from error
-    except SourceError:
+        raise SourceError(_refusal(error, source, at)) from error
+    except CheckpointError:
         raise
     except Exception as error:  # whatever the library's transport raises, under names that change with it
-        raise SourceError(f"{source}{at} cannot be fetched: {error}; check the connection and the disk") from error
+        raise SourceError(
+            f"there is no folder {source}, and as a repository{at} it cannot be fetched from the hub: {error}; "
+            "check the name, the connection and the disk, or take what the hub's cache has with offline (--offline)"
+        ) from error
     return folder, folder.name  # the cache keeps each commit in a folder of its name
 
 
-def _wanted(source: str, revision: str | None, allow_pickle: bool) -> tuple[str, list[str]]:
-    """The commit that the revision is now, and the files to fetch: the documents and one set of weights."""
+def _wanted(source: str, revision: str | None, allow_pickle: bool) -> tuple[str, dict[str, str | None]]:
+    """The commit that the revision is now, and the files to fetch, the documents and one set of weights.
+
+    Of each file the hash that the hub tells of it: the sha256 of a large one, git's own of a small one.
+    """
     from huggingface_hub import HfApi
 
-    info = HfApi().model_info(source, revision=revision)
-    names = {sibling.rfilename for sibling in info.siblings or ()}
+    info = HfApi().model_info(source, revision=revision, files_metadata=True)
+    hashes = {file.rfilename: file.lfs.sha256 if file.lfs else file.blob_id for file in info.siblings or ()}
+    names = set(hashes)
     if SAFETENSORS in names or SAFETENSORS_INDEX in names:
         single, index, shard = SAFETENSORS, SAFETENSORS_INDEX, re.compile(r"model-\d+-of-\d+\.safetensors")
     elif allow_pickle or not names & {PICKLE, PICKLE_INDEX}:
@@ -276,4 +282,68 @@ def _wanted(source: str, revision: str | None, allow_pickle: bool) -> tuple[str,
     weights = {single} if single in names else {index, *(name for name in names if shard.fullmatch(name))}
     if not weights & names:
         raise SourceError(f"{source} has no {SAFETENSORS}, sharded or whole; {_foreign(names)}")
-    return str(info.sha), sorted(names & (weights | set(DOCUMENTS)))
+    return str(info.sha), {name: hashes[name] for name in sorted(names & (weights | set(DOCUMENTS)))}
+
+
+@contextmanager
+def _bars() -> Iterator[type]:
+    """The library's progress bars: in a terminal only, and ended with the block, not whenever they are collected."""
+    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]  # exported, but not in mypy's sense
+
+    drawn = []
+
+    class Bar(tqdm):
+        def __init__(self, *args: Any, disable: bool | None = None, **options: Any) -> None:
+            super().__init__(*args, disable=disable, **options)  # type: ignore[no-untyped-call]
+            drawn.append(self)
+
+    try:
+        yield Bar
+    finally:
+        for bar in drawn:
+            bar.close()
+
+
+def _refuse_damaged(source: str, folder: Path, hashes: Mapping[str, str | None]) -> None:
+    """Raises WeightFileError where a file is not the one that the hub describes; the library compares sizes alone."""
+    damaged = [name for name, expected in hashes.items() if expected and _hash(folder / name, expected) != expected]
+    for name in damaged:
+        path = folder / name
+        while path.is_symlink():  # the cache's snapshots are links to its blobs
+            target = path.parent / path.readlink()
+            path.unlink()
+            path = target
+        path.unlink(missing_ok=True)
+    if damaged:
+        raise WeightFileError(
+            f"{source}: {', '.join(damaged)} came with another hash than the hub tells; removed from the hub's cache, "
+            "run it again to fetch it anew"
+        )
+
+
+def _hash(path: Path, like: str) -> str:
+    """A file's sha256, or its name as a blob of git where `like` is as short as those are."""
+    kind = "sha256" if len(like) == 64 else "sha1"
+    with path.open("rb") as file:
+        head = b"" if kind == "sha256" else b"blob %d\0" % path.stat().st_size
+        return hashlib.file_digest(file, lambda: hashlib.new(kind, head, usedforsecurity=False)).hexdigest()
+
+
+def _refusal(error: Any, source: str, at: str) -> str:
+    """What an answer of the hub means for the user, and what to do."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    log_in = "set HF_TOKEN or run `hf auth login`"
+    if isinstance(error, GatedRepoError):
+        return f"the hub shows {source} only to those whom its authors let in; ask them on its page, then {log_in}"
+    if isinstance(error, RepositoryNotFoundError):
+        return (
+            f"there is no folder {source}, and no such repository on the hub, or none that it shows you; "
+            f"check the name; for a private one {log_in}"
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return f"{source} has no revision{at.removeprefix(' at revision')} on the hub; name a branch, a tag or a commit"
+    if error.response.status_code == 401:
+        return f"the hub does not accept your token for {source}{at}; {log_in}"
+    reason = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
+    return f"the hub refuses {source}{at}: {reason}; try again later, or look at the repository's page"

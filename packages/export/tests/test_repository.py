@@ -117,6 +117,7 @@ def test_a_push_is_one_commit_of_what_the_manifest_lists(ran: Ran, cluttered: Pa
         assert files[name] == (cluttered / name).read_bytes()
     repository = ran.hub.repositories["org/new"]
     assert list(repository.messages.values()) == ["", "Upload tiny"]  # the hub's own first, then ours
+    assert [line.split(":")[0] for line in ran.results["new"]["err"].splitlines()] == ["check", "push"]  # no bars
     size = sum(len(data) for name, data in files.items() if name != ".gitattributes")
     commit = f"{ran.hub.address}/org/new/commit/{repository.branches['main']}"
     assert ran.line("new") == f"org/new: {len(files) - 1} files, {size:,} bytes, {commit}\n"

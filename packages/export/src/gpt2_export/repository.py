@@ -266,4 +266,5 @@ def _refusal(error: Any, repository: str, branch: str | None) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    lines = (line.strip(" .:") for line in str(error).splitlines())
+    return next(filter(None, lines), type(error).__name__)

@@ -1,6 +1,7 @@
 """What is in a made folder, read from its files: for people, and as one JSON object."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ def quality_lines(quality: dict[str, Any], sizes: dict[str, Any]) -> list[str]:
     return lines
 
 
-def precision_lines(folder: Path, document: dict[str, Any]) -> list[str]:
+def precision_lines(folder: Path, document: Mapping[str, Any]) -> list[str]:
     """`quality_lines` of a folder that has more than float32."""
     if not document["quality"]:
         return []
@@ -156,7 +157,7 @@ def _axes(value: onnx.ValueInfoProto) -> list[str | int]:
     return [name, *(axis.dim_param or axis.dim_value for axis in kind.shape.dim)]
 
 
-def _sizes(folder: Path, document: dict[str, Any]) -> dict[str, Any]:
+def _sizes(folder: Path, document: Mapping[str, Any]) -> dict[str, Any]:
     """What each precision takes: its weights, and the graphs over them."""
     graphs = kinds.held(folder)
     sizes: dict[str, dict[str, Any]] = {}

@@ -11,7 +11,7 @@ from gpt2_export.backends import Step
 from gpt2_export.errors import PrecisionError
 
 SONNETS = Path(__file__).parent / "sonnets.txt"  # eight of Shakespeare's, of which the demo has read only the plays
-OWN = "its own"
+OWN = "its own text"
 OWN_TOKENS = 256
 MOST_TOKENS = 1024  # of a text
 SEED = 1

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from checkpoints import SPECIAL, VARIANTS, network
+from checkpoints import VARIANTS, network
 from gpt2_export import graph, kinds
 from gpt2_export.precision import INT4, INT8, PRECISIONS, Precision
 from gpt2_export.serving import SERVING
@@ -24,7 +24,7 @@ WEIGHTS = "model.safetensors"
 TOKENS = 128
 OUTLIERS = [5, 200, 411, 700]  # channels
 
-# Mean KL divergence to float32, in nats, and a mistake that is beyond it.
+# Mean KL divergence to float32, in nats. Without the rescaling, outliers are beyond theirs.
 LIMITS = {"int8": 1e-4, "int4": 1.2e-2, "int8, outliers": 1e-3}
 
 
@@ -119,7 +119,6 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     kinds.write_all(bases, config, folder)
     for precision in PRECISIONS.values():
         kinds.write_all(bases, config, folder, (precision, precision.freeze(config, folder / WEIGHTS, folder)))
-    assert SPECIAL["eos_token_id"] < config.vocab_size
     return folder
 
 
@@ -151,8 +150,7 @@ def with_one_scale_for_all_tokens(path: Path) -> bytes:
 
 @pytest.mark.parametrize("precision", PRECISIONS.values(), ids=list(PRECISIONS))
 def test_no_row_hears_of_another(small: Path, precision: Precision) -> None:
-    for kind, step in ((SERVING, lambda path: backends.serving(path, 80)),):
-        assert heard(step(small / kinds.file_of(kind, precision))) < 1e-3
+    assert heard(backends.serving(small / kinds.file_of(SERVING, precision), 80)) < 1e-3
 
 
 def test_one_scale_for_all_tokens_is_heard(small: Path) -> None:

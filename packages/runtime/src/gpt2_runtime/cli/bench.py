@@ -1,0 +1,72 @@
+"""`gpt2-runtime bench`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+
+import click
+
+from gpt2_runtime.bench import BATCHES, ROUNDS
+from gpt2_runtime.bench import bench as measure
+from gpt2_runtime.bench import lines as report_lines
+from gpt2_runtime.cli import options
+from gpt2_runtime.signature import GraphKind
+
+
+@click.command()
+@options.folder
+@click.option("--context", "contexts", type=int, multiple=True, help="Decode after this many tokens; may be repeated.")
+@click.option("--batch", "batches", type=int, multiple=True, help="Decode this many rows at once; may be repeated.")
+@click.option("--rounds", type=int, default=ROUNDS, show_default=True, help="Take the median of this many.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@options.precision
+@options.provider
+@options.threads
+@options.graph
+@options.guarded
+def bench(
+    folder: str,
+    contexts: tuple[int, ...],
+    batches: tuple[int, ...],
+    rounds: int,
+    as_json: bool,
+    precision: str | None,
+    provider: str,
+    threads: int | None,
+    graph: GraphKind | None,
+) -> None:
+    """Measures how fast this machine runs FOLDER.
+
+    Prefill is the time from a prompt to its first token. Decoding is measured after several contexts and in batches,
+    and as a share of the read roofline: a step reads all weights and all cached keys and values, and memory gives them
+    no faster than it is read. More than all of it is reached by a model that the processor's caches hold.
+
+    \b
+    Examples:
+      gpt2-runtime bench out/gpt2
+      gpt2-runtime bench out/gpt2 --context 100 --batch 1 --batch 4 --threads 2 --json
+    """
+    with click.progressbar(length=1, label="bench", file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.length = total
+            bar.update(done - bar.pos)
+
+        report = measure(
+            folder,
+            precision=precision,
+            provider=provider,
+            threads=threads,
+            graph=graph,
+            contexts=contexts or None,
+            batches=batches or BATCHES,
+            rounds=rounds,
+            progress=progress,
+        )
+    if as_json:
+        click.echo(json.dumps(asdict(report)))
+    else:
+        for line in report_lines(report):
+            click.echo(line)

@@ -1,0 +1,50 @@
+"""`gpt2-runtime inspect`."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from gpt2_runtime import inspection
+from gpt2_runtime.cli import options
+from gpt2_runtime.loading import load
+from gpt2_runtime.signature import GraphKind
+
+
+@click.command()
+@options.folder
+@click.option("--load", "with_loading", is_flag=True, help="Tell the time and memory that loading took, too.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@options.precision
+@options.provider
+@options.threads
+@options.graph
+@options.check_hashes
+@options.guarded
+def inspect(
+    folder: str,
+    with_loading: bool,
+    as_json: bool,
+    precision: str | None,
+    provider: str,
+    threads: int | None,
+    graph: GraphKind | None,
+    check_hashes: bool,
+) -> None:
+    """Shows what FOLDER holds: origin, sizes, inputs and outputs, tokens, parity.
+
+    \b
+    Examples:
+      gpt2-runtime inspect out/demo --check-hashes
+      gpt2-runtime inspect out/demo --load
+    """
+    generator, cost = load(
+        folder, precision=precision, provider=provider, threads=threads, graph=graph, check_hashes=check_hashes
+    )
+    opened = generator.session, generator.tokenizer, cost if with_loading else None
+    if as_json:
+        click.echo(json.dumps(inspection.report(*opened), ensure_ascii=False))
+    else:
+        for line in inspection.lines(*opened):
+            click.echo(line)

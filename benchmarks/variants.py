@@ -41,21 +41,23 @@ class Way:
     fused: bool = False
 
     def open(self, bundle: Bundle, precision: str, threads: int) -> serving.ServingGraph | PortableGraph:
+        path = bundle.graph(precision, self.kind)
+        inference = self.session(fused(path) if self.fused else str(path), bundle, threads)
+        if self.kind == "portable":
+            return PortableGraph(inference=inference, sizes=bundle.architecture, device="cpu")
+        return serving.ServingGraph(engine=Engine(lambda packed: inference, [], packed=True), sizes=bundle.architecture)
+
+    def session(self, graph: str | bytes, bundle: Bundle, threads: int) -> onnxruntime.InferenceSession:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = max(1, threads + self.threads)
         options.enable_mem_pattern = False
         options.enable_cpu_mem_arena = self.arena
-        path = bundle.graph(precision, self.kind)
-        graph = fused(path) if self.fused else str(path)
         # Where the weights are, of a graph that is in no file.
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(bundle.folder))
         for name, value in self.entries.items():
             options.add_session_config_entry(name, value)
         with on_huge_pages() if self.huge else nullcontext():
-            inference = onnxruntime.InferenceSession(graph, options)
-        if self.kind == "portable":
-            return PortableGraph(inference=inference, sizes=bundle.architecture, device="cpu")
-        return serving.ServingGraph(engine=Engine(lambda packed: inference, [], packed=True), sizes=bundle.architecture)
+            return onnxruntime.InferenceSession(graph, options)
 
 
 BASE = "as it is"
@@ -97,10 +99,16 @@ def main() -> None:
 
 def opened(bundle: Bundle, name: str, precision: str, threads: int) -> Callable[[Work], float]:
     """A way of opening, ready: it tells the seconds that a work takes."""
-    graph = WAYS[name].open(bundle, precision, threads)
+    return timed(WAYS[name].open(bundle, precision, threads), bundle, WAYS[name].chunk)
+
+
+def timed(
+    graph: serving.ServingGraph | PortableGraph, bundle: Bundle, chunk: int = serving.PREFILL_CHUNK
+) -> Callable[[Work], float]:
+    """A graph, ready: it tells the seconds that a work takes."""
 
     def seconds(work: Work) -> float:
-        serving.PREFILL_CHUNK = WAYS[name].chunk
+        serving.PREFILL_CHUNK = chunk
         prompts = [np.array(prompt) for prompt in work.prompts(bundle.architecture.vocab_size)]
         cache = graph.empty_cache(work.rows, work.prompt + STEPS)
         start = perf_counter()

@@ -31,8 +31,9 @@ ARROWS = {
         errors <- cache, document, providers, sampling, stopping; document <- bundle, merges <- vocabulary <- tokenizer;
         bundle <- signature; providers, signature <- binding <- engine; bundle, cache, engine, plan <- serving;
         cache, providers, signature <- portable; hugepages, portable, serving <- session;
-        sampling <- lookup; lookup, session <- generate;
-        generate, tokenizer, detokenizer, stopping <- text; memory, text <- loading <- inspection;
+        errors <- logprobs; sampling <- lookup, request; events, logprobs, lookup, request, session <- decoding;
+        decoding <- generate; decoding, tokenizer, detokenizer, stopping <- completion; completion, generate <- text;
+        memory, text <- loading <- inspection;
         bundle <- roofline; memory, roofline, session <- bench; bench, inspection <- cli
     """,
 }

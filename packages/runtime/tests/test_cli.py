@@ -47,7 +47,8 @@ def test_json_is_one_object(folder, generator):
     found = json.loads(run("generate", folder, "The dog", "--json", *options).stdout)
     sampling = SamplingConfig(temperature=0.9, top_k=50, top_p=0.95)
     expected = generator.complete("The dog", seed=4, max_new_tokens=20, sampling=sampling)
-    assert found.keys() == {"text", "token_ids", "prompt_token_ids", "finish_reason", "timings", "seed"}
+    told = {"text", "token_ids", "prompt_token_ids", "finish_reason", "timings", "seed"}
+    assert found.keys() == told | {"truncated", "slides", "logprobs"}
     assert found["token_ids"] == list(expected.token_ids)
     assert found["prompt_token_ids"] == generator.tokenizer.encode("The dog")
     assert (found["text"], found["finish_reason"], found["seed"]) == (expected.text, expected.finish_reason, 4)
@@ -116,7 +117,7 @@ def test_inspect_prints_for_people_and_for_machines(folder):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["x" * 200], "error: prompt has 200 tokens, the model reads 64; shorten it or pass --truncate\n"),
+        (["x" * 200], "error: prompt has 200 tokens, the model reads 64; shorten it or pass --overflow truncate\n"),
         ([""], "error: prompt has 0 tokens, must have at least 1; start from the end-of-text token, id 299\n"),
         (["a", "--temperature", "-1"], "error: temperature is -1.0, must be a number of at least 0; 0 is greedy\n"),
         (
@@ -134,7 +135,7 @@ def test_a_refusal_is_one_line_on_stderr_and_code_1(folder, options, message):
 
 
 def test_a_long_prompt_can_be_truncated(folder):
-    result = run("generate", folder, "x" * 200, "--truncate", "--json")
+    result = run("generate", folder, "x" * 200, "--overflow", "truncate", "--json")
     assert len(json.loads(result.stdout)["prompt_token_ids"]) == 64
 
 
@@ -204,7 +205,7 @@ class TestPipes:
     SLOW = """
 import signal, sys, time, gpt2_runtime
 signal.signal(signal.SIGINT, signal.default_int_handler)
-loop = sys.modules["gpt2_runtime.generate"]
+loop = sys.modules["gpt2_runtime.decoding"]
 loop.accepted = lambda *_: time.sleep(0.05) or [7]
 """
 

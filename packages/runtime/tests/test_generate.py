@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from gpt2_runtime import GREEDY, Finished, SamplingConfig, Token, generate
 from gpt2_runtime.errors import EmptyPromptError, PromptTooLongError, SettingError, TokenIdError
-from gpt2_runtime.generate import Timings
+from gpt2_runtime.events import Timings
 
 PROMPT = [5, 60, 7, 200]
 
@@ -38,7 +38,7 @@ def test_the_model_reads_its_positions_and_says_one_token_more(either, length, a
 def test_a_prompt_too_long_names_both_numbers_and_the_remedy(session):
     with pytest.raises(PromptTooLongError) as refusal:
         generate(session, [5] * 65, max_new_tokens=1)
-    assert str(refusal.value) == "prompt has 65 tokens, the model reads 64; shorten it or pass --truncate"
+    assert str(refusal.value) == "prompt has 65 tokens, the model reads 64; shorten it or pass --overflow truncate"
 
 
 def test_truncating_keeps_the_last_tokens(session):
@@ -101,7 +101,7 @@ def test_a_number_of_tokens_out_of_range_is_refused(session, value):
 def test_what_is_wrong_is_refused_at_the_call_and_not_at_the_first_event(session):
     with pytest.raises(TokenIdError, match="token id is 300, must be from 0 to 299"):
         generate(session, [5, 300], max_new_tokens=0)
-    with pytest.raises(SettingError, match="overflow is 'left', must be 'error' or 'truncate'"):
+    with pytest.raises(SettingError, match="overflow is 'left', must be 'error', 'truncate' or 'slide'"):
         generate(session, PROMPT, max_new_tokens=1, overflow="left")
     with pytest.raises(SettingError, match="row of ids is <U"):
         generate(session, "text", max_new_tokens=1)

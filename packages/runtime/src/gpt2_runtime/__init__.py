@@ -12,12 +12,14 @@ Three levels, each on top of the one before::
 
 from gpt2_runtime.bundle import Bundle
 from gpt2_runtime.cache import KeyValueCache
+from gpt2_runtime.completion import Completion, TokenLogprob
 from gpt2_runtime.errors import Gpt2RuntimeError
-from gpt2_runtime.generate import Finished, Timings, Token, generate
+from gpt2_runtime.events import Finished, Timings, Token
+from gpt2_runtime.generate import generate
 from gpt2_runtime.lookup import LookupConfig
 from gpt2_runtime.sampling import AS_TRAINED, GREEDY, SamplingConfig
 from gpt2_runtime.session import Session
-from gpt2_runtime.text import Completion, TextGenerator, TextStream
+from gpt2_runtime.text import TextGenerator, TextStream
 from gpt2_runtime.tokenizer import Tokenizer
 
 __version__ = "0.1.0"
@@ -25,6 +27,7 @@ __all__ = [
     "TextGenerator",
     "TextStream",
     "Completion",
+    "TokenLogprob",
     "generate",
     "Token",
     "Finished",

@@ -94,6 +94,8 @@ def accepted(
     sampling: SamplingConfig,
     rng: np.random.Generator,
     stops: Collection[int] = (),
+    prompt_ids: Sequence[int] = (),
+    new_ids: Sequence[int] = (),
 ) -> list[int]:
     """The next tokens, 1 to K + 1 of them: drawn from each row of the logits in turn, until one is not its guess.
 
@@ -107,6 +109,7 @@ def accepted(
         sampling: how a token is chosen.
         rng: where the draws come from: one for each token that is returned, none where it is greedy.
         stops: tokens after which nothing more is drawn.
+        prompt_ids, new_ids: the text before the first of them, for settings that depend on it.
 
     >>> rows = np.eye(5)[[3, 1, 4]]
     >>> accepted(rows, [3, 0], SamplingConfig(temperature=0), np.random.default_rng(0))
@@ -116,7 +119,8 @@ def accepted(
         raise SettingError(f"logits have {len(logits)} rows, must be {len(guesses) + 1}: one more than the guesses")
     tokens: list[int] = []
     for row, guess in zip(logits, (*guesses, None), strict=True):
-        tokens.append(sample(row, sampling, rng))
+        so_far = [*new_ids, *tokens]
+        tokens.append(sample(row, sampling, rng, prompt_ids=prompt_ids, new_ids=so_far, stop_token_ids=stops))
         if tokens[-1] != guess or guess in stops:
             break
     return tokens

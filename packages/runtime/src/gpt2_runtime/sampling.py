@@ -10,6 +10,7 @@ to five digits. Nothing sorts the V tokens.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
@@ -107,7 +108,15 @@ class Candidates:
         return replace(self, known_weights=self.weights * stays)
 
 
-def sample(logits: npt.NDArray[np.floating], config: SamplingConfig, rng: np.random.Generator) -> int:
+def sample(
+    logits: npt.NDArray[np.floating],
+    config: SamplingConfig,
+    rng: np.random.Generator,
+    *,
+    prompt_ids: Sequence[int] = (),
+    new_ids: Sequence[int] = (),
+    stop_token_ids: Collection[int] = (),
+) -> int:
     """Chooses one token id; greedy leaves `rng` untouched, anything else draws one number from it.
 
     Raises:

@@ -11,38 +11,19 @@ from typing import TypedDict, Unpack
 import numpy as np
 
 from gpt2_runtime.bundle import Bundle
-from gpt2_runtime.detokenizer import Detokenizer
-from gpt2_runtime.errors import Gpt2RuntimeError, SettingError, TokenizerError
-from gpt2_runtime.generate import Event, Finished, FinishReason, Overflow, Timings, Token, generate
+from gpt2_runtime.completion import Completion, Transcript
+from gpt2_runtime.decoding import Decoding
+from gpt2_runtime.errors import SettingError, TokenizerError
+from gpt2_runtime.events import Event
+from gpt2_runtime.generate import run
 from gpt2_runtime.lookup import LookupConfig
+from gpt2_runtime.request import Overflow, Request
 from gpt2_runtime.sampling import AS_TRAINED, SamplingConfig
 from gpt2_runtime.session import Session
 from gpt2_runtime.signature import GraphKind
-from gpt2_runtime.stopping import StopStrings
 from gpt2_runtime.tokenizer import Tokenizer
 
 MAX_NEW_TOKENS = 100
-
-
-@dataclass(frozen=True, kw_only=True)
-class Completion:
-    """What became of one prompt.
-
-    Attributes:
-        text: the new text without the prompt, up to a stop string; None where the folder has no tokenizer.
-        token_ids: the new tokens, those of a stop string included, an end-of-text token not.
-        prompt_token_ids: what the model read, after `overflow` was dealt with.
-        finish_reason: "stop" for a stop string or an end-of-text token, "length" where there was no room left.
-        timings: seconds spent computing.
-        seed: repeats the text, given the same settings.
-    """
-
-    text: str | None
-    token_ids: tuple[int, ...]
-    prompt_token_ids: tuple[int, ...]
-    finish_reason: FinishReason
-    timings: Timings
-    seed: int
 
 
 class Settings(TypedDict, total=False):
@@ -54,6 +35,7 @@ class Settings(TypedDict, total=False):
     stop: Sequence[str]
     stop_token_ids: Collection[int] | None
     overflow: Overflow
+    logprobs: int | None
     parse_special: bool
     lookup: LookupConfig | None
 
@@ -115,6 +97,7 @@ class TextGenerator:
         stop: Sequence[str] = (),
         stop_token_ids: Collection[int] | None = None,
         overflow: Overflow = "error",
+        logprobs: int | None = None,
         parse_special: bool = True,
         lookup: LookupConfig | None = None,
     ) -> TextStream:
@@ -127,7 +110,10 @@ class TextGenerator:
             seed: of the draws; by default a random one, which the completion tells.
             stop: strings that end the text and are not part of it.
             stop_token_ids: tokens that end the text; by default the folder's end-of-text token.
-            overflow: "error" refuses a prompt longer than the model reads, "truncate" keeps its last tokens.
+            overflow: what becomes of a text longer than the model reads. "error" refuses such a prompt, and ends a text
+                that fills the model; "truncate" keeps the prompt's last tokens; "slide" does so too, and goes on: it
+                reads the last half of a full window anew. The completion tells what happened.
+            logprobs: tell the log-probability of each new token, and of so many of the likeliest ones.
             parse_special: whether <|endoftext|> spelled out in the prompt is that token, or just text.
             lookup: guess tokens from what followed the same words before; the text is the same, and comes sooner where
                 it repeats itself or its prompt. `completion.timings` tells how many were guessed, and how many rightly.
@@ -146,18 +132,17 @@ class TextGenerator:
         seed = secrets.randbits(32) if seed is None else seed
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
             raise SettingError(f"seed is {seed!r}, must be an integer of at least 0")
-        events = generate(
-            self.session,
-            prompt,
+        request = Request(
+            prompt_ids=prompt,
             max_new_tokens=max_new_tokens,
             sampling=sampling,
-            rng=np.random.Generator(np.random.PCG64(seed)),
-            stop_token_ids=stop_token_ids,
+            stop_token_ids=None if stop_token_ids is None else frozenset(stop_token_ids),
             overflow=overflow,
-            lookup=lookup,
+            logprobs=logprobs,
         )
-        read = tuple(map(int, prompt[-self.session.bundle.architecture.n_positions :]))
-        return TextStream(events, self.tokenizer, StopStrings(stop), prompt_token_ids=read, seed=seed)
+        decoding = Decoding(self.session, request, np.random.Generator(np.random.PCG64(seed)))
+        transcript = Transcript(decoding, seed, self.tokenizer, stop)
+        return TextStream(run(self.session, decoding, lookup), transcript)
 
     def complete(self, prompt: str | Sequence[int], **settings: Unpack[Settings]) -> Completion:
         """Continues `prompt` to the end; settings and errors are those of `stream`."""
@@ -173,29 +158,14 @@ class TextStream:
     Made by `TextGenerator.stream`. Of a folder without tokenizer it yields no piece, only the completion's ids.
     """
 
-    def __init__(
-        self,
-        events: Iterator[Event],
-        tokenizer: Tokenizer | None,
-        stops: StopStrings,
-        *,
-        prompt_token_ids: tuple[int, ...],
-        seed: int,
-    ) -> None:
-        self._has_text = tokenizer is not None
-        self._detokenizer = Detokenizer(tokenizer.token_bytes if tokenizer else lambda _: b"")
-        self._stops = stops
-        self._prompt_token_ids = prompt_token_ids
-        self._seed = seed
-        self._completion: Completion | None = None
+    def __init__(self, events: Iterator[Event], transcript: Transcript) -> None:
+        self._transcript = transcript
         self._pieces = self._run(events)
 
     @property
     def completion(self) -> Completion:
         """The whole, after the last piece; Gpt2RuntimeError before that."""
-        if self._completion is None:
-            raise Gpt2RuntimeError("stream has not ended, there is no completion yet; iterate over all its pieces")
-        return self._completion
+        return self._transcript.completion
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -204,27 +174,11 @@ class TextStream:
         return next(self._pieces)
 
     def _run(self, events: Iterator[Event]) -> Iterator[str]:
-        pieces: list[str] = []
-        token_ids: list[int] = []
         for event in events:
-            if isinstance(event, Token):
-                token_ids.append(event.id)
-                piece = self._stops.feed(self._detokenizer.feed(event.id))
-            else:
-                piece = self._stops.feed(self._detokenizer.flush()) + self._stops.flush()
-            if piece:
-                pieces.append(piece)
+            if piece := self._transcript.feed(event):
                 yield piece
-            if self._stops.found is not None:
-                break
-        self._completion = Completion(
-            text="".join(pieces) if self._has_text else None,
-            token_ids=tuple(token_ids),
-            prompt_token_ids=self._prompt_token_ids,
-            finish_reason=event.reason if isinstance(event, Finished) and not self._stops.found else "stop",
-            timings=event.timings,
-            seed=self._seed,
-        )
+            if self._transcript.ended:
+                return
 
 
 def open_tokenizer(bundle: Bundle) -> Tokenizer | None:

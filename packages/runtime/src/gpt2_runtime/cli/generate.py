@@ -9,11 +9,13 @@ from dataclasses import asdict
 import click
 
 from gpt2_runtime.cli import options
+from gpt2_runtime.completion import Completion
 from gpt2_runtime.errors import PromptError
 from gpt2_runtime.lookup import LookupConfig
+from gpt2_runtime.request import Overflow
 from gpt2_runtime.sampling import SamplingConfig
 from gpt2_runtime.signature import GraphKind
-from gpt2_runtime.text import MAX_NEW_TOKENS, Completion, TextGenerator, TextStream
+from gpt2_runtime.text import MAX_NEW_TOKENS, TextGenerator, TextStream
 
 
 def _token_ids(_: click.Context, __: click.Parameter, value: str | None) -> list[int] | None:
@@ -35,7 +37,14 @@ def _token_ids(_: click.Context, __: click.Parameter, value: str | None) -> list
 @click.option("--top-p", type=float, help="Draw from the likeliest tokens that have this much probability together.")
 @click.option("--seed", type=int, help="Repeat the draws of this number.  [default: random; --json tells it]")
 @click.option("--stop", multiple=True, help="End before this text; may be given several times.")
-@click.option("--truncate", is_flag=True, help="Of a prompt that is too long keep the last tokens the model can read.")
+@click.option(
+    "--overflow",
+    type=click.Choice(["error", "truncate", "slide"]),
+    default="error",
+    show_default=True,
+    help="Of a text longer than the model reads: refuse it, keep the prompt's end, or read on from the last half.",
+)
+@click.option("--logprobs", type=int, help="With --json: the log-probability of each token, and of the N likeliest.")
 @click.option(
     "--lookup", is_flag=True, help="Guess words from what came before: the same text, sooner where it repeats itself."
 )
@@ -56,7 +65,8 @@ def generate(
     top_p: float | None,
     seed: int | None,
     stop: tuple[str, ...],
-    truncate: bool,
+    overflow: Overflow,
+    logprobs: int | None,
     lookup: bool,
     as_json: bool,
     precision: str | None,
@@ -96,7 +106,8 @@ def generate(
         sampling=sampling,
         seed=seed,
         stop=stop,
-        overflow="truncate" if truncate else "error",
+        overflow=overflow,
+        logprobs=logprobs,
         lookup=LookupConfig() if lookup else None,
     )
     _print_json(stream) if as_json else _print_text(stream)

@@ -1,0 +1,155 @@
+"""One request on its way: what has to be read next, and what the logits after it choose. It steps no session.
+
+The loop around it, for one request or for many::
+
+    unread = decoding.next_read()                      ids; the cache must hold `decoding.read` tokens before them
+    choices = decoding.choose(logits)                  logits [1 + G, V], after the last of them and after each guess
+    events = decoding.take(choices, seconds=...)
+
+G guesses, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from gpt2_runtime.events import Event, Finished, FinishReason, Timings, Token
+from gpt2_runtime.logprobs import likeliest, log_softmax
+from gpt2_runtime.lookup import accepted
+from gpt2_runtime.request import Request
+from gpt2_runtime.session import Session
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A token that was chosen, and its log-probabilities where they were asked for."""
+
+    id: int
+    logprob: float | None = None
+    top_logprobs: tuple[tuple[int, float], ...] = ()
+
+
+class Decoding:
+    """The text of one request, as far as it has come.
+
+    Args:
+        session: the model that will read it.
+        request: what is asked for.
+        rng: where the draws come from.
+
+    Attributes:
+        ids: the prompt as it is read, and the new tokens.
+        read: how many tokens of the window are in the cache.
+        finished: why it ended, None before that.
+        truncated: how many tokens of the prompt were left out, from its start.
+        slides: how often the window was moved on.
+
+    Raises:
+        PromptError: the prompt is empty, too long, or has an id outside the vocabulary.
+    """
+
+    def __init__(self, session: Session, request: Request, rng: np.random.Generator) -> None:
+        self._limit = session.bundle.architecture.n_positions
+        fitting = np.asarray(request.fitting(self._limit, session.bundle.bos_token_id))
+        (prompt,) = session.check_ids(fitting[None])
+        stops = session.bundle.eos_token_ids if request.stop_token_ids is None else request.stop_token_ids
+        self.request = request
+        self.ids: list[int] = prompt.tolist()
+        self.read = 0
+        self.finished: FinishReason | None = None
+        self.truncated = len(request.prompt_ids) - len(prompt)
+        self.slides = 0
+        self._rng = rng
+        self._stops = frozenset(stops)
+        self._prompt_length = len(prompt)
+        self._start = 0  # of the window among the ids
+        # The last token chosen never has to be read.
+        most = request.max_new_tokens if request.overflow == "slide" else self._limit - len(prompt) + 1
+        self._room = min(request.max_new_tokens, most)
+        self._timings = Timings()
+
+    @property
+    def prompt_ids(self) -> list[int]:
+        """The prompt as it is read."""
+        return self.ids[: self._prompt_length]
+
+    @property
+    def new_ids(self) -> list[int]:
+        """The tokens chosen so far, without a stop token."""
+        return self.ids[self._prompt_length :]
+
+    @property
+    def capacity(self) -> int:
+        """The tokens that a row of a cache must have room for."""
+        return min(self._limit, self._prompt_length + max(0, self._room - 1))
+
+    @property
+    def spare(self) -> int:
+        """The most guesses that the next step may verify."""
+        left = self._room - len(self.new_ids)
+        return max(0, min(left, self._limit - (len(self.ids) - self._start)) - 1)
+
+    def begin(self) -> list[Event]:
+        """The events before the first step: the end, where no token was asked for."""
+        return [] if self._room else [self._end("length")]
+
+    def next_read(self) -> list[int]:
+        """The tokens that the next step reads, after the `read` ones: the last, and all that the cache lacks.
+
+        Where the window is full it moves on: its last half is read anew, for positions are learned, and keys cannot be
+        shifted.
+        """
+        if len(self.ids) - self._start > self._limit:
+            self._start = len(self.ids) - max(1, self._limit // 2)
+            self.slides += 1
+            self.read = 0
+        return self.ids[self._start + self.read :]
+
+    def choose(self, logits: npt.NDArray[np.float32], guesses: Sequence[int] = ()) -> list[Choice]:
+        """The next tokens, 1 to 1 + G of them: as many as the guesses are right, and one more.
+
+        Raises:
+            LogitsError: the logits [1 + G, V] hold NaN or infinity.
+        """
+        request = self.request
+        chosen = accepted(logits, guesses, request.sampling, self._rng, self._stops, self.prompt_ids, self.new_ids)
+        if request.logprobs is None:
+            return [Choice(id=id_) for id_ in chosen]
+        rows = log_softmax(logits[: len(chosen)])
+        return [
+            Choice(id=id_, logprob=float(row[id_]), top_logprobs=likeliest(row, request.logprobs))
+            for id_, row in zip(chosen, rows, strict=True)
+        ]
+
+    def take(self, choices: Sequence[Choice], *, seconds: float, guesses: int = 0) -> list[Event]:
+        """The events of a step that took so many seconds. The cache is right up to `read`, and has to be cut there."""
+        right = len(choices) - 1
+        self.read = len(self.ids) - self._start + right
+        events: list[Event] = []
+        for place, choice in enumerate(choices):
+            first = {"guesses": guesses, "right": right} if not place else {}
+            self._timings = self._timings.after(0.0 if place else seconds, **first)
+            if choice.id in self._stops:
+                return [*events, self._end("stop")]
+            index = len(self.ids) - self._prompt_length
+            events.append(
+                Token(
+                    id=choice.id,
+                    index=index,
+                    timings=self._timings,
+                    logprob=choice.logprob,
+                    top_logprobs=choice.top_logprobs,
+                )
+            )
+            self.ids.append(choice.id)
+        if len(self.new_ids) == self._room:
+            events.append(self._end("length"))
+        return events
+
+    def _end(self, reason: FinishReason) -> Finished:
+        self.finished = reason
+        return Finished(reason=reason, timings=self._timings, truncated=self.truncated, slides=self.slides)

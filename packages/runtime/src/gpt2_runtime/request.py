@@ -1,0 +1,68 @@
+"""What is asked of a model: a prompt of token ids, and how to continue it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from gpt2_runtime.errors import EmptyPromptError, PromptTooLongError, SettingError
+from gpt2_runtime.sampling import AS_TRAINED, SamplingConfig
+
+Overflow = Literal["error", "truncate", "slide"]
+MOST_LOGPROBS = 100  # alternatives of a token
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One prompt and its settings, checked as far as they can be without a model.
+
+    Args:
+        prompt_ids: the token ids to continue.
+        max_new_tokens: at least 0.
+        sampling: how a token is chosen.
+        stop_token_ids: the tokens that end the text; by default the folder's end-of-text token.
+        overflow: what becomes of text longer than the n_positions tokens the model reads. "error" refuses such a
+            prompt and ends the text where the window is full; "truncate" keeps the prompt's last n_positions tokens;
+            "slide" does so too, and reads the last half of a full window anew, to go on with.
+        logprobs: tell the log-probability of each token, and of so many of the likeliest; None tells none.
+
+    Raises:
+        SettingError: a setting is out of range.
+    """
+
+    prompt_ids: Sequence[int]
+    max_new_tokens: int
+    sampling: SamplingConfig = AS_TRAINED
+    stop_token_ids: frozenset[int] | None = None
+    overflow: Overflow = "error"
+    logprobs: int | None = None
+
+    def __post_init__(self) -> None:
+        if not _is_count(self.max_new_tokens):
+            raise SettingError(f"max_new_tokens is {self.max_new_tokens!r}, must be an integer of at least 0")
+        if self.overflow not in get_args(Overflow):
+            raise SettingError(f"overflow is {self.overflow!r}, must be 'error', 'truncate' or 'slide'")
+        if self.logprobs is not None and not (_is_count(self.logprobs) and self.logprobs <= MOST_LOGPROBS):
+            limit = f"must be an integer from 0 to {MOST_LOGPROBS}"
+            raise SettingError(f"logprobs is {self.logprobs!r}, {limit}; leave it out for none")
+
+    def fitting(self, limit: int, bos_token_id: int | None) -> Sequence[int]:
+        """The prompt as a model can read it: at least one token, at most `limit`.
+
+        Raises:
+            EmptyPromptError: there is none.
+            PromptTooLongError: there are more, and `overflow` is "error".
+        """
+        count = len(self.prompt_ids)
+        if not count:
+            start = "the end-of-text token" if bos_token_id is None else f"the end-of-text token, id {bos_token_id}"
+            raise EmptyPromptError(f"prompt has 0 tokens, must have at least 1; start from {start}")
+        if count > limit and self.overflow == "error":
+            remedy = "shorten it or pass --overflow truncate"
+            raise PromptTooLongError(f"prompt has {count} tokens, the model reads {limit}; {remedy}")
+        return self.prompt_ids[-limit:]
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

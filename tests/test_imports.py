@@ -28,7 +28,8 @@ ARROWS = {
         inspection, tokenizer <- card <- repository; steps, inspection, repository <- cli
     """,
     "gpt2_runtime": """
-        errors <- cache, document, providers, sampling, stopping; document <- bundle, merges <- vocabulary <- tokenizer;
+        errors <- cache, document, providers, stopping; document <- bundle, merges <- vocabulary <- tokenizer;
+        candidates, controls, errors <- sampling;
         bundle <- signature; providers, signature <- binding <- engine; bundle, cache, engine, plan <- serving;
         cache, providers, signature <- portable; hugepages, portable, serving <- session;
         errors <- logprobs; sampling <- lookup, request; events, logprobs, lookup, request, session <- decoding;

@@ -7,10 +7,11 @@ from itertools import product
 import numpy as np
 import pytest
 from gpt2_runtime import GREEDY, SamplingConfig
+from gpt2_runtime.candidates import probabilities
 from gpt2_runtime.errors import LogitsError, SettingError
 from gpt2_runtime.lookup import MOST_CREDIT, Ledger, LookupConfig, LookupIndex, accepted
 from gpt2_runtime.sampling import candidates as left_of
-from gpt2_runtime.sampling import probabilities, sample
+from gpt2_runtime.sampling import sample
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 from gpt2_runtime import GREEDY, SamplingConfig
+from gpt2_runtime.candidates import EVERY, FEW, keep_top_k, keep_top_p, probabilities, temper
 from gpt2_runtime.errors import LogitsError, SettingError
-from gpt2_runtime.sampling import EVERY, FEW, candidates, keep_top_k, keep_top_p, probabilities, sample, temper
+from gpt2_runtime.sampling import candidates, sample
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays

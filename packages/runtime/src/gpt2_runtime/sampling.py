@@ -1,58 +1,108 @@
-"""Logits [V] -> one token id: temperature, then top-k, then top-p, then a draw. N candidates, V vocabulary.
+"""Logits [V] -> one token id, by controls, then temperature, then filters, then a draw. V vocabulary.
 
-The order and the meaning of each setting are those of transformers' `generate`. Temperature reorders nothing, so top-k
-compares the logits themselves, and only what it leaves is weighed. Up to FEW candidates the arithmetic is float64.
-Above, the exponentials are float32, for the sake of time: a probability is off by less than a millionth of all, and a
-candidate can be on the wrong side of top-p's border only where it is that near, or as likely as the one at the border
-to five digits. Nothing sorts the V tokens.
+The order and the meaning of each setting are those of transformers' `generate`::
+
+    logit_bias                                      adds to the logits of some tokens
+    repetition_penalty                              divides or multiplies those of the text so far
+    frequency_penalty, presence_penalty             subtract from those of the new text, by their counts
+    no_repeat_ngram_size, bad_words_ids             forbid what would repeat a run or end a bad word
+    min_new_tokens                                  forbids the stop tokens while the new text is short
+    temperature                                     divides all; 0 takes the likeliest, and nothing below matters
+    top_k, top_p, min_p, typical_p                  each keeps some of what the ones before have left
+
+transformers has no frequency and presence penalty: theirs is the definition of OpenAI and vLLM, and the place that of
+vLLM, after the repetition penalty. To forbid is to set a logit to -infinity, so the order of what forbids is of no
+consequence; nor is its place after the penalties.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeGuard, cast
 
 import numpy as np
 import numpy.typing as npt
 
+from gpt2_runtime.candidates import Candidates, draw, keep_min_p, keep_top_k, keep_top_p, keep_typical_p, temper
+from gpt2_runtime.controls import (
+    Endings,
+    add_bias,
+    endings,
+    forbid,
+    forbid_repeated_ngrams,
+    forbid_words,
+    penalise_counts,
+    penalise_repetition,
+)
 from gpt2_runtime.errors import LogitsError, SettingError
 
 ALL = "leave it out to keep all tokens"
-
-FEW = 2048  # candidates that cost nothing to sort, or in float64
-BLOCK = 256  # a draw finds its block of weights first, then its place there
-EVERY = 32  # of so many one is sorted, to tell where a border lies among all
-GROUPS = 512  # at least; fewer are narrower than a processor's registers
-
-# Below these a float32 is denormal, for which processors take many times as long.
-LOWEST_SCORE = np.float32(-87)
-TINY = 1e-38
+MOST = 1e9  # of a penalty or a bias: no float32 overflows
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _is_integer(value: object) -> bool:
+def _is_integer(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _checked_bias(bias: object) -> Iterator[tuple[int, float]]:
+    """The pairs of a mapping, or of what this returned, by ascending id."""
+    pairs = tuple(bias.items()) if isinstance(bias, Mapping) else bias
+    if not isinstance(pairs, tuple) or not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
+        raise SettingError(f"logit_bias is {bias!r}, must map token ids to numbers; leave it out for none")
+    for id_, value in pairs:
+        if not _is_integer(id_) or id_ < 0:
+            raise SettingError(f"logit_bias has token id {id_!r}, must be an integer of at least 0")
+        if not _is_number(value) or not (value == -math.inf or abs(value) <= MOST):
+            limit = f"must be a number from {-MOST:g} to {MOST:g}, or -inf to forbid it"
+            raise SettingError(f"logit_bias of token {id_} is {value!r}, {limit}")
+    yield from sorted((id_, float(value)) for id_, value in pairs)
+
+
+def _checked_words(words: object) -> Iterator[tuple[int, ...]]:
+    if not isinstance(words, list | tuple):
+        raise SettingError(f"bad_words_ids is {words!r}, must be a list of lists of token ids; leave it out for none")
+    for word in words:
+        if not isinstance(word, list | tuple) or not word:
+            raise SettingError(f"bad_words_ids has {word!r}, must be a list of at least one token id")
+        for id_ in word:
+            if not _is_integer(id_) or id_ < 0:
+                raise SettingError(f"bad_words_ids has token id {id_!r}, must be an integer of at least 0")
+        yield tuple(word)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
     """How the next token is chosen. The default is GPT-2's own distribution, as it was trained.
 
+    The text is the prompt and the new tokens; the new text is the new tokens alone.
+
     Args:
         temperature: divides the logits; below 1 sharpens, above 1 flattens, and 0 always takes the likeliest token.
         top_k: keep the k likeliest tokens, and all that tie with the last of them; None keeps all.
         top_p: keep the fewest likeliest tokens whose probabilities reach this sum; None keeps all.
+        min_p: keep the tokens that are at least this share as probable as the likeliest; None keeps all.
+        typical_p: keep the fewest tokens that reach this sum, of those whose surprise is nearest to the one expected,
+            and all that tie with the last of them; None keeps all.
+        repetition_penalty: divides the positive and multiplies the negative logits of the tokens of the text.
+        frequency_penalty: is subtracted from a token's logit for each time that it is in the new text.
+        presence_penalty: is subtracted from the logit of each token of the new text.
+        no_repeat_ngram_size: no run of so many tokens comes twice in the text; None lets it.
+        logit_bias: token id -> what is added to its logit; minus infinity forbids it. It is kept as sorted pairs.
+        bad_words_ids: sequences of token ids that never come, if not by the prompt. They are kept as tuples.
+        min_new_tokens: no stop token comes before there are so many new tokens.
 
     Raises:
         SettingError: a value out of range.
 
-    >>> SamplingConfig(temperature=0.8, top_k=40)
-    SamplingConfig(temperature=0.8, top_k=40, top_p=None)
+    >>> SamplingConfig(temperature=0.8, logit_bias={50: 2.0, 7: -1}).logit_bias
+    ((7, -1.0), (50, 2.0))
     >>> SamplingConfig(top_p=1.5)
     Traceback (most recent call last):
     ...
@@ -62,50 +112,95 @@ class SamplingConfig:
     temperature: float = 1.0
     top_k: int | None = None
     top_p: float | None = None
+    min_p: float | None = None
+    typical_p: float | None = None
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    no_repeat_ngram_size: int | None = None
+    logit_bias: Mapping[int, float] | tuple[tuple[int, float], ...] = ()
+    bad_words_ids: Sequence[Sequence[int]] = ()
+    min_new_tokens: int = 0
 
     def __post_init__(self) -> None:
         if not _is_number(self.temperature) or not 0 <= self.temperature < math.inf:
             raise SettingError(f"temperature is {self.temperature!r}, must be a number of at least 0; 0 is greedy")
         if self.top_k is not None and (not _is_integer(self.top_k) or self.top_k < 1):
             raise SettingError(f"top_k is {self.top_k!r}, must be an integer of at least 1; {ALL}")
-        if self.top_p is not None and (not _is_number(self.top_p) or not 0 < self.top_p <= 1):
-            raise SettingError(f"top_p is {self.top_p!r}, must be above 0 and at most 1; {ALL}")
+        for name in ("top_p", "typical_p"):
+            share = getattr(self, name)
+            if share is not None and (not _is_number(share) or not 0 < share <= 1):
+                raise SettingError(f"{name} is {share!r}, must be above 0 and at most 1; {ALL}")
+        if self.min_p is not None and (not _is_number(self.min_p) or not 0 <= self.min_p <= 1):
+            raise SettingError(f"min_p is {self.min_p!r}, must be a number from 0 to 1; {ALL}")
+        for name, least, none in (
+            ("repetition_penalty", 1 / MOST, 1),
+            ("frequency_penalty", -MOST, 0),
+            ("presence_penalty", -MOST, 0),
+        ):
+            penalty = getattr(self, name)
+            if not _is_number(penalty) or not least <= penalty <= MOST:
+                limit = f"must be a number from {least:g} to {MOST:g}"
+                raise SettingError(f"{name} is {penalty!r}, {limit}; {none} is no penalty")
+        size = self.no_repeat_ngram_size
+        if size is not None and (not _is_integer(size) or size < 1):
+            told = "must be an integer of at least 1; leave it out to let any come again"
+            raise SettingError(f"no_repeat_ngram_size is {size!r}, {told}")
+        if not _is_integer(self.min_new_tokens) or self.min_new_tokens < 0:
+            told = "must be an integer of at least 0; 0 lets the text end at once"
+            raise SettingError(f"min_new_tokens is {self.min_new_tokens!r}, {told}")
+        # What a caller may go on to change is copied.
+        object.__setattr__(self, "logit_bias", tuple(_checked_bias(self.logit_bias)))
+        object.__setattr__(self, "bad_words_ids", tuple(_checked_words(self.bad_words_ids)))
+
+    @cached_property
+    def controls(self) -> tuple[str, ...]:
+        """The names of the settings that change logits before temperature does."""
+        return tuple(name for name in CONTROLS if getattr(self, name) != getattr(AS_TRAINED, name))
+
+    @cached_property
+    def bias(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """The ids and the values of `logit_bias`, [N] and [N]."""
+        pairs = cast(tuple[tuple[int, float], ...], self.logit_bias)
+        ids, values = [id_ for id_, _ in pairs], [value for _, value in pairs]
+        return np.array(ids, dtype=np.int64), np.array(values, dtype=np.float32)
+
+    @cached_property
+    def bad_endings(self) -> Endings:
+        """The sequences of `bad_words_ids`, as they are looked for."""
+        return endings(self.bad_words_ids)
 
 
+CONTROLS = (
+    "logit_bias",
+    "repetition_penalty",
+    "frequency_penalty",
+    "presence_penalty",
+    "no_repeat_ngram_size",
+    "bad_words_ids",
+    "min_new_tokens",
+)
 AS_TRAINED = SamplingConfig()
 GREEDY = SamplingConfig(temperature=0.0)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Candidates:
-    """The tokens still in play, by ascending id. One of weight 0 cannot come."""
+def check_vocabulary(config: SamplingConfig, vocab_size: int) -> None:
+    """Refuses a token id of `logit_bias` or `bad_words_ids` that a vocabulary of so many ids does not have.
 
-    ids: npt.NDArray[np.int64]  # [N]
-    logits: npt.NDArray[np.floating]  # [N], as the model gave them
-    temperature: float
-    known_weights: npt.NDArray[np.floating] | None = None  # [N], where an earlier filter needed them
+    Raises:
+        SettingError: there is one.
 
-    @cached_property
-    def weights(self) -> npt.NDArray[np.floating]:
-        """The probabilities [N] up to a common factor, the highest being 1."""
-        return _weights(self.logits, self.temperature) if self.known_weights is None else self.known_weights
-
-    @cached_property
-    def block_sums(self) -> npt.NDArray[np.float64]:
-        """The sums of each BLOCK weights, [N / BLOCK]."""
-        return np.add.reduceat(self.weights, np.arange(0, len(self.ids), BLOCK)).astype(np.float64, copy=False)
-
-    def kept(self, where: npt.NDArray[np.intp]) -> Candidates:
-        """The candidates at these places."""
-        weights = self.weights[where] if "weights" in self.__dict__ else None
-        return replace(self, ids=self.ids[where], logits=self.logits[where], known_weights=weights)
-
-    def only(self, stays: npt.NDArray[np.bool_]) -> Candidates:
-        """The candidates of which [N] says so."""
-        if np.count_nonzero(stays) <= FEW:
-            return self.kept(np.flatnonzero(stays))
-        # To draw among zeros is faster than to gather thousands.
-        return replace(self, known_weights=self.weights * stays)
+    >>> check_vocabulary(SamplingConfig(logit_bias={50257: 1.0}), 50257)
+    Traceback (most recent call last):
+    ...
+    gpt2_runtime.errors.SettingError: logit_bias has token id 50257, must be at most 50256, the vocabulary's last
+    """
+    words = (id_ for word in config.bad_words_ids for id_ in word)
+    for name, ids in (("logit_bias", config.bias[0].tolist()), ("bad_words_ids", words)):
+        highest = max(ids, default=0)
+        if highest >= vocab_size:
+            limit = f"must be at most {vocab_size - 1}, the vocabulary's last"
+            raise SettingError(f"{name} has token id {highest}, {limit}")
 
 
 def sample(
@@ -119,157 +214,104 @@ def sample(
 ) -> int:
     """Chooses one token id; greedy leaves `rng` untouched, anything else draws one number from it.
 
+    Args:
+        logits: [V], after the last token of the text. They are left as they are.
+        config: how to choose. Its ids must be in the vocabulary, see `check_vocabulary`.
+        rng: where the draw comes from.
+        prompt_ids, new_ids: the text so far. Only controls ask for it.
+        stop_token_ids: what `min_new_tokens` forbids.
+
     Raises:
-        LogitsError: the logits [V] hold NaN or +infinity. (-infinity is a token that cannot come.)
+        LogitsError: the logits hold NaN or +infinity. (-infinity is a token that cannot come.)
+        SettingError: the controls forbid every token.
 
     >>> logits = np.array([1.0, 3.0, 2.0], dtype=np.float32)
     >>> sample(logits, GREEDY, np.random.default_rng(0))
     1
-    >>> sample(logits, SamplingConfig(top_k=1), np.random.default_rng(0))
-    1
+    >>> sample(logits, SamplingConfig(top_k=1, no_repeat_ngram_size=1), np.random.default_rng(0), prompt_ids=[1])
+    2
     """
     likeliest = int(logits.argmax())  # the first NaN, where there is one
     highest = float(logits[likeliest])
     if not math.isfinite(highest):
         raise LogitsError(f"highest logit is {highest}, must be finite; the weights or the graph are damaged")
-    return likeliest if config.temperature == 0 else draw(candidates(logits, config), rng)
+    if config.controls:
+        logits = _permitted(logits, config, prompt_ids, new_ids, stop_token_ids)
+        likeliest = int(logits.argmax())
+    return likeliest if config.temperature == 0 else draw(_filtered(logits, config), rng)
 
 
-def candidates(logits: npt.NDArray[np.floating], config: SamplingConfig) -> Candidates:
-    """The tokens that `config` leaves of logits [V], for a temperature above 0."""
+def candidates(
+    logits: npt.NDArray[np.floating],
+    config: SamplingConfig,
+    *,
+    prompt_ids: Sequence[int] = (),
+    new_ids: Sequence[int] = (),
+    stop_token_ids: Collection[int] = (),
+) -> Candidates:
+    """The tokens that `config` leaves of logits [V], for a temperature above 0. The arguments are those of `sample`.
+
+    Raises:
+        SettingError: the controls forbid every token.
+    """
+    return _filtered(_permitted(logits, config, prompt_ids, new_ids, stop_token_ids), config)
+
+
+def controlled(
+    logits: npt.NDArray[np.floating],
+    config: SamplingConfig,
+    *,
+    prompt_ids: Sequence[int] = (),
+    new_ids: Sequence[int] = (),
+    stop_token_ids: Collection[int] = (),
+) -> npt.NDArray[np.floating]:
+    """Logits [V], or log-probabilities, as the controls change them; these very ones where there is no control.
+
+    All of them can be -infinity: then the controls forbid every token.
+
+    >>> controlled(np.array([1.0, 3.0]), SamplingConfig(repetition_penalty=2.0), prompt_ids=[1])
+    array([1. , 1.5])
+    """
+    if not config.controls:
+        return logits
+    logits = logits.copy()
+    text = np.concatenate([np.asarray(ids, dtype=np.int64) for ids in (prompt_ids, new_ids)])
+    add_bias(logits, *config.bias)
+    if config.repetition_penalty != 1:
+        penalise_repetition(logits, text, config.repetition_penalty)
+    if config.frequency_penalty or config.presence_penalty:
+        penalise_counts(logits, text[len(prompt_ids) :], config.frequency_penalty, config.presence_penalty)
+    if config.no_repeat_ngram_size is not None:
+        forbid_repeated_ngrams(logits, text, config.no_repeat_ngram_size)
+    forbid_words(logits, text, config.bad_endings)
+    if len(new_ids) < config.min_new_tokens:
+        forbid(logits, stop_token_ids)
+    return logits
+
+
+def _permitted(
+    logits: npt.NDArray[np.floating],
+    config: SamplingConfig,
+    prompt_ids: Sequence[int],
+    new_ids: Sequence[int],
+    stop_token_ids: Collection[int],
+) -> npt.NDArray[np.floating]:
+    """What `controlled` makes of them, if it leaves a token."""
+    left = controlled(logits, config, prompt_ids=prompt_ids, new_ids=new_ids, stop_token_ids=stop_token_ids)
+    if left is not logits and left.max() == -math.inf:
+        told = f"all {len(left)} tokens are forbidden, at least one must be left"
+        raise SettingError(f"{told}; loosen {', '.join(config.controls)}")
+    return left
+
+
+def _filtered(logits: npt.NDArray[np.floating], config: SamplingConfig) -> Candidates:
     left = temper(logits, config.temperature)
     if config.top_k is not None:
         left = keep_top_k(left, config.top_k)
     if config.top_p is not None:
         left = keep_top_p(left, config.top_p)
+    if config.min_p is not None:
+        left = keep_min_p(left, config.min_p)
+    if config.typical_p is not None:
+        left = keep_typical_p(left, config.typical_p)
     return left
-
-
-def temper(logits: npt.NDArray[np.floating], temperature: float) -> Candidates:
-    """All tokens, their logits to be divided by `temperature` where they are weighed."""
-    return Candidates(ids=_all_ids(len(logits)), logits=logits, temperature=temperature)
-
-
-def keep_top_k(left: Candidates, k: int) -> Candidates:
-    """The k highest candidates, and those that tie with the lowest of them."""
-    if len(left.ids) > 8 * k:
-        left = left.kept(np.flatnonzero(left.logits >= _below_kth(left.logits, k)))
-    if len(left.ids) <= k:
-        return left
-    return left.only(left.logits >= _kth(left.logits, k))
-
-
-def keep_top_p(left: Candidates, p: float) -> Candidates:
-    """The fewest highest candidates whose probabilities sum to at least p; one at least.
-
-    Of those that tie at the border the lower ids go, as in transformers: its sums run from the lowest candidate up.
-    """
-    if p == 1:
-        return left
-    lowest, ties = _border(left, 1 - p)
-    stays = left.weights >= lowest
-    if ties:
-        stays[np.flatnonzero(left.weights == lowest)[:ties]] = False
-    return left.only(stays)
-
-
-def probabilities(left: Candidates) -> npt.NDArray[np.float64]:
-    """The softmax of the candidates' scores, [N]."""
-    return np.asarray(left.weights.astype(np.float64) / left.block_sums.sum())
-
-
-def draw(left: Candidates, rng: np.random.Generator) -> int:
-    """One candidate's id, by its probability, from one uniform number."""
-    cumulative = np.cumsum(left.block_sums)
-    block, rest = _place(cumulative, rng.random() * cumulative[-1])
-    start = block * BLOCK
-    place, _ = _place(np.cumsum(left.weights[start : start + BLOCK], dtype=np.float64), rest)
-    return int(left.ids[start + place])
-
-
-def _place(cumulative: npt.NDArray[np.float64], number: float) -> tuple[int, float]:
-    """Where `number` falls among the steps of `cumulative`, and how far into that step."""
-    # Below the total, so that neither the end nor a step of 0 can be hit.
-    number = min(number, np.nextafter(cumulative[-1], 0))
-    place = int(np.searchsorted(cumulative, number, side="right"))
-    return place, number - float(cumulative[place - 1] if place else 0)
-
-
-def _weights(logits: npt.NDArray[np.floating], temperature: float) -> npt.NDArray[np.floating]:
-    """exp((logits - highest) / temperature), [N]: at most 1, so that it never overflows."""
-    with np.errstate(over="ignore"):  # at temperature 1e-300 all but the highest become -infinity, which is right
-        if len(logits) <= FEW:
-            exact = logits.astype(np.float64)
-            return np.asarray(np.exp((exact - exact.max()) / temperature))
-        scores = (logits - logits.max()).astype(np.float32, copy=False)
-        if temperature != 1:
-            scores /= min(max(temperature, 1e-30), 1e30)  # all that float32 has; the weights are 0 or 1 there already
-    if scores.min() > LOWEST_SCORE:
-        return np.asarray(np.exp(scores, out=scores))
-    np.exp(np.maximum(scores, LOWEST_SCORE, out=scores), out=scores)
-    return np.asarray(np.subtract(scores, np.exp(LOWEST_SCORE), out=scores))
-
-
-def _below_kth(logits: npt.NDArray[np.floating], k: int) -> float:
-    """A logit that at least k reach and few more than k: of 4 k groups, the k-th highest of their highest."""
-    rows = max(1, len(logits) // max(4 * k, GROUPS))
-    columns = len(logits) // rows
-    highest = logits[: rows * columns].reshape(rows, columns).max(axis=0)
-    return float(np.partition(highest, -k)[-k])
-
-
-def _kth(logits: npt.NDArray[np.floating], k: int) -> float:
-    """The k-th highest logit."""
-    if len(logits) > FEW:
-        # One logit in a few tells about where it is, four standard deviations to each side; the counts tell if it is.
-        some = np.sort(logits[::EVERY])
-        share = k / len(logits)
-        at, margin = int(len(some) * (1 - share)), 4 + int(4 * math.sqrt(len(some) * share * (1 - share)))
-        low, high = some[max(at - margin, 0)], some[min(at + margin, len(some) - 1)]
-        rank = k - np.count_nonzero(logits > high)
-        near = logits[np.flatnonzero((logits >= low) & (logits <= high))]
-        if 1 <= rank <= len(near):
-            return float(np.partition(near, -rank)[-rank])
-    return float(np.partition(logits, -k)[-k])
-
-
-def _border(left: Candidates, share: float) -> tuple[np.floating, int]:
-    """The lowest weight that stays when the lowest go, to at most this share of all; and how many of its ties go."""
-    spare = share * float(left.block_sums.sum())
-    near, below = _near_border(left, spare)
-    near = np.sort(near)
-    gone = int(np.searchsorted(below + np.cumsum(near, dtype=np.float64), spare, side="right"))
-    gone = min(gone, len(near) - 1)
-    return near[gone], gone - int(np.searchsorted(near, near[gone]))
-
-
-def _near_border(left: Candidates, spare: float) -> tuple[npt.NDArray[np.floating], float]:
-    """All weights of a range in which the lowest ones come to exceed `spare`, and the sum of all below that range."""
-    weights = left.weights
-    if len(weights) <= FEW:
-        return weights, 0.0
-    # One weight in a few tells where that is, four standard deviations to each side; the sums tell if it is so.
-    some = np.sort(weights[::EVERY]).astype(np.float64)
-    at = int(np.searchsorted(np.cumsum(some), spare / EVERY))
-    deviation = math.sqrt(np.square(some[:at]).sum()) / max(some[min(at, len(some) - 1)], TINY)
-    margin = 4 + int(4 * min(deviation, len(some)))
-    low = np.float32(max(some[max(at - margin, 0)], TINY))
-    high = np.float32(some[at + margin] if at + margin < len(some) else 1)
-    reach = weights >= low
-    count = np.count_nonzero(reach)
-    if count <= FEW:
-        near = weights[np.flatnonzero(reach)]
-        below = float(left.block_sums.sum() - near.sum(dtype=np.float64))
-    else:
-        near = weights[np.flatnonzero(reach & (weights <= high))]
-        below = float(np.minimum(weights, low).sum()) - float(low) * count
-    if below <= spare < below + near.sum(dtype=np.float64):
-        return near, below
-    return weights, 0.0
-
-
-@lru_cache(maxsize=1)
-def _all_ids(count: int) -> npt.NDArray[np.int64]:
-    ids = np.arange(count)
-    ids.setflags(write=False)
-    return ids

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from gpt2_runtime.decoding import Decoding
 from gpt2_runtime.detokenizer import Detokenizer
@@ -53,6 +54,11 @@ class Completion:
     truncated: int = 0
     slides: int = 0
     logprobs: tuple[TokenLogprob, ...] | None = None
+
+    def document(self) -> dict[str, Any]:
+        """What JSON has of it."""
+        timings = asdict(self.timings) | {"tokens_per_second": self.timings.tokens_per_second}
+        return asdict(self) | {"timings": timings}
 
 
 class Transcript:

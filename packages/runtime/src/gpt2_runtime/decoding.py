@@ -21,6 +21,7 @@ from gpt2_runtime.events import Event, Finished, FinishReason, Timings, Token
 from gpt2_runtime.logprobs import likeliest, log_softmax
 from gpt2_runtime.lookup import accepted
 from gpt2_runtime.request import Request
+from gpt2_runtime.sampling import check_vocabulary
 from gpt2_runtime.session import Session
 
 
@@ -45,22 +46,26 @@ class Decoding:
         ids: the prompt as it is read, and the new tokens.
         read: how many tokens of the window are in the cache.
         finished: why it ended, None before that.
+        failed: whether it can go no further, for an error that its owner has told.
         truncated: how many tokens of the prompt were left out, from its start.
         slides: how often the window was moved on.
 
     Raises:
         PromptError: the prompt is empty, too long, or has an id outside the vocabulary.
+        SettingError: a setting speaks of a token that the vocabulary does not have.
     """
 
     def __init__(self, session: Session, request: Request, rng: np.random.Generator) -> None:
         self._limit = session.bundle.architecture.n_positions
         fitting = np.asarray(request.fitting(self._limit, session.bundle.bos_token_id))
         (prompt,) = session.check_ids(fitting[None])
+        check_vocabulary(request.sampling, session.bundle.architecture.vocab_size)
         stops = session.bundle.eos_token_ids if request.stop_token_ids is None else request.stop_token_ids
         self.request = request
         self.ids: list[int] = prompt.tolist()
         self.read = 0
         self.finished: FinishReason | None = None
+        self.failed = False
         self.truncated = len(request.prompt_ids) - len(prompt)
         self.slides = 0
         self._rng = rng
@@ -81,6 +86,11 @@ class Decoding:
     def new_ids(self) -> list[int]:
         """The tokens chosen so far, without a stop token."""
         return self.ids[self._prompt_length :]
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing more to read for it."""
+        return self.failed or self.finished is not None
 
     @property
     def capacity(self) -> int:

@@ -12,6 +12,7 @@
     │   ├── EmptyPromptError
     │   ├── PromptTooLongError
     │   └── TokenIdError      an id that the vocabulary does not have
+    ├── JobError              a line of a batch's file cannot be read, or its output cannot be gone on with
     ├── ContextFullError      a step would read more positions than the model has
     └── LogitsError           the model computed NaN or infinity
 """
@@ -55,6 +56,10 @@ class PromptTooLongError(PromptError):
 
 class TokenIdError(PromptError):
     """A token id that the vocabulary does not have."""
+
+
+class JobError(Gpt2RuntimeError):
+    """A line of a batch's file cannot be read, or its output cannot be gone on with."""
 
 
 class ContextFullError(Gpt2RuntimeError):

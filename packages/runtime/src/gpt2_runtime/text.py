@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypedDict, Unpack
 
@@ -27,17 +27,30 @@ MAX_NEW_TOKENS = 100
 
 
 class Settings(TypedDict, total=False):
-    """The keyword arguments of `TextGenerator.stream`, which documents them."""
+    """How a prompt is continued: keyword arguments of `stream`, `complete` and of a batch's prompts.
+
+    max_new_tokens: at least 0; by default 100.
+    sampling: how a token is chosen; by default as the model was trained.
+    seed: of the draws; by default a random one, which the completion tells.
+    stop: strings that end the text and are not part of it.
+    stop_token_ids: tokens that end the text; by default the folder's end-of-text token.
+    bad_words: strings whose tokens never come one after another, as they are and after a space.
+    overflow: what becomes of a text longer than the model reads. "error", the default, refuses such a prompt, and ends a
+        text that fills the model; "truncate" keeps the prompt's last tokens; "slide" does so too, and goes on: it reads
+        the last half of a full window anew. The completion tells what happened.
+    logprobs: tell the log-probability of each new token, and of so many of the likeliest ones.
+    parse_special: whether <|endoftext|> spelled out in the prompt is that token, which is the default, or just text.
+    """
 
     max_new_tokens: int
     sampling: SamplingConfig
     seed: int | None
     stop: Sequence[str]
     stop_token_ids: Collection[int] | None
+    bad_words: Sequence[str]
     overflow: Overflow
     logprobs: int | None
     parse_special: bool
-    lookup: LookupConfig | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,50 +101,62 @@ class TextGenerator:
         return cls(session=session, tokenizer=open_tokenizer(bundle))
 
     def stream(
-        self,
-        prompt: str | Sequence[int],
-        *,
-        max_new_tokens: int = MAX_NEW_TOKENS,
-        sampling: SamplingConfig = AS_TRAINED,
-        seed: int | None = None,
-        stop: Sequence[str] = (),
-        stop_token_ids: Collection[int] | None = None,
-        overflow: Overflow = "error",
-        logprobs: int | None = None,
-        parse_special: bool = True,
-        lookup: LookupConfig | None = None,
+        self, prompt: str | Sequence[int], *, lookup: LookupConfig | None = None, **settings: Unpack[Settings]
     ) -> TextStream:
         """Continues `prompt`; the new text comes in pieces of whole characters, as soon as they are certain.
 
         Args:
             prompt: text, or token ids.
-            max_new_tokens: at least 0.
-            sampling: how a token is chosen.
-            seed: of the draws; by default a random one, which the completion tells.
-            stop: strings that end the text and are not part of it.
-            stop_token_ids: tokens that end the text; by default the folder's end-of-text token.
-            overflow: what becomes of a text longer than the model reads. "error" refuses such a prompt, and ends a text
-                that fills the model; "truncate" keeps the prompt's last tokens; "slide" does so too, and goes on: it
-                reads the last half of a full window anew. The completion tells what happened.
-            logprobs: tell the log-probability of each new token, and of so many of the likeliest ones.
-            parse_special: whether <|endoftext|> spelled out in the prompt is that token, or just text.
             lookup: guess tokens from what followed the same words before; the text is the same, and comes sooner where
                 it repeats itself or its prompt. `completion.timings` tells how many were guessed, and how many rightly.
+            settings: see `Settings`.
 
         Raises:
             PromptError: the prompt is empty, too long, or not what this folder can read.
             SettingError: a setting is out of range.
             TokenizerError: text is asked for, and the folder has no tokenizer files.
         """
-        if self.tokenizer is None and (stop or isinstance(prompt, str)):
-            remedy = "pass token ids (--prompt-ids 464,3290), without stop strings"
+        (transcript,) = self.prepare(prompt, **settings)
+        return TextStream(run(self.session, transcript.decoding, lookup), transcript)
+
+    def complete(self, prompt: str | Sequence[int], **settings: Unpack[Settings]) -> Completion:
+        """Continues `prompt` to the end; settings and errors are those of `stream`."""
+        stream = self.stream(prompt, **settings)
+        for _ in stream:
+            pass
+        return stream.completion
+
+    def prepare(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        n: int = 1,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        sampling: SamplingConfig = AS_TRAINED,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+        stop_token_ids: Collection[int] | None = None,
+        bad_words: Sequence[str] = (),
+        overflow: Overflow = "error",
+        logprobs: int | None = None,
+        parse_special: bool = True,
+    ) -> list[Transcript]:
+        """What `stream` and a batch start from: `n` continuations of one prompt, before their first step.
+
+        The seed of the second is one more than that of the first, and so on. Errors are those of `stream`.
+        """
+        if self.tokenizer is None and (stop or bad_words or isinstance(prompt, str)):
+            remedy = "pass token ids (--prompt-ids 464,3290), without stop strings or bad words"
             raise TokenizerError(f"{self.session.bundle.folder} has no tokenizer files; {remedy}")
         if isinstance(prompt, str):
             assert self.tokenizer is not None
             prompt = self.tokenizer.encode(prompt, parse_special=parse_special)
+        if bad_words:
+            sampling = replace(sampling, bad_words_ids=(*sampling.bad_words_ids, *self._spelled(bad_words)))
         seed = secrets.randbits(32) if seed is None else seed
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise SettingError(f"seed is {seed!r}, must be an integer of at least 0")
+        for name, value, least in (("seed", seed, 0), ("n", n, 1)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise SettingError(f"{name} is {value!r}, must be an integer of at least {least}")
         request = Request(
             prompt_ids=prompt,
             max_new_tokens=max_new_tokens,
@@ -140,16 +165,23 @@ class TextGenerator:
             overflow=overflow,
             logprobs=logprobs,
         )
-        decoding = Decoding(self.session, request, np.random.Generator(np.random.PCG64(seed)))
-        transcript = Transcript(decoding, seed, self.tokenizer, stop)
-        return TextStream(run(self.session, decoding, lookup), transcript)
+        return [
+            Transcript(
+                Decoding(self.session, request, np.random.Generator(np.random.PCG64(each))), each, self.tokenizer, stop
+            )
+            for each in range(seed, seed + n)
+        ]
 
-    def complete(self, prompt: str | Sequence[int], **settings: Unpack[Settings]) -> Completion:
-        """Continues `prompt` to the end; settings and errors are those of `stream`."""
-        stream = self.stream(prompt, **settings)
-        for _ in stream:
-            pass
-        return stream.completion
+    def _spelled(self, words: Sequence[str]) -> list[list[int]]:
+        """The token ids of each word, as it is and after a space."""
+        assert self.tokenizer is not None
+        if isinstance(words, str):  # a sequence of its letters, which nobody means
+            raise SettingError(f"bad_words is {words!r}, must be a list of strings; write [{words!r}]")
+        for word in words:
+            if not isinstance(word, str) or not word:
+                raise SettingError(f"bad word is {word!r}, must be text of at least one character")
+        forms = (form for word in words for form in (word, f" {word}"))
+        return [self.tokenizer.encode(form, parse_special=False) for form in forms]
 
 
 class TextStream:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from gpt2_runtime.cli.batch import batch
 from gpt2_runtime.cli.bench import bench
 from gpt2_runtime.cli.generate import generate
 from gpt2_runtime.cli.inspect import inspect
@@ -18,5 +19,5 @@ def main() -> None:
     """
 
 
-for command in (generate, inspect, bench):
+for command in (generate, batch, inspect, bench):
     main.add_command(command)

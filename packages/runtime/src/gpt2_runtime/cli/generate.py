@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
 
 import click
 
+from gpt2_runtime.batch import complete
 from gpt2_runtime.cli import options
-from gpt2_runtime.completion import Completion
 from gpt2_runtime.errors import PromptError
 from gpt2_runtime.lookup import LookupConfig
-from gpt2_runtime.request import Overflow
-from gpt2_runtime.sampling import SamplingConfig
 from gpt2_runtime.signature import GraphKind
-from gpt2_runtime.text import MAX_NEW_TOKENS, TextGenerator, TextStream
+from gpt2_runtime.text import Settings, TextGenerator, TextStream
 
 
 def _token_ids(_: click.Context, __: click.Parameter, value: str | None) -> list[int] | None:
@@ -29,22 +26,8 @@ def _token_ids(_: click.Context, __: click.Parameter, value: str | None) -> list
 @options.folder
 @click.argument("prompt", required=False)
 @click.option("--prompt-ids", metavar="IDS", callback=_token_ids, help="Token ids instead of PROMPT, such as 464,3290.")
-@click.option("--max-new-tokens", type=int, default=MAX_NEW_TOKENS, show_default=True, help="At most this many tokens.")
-@click.option(
-    "--temperature", type=float, default=1.0, show_default=True, help="Below 1 is safer, above 1 wilder, 0 greedy."
-)
-@click.option("--top-k", type=int, help="Draw from the K likeliest tokens.  [default: from all]")
-@click.option("--top-p", type=float, help="Draw from the likeliest tokens that have this much probability together.")
+@options.continuation
 @click.option("--seed", type=int, help="Repeat the draws of this number.  [default: random; --json tells it]")
-@click.option("--stop", multiple=True, help="End before this text; may be given several times.")
-@click.option(
-    "--overflow",
-    type=click.Choice(["error", "truncate", "slide"]),
-    default="error",
-    show_default=True,
-    help="Of a text longer than the model reads: refuse it, keep the prompt's end, or read on from the last half.",
-)
-@click.option("--logprobs", type=int, help="With --json: the log-probability of each token, and of the N likeliest.")
 @click.option(
     "--lookup", is_flag=True, help="Guess words from what came before: the same text, sooner where it repeats itself."
 )
@@ -59,14 +42,8 @@ def generate(
     folder: str,
     prompt: str | None,
     prompt_ids: list[int] | None,
-    max_new_tokens: int,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
+    n: int,
     seed: int | None,
-    stop: tuple[str, ...],
-    overflow: Overflow,
-    logprobs: int | None,
     lookup: bool,
     as_json: bool,
     precision: str | None,
@@ -74,6 +51,7 @@ def generate(
     threads: int | None,
     graph: GraphKind | None,
     check_hashes: bool,
+    **continuation: object,
 ) -> None:
     """Continues PROMPT and prints the new text as it comes.
 
@@ -89,8 +67,12 @@ def generate(
     given = prompt if prompt_ids is None else prompt_ids
     if given is None or None not in (prompt, prompt_ids):
         raise click.UsageError("Give either PROMPT or --prompt-ids.")
+    if n > 1 and not as_json:
+        raise click.UsageError(f"-n is {n}, and only one text can be streamed; add --json.")
+    if n > 1 and lookup:
+        raise click.UsageError("--lookup guesses for one text; leave it out, or -n.")
     # Settings are checked before the model is loaded: a mistyped number should not cost a wait.
-    sampling = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p)
+    settings = options.settings(continuation) | Settings(seed=seed)
     generator = TextGenerator.open(
         folder,
         precision=precision,
@@ -100,16 +82,12 @@ def generate(
         prepack=False,
         check_hashes=check_hashes,
     )
-    stream = generator.stream(
-        _standard_input() if given == "-" else given,
-        max_new_tokens=max_new_tokens,
-        sampling=sampling,
-        seed=seed,
-        stop=stop,
-        overflow=overflow,
-        logprobs=logprobs,
-        lookup=LookupConfig() if lookup else None,
-    )
+    text = _standard_input() if given == "-" else given
+    if n > 1:
+        documents = [completion.document() for completion in complete(generator, text, n, settings)]
+        click.echo(json.dumps({"completions": documents}, ensure_ascii=False))
+        return
+    stream = generator.stream(text, lookup=LookupConfig() if lookup else None, **settings)
     _print_json(stream) if as_json else _print_text(stream)
 
 
@@ -132,9 +110,4 @@ def _print_text(stream: TextStream) -> None:
 def _print_json(stream: TextStream) -> None:
     for _ in stream:
         pass
-    click.echo(json.dumps(_json(stream.completion), ensure_ascii=False))
-
-
-def _json(completion: Completion) -> dict[str, object]:
-    timings = asdict(completion.timings) | {"tokens_per_second": completion.timings.tokens_per_second}
-    return asdict(completion) | {"timings": timings}
+    click.echo(json.dumps(stream.completion.document(), ensure_ascii=False))

@@ -1,0 +1,122 @@
+"""`gpt2-runtime batch`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import perf_counter
+from typing import BinaryIO
+
+import click
+
+from gpt2_runtime.cli import options
+from gpt2_runtime.errors import Gpt2RuntimeError, JobError
+from gpt2_runtime.job import Defaults
+from gpt2_runtime.jobs import Progress, run
+from gpt2_runtime.scheduler import ROWS
+from gpt2_runtime.signature import GraphKind
+from gpt2_runtime.text import TextGenerator
+
+
+@click.command()
+@options.folder
+@click.argument("source", metavar="INPUT")
+@click.argument("target", metavar="OUTPUT", type=click.Path(path_type=Path))
+@click.option("--rows", type=int, default=ROWS, show_default=True, help="Continue so many prompts at once.")
+@options.continuation
+@click.option("--seed", type=int, default=0, show_default=True, help="With its number, the seed of each line.")
+@options.precision
+@options.provider
+@options.threads
+@options.graph
+@options.check_hashes
+@options.guarded
+def batch(
+    folder: str,
+    source: str,
+    target: Path,
+    rows: int,
+    n: int,
+    seed: int,
+    precision: str | None,
+    provider: str,
+    threads: int | None,
+    graph: GraphKind | None,
+    check_hashes: bool,
+    **continuation: object,
+) -> None:
+    """Continues the prompts of INPUT, a JSON object a line, and writes a line for each to OUTPUT, as they end.
+
+    A line of INPUT has a "prompt" or "token_ids", an "id" if not its number, and any setting by its name, which goes
+    before the options: {"id": "a", "prompt": "To be", "temperature": 0.8, "stop": ["\\n"]}. INPUT may be -, standard
+    input. What is in OUTPUT already is not done again: after a break, the same command goes on. A bad line is told by
+    its number, and the others are done; then the exit status is 1.
+
+    \b
+    Examples:
+      gpt2-runtime batch out/gpt2 prompts.jsonl answers.jsonl
+      gpt2-runtime batch out/gpt2 - answers.jsonl --rows 16 --max-new-tokens 200 --temperature 0.8 < prompts.jsonl
+    """
+    defaults = Defaults(settings=options.settings(continuation), n=n, seed=seed)
+    with _lines(source) as (lines, count):
+        generator = TextGenerator.open(
+            folder, precision=precision, provider=provider, threads=threads, graph=graph, check_hashes=check_hashes
+        )
+        with _Bar(count) as bar:
+            done = run(
+                generator, lines, target, defaults=defaults, rows=rows, progress=bar.show, refused=bar.refused(source)
+            )
+    told = f"{done.answered} answered, {done.tokens} tokens, {bar.pace(done):.0f} tokens/s"
+    click.echo(f"{told}; {done.kept} were there, {done.failed} failed", err=True)
+    if done.failed:
+        sys.exit(1)
+
+
+@contextmanager
+def _lines(source: str) -> Iterator[tuple[BinaryIO, int | None]]:
+    """The lines of INPUT, and how many there are where that can be told."""
+    if source == "-":
+        yield sys.stdin.buffer, None
+        return
+    try:
+        file = open(source, "rb")
+    except OSError as error:
+        raise JobError(f"{source} cannot be read: {error.strerror or error}") from error
+    with file:
+        count = sum(1 for line in file if line.strip()) if file.seekable() else None
+        if count is not None:
+            file.seek(0)
+        yield file, count
+
+
+class _Bar:
+    """The progress on stderr, in a terminal; and the bad lines, always."""
+
+    def __init__(self, count: int | None) -> None:
+        hidden = count is None or not sys.stderr.isatty()
+        self._start = perf_counter()
+        self._bar = click.progressbar(
+            length=count or 0, label="batch", file=sys.stderr, hidden=hidden, item_show_func=self._told
+        )
+
+    def __enter__(self) -> _Bar:
+        self._bar.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.__exit__(None, None, None)
+
+    def show(self, state: Progress) -> None:
+        self._bar.update(state.lines - self._bar.pos, state)
+
+    def pace(self, state: Progress) -> float:
+        """New tokens a second, since the model was loaded."""
+        return state.tokens / (perf_counter() - self._start)
+
+    def refused(self, source: str) -> Callable[[int, Gpt2RuntimeError], None]:
+        return lambda line, error: click.echo(f"error: {source} line {line}: {' '.join(str(error).split())}", err=True)
+
+    def _told(self, state: Progress | None) -> str | None:
+        return None if state is None else f"{self.pace(state):.0f} tokens/s"

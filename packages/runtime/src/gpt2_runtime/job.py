@@ -1,0 +1,135 @@
+"""A line of a batch's file: a JSON object in, a prompt and its settings; a completion out, as a JSON object."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+import numpy as np
+
+from gpt2_runtime.batch import Prompt
+from gpt2_runtime.completion import Completion
+from gpt2_runtime.errors import JobError
+from gpt2_runtime.sampling import AS_TRAINED, SamplingConfig
+from gpt2_runtime.text import Settings
+
+SAMPLING = tuple(each.name for each in fields(SamplingConfig))
+SETTINGS = tuple(name for name in Settings.__annotations__ if name != "sampling")
+NAMES = ("id", "prompt", "token_ids", "n", *SETTINGS, *SAMPLING)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Defaults:
+    """What holds for the lines that say nothing else.
+
+    Attributes:
+        settings: but the seed. A line replaces each by its name, those of the sampling too.
+        n: continuations of a prompt.
+        seed: with a line's number it makes that line's own, so that a second run draws the same.
+        model: tells one folder and precision from others.
+    """
+
+    settings: Settings = field(default_factory=Settings)
+    n: int = 1
+    seed: int = 0
+    model: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A line, read.
+
+    Attributes:
+        line: its number, counted from 1.
+        id: what it is called; its number where it does not say.
+        prompt: what is asked for.
+        digest: differs where the model, the prompt or a setting does.
+    """
+
+    line: int
+    id: str | int
+    prompt: Prompt
+    digest: str
+
+    @property
+    def key(self) -> str:
+        """The id as JSON: 1 is not "1"."""
+        return json.dumps(self.id)
+
+
+def read(text: bytes, line: int, defaults: Defaults) -> Job:
+    """The job of a line.
+
+    Raises:
+        JobError: it is no JSON object, or has a name or a value that no job has.
+
+    >>> job = read(b'{"id": "a", "prompt": "To be", "temperature": 0, "max_new_tokens": 5}', 1, Defaults())
+    >>> job.id, job.prompt.settings["sampling"].temperature, job.prompt.settings["max_new_tokens"]
+    ('a', 0, 5)
+    """
+    document = _document(text)
+    if unknown := [name for name in document if name not in NAMES]:
+        raise JobError(f"{', '.join(unknown)} is no setting; there are {', '.join(NAMES)}")
+    id_ = document.get("id", line)
+    if isinstance(id_, bool) or not isinstance(id_, str | int):
+        raise JobError(f"id is {id_!r}, must be a string or an integer; leave it out for the line's number")
+    given = {name: document[name] for name in SETTINGS if name in document}
+    if not isinstance(given.get("parse_special", True), bool):
+        raise JobError(f"parse_special is {given['parse_special']!r}, must be true or false")
+    changes = {name: document[name] for name in SAMPLING if name in document}
+    if "logit_bias" in changes:
+        changes["logit_bias"] = _bias(changes["logit_bias"])
+    settings: dict[str, Any] = {"seed": _seed(defaults.seed, line), **defaults.settings, **given}
+    settings["sampling"] = replace(defaults.settings.get("sampling", AS_TRAINED), **changes)
+    prompt = Prompt(prompt=_prompt(document), settings=Settings(**settings), n=document.get("n", defaults.n))
+    told = json.dumps([defaults.model, prompt.prompt, prompt.n, asdict(settings.pop("sampling")), settings], default=str)
+    return Job(line=line, id=id_, prompt=prompt, digest=hashlib.sha256(told.encode()).hexdigest()[:16])
+
+
+def written(job: Job, completions: tuple[Completion, ...]) -> dict[str, Any]:
+    """What stands in the output: one completion's values, or a list of them where `n` is more than 1."""
+    told = [completion.document() for completion in completions]
+    answer = told[0] if job.prompt.n == 1 else {"completions": told}
+    return {"id": job.id, **answer, "digest": job.digest}
+
+
+def _document(text: bytes) -> Mapping[str, Any]:
+    try:
+        document = json.loads(text.decode())
+    except UnicodeDecodeError as error:
+        raise JobError(f"is not UTF-8 at byte {error.start}") from error
+    except (ValueError, RecursionError) as error:
+        raise JobError(f"is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise JobError(f"is a JSON {type(document).__name__}, must be an object such as {{'prompt': 'To be'}}")
+    return document
+
+
+def _prompt(document: Mapping[str, Any]) -> str | list[int]:
+    text, ids = document.get("prompt"), document.get("token_ids")
+    if (text is None) == (ids is None):
+        raise JobError("has to have either prompt or token_ids")
+    if ids is None:
+        if not isinstance(text, str):
+            raise JobError(f"prompt is {text!r}, must be a string; token ids are given as token_ids")
+        return text
+    if not isinstance(ids, list) or any(isinstance(id_, bool) or not isinstance(id_, int) for id_ in ids):
+        raise JobError("token_ids are not a list of integers such as [464, 3290]")
+    return ids
+
+
+def _bias(given: object) -> dict[int, Any]:
+    """JSON's names are strings, token ids are not."""
+    if not isinstance(given, dict):
+        raise JobError(f"logit_bias is {given!r}, must be an object such as {{'50256': -1.5}}")
+    try:
+        return {int(id_): bias for id_, bias in given.items()}
+    except ValueError as error:
+        raise JobError(f"logit_bias has a name that is no token id: {error}") from error
+
+
+def _seed(seed: int, line: int) -> int:
+    return int(np.random.SeedSequence([seed, line]).generate_state(1)[0])

@@ -1,0 +1,194 @@
+"""A file of prompts -> a file of completions, a line each, which goes on where it was when something ends it.
+
+Lines are written as prompts end, each with one write. What was written stays: a second run drops the line that was cut,
+if one was, and does those that are missing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from gpt2_runtime.batch import Prompt, complete_batch
+from gpt2_runtime.errors import Gpt2RuntimeError, JobError
+from gpt2_runtime.job import Defaults, Job, read, written
+from gpt2_runtime.scheduler import ROWS
+from gpt2_runtime.text import TextGenerator
+
+REMEDY = "give another OUTPUT, or delete this one"
+START = b'{"id": '  # of each line that is written
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far it has come.
+
+    Attributes:
+        answered: lines written by this run.
+        kept: lines that were written before.
+        failed: lines that have no answer.
+        tokens: new ones, of this run.
+    """
+
+    answered: int = 0
+    kept: int = 0
+    failed: int = 0
+    tokens: int = 0
+
+    @property
+    def lines(self) -> int:
+        """Those of the input that are dealt with."""
+        return self.answered + self.kept + self.failed
+
+
+def run(
+    generator: TextGenerator,
+    source: Iterable[bytes],
+    target: Path,
+    *,
+    defaults: Defaults,
+    rows: int = ROWS,
+    progress: Callable[[Progress], None] = lambda _: None,
+    refused: Callable[[int, Gpt2RuntimeError], None] = lambda _, __: None,
+) -> Progress:
+    """Answers the lines of `source` that `target` has no answer to.
+
+    Args:
+        generator: the folder.
+        source: lines of JSON, which are asked for as rows become free; empty ones are passed over.
+        target: a file that is made, or gone on with.
+        defaults: what holds for the lines that say nothing else; `model` is filled in here.
+        rows: how many prompts are continued at once.
+        progress: told after each line.
+        refused: told of each line that has no answer, by its number.
+
+    Raises:
+        JobError: `target` is in use, was not written by a batch, or answers another question under the same id.
+        SettingError: `rows` is out of range.
+    """
+    with _opened(target) as file:
+        lines = _Lines(source, replace(defaults, model=_model(generator)), _answers(file, target), progress, refused)
+        for result in complete_batch(generator, lines.prompts(target), rows=rows):
+            job = lines.open.pop(result.index)
+            if result.error is not None:
+                lines.fail(job.line, result.error)
+            else:
+                _write(file, target, written(job, result.completions))
+                lines.add(answered=1, tokens=sum(len(each.token_ids) for each in result.completions))
+        return lines.state
+
+
+class _Lines:
+    """The input's lines, as far as they were asked for, and what became of them."""
+
+    def __init__(
+        self,
+        source: Iterable[bytes],
+        defaults: Defaults,
+        answers: Mapping[str, str],
+        progress: Callable[[Progress], None],
+        refused: Callable[[int, Gpt2RuntimeError], None],
+    ) -> None:
+        self.state = Progress()
+        self.open: dict[int, Job] = {}  # those without an answer, by their place among the prompts
+        self._source = source
+        self._defaults = defaults
+        self._answers = answers
+        self._numbers: dict[str, int] = {}  # of the line of each id
+        self._progress = progress
+        self._refused = refused
+
+    def prompts(self, target: Path) -> Iterator[Prompt]:
+        """Those that `target` does not answer."""
+        places = count()
+        for number, text in enumerate(self._source, 1):
+            if not text.strip():
+                continue
+            try:
+                job = read(text, number, self._defaults)
+                if (other := self._numbers.setdefault(job.key, number)) != number:
+                    raise JobError(f"id {job.key} is that of line {other} too; give each line its own")
+            except Gpt2RuntimeError as error:
+                self.fail(number, error)
+                continue
+            if job.key not in self._answers:
+                self.open[next(places)] = job
+                yield job.prompt
+            elif self._answers[job.key] == job.digest:
+                self.add(kept=1)
+            else:
+                told = f"{target} answers id {job.key} of another prompt, model or setting than line {number} has"
+                raise JobError(f"{told}; {REMEDY}")
+
+    def fail(self, line: int, error: Gpt2RuntimeError) -> None:
+        """A line has no answer."""
+        self._refused(line, error)
+        self.add(failed=1)
+
+    def add(self, **more: int) -> None:
+        """So many more of what `Progress` tells."""
+        self.state = replace(self.state, **{name: getattr(self.state, name) + number for name, number in more.items()})
+        self._progress(self.state)
+
+
+def _model(generator: TextGenerator) -> str:
+    session = generator.session
+    weights = session.bundle.files[session.bundle.weights[session.precision]]
+    return f"{weights.sha256} {session.graph}"
+
+
+def _opened(target: Path) -> BinaryIO:
+    """The file, for this process alone where the system can promise that."""
+    try:
+        file = target.open("a+b")
+    except OSError as error:
+        raise JobError(f"{target} cannot be written: {error.strerror or error}") from error
+    try:
+        _lock(file, target)
+    except JobError:
+        file.close()
+        raise
+    return file
+
+
+def _write(file: BinaryIO, target: Path, document: Mapping[str, Any]) -> None:
+    try:
+        file.write(json.dumps(document, ensure_ascii=False).encode() + b"\n")
+        file.flush()  # what the system has is not lost with this process
+    except OSError as error:
+        raise JobError(f"{target} cannot be written: {error.strerror or error}; go on with the same command") from error
+
+
+def _lock(file: BinaryIO, target: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:  # Windows, where the user has to see to it
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise JobError(f"{target} is being written by another process; wait for it, or give another OUTPUT") from error
+
+
+def _answers(file: BinaryIO, target: Path) -> dict[str, str]:
+    """The digest of each id that is answered; a last line that was cut in the middle is cut off."""
+    answers: dict[str, str] = {}
+    whole = 0
+    file.seek(0)
+    for number, text in enumerate(file, 1):
+        try:
+            if not text.endswith(b"\n"):
+                if not text.startswith(START[: len(text)]):
+                    raise ValueError
+                break
+            document = json.loads(text)
+            answers[json.dumps(document["id"])] = document["digest"]
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise JobError(f"{target} has a line {number} that no batch wrote; {REMEDY}") from error
+        whole += len(text)
+    file.truncate(whole)
+    return answers

@@ -1,0 +1,158 @@
+"""Many requests over the rows of one cache: one that finishes leaves its row, and a waiting one takes it.
+
+What is left to the caller is where requests come from, and what becomes of their events::
+
+    while not scheduler.idle:
+        for decoding, event in scheduler.step():
+            ...
+
+B rows.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from time import perf_counter
+
+import numpy as np
+import numpy.typing as npt
+
+from gpt2_runtime.cache import Snapshot
+from gpt2_runtime.decoding import Decoding
+from gpt2_runtime.errors import Gpt2RuntimeError, SettingError
+from gpt2_runtime.events import Event
+from gpt2_runtime.session import Session
+
+ROWS = 8
+
+Told = list[tuple[Decoding, Event | Gpt2RuntimeError]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Waiting:
+    """Continuations of one prompt that have no row yet; or one that has only to go on from what another has read."""
+
+    decodings: tuple[Decoding, ...]
+    snapshot: Snapshot | None = None
+
+
+class Scheduler:
+    """Decodes up to B requests at once, each as if it were alone.
+
+    Args:
+        session: of the serving graph; the portable one, whose rows are of one length, takes one row.
+        rows: B. The cache of a row that has read much takes as much memory as that of one prompt alone.
+
+    Raises:
+        SettingError: `rows` is out of range.
+
+    >>> from gpt2_runtime import GREEDY
+    >>> from gpt2_runtime.decoding import Decoding
+    >>> from gpt2_runtime.request import Request
+    >>> scheduler = Scheduler(session, rows=2)
+    >>> for prompt in ([5, 6], [7], [8, 9, 10]):
+    ...     request = Request(prompt_ids=prompt, max_new_tokens=3, sampling=GREEDY, stop_token_ids=frozenset())
+    ...     scheduler.submit(Decoding(session, request, np.random.default_rng(0)))
+    >>> counts = []
+    >>> while not scheduler.idle:
+    ...     counts.append(len(scheduler.step()))
+    >>> counts  # three tokens of two rows, and the two ends; then the third prompt
+    [2, 2, 4, 1, 1, 2]
+    """
+
+    def __init__(self, session: Session, *, rows: int = ROWS) -> None:
+        if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1:
+            raise SettingError(f"rows is {rows!r}, must be an integer of at least 1")
+        if rows > 1 and session.graph == "portable":
+            told = f"rows is {rows}, the portable graph decodes requests of different lengths one by one"
+            raise SettingError(f"{told}; pass 1, or open the serving graph")
+        self._session = session
+        self._cache = session.empty_cache(rows)
+        self._rows: list[Decoding | None] = [None] * rows
+        self._followers: dict[int, tuple[Decoding, ...]] = {}  # row -> those that share the prompt it is to read
+        self._waiting: deque[_Waiting] = deque()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is left to do."""
+        return not self._waiting and not any(self._rows)
+
+    @property
+    def free(self) -> int:
+        """How many rows have nothing to do, and nothing waits for them."""
+        waiting = sum(len(entry.decodings) for entry in self._waiting)
+        return max(0, self._rows.count(None) - waiting)
+
+    def submit(self, *decodings: Decoding) -> None:
+        """Takes a request, or several continuations of one prompt, which is then read once."""
+        self._waiting.append(_Waiting(decodings=decodings))
+
+    def cancel(self, decoding: Decoding) -> None:
+        """Forgets a request, wherever it is: no event of it comes any more."""
+        self._rows = [None if running is decoding else running for running in self._rows]
+        entries = [replace(entry, decodings=_without(entry.decodings, decoding)) for entry in self._waiting]
+        self._waiting = deque(entry for entry in entries if entry.decodings)
+
+    def step(self) -> Told:
+        """Reads what each row has to read, and chooses a token for each: the events of that, in no certain order.
+
+        A request that cannot go on, because its settings forbid every token, tells the error in place of an event, and
+        has ended; the others go on.
+        """
+        told = self._admit()
+        reads: list[list[int]] = [[] if running is None else running.next_read() for running in self._rows]
+        if not any(reads):
+            return told
+        start = perf_counter()
+        self._cache = self._cache.rolled_back([running.read if running else 0 for running in self._rows])
+        logits, self._cache = self._session.step(reads, self._cache)  # [B, 1, V]
+        for row, running in enumerate(self._rows):
+            if running is None:
+                continue
+            told += _advanced(running, logits[row], start)
+            if followers := self._followers.pop(row, ()):
+                told += self._follow(followers, row, logits[row], start)
+        self._rows = [None if running is None or running.ended else running for running in self._rows]
+        return told
+
+    def _admit(self) -> Told:
+        """Gives the free rows to those that wait."""
+        told: Told = []
+        while self._waiting and None in self._rows:
+            row, entry = self._rows.index(None), self._waiting.popleft()
+            leader, *followers = entry.decodings
+            if entry.snapshot is not None:
+                self._cache = self._cache.given(row, entry.snapshot)
+            elif events := [(each, event) for each in entry.decodings for event in each.begin()]:
+                told += events  # they want no token
+                continue
+            self._rows[row] = leader
+            self._followers[row] = tuple(followers)
+        return told
+
+    def _follow(
+        self, followers: Sequence[Decoding], row: int, logits: npt.NDArray[np.float32], start: float
+    ) -> Told:
+        """Takes the first token of each from the logits [1, V] of the prompt that `row` has read for all of them."""
+        told = [outcome for each in followers for outcome in _advanced(each, logits, start)]
+        going_on = [each for each in followers if not each.ended]
+        if going_on:
+            snapshot = self._cache.taken(row, going_on[0].read)
+            self._waiting.extendleft(_Waiting(decodings=(each,), snapshot=snapshot) for each in reversed(going_on))
+        return told
+
+
+def _advanced(decoding: Decoding, logits: npt.NDArray[np.float32], start: float) -> Told:
+    """What the logits [1, V] after what it has read make of a request."""
+    try:
+        choices = decoding.choose(logits)
+    except Gpt2RuntimeError as error:
+        decoding.failed = True
+        return [(decoding, error)]
+    return [(decoding, event) for event in decoding.take(choices, seconds=perf_counter() - start)]
+
+
+def _without(decodings: tuple[Decoding, ...], gone: Decoding) -> tuple[Decoding, ...]:
+    return tuple(each for each in decodings if each is not gone)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+import numpy.typing as npt
 
 from gpt2_runtime.errors import SettingError
 
@@ -18,7 +19,8 @@ class KeyValueCache(ABC):
 
     Made by `Session.empty_cache` and by each step. It is used once: a step of the serving graph writes into the memory
     that all values of one cache share, and the value that went into it is refused from then on. Go on with the value
-    that came out, or a shorter `rolled_back` of it; `copy` before a step gives two continuations of one text.
+    that came out, or a shorter `rolled_back` of it; `copy` before a step gives two continuations of one text, and
+    `selected` any number of them.
 
     Attributes:
         lengths: the tokens read of each row.
@@ -55,9 +57,36 @@ class KeyValueCache(ABC):
                 raise SettingError(f"length is {length}, row {row} of the cache holds {has}; roll back to 0 to {has}")
         return self._shortened(tuple(int(length) for length in wanted))
 
+    def selected(self, rows: Sequence[int] | npt.NDArray[np.integer]) -> Self:
+        """The cache whose row i is this one's row `rows[i]`, with the same room.
+
+        It uses this one up, as a step does; `copy` first where it is needed again.
+
+        Args:
+            rows: at least one, in any order; repeated, a row goes on in several ways.
+
+        Raises:
+            SettingError: a row that is not there.
+
+        >>> _, cache = session.step([[1, 2, 3], [4]], session.empty_cache(2))
+        >>> cache.selected([1, 0, 1]).lengths
+        (1, 3, 1)
+        """
+        if not isinstance(rows, Sequence | np.ndarray) or not len(rows):
+            raise SettingError(f"rows are {rows!r}, must be one or more of the cache's {self.batch_size}: [0, 0]")
+        for row in rows:
+            whole = isinstance(row, int | np.integer) and not isinstance(row, bool)
+            if not whole or not 0 <= row < self.batch_size:
+                has = f"the cache has {self.batch_size}"
+                raise SettingError(f"row is {row!r}, {has}; select from 0 to {self.batch_size - 1}")
+        return self._taken(tuple(int(row) for row in rows))
+
     @abstractmethod
     def copy(self) -> Self:
         """The same in memory of its own, so that both can be stepped."""
 
     @abstractmethod
     def _shortened(self, lengths: tuple[int, ...]) -> Self: ...
+
+    @abstractmethod
+    def _taken(self, rows: tuple[int, ...]) -> Self: ...

@@ -42,6 +42,12 @@ class GrownCache(KeyValueCache):
             return self
         return replace(self, lengths=lengths, tensors=tuple(_cut(tensor, length) for tensor in self.tensors))
 
+    def _taken(self, rows: tuple[int, ...]) -> GrownCache:
+        if rows == tuple(range(self.batch_size)):
+            return self
+        lengths = tuple(self.lengths[row] for row in rows)
+        return replace(self, lengths=lengths, tensors=tuple(_gathered(tensor, rows) for tensor in self.tensors))
+
 
 @dataclass(frozen=True, kw_only=True)
 class PortableGraph:
@@ -108,3 +114,8 @@ def only(counts: Sequence[int], what: str) -> int:
 def _cut(tensor: OrtValue, length: int) -> OrtValue:
     kept = np.ascontiguousarray(tensor.numpy()[:, :, :length])  # through the host
     return type(tensor).ortvalue_from_numpy(kept, tensor.device_name())
+
+
+def _gathered(tensor: OrtValue, rows: Sequence[int]) -> OrtValue:
+    taken = tensor.numpy()[list(rows)]  # through the host
+    return type(tensor).ortvalue_from_numpy(taken, tensor.device_name())

@@ -1,0 +1,286 @@
+"""Beam search: the likeliest texts that a few beams find, best first. R running beams, V vocabulary, N new tokens.
+
+It is transformers' `generate(num_beams=..., do_sample=False)` of one prompt. The algorithm itself knows no session::
+
+    search = advanced(START, scores, config)         scores [1, V] of what may come first
+    while not over(search, config):
+        search = advanced(search, scores, config)    scores [R, V] of what may come next
+
+Where transformers differs: while there are fewer texts than beams (a tiny vocabulary, nearly all tokens forbidden), it
+goes on with copies of the prompt at -1e9, which can come out as results; here there are fewer beams, and fewer results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from gpt2_runtime.errors import LogitsError, SettingError
+from gpt2_runtime.generate import FinishReason, Overflow, _fitting
+from gpt2_runtime.sampling import GREEDY, SamplingConfig
+from gpt2_runtime.session import Session
+
+EarlyStopping = bool | Literal["never"]
+
+# Of a SamplingConfig, what changes the scores; all else is about draws.
+CONTROLS = frozenset[str]()
+# Each beam is a row of the cache.
+MOST_BEAMS = 1024
+# With its tenth power the longest text's score is still a number of float32.
+STRONGEST_PENALTY = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beam:
+    """A text that the search found.
+
+    Attributes:
+        token_ids: its new tokens; a stop token is not among them.
+        score: the sum of the tokens' log-probabilities, a stop token's included, divided by their number to the power
+            of length_penalty: transformers' sequences_scores.
+        finish_reason: "stop" at a stop token, "length" where there was no room left.
+    """
+
+    token_ids: tuple[int, ...]
+    score: float
+    finish_reason: FinishReason
+
+
+@dataclass(frozen=True, kw_only=True)
+class BeamConfig:
+    """What is searched for, as `beam_search` is told.
+
+    Raises:
+        SettingError: a value out of range.
+    """
+
+    num_beams: int
+    max_new_tokens: int
+    num_return_sequences: int = 1
+    length_penalty: float = 1.0
+    early_stopping: EarlyStopping = False
+    stop_token_ids: frozenset[int] = frozenset()
+
+    def __post_init__(self) -> None:
+        _check_count("num_beams", self.num_beams, 1, MOST_BEAMS)
+        _check_count("max_new_tokens", self.max_new_tokens, 0)
+        _check_count("num_return_sequences", self.num_return_sequences, 1, self.num_beams, "num_beams, which is ")
+        penalty = self.length_penalty
+        number = isinstance(penalty, int | float) and not isinstance(penalty, bool)
+        if not number or not -STRONGEST_PENALTY <= penalty <= STRONGEST_PENALTY:
+            limit = f"from {-STRONGEST_PENALTY:g} to {STRONGEST_PENALTY:g}"
+            raise SettingError(f"length_penalty is {penalty!r}, must be a number {limit}; 0 is none")
+        if not isinstance(self.early_stopping, bool) and self.early_stopping != "never":
+            raise SettingError(f"early_stopping is {self.early_stopping!r}, must be True, False or 'never'")
+
+    def score(self, log_probability: float, length: int) -> float:
+        """What texts are compared by: `log_probability` over their length to the power of the penalty."""
+        return log_probability / float(length**self.length_penalty)
+
+    @property
+    def candidates(self) -> int:
+        """So many are looked at that num_beams go on, even if all others are stop tokens."""
+        return self.num_beams * (1 + max(1, len(self.stop_token_ids)))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Search:
+    """How far a search has come.
+
+    Attributes:
+        token_ids: the new tokens of each running beam, [R, N], the likeliest beam first.
+        log_probabilities: the sum of each, [R].
+        rows: which of the beams before its last token each of them continues, [R].
+        finished: the best texts that have ended, num_beams at most, best first.
+    """
+
+    token_ids: npt.NDArray[np.int64]
+    log_probabilities: npt.NDArray[np.float64]
+    rows: npt.NDArray[np.intp]
+    finished: tuple[Beam, ...]
+
+
+START = Search(
+    token_ids=np.empty((1, 0), dtype=np.int64),
+    log_probabilities=np.zeros(1),
+    rows=np.zeros(1, dtype=np.intp),
+    finished=(),
+)
+"""One beam, which has no new tokens yet."""
+
+
+def beam_search(
+    session: Session,
+    prompt_ids: Sequence[int],
+    *,
+    num_beams: int,
+    num_return_sequences: int = 1,
+    max_new_tokens: int,
+    length_penalty: float = 1.0,
+    early_stopping: EarlyStopping = False,
+    sampling: SamplingConfig = GREEDY,
+    stop_token_ids: Collection[int] | None = None,
+    overflow: Overflow = "error",
+) -> tuple[Beam, ...]:
+    """The likeliest continuations of a prompt among those that `num_beams` beams find.
+
+    The prompt is read once. One beam is greedy decoding, which ends at the first stop token.
+
+    Args:
+        session: what computes.
+        prompt_ids: at least one id; to start from nothing, pass the end-of-text token.
+        num_beams: how many texts go on at once. 1 to MOST_BEAMS.
+        num_return_sequences: how many of them to return, at most num_beams.
+        max_new_tokens: at least 0; the model's positions may end the texts sooner.
+        length_penalty: above 0 favours longer texts, below 0 shorter ones: a text is compared by its log-probability
+            over its length to this power.
+        early_stopping: True ends the search as soon as num_beams texts have ended; False once the best running beam
+            would not get among them if it ended now; "never" once it could not if it went on to the end either.
+        sampling: controls of the scores, the penalties and what is forbidden. Nothing is drawn, so temperature is 0.
+        stop_token_ids: the tokens that end a text; by default the folder's end-of-text token.
+        overflow: what becomes of a prompt longer than the model reads: "error" refuses it, "truncate" keeps its last
+            n_positions tokens.
+
+    Returns:
+        The texts, best first; fewer than num_return_sequences where no more are possible.
+
+    Raises:
+        PromptError: the prompt is empty, too long, or has an id outside the vocabulary.
+        SettingError: a setting is out of range, or the controls forbid every token.
+        LogitsError: the model computed NaN or infinity.
+
+    >>> best, second = beam_search(session, [5, 6, 7], num_beams=4, num_return_sequences=2, max_new_tokens=8)
+    >>> best.score >= second.score, len(best.token_ids), best.finish_reason
+    (True, 8, 'length')
+    """
+    limit = session.bundle.architecture.n_positions
+    (prompt,) = session.check_ids(_fitting(prompt_ids, limit, overflow, session.bundle.bos_token_id)[None])
+    _check_count("max_new_tokens", max_new_tokens, 0)
+    room = min(max_new_tokens, limit - len(prompt) + 1)
+    config = BeamConfig(
+        num_beams=num_beams,
+        max_new_tokens=room,
+        num_return_sequences=num_return_sequences,
+        length_penalty=length_penalty,
+        early_stopping=early_stopping,
+        stop_token_ids=frozenset(session.bundle.eos_token_ids if stop_token_ids is None else stop_token_ids),
+    )
+    if config.stop_token_ids:
+        session.check_ids([list(config.stop_token_ids)])
+    check_draws_nothing(sampling)
+    if not room:
+        return (Beam(token_ids=(), score=0.0, finish_reason="length"),)
+    logits, cache = session.step([prompt], session.empty_cache(capacity=len(prompt) + room - 1))  # the last is not read
+    search = advanced(START, log_softmax(logits[:, -1]), config)
+    while not over(search, config):
+        logits, cache = session.step(search.token_ids[:, -1:], cache.selected(search.rows))
+        search = advanced(search, log_softmax(logits[:, -1]), config)
+    if not search.finished:
+        raise SettingError(f"after {search.token_ids.shape[1]} new tokens sampling forbids every token; forbid fewer")
+    return search.finished[:num_return_sequences]
+
+
+def advanced(search: Search, scores: npt.NDArray[np.floating], config: BeamConfig) -> Search:
+    """The search after one more token of each running beam.
+
+    Args:
+        search: which is not over.
+        scores: the log-probability of each token after each beam, [R, V]; -infinity is a token that cannot come.
+        config: what is searched for.
+    """
+    rows, tokens, sums = likeliest(scores, search.log_probabilities, config.candidates)
+    token_ids = np.column_stack([search.token_ids[rows], tokens])  # [candidates, N + 1]
+    length = token_ids.shape[1]
+    stops = np.isin(tokens, list(config.stop_token_ids))
+    ends = stops | (length == config.max_new_tokens)
+    # Those after the first num_beams are there to go on where others end; none of them ends a text.
+    ended = [
+        Beam(
+            token_ids=tuple(token_ids[place, : length - int(stops[place])].tolist()),
+            score=config.score(float(sums[place]), length),
+            finish_reason="stop" if stops[place] else "length",
+        )
+        for place in np.flatnonzero(ends[: config.num_beams])
+    ]
+    finished = sorted((*search.finished, *ended), key=lambda beam: beam.score, reverse=True)
+    on = np.flatnonzero(~ends)[: config.num_beams]
+    return Search(
+        token_ids=token_ids[on],
+        log_probabilities=sums[on],
+        rows=rows[on],
+        finished=tuple(finished[: config.num_beams]),
+    )
+
+
+def over(search: Search, config: BeamConfig) -> bool:
+    """Whether no better text is to be expected, as `early_stopping` has it; or nothing goes on."""
+    if not len(search.rows):
+        return True
+    if len(search.finished) < config.num_beams:
+        return False
+    if config.early_stopping is True or config.num_beams == 1:
+        return True
+    longest = config.early_stopping == "never" and config.length_penalty > 0
+    length = config.max_new_tokens if longest else search.token_ids.shape[1]
+    return config.score(float(search.log_probabilities[0]), length) <= search.finished[-1].score
+
+
+def likeliest(
+    scores: npt.NDArray[np.floating], before: npt.NDArray[np.float64], count: int
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.float64]]:
+    """At most `count` continuations of beams with the highest sums, highest first; of equals the earlier beam's.
+
+    Args:
+        scores: of each token after each beam, [R, V].
+        before: the sum of each beam so far, [R].
+
+    Returns:
+        their beams, their tokens and their sums.
+
+    >>> rows, tokens, sums = likeliest(np.array([[-1.0, -3.0], [-np.inf, -0.5]]), np.array([-1.0, -3.0]), 3)
+    >>> rows.tolist(), tokens.tolist(), sums.tolist()
+    ([0, 1, 0], [0, 1, 1], [-2.0, -3.5, -4.0])
+    """
+    most = min(count, scores.shape[1])
+    of_each = np.sort(np.argpartition(scores, -most, axis=1)[:, -most:], axis=1)  # [R, most], not yet by score
+    sums = before[:, None] + np.take_along_axis(scores, of_each, axis=1)
+    order = np.argsort(-sums, axis=None, kind="stable")[:count]
+    order = order[np.isfinite(sums.ravel()[order])]
+    rows, places = np.divmod(order, most)
+    return rows, of_each[rows, places], sums[rows, places]
+
+
+def log_softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """The log-probabilities of logits [R, V], in float64: different logits stay different.
+
+    Raises:
+        LogitsError: a row holds NaN or +infinity, or nothing else than -infinity.
+
+    >>> log_softmax(np.array([[0, 0, -np.inf, -np.inf]], dtype=np.float32)).round(3).tolist()
+    [[-0.693, -0.693, -inf, -inf]]
+    """
+    highest = logits.max(axis=1, keepdims=True)
+    if not np.isfinite(highest).all():
+        damaged = float(highest[~np.isfinite(highest)][0])
+        raise LogitsError(f"highest logit is {damaged}, must be finite; the weights or the graph are damaged")
+    total = np.exp(logits - highest).sum(axis=1, keepdims=True, dtype=np.float64)
+    return np.asarray(logits - (highest + np.log(total)))
+
+
+def check_draws_nothing(sampling: SamplingConfig) -> None:
+    """SettingError where `sampling` has what only a draw can heed."""
+    for field in fields(sampling):
+        value, neutral = getattr(sampling, field.name), getattr(GREEDY, field.name)
+        if field.name not in CONTROLS and value != neutral:
+            told = f"{field.name} is {value!r}, must be {neutral!r}"
+            raise SettingError(f"{told}, as beam search draws no token; start from GREEDY")
+
+
+def _check_count(name: str, value: object, least: int, most: int | None = None, of: str = "") -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least or (most is not None and value > most):
+        limit = f"of at least {least}" if most is None else f"from {least} to {of}{most}"
+        raise SettingError(f"{name} is {value!r}, must be an integer {limit}")

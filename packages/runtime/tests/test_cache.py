@@ -49,3 +49,44 @@ def test_a_length_is_given_for_each_row_or_for_all(either):
     assert cache.rolled_back(np.array([1, 1])).lengths == (1, 1)
     with pytest.raises(SettingError, match="lengths are 1, the cache has 2 rows; give one for each"):
         cache.rolled_back([1])
+
+
+SELECTIONS = [[0], [2], [0, 1, 2], [2, 1, 0], [1, 2, 0], [0, 0, 1], [1, 0, 0], [2, 2, 2], [1, 0], [2, 0, 1, 1, 0, 2, 2]]
+
+
+@pytest.mark.parametrize("rows", SELECTIONS, ids=str)
+def test_each_selected_row_goes_on_as_the_row_it_was(either, oracle, rows):
+    texts = np.random.default_rng(2).integers(0, 300, size=(3, 9)).tolist()
+    _, cache = either.step(texts, either.empty_cache(3, capacity=20))
+    for tokens in ([5, 6, 7, 8, 9, 10, 11], [20, 21, 22, 23, 24, 25, 26]):
+        cache = cache.selected(rows)
+        texts = [[*texts[row], token] for row, token in zip(rows, tokens, strict=False)]
+        assert (cache.lengths, cache.capacity) == ((len(texts[0]) - 1,) * len(rows), 20)
+        logits, cache = either.step([text[-1:] for text in texts], cache)
+        np.testing.assert_allclose(logits[:, -1], [oracle(text)[-1] for text in texts], atol=1e-4)
+        rows = [row % len(rows) for row in rows]
+
+
+def test_rows_of_an_empty_cache_are_selected_and_numpy_may_say_which(either, oracle):
+    cache = either.empty_cache(2).selected(np.array([1, 0, 0]))
+    logits, _ = either.step([[5, 6], [7, 8], [9, 10]], cache)
+    np.testing.assert_allclose(logits[:, -1], [oracle(ids)[-1] for ids in ([5, 6], [7, 8], [9, 10])], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ([0, 2], "row is 2, the cache has 2; select from 0 to 1"),
+        ([-1], "row is -1, the cache has 2"),
+        ([True], "row is True, the cache has 2"),
+        ([0.0], "row is 0.0, the cache has 2"),
+        ("01", "row is '0', the cache has 2"),
+        ([], r"rows are \[\], must be one or more of the cache's 2"),
+        (1, "rows are 1, must be one or more of the cache's 2"),
+    ],
+)
+def test_a_row_that_is_not_there_is_refused_and_nothing_is_used_up(either, rows, told):
+    cache = either.empty_cache(2)
+    with pytest.raises(SettingError, match=told):
+        cache.selected(rows)
+    either.step([[1], [2]], cache)

@@ -37,3 +37,11 @@ def test_the_tensors_are_as_long_as_the_cache_says(portable):
     _, cache = portable.step([[1, 2, 3, 4]], portable.empty_cache())
     for tensor in cache.rolled_back(3).tensors:
         assert tensor.shape() == [1, 4, 3, 8]
+
+
+def test_a_cache_that_was_selected_from_stays_usable(portable, oracle):
+    _, cache = portable.step([[1, 2], [3, 4]], portable.empty_cache(2))
+    assert cache.selected([0, 1]) is cache
+    cache.selected([1, 1, 1])
+    logits, _ = portable.step([[5], [6]], cache)
+    np.testing.assert_allclose(logits[:, -1], [oracle([1, 2, 5])[-1], oracle([3, 4, 6])[-1]], atol=1e-4)

@@ -167,10 +167,8 @@ def beam_search(
         num_return_sequences=num_return_sequences,
         length_penalty=length_penalty,
         early_stopping=early_stopping,
-        stop_token_ids=frozenset(session.bundle.eos_token_ids if stop_token_ids is None else stop_token_ids),
+        stop_token_ids=_stops(session, stop_token_ids),
     )
-    if config.stop_token_ids:
-        session.check_ids([list(config.stop_token_ids)])
     check_draws_nothing(sampling)
     if not room:
         return (Beam(token_ids=(), score=0.0, finish_reason="length"),)
@@ -278,6 +276,17 @@ def check_draws_nothing(sampling: SamplingConfig) -> None:
         if field.name not in CONTROLS and value != neutral:
             told = f"{field.name} is {value!r}, must be {neutral!r}"
             raise SettingError(f"{told}, as beam search draws no token; start from GREEDY")
+
+
+def _stops(session: Session, stop_token_ids: Collection[int] | None) -> frozenset[int]:
+    """The tokens that end a text, which the vocabulary has."""
+    try:
+        stops = frozenset(session.bundle.eos_token_ids if stop_token_ids is None else stop_token_ids)
+    except TypeError as error:
+        raise SettingError(f"stop_token_ids are {stop_token_ids!r}, must be token ids: [5, 6]") from error
+    if stops:
+        session.check_ids([list(stops)])
+    return stops
 
 
 def _check_count(name: str, value: object, least: int, most: int | None = None, of: str = "") -> None:

@@ -6,9 +6,9 @@ It is transformers' `generate(num_beams=..., do_sample=False)` of one prompt. Th
     while not over(search, config):
         search = advanced(search, scores, config)    scores [R, V] of what may come next
 
-Where transformers differs: it writes "no text" as one with the score -1e9. While there are fewer texts than beams (a tiny
-vocabulary, nearly all tokens forbidden) such texts go on there, and can come out; here there are fewer beams, and fewer
-results. And a text whose own score is lower, as a length_penalty of -4 can make it, is lost there and not here.
+Where transformers differs: a beam that it does not have is one with the score -1e9. While there are fewer texts than
+beams (a tiny vocabulary, nearly all tokens forbidden) those go on, and can come out; here there are fewer beams, and
+fewer results. And a text whose own score is lower, as a length_penalty of -4 can make it, is lost there and not here.
 """
 
 from __future__ import annotations

@@ -47,9 +47,9 @@ class SharedCache(KeyValueCache):
     alike: Counts
 
     def check_current(self) -> None:
-        """Refuses a value that has been stepped from."""
+        """Refuses a value that has been stepped or selected from."""
         if self.version != self.buffers.version:
-            remedy = "go on with the one that the last step returned, or its rolled_back, or copy() before a step"
+            remedy = "go on with the one that came out last, or its rolled_back, or copy() before a step"
             raise SettingError(f"cache is of step {self.version}, its buffers of step {self.buffers.version}; {remedy}")
 
     def copy(self) -> SharedCache:
@@ -69,17 +69,17 @@ class SharedCache(KeyValueCache):
         A row that takes the place of one it shares its first tokens with, as a beam does, brings the others alone.
         """
         self.check_current()
-        self.buffers.version += 1  # first: what is interrupted has written too
-        alike = self.alike.copy()
-        np.fill_diagonal(alike, self.lengths)
         old, buffers = self.buffers.array, self.buffers
         if len(rows) > old.shape[2]:
             buffers = Buffers(untouched((*old.shape[:2], len(rows), *old.shape[3:]), old.dtype))
+        alike = self.alike.copy()
+        np.fill_diagonal(alike, self.lengths)
         texts = {}  # place -> its row, and the positions that it lacks
         for place, row in enumerate(rows):
             start = int(alike[place, row]) if buffers is self.buffers and place < self.batch_size else 0
             if start < self.lengths[row]:
                 texts[place] = row, slice(start, self.lengths[row])
+        self.buffers.version += 1  # before anything is written: what is interrupted has written too
         for layer, into in zip(old, buffers.array, strict=True):
             # All are read before one is written, which may stand where another is read.
             held = [layer[:, row, :, lacking].copy() for row, lacking in texts.values()]  # each [2, H, positions, D]

@@ -8,6 +8,7 @@ import pytest
 from gpt2_runtime import GREEDY, Beam, Session, beam_search, generate
 from gpt2_runtime.beams import MOST_BEAMS, START, BeamConfig, advanced, likeliest, log_softmax, over
 from gpt2_runtime.errors import EmptyPromptError, LogitsError, PromptTooLongError, SettingError, TokenIdError
+from gpt2_runtime.sampling import controlled, sample
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,9 +34,14 @@ def searched(model, config, ends=over):
     return search.finished, search.token_ids.shape[1]
 
 
+def whole(beam):
+    """A text with its stop token."""
+    return beam.token_ids if beam.stop_token_id is None else (*beam.token_ids, beam.stop_token_id)
+
+
 def told(model, beam):
     """The score of a beam by its definition, without the penalty: its log-probability, and its length."""
-    text = [*beam.token_ids, STOP] if beam.finish_reason == "stop" else beam.token_ids
+    text = whole(beam)
     return sum(model(text[:place])[token] for place, token in enumerate(text)), len(text)
 
 
@@ -45,7 +51,7 @@ CONFIGS = st.builds(
     max_new_tokens=st.integers(1, 6),
     length_penalty=st.sampled_from([-1, -0.5, 0, 0.6, 1.0, 2]),
     early_stopping=st.sampled_from([False, True, "never"]),
-    stop_token_ids=st.sampled_from([frozenset(), frozenset({STOP})]),
+    stop_token_ids=st.sampled_from([frozenset(), frozenset({STOP}), frozenset({0, STOP})]),
 )
 
 
@@ -82,10 +88,11 @@ def test_whatever_is_found_is_a_text_once_with_its_own_score_best_first(seed, co
     found, _ = searched(model, config)
     assert 1 <= len(found) <= config.num_beams
     assert sorted(found, key=lambda beam: -beam.score) == list(found)
-    assert len({(beam.token_ids, beam.finish_reason) for beam in found}) == len(found)
+    assert len({whole(beam) for beam in found}) == len(found)
     for beam in found:
         assert not config.stop_token_ids.intersection(beam.token_ids)
         total, length = told(model, beam)
+        assert beam.finish_reason == ("length" if beam.stop_token_id is None else "stop")
         assert beam.finish_reason == "stop" or length == config.max_new_tokens
         assert beam.score == pytest.approx(total / length**config.length_penalty, rel=1e-12)
 
@@ -137,7 +144,9 @@ def test_a_penalty_is_of_the_new_tokens_with_the_stop_token():
     config = BeamConfig(num_beams=1, max_new_tokens=9, length_penalty=2.0, stop_token_ids=frozenset({STOP}))
     after = {(): [0.4, 0.2, 0.2, 0.2], (0,): [0.1, 0.1, 0.1, 0.7]}
     (beam,), _ = searched(lambda text: np.log(after[tuple(text)]), config)
-    assert beam == Beam(token_ids=(0,), score=pytest.approx(np.log(0.4 * 0.7) / 2**2), finish_reason="stop")
+    assert beam == Beam(
+        token_ids=(0,), score=pytest.approx(np.log(0.4 * 0.7) / 2**2), finish_reason="stop", stop_token_id=STOP
+    )
 
 
 def test_where_few_texts_are_possible_there_are_few_beams_and_none_twice():
@@ -324,7 +333,68 @@ def test_stop_tokens_that_are_none_are_refused(session, stops, told):
         found(session, stop_token_ids=stops)
 
 
-@pytest.mark.parametrize(("name", "value"), [("temperature", 1.0), ("top_k", 5), ("top_p", 0.5)])
+CONTROLLED = [
+    {"repetition_penalty": 1.7},
+    {"repetition_penalty": 0.6},
+    {"frequency_penalty": 2.0, "presence_penalty": 1.0},
+    {"no_repeat_ngram_size": 1},
+    {"logit_bias": {7: 4.0, 9: -2.0, 60: 5.0}},
+    {"bad_words_ids": [[token] for token in range(0, 300, 2)]},
+    {"min_new_tokens": 5},
+]
+
+
+@pytest.mark.parametrize("controls", CONTROLLED, ids=lambda controls: " ".join(controls))
+def test_controls_change_the_scores_of_the_tokens(session, oracle, controls):
+    sampling = replace(GREEDY, **controls)
+    stops = frozenset(range(1, 300, 3)) if "min_new_tokens" in controls else frozenset()
+    settings = {"num_return_sequences": 3, "max_new_tokens": 12, "early_stopping": True, "stop_token_ids": stops}
+    beams = found(session, sampling=sampling, **settings)
+    assert beams != found(session, **settings)
+    for beam in beams:
+        assert len(beam.token_ids) >= sampling.min_new_tokens
+        text, total = whole(beam), 0.0
+        for place, token in enumerate(text):
+            plain = log_softmax(oracle([*PROMPT, *text[:place]])[-1:])[0]
+            left = controlled(plain, sampling, prompt_ids=PROMPT, new_ids=text[:place], stop_token_ids=stops)
+            total += left[token]
+        assert beam.score == pytest.approx(total / len(text), abs=1e-4)
+
+
+@pytest.mark.parametrize("controls", CONTROLLED, ids=lambda controls: " ".join(controls))
+def test_one_beam_is_greedy_with_controls_too(session, controls):
+    """Which are of logits then."""
+    sampling, stops, rng = replace(GREEDY, **controls), range(0, 300, 7), np.random.default_rng(0)
+    (beam,) = found(session, sampling=sampling, num_beams=1, max_new_tokens=12, stop_token_ids=stops)
+    new, (logits, cache) = [], session.step([PROMPT], session.empty_cache())
+    while len(new) < 12:
+        token = sample(logits[0, -1], sampling, rng, prompt_ids=PROMPT, new_ids=new, stop_token_ids=stops)
+        if token in stops:
+            break
+        new.append(token)
+        logits, cache = session.step([[token]], cache)
+    assert list(beam.token_ids) == new
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_controls_that_leave_no_token_are_refused_unless_a_text_has_ended(session, num_beams):
+    nothing = replace(GREEDY, no_repeat_ngram_size=1, bad_words_ids=[[id_] for id_ in range(300) if id_ not in (1, 2)])
+    with pytest.raises(SettingError) as refusal:
+        found(session, sampling=nothing, num_beams=num_beams)
+    told = "after 2 new tokens all are forbidden, at least one must be left; loosen no_repeat_ngram_size, bad_words_ids"
+    assert str(refusal.value) == told
+    (beam, *_) = found(session, sampling=nothing, num_beams=num_beams, stop_token_ids=[1, 2])
+    assert beam.finish_reason == "stop"
+
+
+def test_a_control_of_a_token_that_the_vocabulary_lacks_is_refused(session):
+    with pytest.raises(SettingError, match="logit_bias has token id 300, must be at most 299"):
+        found(session, sampling=replace(GREEDY, logit_bias={300: 1.0}))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("temperature", 1.0), ("top_k", 5), ("top_p", 0.5), ("min_p", 0.1), ("typical_p", 0.9)]
+)
 def test_what_needs_a_draw_is_refused_by_name(session, name, value):
     neutral = getattr(GREEDY, name)
     with pytest.raises(SettingError) as refusal:

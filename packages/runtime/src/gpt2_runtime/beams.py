@@ -2,6 +2,7 @@
 
 It is transformers' `generate(num_beams=..., do_sample=False)` of one prompt. The algorithm itself knows no session::
 
+    text = prompt.tolist()
     search = advanced(START, scores, config)         scores [1, V] of what may come first
     while not over(search, config):
         search = advanced(search, scores, config)    scores [R, V] of what may come next
@@ -22,13 +23,11 @@ import numpy.typing as npt
 
 from gpt2_runtime.errors import LogitsError, SettingError
 from gpt2_runtime.generate import FinishReason, Overflow, _fitting
-from gpt2_runtime.sampling import GREEDY, SamplingConfig
+from gpt2_runtime.sampling import CONTROLS, GREEDY, SamplingConfig, check_vocabulary, controlled
 from gpt2_runtime.session import Session
 
 EarlyStopping = bool | Literal["never"]
 
-# Of a SamplingConfig, what changes the scores; all else is about draws.
-CONTROLS = frozenset[str]()
 # Each beam is a row of the cache.
 MOST_BEAMS = 1024
 # With its tenth power the longest text's score is still a number of float32.
@@ -44,11 +43,13 @@ class Beam:
         score: the sum of the tokens' log-probabilities, a stop token's included, divided by their number to the power
             of length_penalty: transformers' sequences_scores.
         finish_reason: "stop" at a stop token, "length" where there was no room left.
+        stop_token_id: the token that it stopped at; None where it did not. Texts may differ in it alone.
     """
 
     token_ids: tuple[int, ...]
     score: float
     finish_reason: FinishReason
+    stop_token_id: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,15 +172,18 @@ def beam_search(
         stop_token_ids=_stops(session, stop_token_ids),
     )
     check_draws_nothing(sampling)
+    check_vocabulary(sampling, session.bundle.architecture.vocab_size)
     if not room:
         return (Beam(token_ids=(), score=0.0, finish_reason="length"),)
     logits, cache = session.step([prompt], session.empty_cache(capacity=len(prompt) + room - 1))  # the last is not read
-    search = advanced(START, log_softmax(logits[:, -1]), config)
+    text = prompt.tolist()
+    search = advanced(START, next_scores(logits[:, -1], START, config, sampling, text), config)
     while not over(search, config):
         logits, cache = session.step(search.token_ids[:, -1:], cache.selected(search.rows))
-        search = advanced(search, log_softmax(logits[:, -1]), config)
+        search = advanced(search, next_scores(logits[:, -1], search, config, sampling, text), config)
     if not search.finished:
-        raise SettingError(f"after {search.token_ids.shape[1]} new tokens sampling forbids every token; forbid fewer")
+        told = f"after {search.token_ids.shape[1] - 1} new tokens all are forbidden, at least one must be left"
+        raise SettingError(f"{told}; loosen {', '.join(sampling.controls)}")
     return search.finished[:num_return_sequences]
 
 
@@ -202,6 +206,7 @@ def advanced(search: Search, scores: npt.NDArray[np.floating], config: BeamConfi
             token_ids=tuple(token_ids[place, : length - int(stops[place])].tolist()),
             score=config.score(float(sums[place]), length),
             finish_reason="stop" if stops[place] else "length",
+            stop_token_id=int(tokens[place]) if stops[place] else None,
         )
         for place in np.flatnonzero(ends[: config.num_beams])
     ]
@@ -253,7 +258,36 @@ def likeliest(
     return rows, of_each[rows, places], sums[rows, places]
 
 
-def log_softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+def next_scores(
+    logits: npt.NDArray[np.float32],
+    search: Search,
+    config: BeamConfig,
+    sampling: SamplingConfig,
+    prompt: Sequence[int],
+) -> npt.NDArray[np.floating]:
+    """What each token adds to each beam's sum: its log-probability, as the controls of `sampling` change it, [R, V].
+
+    Args:
+        logits: after each beam of the search, [R, V].
+
+    Raises:
+        LogitsError: a row holds NaN or +infinity, or nothing else than -infinity.
+    """
+    log_probabilities = log_softmax(logits)
+    if not sampling.controls:
+        return log_probabilities
+    # transformers controls log-probabilities, but of one beam, which is greedy decoding, the logits.
+    greedy = config.num_beams == 1
+    left = np.array(
+        [
+            controlled(row, sampling, prompt_ids=prompt, new_ids=new_ids, stop_token_ids=config.stop_token_ids)
+            for row, new_ids in zip(logits if greedy else log_probabilities, search.token_ids.tolist(), strict=True)
+        ]
+    )
+    return log_softmax(left) if greedy and np.isfinite(left).any() else left
+
+
+def log_softmax(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     """The log-probabilities of logits [R, V], in float64: different logits stay different.
 
     Raises:

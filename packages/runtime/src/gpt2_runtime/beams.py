@@ -21,8 +21,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from gpt2_runtime.errors import LogitsError, SettingError
-from gpt2_runtime.generate import FinishReason, Overflow, _fitting
+from gpt2_runtime.errors import SettingError
+from gpt2_runtime.events import FinishReason
+from gpt2_runtime.logprobs import log_softmax
+from gpt2_runtime.request import Request
 from gpt2_runtime.sampling import CONTROLS, GREEDY, SamplingConfig, check_vocabulary, controlled
 from gpt2_runtime.session import Session
 
@@ -126,7 +128,7 @@ def beam_search(
     early_stopping: EarlyStopping = False,
     sampling: SamplingConfig = GREEDY,
     stop_token_ids: Collection[int] | None = None,
-    overflow: Overflow = "error",
+    overflow: Literal["error", "truncate"] = "error",
 ) -> tuple[Beam, ...]:
     """The likeliest continuations of a prompt among those that `num_beams` beams find.
 
@@ -140,8 +142,8 @@ def beam_search(
         max_new_tokens: at least 0; the model's positions may end the texts sooner.
         length_penalty: above 0 favours longer texts, below 0 shorter ones: a text is compared by its log-probability
             over its length to this power.
-        early_stopping: True ends the search as soon as num_beams texts have ended; False once the best running beam
-            would not get among them if it ended now; "never" once it could not if it went on to the end either.
+        early_stopping: True ends the search as soon as num_beams texts have ended; False goes on while the best
+            running beam would be among them if it ended now; "never" while it can be at all.
         sampling: controls of the scores, the penalties and what is forbidden. Nothing is drawn, so temperature is 0.
         stop_token_ids: the tokens that end a text; by default the folder's end-of-text token.
         overflow: what becomes of a prompt longer than the model reads: "error" refuses it, "truncate" keeps its last
@@ -159,9 +161,11 @@ def beam_search(
     >>> best.score >= second.score, len(best.token_ids), best.finish_reason
     (True, 8, 'length')
     """
+    if overflow not in ("error", "truncate"):
+        raise SettingError(f"overflow is {overflow!r}, must be 'error' or 'truncate' for beam search")
+    request = Request(prompt_ids=prompt_ids, max_new_tokens=max_new_tokens, sampling=sampling, overflow=overflow)
     limit = session.bundle.architecture.n_positions
-    (prompt,) = session.check_ids(_fitting(prompt_ids, limit, overflow, session.bundle.bos_token_id)[None])
-    _check_count("max_new_tokens", max_new_tokens, 0)
+    (prompt,) = session.check_ids(np.asarray(request.fitting(limit, session.bundle.bos_token_id))[None])
     room = min(max_new_tokens, limit - len(prompt) + 1)
     config = BeamConfig(
         num_beams=num_beams,
@@ -195,7 +199,7 @@ def advanced(search: Search, scores: npt.NDArray[np.floating], config: BeamConfi
         scores: the log-probability of each token after each beam, [R, V]; -infinity is a token that cannot come.
         config: what is searched for.
     """
-    rows, tokens, sums = likeliest(scores, search.log_probabilities, config.candidates)
+    rows, tokens, sums = continuations(scores, search.log_probabilities, config.candidates)
     token_ids = np.column_stack([search.token_ids[rows], tokens])  # [candidates, N + 1]
     length = token_ids.shape[1]
     stops = np.isin(tokens, list(config.stop_token_ids))
@@ -233,7 +237,7 @@ def over(search: Search, config: BeamConfig) -> bool:
     return config.score(float(search.log_probabilities[0]), length) <= search.finished[-1].score
 
 
-def likeliest(
+def continuations(
     scores: npt.NDArray[np.floating], before: npt.NDArray[np.float64], count: int
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.float64]]:
     """At most `count` continuations of beams with the highest sums, highest first; of equals the earlier beam's.
@@ -245,7 +249,7 @@ def likeliest(
     Returns:
         their beams, their tokens and their sums.
 
-    >>> rows, tokens, sums = likeliest(np.array([[-1.0, -3.0], [-np.inf, -0.5]]), np.array([-1.0, -3.0]), 3)
+    >>> rows, tokens, sums = continuations(np.array([[-1.0, -3.0], [-np.inf, -0.5]]), np.array([-1.0, -3.0]), 3)
     >>> rows.tolist(), tokens.tolist(), sums.tolist()
     ([0, 1, 0], [0, 1, 1], [-2.0, -3.5, -4.0])
     """
@@ -285,23 +289,6 @@ def next_scores(
         ]
     )
     return log_softmax(left) if greedy and np.isfinite(left).any() else left
-
-
-def log_softmax(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-    """The log-probabilities of logits [R, V], in float64: different logits stay different.
-
-    Raises:
-        LogitsError: a row holds NaN or +infinity, or nothing else than -infinity.
-
-    >>> log_softmax(np.array([[0, 0, -np.inf, -np.inf]], dtype=np.float32)).round(3).tolist()
-    [[-0.693, -0.693, -inf, -inf]]
-    """
-    highest = logits.max(axis=1, keepdims=True)
-    if not np.isfinite(highest).all():
-        damaged = float(highest[~np.isfinite(highest)][0])
-        raise LogitsError(f"highest logit is {damaged}, must be finite; the weights or the graph are damaged")
-    total = np.exp(logits - highest).sum(axis=1, keepdims=True, dtype=np.float64)
-    return np.asarray(logits - (highest + np.log(total)))
 
 
 def check_draws_nothing(sampling: SamplingConfig) -> None:

@@ -218,7 +218,7 @@ def selected_by(move: Callable[[Array, tuple[int, ...]], None]) -> Make:
     """Selects rows in place by another way of moving them."""
 
     def make(patch: pytest.MonkeyPatch) -> None:
-        right = serving.SharedCache._taken
+        right = serving.SharedCache._selected
 
         def wrong(self: Any, rows: tuple[int, ...]) -> Any:
             if len(rows) > self.buffers.array.shape[2]:
@@ -226,7 +226,7 @@ def selected_by(move: Callable[[Array, tuple[int, ...]], None]) -> Make:
             move(self.buffers.array, rows)
             return replace(self, lengths=tuple(self.lengths[row] for row in rows))
 
-        patch.setattr(serving.SharedCache, "_taken", wrong)
+        patch.setattr(serving.SharedCache, "_selected", wrong)
 
     return make
 

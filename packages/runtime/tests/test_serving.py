@@ -189,6 +189,41 @@ def test_a_selection_copies_the_tokens_in_which_rows_differ(serving):
     assert written(cache.copy(), [0, 0, 2]) == [0, 3, 0]
 
 
+def test_a_row_is_given_its_tokens_and_nothing_else_is_written(serving):
+    _, cache = serving.step([text(0, 20), text(1, 9), text(2, 4)], serving.empty_cache(3, capacity=30))
+    snapshot, before = cache.taken(0, 15), cache.buffers.array.copy()
+    given = cache.given(2, snapshot, 11)
+    assert given.buffers is cache.buffers
+    assert given.lengths == (20, 9, 11)
+    np.testing.assert_array_equal(given.buffers.array[:, :, 2, :, :11], before[:, :, 0, :, :11])
+    given.buffers.array[:, :, 2, :, :11] = before[:, :, 2, :, :11]
+    np.testing.assert_array_equal(given.buffers.array, before)
+
+
+def test_a_cache_that_was_given_to_is_used_up_and_one_that_was_taken_from_is_not(serving):
+    _, old = serving.step([[1, 2, 3]], serving.empty_cache())
+    snapshot = old.taken(0, 2)
+    new = old.given(0, snapshot)
+    for use in (lambda: serving.step([[7]], old), lambda: old.taken(0, 1), lambda: old.given(0, snapshot)):
+        with pytest.raises(SettingError, match="cache is of step 1, its buffers of step 2; go on with the one that"):
+            use()
+    serving.step([[7]], new)
+
+
+def test_a_row_that_was_given_tokens_is_like_no_other(serving, oracle):
+    """Or a selection would leave them where other tokens are due."""
+    _, cache = serving.step([text(0, 9)], serving.empty_cache())
+    _, other = serving.step([text(1, 9)], serving.empty_cache())
+    for row in (0, 1):
+        twins = cache.copy().selected([0, 0])
+        given = twins.given(row, other.taken(0, 6)).selected([1, 0])
+        texts = [text(0, 9), text(0, 9)]
+        texts[1 - row] = text(1, 9)[:6]
+        logits, _ = serving.step([[5], [6]], given)
+        expected = [oracle([*texts[0], 5])[-1], oracle([*texts[1], 6])[-1]]
+        np.testing.assert_allclose(logits[:, -1], expected, atol=TOLERANCE)
+
+
 def test_a_cache_that_the_system_has_no_memory_for_is_refused():
     with pytest.raises(SettingError, match="cache needs 4,000,000,000,000,000,000 bytes, the system has less"):
         module.untouched((10**9, 10**9))

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpt2_runtime.bundle import Architecture
-from gpt2_runtime.cache import KeyValueCache
+from gpt2_runtime.cache import KeyValueCache, Layout
 from gpt2_runtime.engine import Buffers, Engine
 from gpt2_runtime.errors import SettingError
 from gpt2_runtime.plan import Ids, feeds, places, plan
@@ -46,8 +46,13 @@ class SharedCache(KeyValueCache):
     version: int
     alike: Counts
 
+    @property
+    def layout(self) -> Layout:
+        layers, both, _, heads, _, size = self.buffers.array.shape
+        return (layers, both, heads, size), self.buffers.array.dtype
+
     def check_current(self) -> None:
-        """Refuses a value that has been stepped or selected from."""
+        """Refuses a value that has been stepped or selected from, or given to."""
         if self.version != self.buffers.version:
             remedy = "go on with the one that came out last, or its rolled_back, or copy() before a step"
             raise SettingError(f"cache is of step {self.version}, its buffers of step {self.buffers.version}; {remedy}")
@@ -63,7 +68,7 @@ class SharedCache(KeyValueCache):
         self.check_current()
         return replace(self, lengths=lengths, alike=np.minimum(self.alike, np.minimum.outer(lengths, lengths)))
 
-    def _taken(self, rows: tuple[int, ...]) -> SharedCache:
+    def _selected(self, rows: tuple[int, ...]) -> SharedCache:
         """In place where there are rows enough, which are kept; else in memory of its own.
 
         A row that takes the place of one it shares its first tokens with, as a beam does, brings the others alone.
@@ -87,6 +92,20 @@ class SharedCache(KeyValueCache):
                 into[:, place, :, lacking] = text
         lengths = tuple(self.lengths[row] for row in rows)
         return replace(self, lengths=lengths, buffers=buffers, version=buffers.version, alike=alike[np.ix_(rows, rows)])
+
+    def _read(self, row: int, length: int) -> Cached:
+        self.check_current()
+        return self.buffers.array[:, :, row, :, :length].copy()
+
+    def _written(self, row: int, text: Cached) -> SharedCache:
+        self.check_current()
+        length = text.shape[3]
+        self.buffers.version += 1  # before anything is written: what is interrupted has written too
+        self.buffers.array[:, :, row, :, :length] = text
+        lengths = (*self.lengths[:row], length, *self.lengths[row + 1 :])
+        alike = self.alike.copy()
+        alike[row] = alike[:, row] = 0
+        return replace(self, lengths=lengths, version=self.buffers.version, alike=alike)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -162,6 +162,27 @@ def restless(session: Session) -> Step:
     return step
 
 
+def shuffled(session: Session) -> Step:
+    """The same in other rows: each goes on twice, once by another text, and its place is taken by either."""
+    rng = np.random.default_rng(0)
+
+    def step(ids: Array, mask: Array, cache: Any) -> tuple[Array, Any]:
+        cache = session.empty_cache(len(ids)) if cache is None else cache
+        text = mask[:, -ids.shape[1] :] == 1
+        rows = [row[here] for row, here in zip(ids, text, strict=True)]
+        before = cache.lengths
+        _, cache = _scored(session, rows, cache)
+        twice = rng.permutation([*range(len(rows))] * 2)
+        cache = cache.selected(twice).rolled_back([before[row] for row in twice])
+        kept = [int(rng.choice(np.flatnonzero(twice == row))) for row in range(len(rows))]
+        others = [rng.integers(session.bundle.architecture.vocab_size, size=len(rows[row])) for row in twice]
+        read = [rows[row] if place in kept else others[place] for place, row in enumerate(twice)]
+        scored, cache = _scored(session, read, cache)
+        return _placed([scored[place] for place in kept], text), cache.selected(kept)
+
+    return step
+
+
 def _scored(session: Session, rows: list[Array], cache: KeyValueCache) -> tuple[list[Array], KeyValueCache]:
     """One step, or none where there is nothing to read: for each row the logits (T, V) of all its tokens."""
     counts = [len(row) for row in rows]

@@ -1,6 +1,7 @@
 """The mistakes that one makes in feeding a graph, applied to a session that is right."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -206,6 +207,47 @@ def not_shortened(patch: pytest.MonkeyPatch) -> None:
 def shortened_to_the_first(patch: pytest.MonkeyPatch) -> None:
     right = serving.SharedCache._shortened
     patch.setattr(serving.SharedCache, "_shortened", lambda self, lengths: right(self, lengths[:1] * len(lengths)))
+
+
+@mistake("a roll-back after which rows are taken for as alike as before", reader=backends.shuffled)
+def as_alike_as_before(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(serving.SharedCache, "_shortened", lambda self, lengths: replace(self, lengths=lengths))
+
+
+def selected_by(move: Callable[[Array, tuple[int, ...]], None]) -> Make:
+    """Selects rows in place by another way of moving them."""
+
+    def make(patch: pytest.MonkeyPatch) -> None:
+        right = serving.SharedCache._selected
+
+        def wrong(self: Any, rows: tuple[int, ...]) -> Any:
+            if len(rows) > self.buffers.array.shape[2]:
+                return right(self, rows)
+            move(self.buffers.array, rows)
+            return replace(self, lengths=tuple(self.lengths[row] for row in rows))
+
+        patch.setattr(serving.SharedCache, "_selected", wrong)
+
+    return make
+
+
+@mistake("a selection that moves nothing", reader=backends.shuffled)
+@selected_by
+def nothing_moved(array: Array, rows: tuple[int, ...]) -> None:
+    pass
+
+
+@mistake("a selection that writes over rows before they are read", reader=backends.shuffled)
+@selected_by
+def written_before_read(array: Array, rows: tuple[int, ...]) -> None:
+    for place, row in enumerate(rows):
+        array[:, :, place] = array[:, :, row]
+
+
+@mistake("a selection of the portable session in the rows' old order", graph="portable", reader=backends.shuffled)
+def portable_in_old_order(patch: pytest.MonkeyPatch) -> None:
+    right = portable._gathered
+    patch.setattr(portable, "_gathered", lambda tensor, rows: right(tensor, sorted(rows)))
 
 
 @mistake("the view of a row's cache off by one row")

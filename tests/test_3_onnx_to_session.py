@@ -42,6 +42,11 @@ def test_every_config_agrees_on_every_shape(variant: str, graph: str, reader: st
     check(Session.open(made(variant).folder, threads=1, graph=graph), READERS[reader])
 
 
+@pytest.mark.parametrize("graph", ["serving", "portable"])
+def test_rows_that_were_selected_agree_on_every_shape(graph: str, made: Callable[[str], Any]) -> None:
+    check(Session.open(made("as published").folder, threads=1, graph=graph), backends.shuffled)
+
+
 def test_heads_that_the_serving_graph_cannot_have_are_read_on_the_portable_one(made: Callable[[str], Any]) -> None:
     session = Session.open(made("heads of one").folder, threads=1)
     assert session.graph == "portable"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import backends
+import beam_mutants
 import graph_mutants
 import onnx
 import pytest
@@ -112,6 +113,7 @@ def test_every_tolerance_has_a_victim() -> None:
         ("graph", "float32"): graph_mutants.MUTANTS,
         ("serving graph", "float32"): graph_mutants.SERVING,
         ("session", "float32"): session_mutants.MUTANTS,
+        ("beams", "float32"): beam_mutants.MUTANTS,
         ("full size", "float32"): MUTANTS,
     }
     for (rung, _, dtype), tolerance in TOLERANCES.items():

@@ -37,3 +37,28 @@ def test_the_tensors_are_as_long_as_the_cache_says(portable):
     _, cache = portable.step([[1, 2, 3, 4]], portable.empty_cache())
     for tensor in cache.rolled_back(3).tensors:
         assert tensor.shape() == [1, 4, 3, 8]
+
+
+def test_a_cache_that_was_selected_from_stays_usable(portable, oracle):
+    _, cache = portable.step([[1, 2], [3, 4]], portable.empty_cache(2))
+    assert cache.selected([0, 1]) is cache
+    cache.selected([1, 1, 1])
+    logits, _ = portable.step([[5], [6]], cache)
+    np.testing.assert_allclose(logits[:, -1], [oracle([1, 2, 5])[-1], oracle([3, 4, 6])[-1]], atol=1e-4)
+
+
+def test_a_row_given_another_length_than_its_neighbours_is_refused(portable):
+    _, cache = portable.step([[1, 2, 3], [4, 5, 6]], portable.empty_cache(2))
+    snapshot = cache.taken(0, 3)
+    assert cache.given(1, snapshot).lengths == (3, 3)
+    with pytest.raises(SettingError, match="rows are to hold 3, 2 tokens, the portable graph's rows are of one length"):
+        cache.given(1, snapshot, 2)
+    with pytest.raises(SettingError, match="rows are to hold 3, 0 tokens"):
+        portable.empty_cache(2).given(0, snapshot)
+
+
+def test_a_cache_that_was_given_to_stays_usable(portable, oracle):
+    _, cache = portable.step([[1, 2], [3, 4]], portable.empty_cache(2))
+    cache.given(1, cache.taken(0, 2))
+    logits, _ = portable.step([[5], [6]], cache)
+    np.testing.assert_allclose(logits[:, -1], [oracle([1, 2, 5])[-1], oracle([3, 4, 6])[-1]], atol=1e-4)

@@ -44,14 +44,14 @@ def assert_rows(logits, texts, read, keep, oracle):
 @settings(max_examples=80)
 @given(data=st.data())
 def test_rows_of_any_lengths_are_the_rows_alone(serving, oracle, data):
-    """Any sequence of ragged steps and roll-backs, in any chunks, with NaN wherever no text is."""
+    """Any sequence of ragged steps, roll-backs and selections, in any chunks, with NaN wherever no text is."""
     chunk = data.draw(st.integers(1, 40), "chunk")
     rows = data.draw(st.integers(1, 5), "rows")
     capacity = data.draw(st.integers(8, POSITIONS), "capacity")
     cache, texts = serving.empty_cache(rows, capacity=capacity), [[] for _ in range(rows)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "PREFILL_CHUNK", chunk)
-        for seed in range(data.draw(st.integers(1, 4), "steps")):
+        for seed in range(data.draw(st.integers(1, 5), "steps")):
             most = data.draw(st.sampled_from([1, 3, 30]))
             new = [data.draw(st.integers(0, min(most, capacity - len(known)))) for known in texts]
             if any(new):
@@ -64,6 +64,9 @@ def test_rows_of_any_lengths_are_the_rows_alone(serving, oracle, data):
             if data.draw(st.booleans(), "roll back"):
                 texts = [before[: data.draw(st.integers(0, len(before)))] for before in texts]
                 cache = cache.rolled_back([len(before) for before in texts])
+            if data.draw(st.booleans(), "select"):
+                taken = data.draw(st.lists(st.integers(0, len(texts) - 1), min_size=1, max_size=6), "rows")
+                texts, cache = [texts[row] for row in taken], cache.selected(taken)
 
 
 @given(cuts=st.sets(st.integers(1, 49)), chunk=st.integers(1, 64))
@@ -135,6 +138,95 @@ def test_rolling_back_copies_nothing(serving):
     _, cache = serving.step([text(0, 20), text(1, 4)], serving.empty_cache(2))
     back = cache.rolled_back([3, 4])
     assert back.buffers is cache.buffers
+
+
+def test_a_selection_uses_the_cache_up_as_a_step_does(serving, oracle):
+    _, old = serving.step([[1, 2, 3], [4, 5, 6]], serving.empty_cache(2))
+    kept = old.copy()
+    for rows in ([1, 0], [1, 1, 1]):
+        old = kept.copy()
+        new = old.selected(rows)
+        with pytest.raises(SettingError, match="cache is of step 0, its buffers of step 1; go on with the one that"):
+            serving.step([[7], [7]], old)
+        logits, _ = serving.step([[7]] * len(rows), new)
+        np.testing.assert_allclose(
+            logits[:, -1], [oracle([*([1, 2, 3], [4, 5, 6])[row], 7])[-1] for row in rows], atol=TOLERANCE
+        )
+    with pytest.raises(SettingError, match="cache is of step 0"):
+        old.selected([0])
+
+
+def test_as_many_rows_or_fewer_are_selected_in_the_memory_that_is_there(serving):
+    _, cache = serving.step([text(seed, 5) for seed in range(3)], serving.empty_cache(3))
+    buffers = cache.buffers
+    for rows in ([2, 0, 0], [1, 1], [0], [0, 0, 0]):
+        cache = cache.selected(rows)
+        assert cache.buffers is buffers
+    assert cache.selected([0, 1, 2, 0]).buffers is not buffers
+
+
+def written(cache, rows):
+    """How many positions of each row a selection writes, by what it changes."""
+    array, before = cache.buffers.array, cache.buffers.array.copy()
+    cache.selected(rows)
+    return (array != before).any(axis=(0, 1, 3, 5)).sum(axis=1).tolist()
+
+
+def test_a_selection_copies_the_tokens_in_which_rows_differ(serving):
+    """As the beams of one prompt do in their last tokens."""
+    _, cache = serving.step([text(0, 20)], serving.empty_cache(capacity=40))
+    cache = cache.selected([0, 0, 0])
+    _, cache = serving.step([[1], [2], [3]], cache)
+    cache = cache.selected([0, 0, 2])
+    _, cache = serving.step([[4], [5], [6]], cache)
+    assert [cache.alike[pair].item() for pair in ((0, 1), (0, 2), (1, 2))] == [21, 20, 20]
+    assert written(cache.copy(), [0, 0, 2]) == [0, 1, 0]
+    assert written(cache.copy(), [0, 1, 0]) == [0, 0, 2]
+    assert written(cache.copy(), [2, 1, 0]) == [2, 0, 2]
+    assert written(cache.copy(), [0, 1, 2]) == [0, 0, 0]
+    shorter = cache.rolled_back([19, 22, 22])
+    _, cache = serving.step([[9, 9, 9], [], []], shorter)
+    assert written(cache.copy(), [0, 0, 2]) == [0, 3, 0]
+
+
+def test_a_row_is_given_its_tokens_and_nothing_else_is_written(serving):
+    _, cache = serving.step([text(0, 20), text(1, 9), text(2, 4)], serving.empty_cache(3, capacity=30))
+    snapshot, before = cache.taken(0, 15), cache.buffers.array.copy()
+    given = cache.given(2, snapshot, 11)
+    assert given.buffers is cache.buffers
+    assert given.lengths == (20, 9, 11)
+    np.testing.assert_array_equal(given.buffers.array[:, :, 2, :, :11], before[:, :, 0, :, :11])
+    given.buffers.array[:, :, 2, :, :11] = before[:, :, 2, :, :11]
+    np.testing.assert_array_equal(given.buffers.array, before)
+
+
+def test_a_cache_that_was_given_to_is_used_up_and_one_that_was_taken_from_is_not(serving):
+    _, old = serving.step([[1, 2, 3]], serving.empty_cache())
+    snapshot = old.taken(0, 2)
+    new = old.given(0, snapshot)
+    for use in (lambda: serving.step([[7]], old), lambda: old.taken(0, 1), lambda: old.given(0, snapshot)):
+        with pytest.raises(SettingError, match="cache is of step 1, its buffers of step 2; go on with the one that"):
+            use()
+    serving.step([[7]], new)
+
+
+def test_a_row_that_was_given_tokens_is_like_no_other(serving, oracle):
+    """Or a selection would leave them where other tokens are due."""
+    _, cache = serving.step([text(0, 9)], serving.empty_cache())
+    _, other = serving.step([text(1, 9)], serving.empty_cache())
+    for row in (0, 1):
+        twins = cache.copy().selected([0, 0])
+        given = twins.given(row, other.taken(0, 6)).selected([1, 0])
+        texts = [text(0, 9), text(0, 9)]
+        texts[1 - row] = text(1, 9)[:6]
+        logits, _ = serving.step([[5], [6]], given)
+        expected = [oracle([*texts[0], 5])[-1], oracle([*texts[1], 6])[-1]]
+        np.testing.assert_allclose(logits[:, -1], expected, atol=TOLERANCE)
+
+
+def test_a_cache_that_the_system_has_no_memory_for_is_refused():
+    with pytest.raises(SettingError, match="cache needs 4,000,000,000,000,000,000 bytes, the system has less"):
+        module.untouched((10**9, 10**9))
 
 
 def test_a_cache_that_has_been_stepped_is_refused(serving, oracle):

@@ -3,6 +3,7 @@
 Three levels, each on top of the one before::
 
     generate(session, ids)           ids  -> events         Session, SamplingConfig, Token, Finished
+    beam_search(session, ids)       ids  -> best texts     Beam
     TextGenerator.stream(prompt)     text -> stream of text
     TextGenerator.complete(prompt)   text -> text           Completion
 
@@ -10,6 +11,7 @@ Three levels, each on top of the one before::
 'length'
 """
 
+from gpt2_runtime.beams import Beam, beam_search
 from gpt2_runtime.bundle import Bundle
 from gpt2_runtime.cache import KeyValueCache
 from gpt2_runtime.completion import Completion, TokenLogprob
@@ -32,6 +34,8 @@ __all__ = [
     "Token",
     "Finished",
     "Timings",
+    "beam_search",
+    "Beam",
     "Session",
     "KeyValueCache",
     "Bundle",

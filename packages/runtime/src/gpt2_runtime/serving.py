@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpt2_runtime.bundle import Architecture
-from gpt2_runtime.cache import KeyValueCache
+from gpt2_runtime.cache import KeyValueCache, Layout
 from gpt2_runtime.engine import Buffers, Engine
 from gpt2_runtime.errors import SettingError
 from gpt2_runtime.plan import Ids, feeds, places, plan
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float32]
 Cached = npt.NDArray[np.floating]
+Counts = npt.NDArray[np.int64]
 
 # A long text is read by so many tokens at once. Each chunk reads all weights again, which takes less than what a chunk
 # saves: of the scores, [H, T, P + T], half of those within it count for nothing.
@@ -34,16 +35,26 @@ PREFILL_CHUNK = 256
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SharedCache(KeyValueCache):
-    """Lengths, and the buffers that they are lengths in."""
+    """Lengths, and the buffers that they are lengths in.
+
+    Attributes:
+        alike: [B, B]: so many first tokens two rows have in common, and their memory too. 0 where nothing is known.
+    """
 
     owner: Engine
     buffers: Buffers
     version: int
+    alike: Counts
+
+    @property
+    def layout(self) -> Layout:
+        layers, both, _, heads, _, size = self.buffers.array.shape
+        return (layers, both, heads, size), self.buffers.array.dtype
 
     def check_current(self) -> None:
-        """Refuses a value that has been stepped from."""
+        """Refuses a value that has been stepped or selected from, or given to."""
         if self.version != self.buffers.version:
-            remedy = "go on with the one that the last step returned, or its rolled_back, or copy() before a step"
+            remedy = "go on with the one that came out last, or its rolled_back, or copy() before a step"
             raise SettingError(f"cache is of step {self.version}, its buffers of step {self.buffers.version}; {remedy}")
 
     def copy(self) -> SharedCache:
@@ -55,7 +66,46 @@ class SharedCache(KeyValueCache):
 
     def _shortened(self, lengths: tuple[int, ...]) -> SharedCache:
         self.check_current()
-        return replace(self, lengths=lengths)
+        return replace(self, lengths=lengths, alike=np.minimum(self.alike, np.minimum.outer(lengths, lengths)))
+
+    def _selected(self, rows: tuple[int, ...]) -> SharedCache:
+        """In place where there are rows enough, which are kept; else in memory of its own.
+
+        A row that takes the place of one it shares its first tokens with, as a beam does, brings the others alone.
+        """
+        self.check_current()
+        old, buffers = self.buffers.array, self.buffers
+        if len(rows) > old.shape[2]:
+            buffers = Buffers(untouched((*old.shape[:2], len(rows), *old.shape[3:]), old.dtype))
+        alike = self.alike.copy()
+        np.fill_diagonal(alike, self.lengths)
+        texts = {}  # place -> its row, and the positions that it lacks
+        for place, row in enumerate(rows):
+            start = int(alike[place, row]) if buffers is self.buffers and place < self.batch_size else 0
+            if start < self.lengths[row]:
+                texts[place] = row, slice(start, self.lengths[row])
+        self.buffers.version += 1  # before anything is written: what is interrupted has written too
+        for layer, into in zip(old, buffers.array, strict=True):
+            # All are read before one is written, which may stand where another is read.
+            held = [layer[:, row, :, lacking].copy() for row, lacking in texts.values()]  # each [2, H, positions, D]
+            for (place, (_, lacking)), text in zip(texts.items(), held, strict=True):
+                into[:, place, :, lacking] = text
+        lengths = tuple(self.lengths[row] for row in rows)
+        return replace(self, lengths=lengths, buffers=buffers, version=buffers.version, alike=alike[np.ix_(rows, rows)])
+
+    def _read(self, row: int, length: int) -> Cached:
+        self.check_current()
+        return self.buffers.array[:, :, row, :, :length].copy()
+
+    def _written(self, row: int, text: Cached) -> SharedCache:
+        self.check_current()
+        length = text.shape[3]
+        self.buffers.version += 1  # before anything is written: what is interrupted has written too
+        self.buffers.array[:, :, row, :, :length] = text
+        lengths = (*self.lengths[:row], length, *self.lengths[row + 1 :])
+        alike = self.alike.copy()
+        alike[row] = alike[:, row] = 0
+        return replace(self, lengths=lengths, version=self.buffers.version, alike=alike)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +128,14 @@ class ServingGraph:
         """Of `batch_size` rows, each with room for `capacity` tokens."""
         sizes = self.sizes
         shape = (sizes.n_layer, 2, batch_size, sizes.n_head, capacity + 1, sizes.head_dim)
-        buffers = Buffers(untouched(shape, self.cache_type))
-        return SharedCache(lengths=(0,) * batch_size, capacity=capacity, owner=self.engine, buffers=buffers, version=0)
+        return SharedCache(
+            lengths=(0,) * batch_size,
+            capacity=capacity,
+            owner=self.engine,
+            buffers=Buffers(untouched(shape, self.cache_type)),
+            version=0,
+            alike=np.zeros((batch_size, batch_size), dtype=np.int64),
+        )
 
     def step(self, rows: Sequence[Ids], cache: SharedCache, keep: int) -> tuple[Floats, SharedCache]:
         """Reads rows [B] of [any length], which the cache has room for; logits [B, K, V]."""
@@ -111,7 +167,11 @@ def untouched(shape: Sequence[int], dtype: npt.DTypeLike = np.float32) -> Cached
     np.zeros would ask Linux for huge pages, and the first token of each head would fill all of them.
     """
     private = {} if sys.platform == "win32" else {"flags": mmap.MAP_PRIVATE}  # a fork must not write into its parent's
-    pages = mmap.mmap(-1, np.dtype(dtype).itemsize * math.prod(shape), **private)
+    size = np.dtype(dtype).itemsize * math.prod(shape)
+    try:
+        pages = mmap.mmap(-1, size, **private)
+    except (OSError, OverflowError) as error:
+        raise SettingError(f"cache needs {size:,} bytes, the system has less; lower its rows or capacity") from error
     if hasattr(mmap, "MADV_NOHUGEPAGE"):  # for systems that give them unasked
         pages.madvise(mmap.MADV_NOHUGEPAGE)
     return np.frombuffer(pages, dtype=dtype).reshape(shape)

@@ -1,0 +1,57 @@
+"""The mistakes that one makes in beam search, each as a change to the text of `gpt2_runtime.beams`."""
+
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+from gpt2_runtime import beams
+
+
+class Mutant(NamedTuple):
+    right: str
+    wrong: str
+
+
+MUTANTS = {
+    "a length penalty that counts the prompt": Mutant(
+        "length**self.length_penalty", "(4 + length)**self.length_penalty"
+    ),
+    "a length penalty that leaves out the stop token": Mutant(
+        "config.score(float(sums[place]), length)", "config.score(float(sums[place]), max(1, length - stops[place]))"
+    ),
+    "a stop token that ends a text wherever it stands": Mutant(
+        "np.flatnonzero(ends[: config.num_beams])", "np.flatnonzero(ends)"
+    ),
+    "a stop token that ends only the best text": Mutant(
+        "np.flatnonzero(ends[: config.num_beams])", "np.flatnonzero(ends[:1])"
+    ),
+    "no more candidates than beams": Mutant(
+        "self.num_beams * (1 + max(1, len(self.stop_token_ids)))", "self.num_beams"
+    ),
+    "candidates for one stop token where there are more": Mutant("(1 + max(1, len(self.stop_token_ids)))", "2"),
+    "False taken for True": Mutant("config.early_stopping is True", "config.early_stopping in (True, False)"),
+    "False taken for 'never'": Mutant('config.early_stopping == "never" and', "True and"),
+    "'never' taken for False": Mutant('config.early_stopping == "never" and', "False and"),
+    "a search that ends once nothing can be better than the best": Mutant(
+        "search.finished[-1].score", "search.finished[0].score"
+    ),
+    "a search that goes on while the last running beam can be better": Mutant(
+        "float(search.log_probabilities[0])", "float(search.log_probabilities[-1])"
+    ),
+    "a sum of the last token alone": Mutant("before[:, None] + np", "0 * before[:, None] + np"),
+    "beams that keep their own keys and values": Mutant(
+        "cache.selected(search.rows)", "cache.selected(sorted(search.rows))"
+    ),
+    "the log-softmax summed in half precision": Mutant(
+        "keepdims=True, dtype=np.float64", "keepdims=True, dtype=np.float16"
+    ),
+}
+
+
+def mistaken(mutant: Mutant) -> ModuleType:
+    """`gpt2_runtime.beams` with a mistake."""
+    source = Path(str(beams.__file__)).read_text(encoding="utf-8")
+    assert source.count(mutant.right) == 1, mutant.right
+    module = ModuleType(beams.__name__)
+    exec(source.replace(mutant.right, mutant.wrong), module.__dict__)
+    return module

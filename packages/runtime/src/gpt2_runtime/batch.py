@@ -94,9 +94,7 @@ class _Open:
         return Result(index=self.index, completions=tuple(each.completion for each in self.transcripts))
 
 
-def _results(
-    generator: TextGenerator, prompts: Iterator[tuple[int, Prompt]], scheduler: Scheduler
-) -> Iterator[Result]:
+def _results(generator: TextGenerator, prompts: Iterator[tuple[int, Prompt]], scheduler: Scheduler) -> Iterator[Result]:
     running: dict[Decoding, tuple[_Open, Transcript]] = {}
     while True:
         while scheduler.free and (given := next(prompts, None)) is not None:

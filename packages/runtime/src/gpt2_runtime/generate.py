@@ -56,7 +56,7 @@ def generate(
         prompt_ids=prompt_ids,
         max_new_tokens=max_new_tokens,
         sampling=sampling,
-        stop_token_ids=None if stop_token_ids is None else frozenset(stop_token_ids),
+        stop_token_ids=stop_token_ids,
         overflow=overflow,
         logprobs=logprobs,
     )

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -84,8 +84,9 @@ def read(text: bytes, line: int, defaults: Defaults) -> Job:
         changes["logit_bias"] = _bias(changes["logit_bias"])
     settings: dict[str, Any] = {"seed": _seed(defaults.seed, line), **defaults.settings, **given}
     settings["sampling"] = replace(defaults.settings.get("sampling", AS_TRAINED), **changes)
-    prompt = Prompt(prompt=_prompt(document), settings=Settings(**settings), n=document.get("n", defaults.n))
-    told = json.dumps([defaults.model, prompt.prompt, prompt.n, asdict(settings.pop("sampling")), settings], default=str)
+    prompt = Prompt(prompt=_prompt(document), settings=cast(Settings, settings), n=document.get("n", defaults.n))
+    asked = [defaults.model, prompt.prompt, prompt.n, settings | {"sampling": asdict(settings["sampling"])}]
+    told = json.dumps(asked, sort_keys=True, default=str)
     return Job(line=line, id=id_, prompt=prompt, digest=hashlib.sha256(told.encode()).hexdigest()[:16])
 
 

@@ -143,6 +143,10 @@ def _model(generator: TextGenerator) -> str:
 
 def _opened(target: Path) -> BinaryIO:
     """The file, for this process alone where the system can promise that."""
+    if target.exists() and not target.is_file():
+        raise JobError(
+            f"{target} is no regular file, so that an interrupted run could not be gone on with; name a file"
+        )
     try:
         file = target.open("a+b")
     except OSError as error:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
+
+import numpy as np
 
 from gpt2_runtime.errors import EmptyPromptError, PromptTooLongError, SettingError
 from gpt2_runtime.sampling import AS_TRAINED, SamplingConfig
@@ -21,7 +23,7 @@ class Request:
         prompt_ids: the token ids to continue.
         max_new_tokens: at least 0.
         sampling: how a token is chosen.
-        stop_token_ids: the tokens that end the text; by default the folder's end-of-text token.
+        stop_token_ids: the tokens that end the text; by default the folder's end-of-text token. They are kept as a set.
         overflow: what becomes of text longer than the n_positions tokens the model reads. "error" refuses such a
             prompt and ends the text where the window is full; "truncate" keeps the prompt's last n_positions tokens;
             "slide" does so too, and reads the last half of a full window anew, to go on with.
@@ -34,7 +36,7 @@ class Request:
     prompt_ids: Sequence[int]
     max_new_tokens: int
     sampling: SamplingConfig = AS_TRAINED
-    stop_token_ids: frozenset[int] | None = None
+    stop_token_ids: Collection[int] | None = None
     overflow: Overflow = "error"
     logprobs: int | None = None
 
@@ -43,6 +45,8 @@ class Request:
             raise SettingError(f"max_new_tokens is {self.max_new_tokens!r}, must be an integer of at least 0")
         if self.overflow not in get_args(Overflow):
             raise SettingError(f"overflow is {self.overflow!r}, must be 'error', 'truncate' or 'slide'")
+        if self.stop_token_ids is not None:
+            object.__setattr__(self, "stop_token_ids", _checked_stops(self.stop_token_ids))
         if self.logprobs is not None and not (_is_count(self.logprobs) and self.logprobs <= MOST_LOGPROBS):
             limit = f"must be an integer from 0 to {MOST_LOGPROBS}"
             raise SettingError(f"logprobs is {self.logprobs!r}, {limit}; leave it out for none")
@@ -62,6 +66,14 @@ class Request:
             remedy = "shorten it or pass --overflow truncate"
             raise PromptTooLongError(f"prompt has {count} tokens, the model reads {limit}; {remedy}")
         return self.prompt_ids[-limit:]
+
+
+def _checked_stops(given: object) -> frozenset[int]:
+    if isinstance(given, Collection) and not isinstance(given, str | bytes):
+        ids = list(given)
+        if all(isinstance(id_, int | np.integer) and not isinstance(id_, bool) for id_ in ids):
+            return frozenset(int(id_) for id_ in ids)
+    raise SettingError(f"stop_token_ids is {given!r}, must be a list of integers; leave it out for end-of-text")
 
 
 def _is_count(value: object) -> bool:

@@ -58,7 +58,9 @@ def _checked_bias(bias: object) -> Iterator[tuple[int, float]]:
         raise SettingError(f"logit_bias is {bias!r}, must map token ids to numbers; leave it out for none")
     for id_, value in pairs:
         if not _is_integer(id_) or id_ < 0:
-            raise SettingError(f"logit_bias has token id {id_!r}, must be an integer of at least 0; ids are the tokenizer's")
+            raise SettingError(
+                f"logit_bias has token id {id_!r}, must be an integer of at least 0; ids are the tokenizer's"
+            )
         if not _is_number(value) or not (value == -math.inf or abs(value) <= MOST):
             limit = f"must be a number from {-MOST:g} to {MOST:g}, or -inf to forbid it"
             raise SettingError(f"logit_bias of token {id_} is {value!r}, {limit}")
@@ -73,7 +75,9 @@ def _checked_words(words: object) -> Iterator[tuple[int, ...]]:
             raise SettingError(f"bad_words_ids has {word!r}, must be a list of at least one token id")
         for id_ in word:
             if not _is_integer(id_) or id_ < 0:
-                raise SettingError(f"bad_words_ids has token id {id_!r}, must be an integer of at least 0; ids are the tokenizer's")
+                raise SettingError(
+                    f"bad_words_ids has token id {id_!r}, must be an integer of at least 0; ids are the tokenizer's"
+                )
         yield tuple(word)
 
 

@@ -132,9 +132,7 @@ class Scheduler:
             self._followers[row] = tuple(followers)
         return told
 
-    def _follow(
-        self, followers: Sequence[Decoding], row: int, logits: npt.NDArray[np.float32], start: float
-    ) -> Told:
+    def _follow(self, followers: Sequence[Decoding], row: int, logits: npt.NDArray[np.float32], start: float) -> Told:
         """Takes the first token of each from the logits [1, V] of the prompt that `row` has read for all of them."""
         told = [outcome for each in followers for outcome in _advanced(each, logits, start)]
         going_on = [each for each in followers if not each.ended]

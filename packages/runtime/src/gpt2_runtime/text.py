@@ -35,9 +35,9 @@ class Settings(TypedDict, total=False):
     stop: strings that end the text and are not part of it.
     stop_token_ids: tokens that end the text; by default the folder's end-of-text token.
     bad_words: strings whose tokens never come one after another, as they are and after a space.
-    overflow: what becomes of a text longer than the model reads. "error", the default, refuses such a prompt, and ends a
-        text that fills the model; "truncate" keeps the prompt's last tokens; "slide" does so too, and goes on: it reads
-        the last half of a full window anew. The completion tells what happened.
+    overflow: what becomes of a text longer than the model reads. "error", the default, refuses such a prompt and ends
+        a text that fills the model; "truncate" keeps the prompt's last tokens; "slide" does so too, and goes on: it
+        reads the last half of a full window anew. The completion tells what happened.
     logprobs: tell the log-probability of each new token, and of so many of the likeliest ones.
     parse_special: whether <|endoftext|> spelled out in the prompt is that token, which is the default, or just text.
     """
@@ -161,7 +161,7 @@ class TextGenerator:
             prompt_ids=prompt,
             max_new_tokens=max_new_tokens,
             sampling=sampling,
-            stop_token_ids=None if stop_token_ids is None else frozenset(stop_token_ids),
+            stop_token_ids=stop_token_ids,
             overflow=overflow,
             logprobs=logprobs,
         )

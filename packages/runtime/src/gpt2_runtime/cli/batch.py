@@ -81,14 +81,13 @@ def _lines(source: str) -> Iterator[tuple[BinaryIO, int | None]]:
         yield sys.stdin.buffer, None
         return
     try:
-        file = open(source, "rb")
+        with Path(source).open("rb") as file:
+            count = sum(1 for line in file if line.strip()) if file.seekable() else None
+            if count is not None:
+                file.seek(0)
+            yield file, count
     except OSError as error:
         raise JobError(f"{source} cannot be read: {error.strerror or error}") from error
-    with file:
-        count = sum(1 for line in file if line.strip()) if file.seekable() else None
-        if count is not None:
-            file.seek(0)
-        yield file, count
 
 
 class _Bar:

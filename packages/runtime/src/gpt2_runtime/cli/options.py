@@ -6,7 +6,7 @@ import functools
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import click
 
@@ -75,13 +75,17 @@ def _bias(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dic
 
 
 _continuation = (
-    click.option("--max-new-tokens", type=int, default=MAX_NEW_TOKENS, show_default=True, help="At most so many tokens."),
+    click.option(
+        "--max-new-tokens", type=int, default=MAX_NEW_TOKENS, show_default=True, help="At most so many tokens."
+    ),
     click.option("--min-new-tokens", type=int, default=0, help="No stop token before so many tokens."),
     click.option(
         "--temperature", type=float, default=1.0, show_default=True, help="Below 1 is safer, above 1 wilder, 0 greedy."
     ),
     click.option("--top-k", type=int, help="Draw from the K likeliest tokens.  [default: from all]"),
-    click.option("--top-p", type=float, help="Draw from the likeliest tokens that have this much probability together."),
+    click.option(
+        "--top-p", type=float, help="Draw from the likeliest tokens that have this much probability together."
+    ),
     click.option("--min-p", type=float, help="Draw from the tokens at least this share as probable as the likeliest."),
     click.option("--typical-p", type=float, help="Draw from the least surprising tokens that have this much together."),
     click.option(
@@ -133,4 +137,4 @@ def settings(given: Mapping[str, Any]) -> Settings:
     """
     sampling = SamplingConfig(**{each.name: given[each.name] for each in fields(SamplingConfig) if each.name in given})
     others = {name: given[name] for name in ("max_new_tokens", "stop", "bad_words", "overflow", "logprobs")}
-    return Settings(**others, sampling=sampling, stop_token_ids=given["stop_token_ids"] or None)
+    return cast(Settings, {**others, "sampling": sampling, "stop_token_ids": given["stop_token_ids"] or None})

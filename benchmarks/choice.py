@@ -4,7 +4,8 @@
 
 It needs gpt2-runtime alone. Each choice comes right after a step, as in generation, so that it finds the processor's
 caches as the step has left them. Random weights give flat logits, of which top-p keeps tens of thousands; the same
-logits times 6 are as peaked as those of a trained model.
+logits times 6 are as peaked as those of a trained model. Controls look at a text of TEXT
+random tokens, half of them new.
 """
 
 import argparse
@@ -28,9 +29,23 @@ SETTINGS = {
     "top-p 0.9": SamplingConfig(top_p=0.9),
     "top-p 0.999": SamplingConfig(top_p=0.999),
     "temperature 0.8, top-k 50, top-p 0.95": SamplingConfig(temperature=0.8, top_k=50, top_p=0.95),
+    "min-p 0.05": SamplingConfig(min_p=0.05),
+    "typical-p 0.9": SamplingConfig(typical_p=0.9),
+    "top-k 50, typical-p 0.9": SamplingConfig(top_k=50, typical_p=0.9),
+    "greedy, repetition penalty": SamplingConfig(temperature=0, repetition_penalty=1.2),
+    "greedy, frequency and presence penalty": SamplingConfig(
+        temperature=0, frequency_penalty=0.5, presence_penalty=0.5
+    ),
+    "greedy, no 3-gram twice": SamplingConfig(temperature=0, no_repeat_ngram_size=3),
+    "greedy, bias of 300 tokens": SamplingConfig(temperature=0, logit_bias=dict.fromkeys(range(300), -1.0)),
+    "greedy, 1000 bad words of 3 tokens": SamplingConfig(
+        temperature=0, bad_words_ids=[(i, i + 1, i + 2) for i in range(1000)]
+    ),
+    "greedy, min_new_tokens": SamplingConfig(temperature=0, min_new_tokens=1000),
 }
 SHAPES = {"flat": 1, "peaked": 6}
 CONTEXT = 32
+TEXT = 1000
 
 
 def main() -> None:
@@ -43,6 +58,8 @@ def main() -> None:
     session, rng = Session.open(options.folder, threads=options.threads), np.random.default_rng(0)
     prompt = rng.integers(session.bundle.architecture.vocab_size, size=CONTEXT)
     _, filled = session.step([prompt], session.empty_cache())
+    text = rng.integers(session.bundle.architecture.vocab_size, size=TEXT).tolist()
+    so_far = {"prompt_ids": text[: TEXT // 2], "new_ids": text[TEXT // 2 :], "stop_token_ids": (0,)}
     steps: list[float] = []
     choices: dict[tuple[str, str], list[float]] = {}
     for _ in range(options.rounds):
@@ -53,7 +70,7 @@ def main() -> None:
                 steps.append(perf_counter() - start)
                 row = logits[0, -1] if factor == 1 else logits[0, -1] * np.float32(factor)
                 start = perf_counter()
-                sample(row, sampling, rng)
+                sample(row, sampling, rng, **so_far)
                 choices.setdefault((name, shape), []).append(perf_counter() - start)
     step = median(steps)
     print(f"a step: {1000 * step:.1f} ms; of it, a choice takes")

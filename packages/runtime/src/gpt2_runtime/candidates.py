@@ -19,7 +19,8 @@ FEW = 2048  # candidates that cost nothing to sort, or in float64
 BLOCK = 256  # a draw finds its block of weights first, then its place there
 EVERY = 32  # of so many one is sorted, to tell where a border lies among all
 GROUPS = 512  # at least; fewer are narrower than a processor's registers
-RANGES, RANGES_PER_NAT = 8192, 256  # of distances, of which only one is sorted; 32 nats hold all but 1e-9 of the mass
+RANGES, RANGES_PER_NAT = 2048, 64  # of distances, only one of which is sorted; 32 nats hold all but 1e-9 of the mass
+PART = 8192  # of the tokens are counted at a time, so that what numpy makes of them stays in the processor's caches
 
 # Below these a float32 is denormal, for which processors take many times as long.
 LOWEST_SCORE = np.float32(-87)
@@ -31,14 +32,16 @@ class Candidates:
     """The tokens still in play, by ascending id. One of weight 0 cannot come."""
 
     ids: npt.NDArray[np.int64]  # [N]
-    logits: npt.NDArray[np.floating]  # [N], as the model gave them
+    logits: npt.NDArray[np.floating]  # [N], after the controls
     temperature: float
     known_weights: npt.NDArray[np.floating] | None = None  # [N], where an earlier filter needed them
 
     @cached_property
     def weights(self) -> npt.NDArray[np.floating]:
         """The probabilities [N] up to a common factor, the highest being 1."""
-        return _weights(self.logits, self.temperature) if self.known_weights is None else self.known_weights
+        if self.known_weights is not None:
+            return self.known_weights
+        return _weights(_scores(self.logits, self.temperature))
 
     @cached_property
     def block_sums(self) -> npt.NDArray[np.float64]:
@@ -102,13 +105,13 @@ def keep_typical_p(left: Candidates, p: float) -> Candidates:
     """
     if p == 1:
         return left
-    weights = left.weights.astype(np.float64)
-    with np.errstate(over="ignore"):  # as where they are weighed
-        scores = (left.logits.astype(np.float64) - float(left.logits.max())) / left.temperature
-    scores[weights == 0] = 0
-    distances = np.abs(scores - np.dot(weights, scores) / weights.sum())
-    distances[weights == 0] = np.inf
-    return left.only(distances <= _reach(distances, weights, p))
+    scores, gone = _scores(left.logits, left.temperature), left.weights == 0
+    scores[gone] = 0
+    # Not np.dot, which wakes threads that the next step would have to wait for.
+    mean = (left.weights * scores).sum(dtype=np.float64) / left.block_sums.sum()
+    distances = np.abs(scores - scores.dtype.type(mean))
+    distances[gone] = np.inf
+    return left.only(distances <= _reach(distances, left.weights, p))
 
 
 def probabilities(left: Candidates) -> npt.NDArray[np.float64]:
@@ -133,16 +136,21 @@ def _place(cumulative: npt.NDArray[np.float64], number: float) -> tuple[int, flo
     return place, number - float(cumulative[place - 1] if place else 0)
 
 
-def _weights(logits: npt.NDArray[np.floating], temperature: float) -> npt.NDArray[np.floating]:
-    """exp((logits - highest) / temperature), [N]: at most 1, so that it never overflows."""
+def _scores(logits: npt.NDArray[np.floating], temperature: float) -> npt.NDArray[np.floating]:
+    """(logits - highest) / temperature, [N]: at most 0."""
     with np.errstate(over="ignore"):  # at temperature 1e-300 all but the highest become -infinity, which is right
         if len(logits) <= FEW:
             exact = logits.astype(np.float64)
-            return np.asarray(np.exp((exact - exact.max()) / temperature))
-        scores = (logits - logits.max()).astype(np.float32, copy=False)
+            return np.asarray((exact - exact.max()) / temperature)
+        scores: npt.NDArray[np.floating] = (logits - logits.max()).astype(np.float32, copy=False)
         if temperature != 1:
             scores /= min(max(temperature, 1e-30), 1e30)  # all that float32 has; the weights are 0 or 1 there already
-    if scores.min() > LOWEST_SCORE:
+    return scores
+
+
+def _weights(scores: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    """exp(scores), [N], in the place of the scores."""
+    if scores.dtype == np.float64 or scores.min() > LOWEST_SCORE:
         return np.asarray(np.exp(scores, out=scores))
     np.exp(np.maximum(scores, LOWEST_SCORE, out=scores), out=scores)
     return np.asarray(np.subtract(scores, np.exp(LOWEST_SCORE), out=scores))
@@ -206,19 +214,23 @@ def _near_border(left: Candidates, spare: float) -> tuple[npt.NDArray[np.floatin
     return weights, 0.0
 
 
-def _reach(distances: npt.NDArray[np.float64], weights: npt.NDArray[np.float64], share: float) -> float:
+def _reach(distances: npt.NDArray[np.floating], weights: npt.NDArray[np.floating], share: float) -> float:
     """The lowest distance within which the weights are at least this share of all."""
-    before, total = 0.0, float(weights.sum())
+    before, total = 0.0, float(weights.sum(dtype=np.float64))
     if len(distances) > FEW:
-        ranges = np.minimum(distances * RANGES_PER_NAT, RANGES - 1).astype(np.intp)
-        sums = np.cumsum(np.bincount(ranges, weights, minlength=RANGES))
+        ranges = np.minimum(distances * RANGES_PER_NAT, RANGES - 1).astype(np.int16)
+        sums = np.zeros(RANGES)
+        for start in range(0, len(ranges), PART):
+            part = slice(start, start + PART)
+            sums += np.bincount(ranges[part], weights[part], minlength=RANGES)
+        np.cumsum(sums, out=sums)
         total = float(sums[-1])
         at = int(np.searchsorted(sums, share * total))
         before = float(sums[at - 1]) if at else 0.0
         here = np.flatnonzero(ranges == at)
         distances, weights = distances[here], weights[here]
     order = np.argsort(distances)
-    at = int(np.searchsorted(np.cumsum(weights[order]), share * total - before))
+    at = int(np.searchsorted(np.cumsum(weights[order], dtype=np.float64), share * total - before))
     return float(distances[order[min(at, len(order) - 1)]])
 
 

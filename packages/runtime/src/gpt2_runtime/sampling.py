@@ -40,6 +40,7 @@ from gpt2_runtime.controls import (
 from gpt2_runtime.errors import LogitsError, SettingError
 
 ALL = "leave it out to keep all tokens"
+ID = "must be an integer of at least 0; ids are the tokenizer's"
 MOST = 1e9  # of a penalty or a bias: no float32 overflows
 
 
@@ -58,9 +59,7 @@ def _checked_bias(bias: object) -> Iterator[tuple[int, float]]:
         raise SettingError(f"logit_bias is {bias!r}, must map token ids to numbers; leave it out for none")
     for id_, value in pairs:
         if not _is_integer(id_) or id_ < 0:
-            raise SettingError(
-                f"logit_bias has token id {id_!r}, must be an integer of at least 0; ids are the tokenizer's"
-            )
+            raise SettingError(f"logit_bias has token id {id_!r}, {ID}")
         if not _is_number(value) or not (value == -math.inf or abs(value) <= MOST):
             limit = f"must be a number from {-MOST:g} to {MOST:g}, or -inf to forbid it"
             raise SettingError(f"logit_bias of token {id_} is {value!r}, {limit}")
@@ -75,9 +74,7 @@ def _checked_words(words: object) -> Iterator[tuple[int, ...]]:
             raise SettingError(f"bad_words_ids has {word!r}, must be a list of at least one token id")
         for id_ in word:
             if not _is_integer(id_) or id_ < 0:
-                raise SettingError(
-                    f"bad_words_ids has token id {id_!r}, must be an integer of at least 0; ids are the tokenizer's"
-                )
+                raise SettingError(f"bad_words_ids has token id {id_!r}, {ID}")
         yield tuple(word)
 
 
@@ -194,16 +191,16 @@ def check_vocabulary(config: SamplingConfig, vocab_size: int) -> None:
     Raises:
         SettingError: there is one.
 
-    >>> check_vocabulary(SamplingConfig(logit_bias={50257: 1.0}), 50257)
+    >>> check_vocabulary(SamplingConfig(logit_bias={300: 1.0}), 300)
     Traceback (most recent call last):
     ...
-    gpt2_runtime.errors.SettingError: logit_bias has token id 50257, must be at most 50256, the vocabulary's last; leave it out
+    gpt2_runtime.errors.SettingError: logit_bias has token id 300, must be below 300, the vocabulary's size; drop it
     """
     words = (id_ for word in config.bad_words_ids for id_ in word)
     for name, ids in (("logit_bias", config.bias[0].tolist()), ("bad_words_ids", words)):
         highest = max(ids, default=0)
         if highest >= vocab_size:
-            limit = f"must be at most {vocab_size - 1}, the vocabulary's last; leave it out"
+            limit = f"must be below {vocab_size}, the vocabulary's size; drop it"
             raise SettingError(f"{name} has token id {highest}, {limit}")
 
 

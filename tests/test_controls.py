@@ -1,0 +1,341 @@
+"""Each control, each filter and each pair of them, by transformers' own processors and by its `generate`."""
+
+from collections.abc import Callable
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from gpt2_export import add_graph, freeze_only
+from gpt2_runtime import SamplingConfig, Session, Token, controls
+from gpt2_runtime import generate as runtime_generate
+from gpt2_runtime.candidates import probabilities
+from gpt2_runtime.sampling import candidates
+from transformers import GPT2LMHeadModel
+from transformers.generation import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    MinNewTokensLengthLogitsProcessor,
+    MinPLogitsWarper,
+    NoBadWordsLogitsProcessor,
+    NoRepeatNGramLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
+    SequenceBiasLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+    TypicalLogitsWarper,
+)
+
+torch.set_num_threads(1)  # as in `backends.py`
+
+Settings = dict[str, Any]
+
+# Two values of each, so that no figure is right by chance.
+EACH: list[Settings] = [
+    {"logit_bias": {3: 2.5, 11: -4.0, 7: float("-inf")}},
+    {"logit_bias": {token: 0.25 * (token % 5) - 0.5 for token in range(60)}},
+    {"repetition_penalty": 1.3},
+    {"repetition_penalty": 0.6},
+    {"no_repeat_ngram_size": 1},
+    {"no_repeat_ngram_size": 3},
+    {"bad_words_ids": ((5,), (1, 2), (3, 1, 2), (2, 0, 1, 3))},
+    {"min_new_tokens": 6},
+    {"temperature": 0.6},
+    {"temperature": 1.7},
+    {"top_k": 12},
+    {"top_p": 0.8},
+    {"min_p": 0.05},
+    {"typical_p": 0.7},
+    {"typical_p": 0.2},
+]
+OURS: list[Settings] = [{"frequency_penalty": 0.7}, {"presence_penalty": 1.1}, {"frequency_penalty": -0.4}]
+
+
+def pairs(settings: list[Settings]) -> list[Settings]:
+    """All two of them that are of different names."""
+    return [one | other for one, other in combinations(settings, 2) if not one.keys() & other.keys()]
+
+
+ALL: list[Settings] = [
+    {
+        "logit_bias": {3: 2.5, 11: -4.0},
+        "repetition_penalty": 1.2,
+        "no_repeat_ngram_size": 2,
+        "bad_words_ids": ((5,), (1, 2)),
+        "min_new_tokens": 4,
+        "temperature": 1.3,
+        "top_k": 60,
+        "top_p": 0.95,
+        "min_p": 0.01,
+        "typical_p": 0.9,
+    }
+]
+
+
+def named(settings: Settings) -> str:
+    return " ".join(f"{name}={value if isinstance(value, int | float) else '...'}" for name, value in settings.items())
+
+
+def by_transformers(settings: Settings) -> Settings:
+    """The arguments of `generate`: their names are ours, but for the bias, which it has for sequences."""
+    asked = dict(settings)
+    if bias := asked.pop("logit_bias", None):
+        asked["sequence_bias"] = [[[token], float(value)] for token, value in bias.items()]
+    if words := asked.get("bad_words_ids"):
+        asked["bad_words_ids"] = [list(word) for word in words]
+    return asked
+
+
+class CountPenalties(LogitsProcessor):  # type: ignore[misc]
+    """What transformers lacks: OpenAI's frequency and presence penalty of the tokens after the prompt."""
+
+    def __init__(self, prompt_length: int, frequency: float, presence: float) -> None:
+        self.prompt_length, self.frequency, self.presence = prompt_length, frequency, presence
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        counts = torch.stack([row.bincount(minlength=scores.shape[1]) for row in input_ids[:, self.prompt_length :]])
+        return scores - self.frequency * counts - self.presence * (counts > 0)
+
+
+def processors(settings: Settings, prompt_length: int, stops: list[int]) -> LogitsProcessorList:
+    """transformers' processors of these settings, in the order in which its `generate` has them."""
+    asked = by_transformers(settings)
+    counted = asked.get("frequency_penalty", 0.0), asked.get("presence_penalty", 0.0)
+    made: dict[str, Callable[[Any], LogitsProcessor]] = {
+        "sequence_bias": SequenceBiasLogitsProcessor,
+        "repetition_penalty": RepetitionPenaltyLogitsProcessor,
+        "frequency_penalty": lambda _: CountPenalties(prompt_length, *counted),
+        "presence_penalty": lambda _: CountPenalties(prompt_length, *counted),
+        "no_repeat_ngram_size": NoRepeatNGramLogitsProcessor,
+        "bad_words_ids": lambda words: NoBadWordsLogitsProcessor(words, stops),
+        "min_new_tokens": lambda count: MinNewTokensLengthLogitsProcessor(prompt_length, count, stops),
+        "temperature": TemperatureLogitsWarper,
+        "top_k": TopKLogitsWarper,
+        "top_p": TopPLogitsWarper,
+        "min_p": MinPLogitsWarper,
+        "typical_p": TypicalLogitsWarper,
+    }
+    if "frequency_penalty" in asked:
+        asked.pop("presence_penalty", None)
+    return LogitsProcessorList([make(asked[name]) for name, make in made.items() if name in asked])
+
+
+def distribution(
+    logits: np.ndarray[Any, Any], settings: Settings, prompt: list[int], new: list[int], stops: list[int]
+) -> np.ndarray[Any, Any]:
+    """The runtime's probability of each of the V tokens."""
+    left = candidates(logits, SamplingConfig(**settings), prompt_ids=prompt, new_ids=new, stop_token_ids=stops)
+    full = np.zeros(len(logits))
+    full[left.ids] = probabilities(left)
+    return full
+
+
+def assert_same_distribution(settings: Settings, size: int, seed: int) -> None:
+    """On random logits after a text of few different tokens, in which runs repeat and words begin."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 3, size).astype(np.float32)
+    prompt, new = rng.integers(0, 4, 40).tolist(), rng.integers(0, 8, 5).tolist()
+    new += [3, 1]  # bad words of every length are about to end
+    stops = [int(logits.argmax()), size - 1]
+    text = torch.tensor([prompt + new])
+    scores = processors(settings, len(prompt), stops)(text, torch.from_numpy(logits.copy())[None])
+    expected = scores.softmax(dim=-1)[0].numpy()
+    np.testing.assert_allclose(distribution(logits, settings, prompt, new, stops), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [*EACH, *OURS, *pairs(EACH + OURS), *(more | ALL[0] for more in OURS)], ids=named)
+def test_probabilities_after_random_logits_are_transformers(settings: Settings) -> None:
+    for seed in range(3):
+        assert_same_distribution(settings, 97, seed)
+
+
+@pytest.mark.parametrize("settings", [*EACH, *OURS, *ALL], ids=named)
+def test_probabilities_over_a_whole_vocabulary_are_transformers(settings: Settings) -> None:
+    for seed in range(3):
+        assert_same_distribution(settings, 50257, seed)
+
+
+class Model(NamedTuple):
+    """A model in transformers and in the runtime, and its greedy text after a prompt."""
+
+    network: GPT2LMHeadModel
+    session: Session
+    prompt: list[int]
+    text: list[int]
+
+    @property
+    def stop(self) -> int:
+        """A token that comes early in the text, if not at once."""
+        return next(token for token in self.text[3:] if token not in self.text[:3])
+
+
+NEW = 40
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory, made: Callable[[str], Any]) -> Callable[[str], Model]:
+    """Opens one by its name."""
+
+    def opened(folder: Path, prompt: list[int]) -> Model:
+        network = GPT2LMHeadModel.from_pretrained(folder, attn_implementation="eager").eval()
+        text = greedy_by_transformers(network, prompt, {}, None)
+        return Model(network, Session.open(folder, threads=1), prompt, text)
+
+    demo = tmp_path_factory.mktemp("demo") / "folder"
+    freeze_only("demo", demo)
+    add_graph(demo)
+    rng = np.random.default_rng(0)
+    models = {
+        "random": opened(made("as published").folder, [5, 17, 80]),
+        "demo": opened(demo, rng.integers(0, 1500, 12).tolist()),
+    }
+    return models.__getitem__
+
+
+def asked_of(network: GPT2LMHeadModel, prompt: list[int], settings: Settings, stop: int | None) -> Settings:
+    network.generation_config.eos_token_id = stop
+    ids = torch.tensor([prompt])
+    return {"attention_mask": torch.ones_like(ids), "pad_token_id": 0, "inputs": ids, **by_transformers(settings)}
+
+
+def greedy_by_transformers(
+    network: GPT2LMHeadModel, prompt: list[int], settings: Settings, stop: int | None
+) -> list[int]:
+    """The tokens that its `generate` writes, without the stop token."""
+    asked = asked_of(network, prompt, settings, stop)
+    new: list[int] = network.generate(**asked, do_sample=False, max_new_tokens=NEW)[0, len(prompt) :].tolist()
+    return new[:-1] if new[-1] == stop else new
+
+
+def greedy_by_the_runtime(model: Model, settings: Settings, stop: int | None) -> list[int]:
+    events = runtime_generate(
+        model.session,
+        model.prompt,
+        max_new_tokens=NEW,
+        sampling=SamplingConfig(temperature=0, **settings),
+        stop_token_ids=() if stop is None else (stop,),
+    )
+    return [event.id for event in events if isinstance(event, Token)]
+
+
+def words_of(text: list[int]) -> Settings:
+    """Bad words that a greedy text would have: a token, and runs of two and three."""
+    return {"bad_words_ids": (tuple(text[1:2]), tuple(text[4:6]), tuple(text[9:12]))}
+
+
+def biased(text: list[int]) -> Settings:
+    return {"logit_bias": {text[2]: -3.5, text[0]: 1.5, text[7]: float("-inf")}}
+
+
+GREEDY: dict[str, Callable[[list[int]], Settings]] = {
+    "repetition_penalty": lambda _: {"repetition_penalty": 1.2},
+    "repetition_penalty below 1": lambda _: {"repetition_penalty": 0.8},
+    "no_repeat_ngram_size 1": lambda _: {"no_repeat_ngram_size": 1},
+    "no_repeat_ngram_size 2": lambda _: {"no_repeat_ngram_size": 2},
+    "no_repeat_ngram_size 3": lambda _: {"no_repeat_ngram_size": 3},
+    "bad_words_ids": words_of,
+    "logit_bias": biased,
+    "min_new_tokens": lambda _: {"min_new_tokens": 20},
+}
+
+
+@pytest.mark.parametrize(
+    "names", [*((name,) for name in GREEDY), *combinations(GREEDY, 2), tuple(GREEDY)], ids=", ".join
+)
+@pytest.mark.parametrize("name", ["random", "demo"])
+def test_greedy_texts_are_transformers(name: str, names: tuple[str, ...], model: Callable[[str], Model]) -> None:
+    here = model(name)
+    settings: Settings = {}
+    for each in names:
+        settings |= GREEDY[each](here.text)
+    stop = here.stop if "min_new_tokens" in settings else None
+    expected = greedy_by_transformers(here.network, here.prompt, settings, stop)
+    assert greedy_by_the_runtime(here, settings, stop) == expected
+
+
+@pytest.mark.parametrize("name", ["random", "demo"])
+def test_each_of_these_settings_changes_the_greedy_text(name: str, model: Callable[[str], Model]) -> None:
+    """So that the comparison says something."""
+    here = model(name)
+    for each in GREEDY:
+        stop = here.stop if each == "min_new_tokens" else None
+        plain = greedy_by_the_runtime(here, {}, stop)
+        assert greedy_by_the_runtime(here, GREEDY[each](here.text), stop) != plain, each
+
+
+@pytest.mark.parametrize("settings", [*EACH, *pairs(EACH)[::4], *ALL], ids=named)
+@pytest.mark.parametrize("name", ["random", "demo"])
+def test_probabilities_in_a_sampled_text_are_transformers(
+    name: str, settings: Settings, model: Callable[[str], Model]
+) -> None:
+    """transformers samples; each of its steps has the logits, and what its processors made of them in their order."""
+    here = model(name)
+    asked = asked_of(here.network, here.prompt, {"top_k": 0, **settings}, here.stop)
+    torch.manual_seed(1)
+    told = here.network.generate(
+        **asked, do_sample=True, max_new_tokens=8, output_logits=True, output_scores=True, return_dict_in_generate=True
+    )
+    new = told.sequences[0, len(here.prompt) :].tolist()
+    for at, (logits, scores) in enumerate(zip(told.logits, told.scores, strict=True)):
+        found = distribution(logits[0].numpy(), settings, here.prompt, new[:at], [here.stop])
+        np.testing.assert_allclose(found, scores[0].softmax(dim=-1).numpy(), atol=1e-5)
+
+
+def always_divided(logits: controls.Logits, text: controls.Ids, penalty: float) -> None:
+    logits[text] /= penalty
+
+
+def once_for_each_time(logits: controls.Logits, text: controls.Ids, penalty: float) -> None:
+    for id_ in text:
+        logits[id_] = logits[id_] * penalty if logits[id_] < 0 else logits[id_] / penalty
+
+
+def of_the_last_tokens_alone(logits: controls.Logits, text: controls.Ids, size: int) -> None:
+    controls.forbid_repeated_ngrams(logits, text[-10:], size)
+
+
+def of_shorter_runs(logits: controls.Logits, text: controls.Ids, size: int) -> None:
+    controls.forbid_repeated_ngrams(logits, text, max(1, size - 1))
+
+
+def wherever_they_began(logits: controls.Logits, text: controls.Ids, words: controls.Endings) -> None:
+    for _, lasts in words:
+        logits[lasts] = -np.inf
+
+
+MISTAKES = {
+    "a penalty that divides negative logits": ("penalise_repetition", always_divided, {"repetition_penalty": 1.3}),
+    "a penalty for each time": ("penalise_repetition", once_for_each_time, {"repetition_penalty": 1.3}),
+    "runs of the last tokens alone": (
+        "forbid_repeated_ngrams",
+        of_the_last_tokens_alone,
+        {"no_repeat_ngram_size": 2},
+    ),
+    "runs that are one too short": ("forbid_repeated_ngrams", of_shorter_runs, {"no_repeat_ngram_size": 3}),
+    "the ends of bad words": ("forbid_words", wherever_they_began, {"bad_words_ids": ((1, 2), (90, 60))}),
+    "no stop token forbidden": ("forbid", lambda logits, ids: None, {"min_new_tokens": 9}),
+    "a bias that is subtracted": ("add_bias", lambda logits, ids, bias: controls.add_bias(logits, ids, -bias), EACH[1]),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_in_a_control_is_caught(mistake: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, wrong, settings = MISTAKES[mistake]
+    assert_same_distribution(settings, 97, seed=0)
+    monkeypatch.setattr(f"gpt2_runtime.sampling.{name}", wrong)
+    with pytest.raises(AssertionError, match="Not equal to tolerance"):
+        assert_same_distribution(settings, 97, seed=0)
+
+
+def test_counts_of_the_prompt_too_are_a_mistake_that_is_caught() -> None:
+    """Of the two readings of a penalty by counts, the runtime's is that of OpenAI."""
+    settings, prompt, new = OURS[0], [1, 2, 2], [2, 3]
+    logits = np.zeros(5, np.float32)
+    right = processors(settings, len(prompt), [])(torch.tensor([prompt + new]), torch.from_numpy(logits)[None])
+    wrong = processors(settings, 0, [])(torch.tensor([prompt + new]), torch.from_numpy(logits)[None])
+    found = distribution(logits, settings, prompt, new, [])
+    np.testing.assert_allclose(found, right.softmax(dim=-1)[0].numpy(), atol=1e-5)
+    assert np.abs(found - wrong.softmax(dim=-1)[0].numpy()).max() > 1e-2

@@ -45,6 +45,8 @@ MUTANTS = {
     "log-probabilities rounded to half precision": Mutant(
         "log_probabilities = log_softmax(logits)", "log_probabilities = log_softmax(logits).astype(np.float16)"
     ),
+}
+OF_CONTROLS = {
     "controls of the logits": Mutant("greedy = config.num_beams == 1", "greedy = True"),
     "controls that do not see the prompt": Mutant("prompt_ids=prompt,", ""),
     "controls that do not see the new tokens": Mutant("new_ids=new_ids,", ""),

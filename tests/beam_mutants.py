@@ -42,9 +42,14 @@ MUTANTS = {
     "beams that keep their own keys and values": Mutant(
         "cache.selected(search.rows)", "cache.selected(sorted(search.rows))"
     ),
-    "the log-softmax summed in half precision": Mutant(
-        "keepdims=True, dtype=np.float64", "keepdims=True, dtype=np.float16"
+    "log-probabilities rounded to half precision": Mutant(
+        "log_probabilities = log_softmax(logits)", "log_probabilities = log_softmax(logits).astype(np.float16)"
     ),
+}
+OF_CONTROLS = {
+    "controls of the logits": Mutant("greedy = config.num_beams == 1", "greedy = True"),
+    "controls that do not see the prompt": Mutant("prompt_ids=prompt,", ""),
+    "controls that do not see the new tokens": Mutant("new_ids=new_ids,", ""),
 }
 
 

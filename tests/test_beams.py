@@ -16,6 +16,8 @@ from gpt2_runtime import GREEDY, Beam, SamplingConfig, Session, beam_search
 from tolerances import atol
 from transformers import GPT2LMHeadModel
 
+torch.set_num_threads(1)  # these networks are so small that a second thread costs more than it brings
+
 Search = Callable[..., tuple[Beam, ...]]
 TOKENS = 16
 PENALTIES = (-1.0, 0.0, 0.6, 1.0, 2.0)
@@ -171,16 +173,20 @@ def controls_of(stops: Sequence[int]) -> Iterator[dict[str, Any]]:
     yield {name: values[-1] for name, values in controls.items()}
 
 
-@pytest.mark.parametrize("model", ["random_model", "demo"])
-def test_controls_change_the_texts_as_they_do_there(model: str, request: pytest.FixtureRequest) -> None:
-    pair = request.getfixturevalue(model)("serving")
+def climb_with_controls(pair: Pair, search: Search) -> None:
+    """Every control, of texts that end often and of texts that never do."""
     rng = np.random.default_rng(2)
-    prompts = [rng.integers(pair.reference.config.vocab_size - 1, size=9).tolist() for _ in range(4)]
+    prompts = [rng.integers(pair.reference.config.vocab_size - 1, size=9).tolist() for _ in range(3)]
     stops = frequent(pair.session, prompts, 4)
     settings = {"num_return_sequences": 3, "max_new_tokens": TOKENS, "length_penalty": 1.0}
     for controls in controls_of(stops):
         for prompt, ending, num_beams in product(prompts, (stops[:1], []), (3, 5)):
-            assert_same_texts(pair, prompt, ending, beam_search, num_beams=num_beams, **settings, **controls)
+            assert_same_texts(pair, prompt, ending, search, num_beams=num_beams, **settings, **controls)
+
+
+@pytest.mark.parametrize("model", ["random_model", "demo"])
+def test_controls_change_the_texts_as_they_do_there(model: str, request: pytest.FixtureRequest) -> None:
+    climb_with_controls(request.getfixturevalue(model)("serving"), beam_search)
 
 
 def test_one_beam_is_greedy_decoding_there_too(random_model: Callable[[str], Pair]) -> None:
@@ -227,5 +233,13 @@ def test_where_the_context_ends_the_search_is_one_of_as_many_tokens(
 
 @pytest.mark.parametrize("name", beam_mutants.MUTANTS)
 def test_a_mistake_in_the_search_is_caught(name: str, random_model: Callable[[str], Pair]) -> None:
+    search = beam_mutants.mistaken(beam_mutants.MUTANTS[name]).beam_search
     with pytest.raises(AssertionError):
-        climb(random_model("serving"), beam_mutants.mistaken(beam_mutants.MUTANTS[name]).beam_search)
+        climb(random_model("serving"), search)
+
+
+@pytest.mark.parametrize("name", beam_mutants.OF_CONTROLS)
+def test_a_mistake_in_the_use_of_controls_is_caught(name: str, random_model: Callable[[str], Pair]) -> None:
+    search = beam_mutants.mistaken(beam_mutants.OF_CONTROLS[name]).beam_search
+    with pytest.raises(AssertionError):
+        climb_with_controls(random_model("serving"), search)

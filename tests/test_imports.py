@@ -33,7 +33,7 @@ ARROWS = {
         bundle <- signature; providers, signature <- binding <- engine; bundle, cache, engine, plan <- serving;
         cache, providers, signature <- portable; hugepages, portable, serving <- session;
         errors <- logprobs; sampling <- lookup, request; events, logprobs, lookup, request, session <- decoding;
-        decoding <- generate; logprobs, request, session <- beams; decoding <- scheduler;
+        session <- prefixes; decoding, prefixes <- generate, scheduler; events, logprobs, request, session <- beams;
         decoding, tokenizer, detokenizer, stopping <- completion; completion, generate <- text;
         scheduler, text <- batch <- job <- jobs; memory, text <- loading <- inspection;
         bundle <- roofline; memory, roofline, session <- bench; beams, bench, inspection, jobs <- cli

@@ -24,7 +24,7 @@ TOLERANCES = {
     ("graph", "onnxruntime cpu", "float32"): Tolerance(1e-4, "LayerNorm epsilon of 1e-6 in the graph"),
     ("serving graph", "onnxruntime cpu", "float32"): Tolerance(1e-4, "LayerNorm epsilon of 1e-6 in the serving graph"),
     ("session", "onnxruntime cpu", "float32"): Tolerance(1e-4, "keys and values swapped in the session"),
-    ("beams", "onnxruntime cpu", "float32"): Tolerance(1e-4, "the log-softmax summed in half precision"),
+    ("beams", "onnxruntime cpu", "float32"): Tolerance(1e-4, "log-probabilities rounded to half precision"),
     ("full size", "cpu", "float32"): Tolerance(1e-4, "erf GELU instead of tanh"),
 }
 

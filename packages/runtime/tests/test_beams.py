@@ -6,8 +6,9 @@ from itertools import product
 import numpy as np
 import pytest
 from gpt2_runtime import GREEDY, Beam, Session, beam_search, generate
-from gpt2_runtime.beams import MOST_BEAMS, START, BeamConfig, advanced, likeliest, log_softmax, over
+from gpt2_runtime.beams import MOST_BEAMS, START, BeamConfig, advanced, continuations, over
 from gpt2_runtime.errors import EmptyPromptError, LogitsError, PromptTooLongError, SettingError, TokenIdError
+from gpt2_runtime.logprobs import log_softmax
 from gpt2_runtime.sampling import controlled, sample
 from hypothesis import given
 from hypothesis import strategies as st
@@ -170,19 +171,11 @@ def test_the_likeliest_continuations_are_those_of_a_sort(data):
     R, T, count = (data.draw(st.integers(1, most)) for most in (4, 6, 30))
     scores = np.array(data.draw(st.lists(st.sampled_from([-np.inf, *range(-9, 0)]), min_size=R * T, max_size=R * T)))
     scores, before = scores.reshape(R, T), -np.arange(R, dtype=float) / 3
-    rows, tokens, sums = likeliest(scores, before, count)
+    rows, tokens, sums = continuations(scores, before, count)
     every = np.sort((before[:, None] + scores).ravel())[::-1]
     np.testing.assert_array_equal(sums, every[: min(count, np.isfinite(every).sum())])
     np.testing.assert_array_equal(sums, (before[:, None] + scores)[rows, tokens])
     assert len(set(zip(rows.tolist(), tokens.tolist(), strict=True))) == len(rows)
-
-
-@pytest.mark.parametrize("damage", [np.nan, np.inf])
-def test_damaged_logits_are_refused_in_any_row(damage):
-    logits = np.zeros((3, 5), dtype=np.float32)
-    logits[1, 2] = damage
-    with pytest.raises(LogitsError, match=f"highest logit is {damage}, must be finite"):
-        log_softmax(logits)
 
 
 # With a session.
@@ -276,16 +269,17 @@ def test_truncating_keeps_the_last_tokens_and_the_prompt_is_left_as_it_was(sessi
     np.testing.assert_array_equal(prompt, before)
 
 
-def test_damaged_logits_end_the_search(session, monkeypatch):
+@pytest.mark.parametrize("damage", [np.nan, np.inf])
+def test_damaged_logits_of_any_beam_end_the_search(session, monkeypatch, damage):
     step = type(session).step
 
     def damaged(self, ids, cache):
         logits, cache = step(self, ids, cache)
-        logits[-1, -1, 7] = np.nan if len(ids) > 1 else 0
+        logits[-1, -1, 7] = damage if len(ids) > 1 else 0
         return logits, cache
 
     monkeypatch.setattr(type(session), "step", damaged)
-    with pytest.raises(LogitsError, match="highest logit is nan"):
+    with pytest.raises(LogitsError, match=f"highest logit is {damage}"):
         found(session)
 
 
@@ -296,8 +290,11 @@ def test_prompts_are_refused_as_they_are_elsewhere(session):
         found(session, [5] * 65)
     with pytest.raises(TokenIdError, match="token id is 300, must be from 0 to 299"):
         found(session, [5, 300])
-    with pytest.raises(SettingError, match="overflow is 'left'"):
-        found(session, overflow="left")
+    for overflow in ("left", "slide", None):
+        with pytest.raises(
+            SettingError, match=f"overflow is {overflow!r}, must be 'error' or 'truncate' for beam search"
+        ):
+            found(session, overflow=overflow)
 
 
 @pytest.mark.parametrize(

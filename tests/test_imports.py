@@ -33,7 +33,8 @@ ARROWS = {
         bundle <- signature; providers, signature <- binding <- engine; bundle, cache, engine, plan <- serving;
         cache, providers, signature <- portable; hugepages, portable, serving <- session;
         errors <- logprobs; sampling <- lookup, request; events, logprobs, lookup, request, session <- decoding;
-        decoding <- generate; request, logprobs, session <- beams; decoding, tokenizer, detokenizer, stopping <- completion; completion, generate <- text;
+        session <- prefixes; decoding, prefixes <- generate; request, logprobs, session <- beams;
+        decoding, tokenizer, detokenizer, stopping <- completion; completion, generate <- text;
         memory, text <- loading <- inspection;
         bundle <- roofline; memory, roofline, session <- bench; bench, inspection <- cli
     """,

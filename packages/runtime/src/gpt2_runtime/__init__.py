@@ -19,6 +19,7 @@ from gpt2_runtime.errors import Gpt2RuntimeError
 from gpt2_runtime.events import Finished, Timings, Token
 from gpt2_runtime.generate import generate
 from gpt2_runtime.lookup import LookupConfig
+from gpt2_runtime.prefixes import PrefixCache
 from gpt2_runtime.sampling import AS_TRAINED, GREEDY, SamplingConfig
 from gpt2_runtime.session import Session
 from gpt2_runtime.text import TextGenerator, TextStream
@@ -44,5 +45,6 @@ __all__ = [
     "AS_TRAINED",
     "GREEDY",
     "LookupConfig",
+    "PrefixCache",
     "Gpt2RuntimeError",
 ]

@@ -42,6 +42,7 @@ class Completion:
         seed: repeats the text, given the same settings.
         truncated: how many tokens of the prompt were left out, from its start.
         slides: how often the window was moved on, because it was full.
+        reused: how many tokens of the prompt were not computed, for an earlier one starts with them.
         logprobs: of each of `token_ids`; None unless asked for.
     """
 
@@ -53,6 +54,7 @@ class Completion:
     seed: int
     truncated: int = 0
     slides: int = 0
+    reused: int = 0
     logprobs: tuple[TokenLogprob, ...] | None = None
 
     def document(self) -> dict[str, Any]:
@@ -104,6 +106,7 @@ class Transcript:
             seed=self._seed,
             truncated=self.decoding.truncated,
             slides=self.decoding.slides,
+            reused=self.decoding.reused,
             logprobs=None if self.decoding.request.logprobs is None else tuple(map(_told, self._tokens)),
         )
 

@@ -49,6 +49,7 @@ class Decoding:
         failed: whether it can go no further, for an error that its owner has told.
         truncated: how many tokens of the prompt were left out, from its start.
         slides: how often the window was moved on.
+        reused: how many tokens of the prompt were not computed, for an earlier one starts with them.
 
     Raises:
         PromptError: the prompt is empty, too long, or has an id outside the vocabulary.
@@ -68,6 +69,7 @@ class Decoding:
         self.failed = False
         self.truncated = len(request.prompt_ids) - len(prompt)
         self.slides = 0
+        self.reused = 0
         self._rng = rng
         self._stops = frozenset(stops)
         self._prompt_length = len(prompt)
@@ -162,4 +164,10 @@ class Decoding:
 
     def _end(self, reason: FinishReason) -> Finished:
         self.finished = reason
-        return Finished(reason=reason, timings=self._timings, truncated=self.truncated, slides=self.slides)
+        return Finished(
+            reason=reason,
+            timings=self._timings,
+            truncated=self.truncated,
+            slides=self.slides,
+            reused=self.reused,
+        )

@@ -69,12 +69,14 @@ class Finished:
         reason: "stop": the model chose a stop token, which is no event of its own. "length": no room left.
         truncated: how many tokens of the prompt were left out, from its start.
         slides: how often the window was moved on.
+        reused: how many tokens of the prompt were not computed, for an earlier one starts with them.
     """
 
     reason: FinishReason
     timings: Timings
     truncated: int = 0
     slides: int = 0
+    reused: int = 0
 
 
 Event = Token | Finished

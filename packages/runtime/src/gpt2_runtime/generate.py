@@ -10,6 +10,7 @@ import numpy as np
 from gpt2_runtime.decoding import Decoding
 from gpt2_runtime.events import Event
 from gpt2_runtime.lookup import Ledger, LookupConfig, LookupIndex
+from gpt2_runtime.prefixes import PrefixCache
 from gpt2_runtime.request import Overflow, Request
 from gpt2_runtime.sampling import AS_TRAINED, SamplingConfig
 from gpt2_runtime.session import Session
@@ -26,6 +27,7 @@ def generate(
     overflow: Overflow = "error",
     logprobs: int | None = None,
     lookup: LookupConfig | None = None,
+    prefixes: PrefixCache | None = None,
 ) -> Iterator[Event]:
     """Continues a prompt: yields a Token for each new token, then one Finished.
 
@@ -42,10 +44,12 @@ def generate(
         logprobs: tell the log-probability of each token, and of so many of the likeliest; None tells none.
         lookup: guess the next tokens from what followed the same words before, and verify several in one step. The
             tokens are those of decoding without it, and come sooner where a text repeats itself or its prompt.
+        prefixes: what the session has computed of earlier prompts: what this one shares with them is not computed
+            again, and it is kept for later ones. The tokens are the same, and so are all logits.
 
     Raises:
         PromptError: the prompt is empty, too long, or has an id outside the vocabulary.
-        SettingError: a setting is out of range.
+        SettingError: a setting is out of range, or the prefixes are of another session.
 
     >>> from gpt2_runtime import GREEDY
     >>> events = list(generate(session, [5, 6, 7], max_new_tokens=3, sampling=GREEDY, stop_token_ids=()))
@@ -60,13 +64,21 @@ def generate(
         overflow=overflow,
         logprobs=logprobs,
     )
+    if prefixes is not None:
+        prefixes.check(session)
     # The checks run at the call, the loop at the first `next`.
-    return run(session, Decoding(session, request, rng or np.random.default_rng()), lookup)
+    return run(session, Decoding(session, request, rng or np.random.default_rng()), lookup, prefixes)
 
 
-def run(session: Session, decoding: Decoding, lookup: LookupConfig | None = None) -> Iterator[Event]:
+def run(
+    session: Session,
+    decoding: Decoding,
+    lookup: LookupConfig | None = None,
+    prefixes: PrefixCache | None = None,
+) -> Iterator[Event]:
     """The events of one request, to its end."""
     yield from decoding.begin()
+    known = prefixes if session.packed else None
     cache = session.empty_cache(capacity=decoding.capacity)
     guesser = None if lookup is None else _Guesser(lookup)
     seen = 0
@@ -75,7 +87,12 @@ def run(session: Session, decoding: Decoding, lookup: LookupConfig | None = None
         unread = decoding.next_read()
         guesses = guesser.guess(decoding.ids[seen:], decoding.spare) if guesser else []
         cache = cache.rolled_back(decoding.read)
+        if known is not None and not seen:  # a window that slid starts within a text, as no prompt does
+            cache, decoding.reused = known.given(cache, unread, len(unread + guesses))
+            unread = unread[decoding.reused :]
         logits, cache = session.step([unread + guesses], cache, 1 + len(guesses))  # [1, 1 + G, V]
+        if known is not None and not seen:
+            known.keep(decoding.ids, cache)
         choices = decoding.choose(logits[0], guesses)
         seconds = perf_counter() - start
         if guesser and seen and len(unread) == 1:  # a step that reads a text anew measures nothing

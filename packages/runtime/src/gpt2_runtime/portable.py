@@ -77,6 +77,10 @@ class PortableGraph:
     def owner(self) -> InferenceSession:
         return self.inference
 
+    @property
+    def packed(self) -> bool:
+        return True
+
     def empty_cache(self, batch_size: int, capacity: int) -> GrownCache:
         """Of `batch_size` rows, each with room for `capacity` tokens."""
         OrtValue = load_onnxruntime().OrtValue

@@ -124,6 +124,10 @@ class ServingGraph:
     def inference(self) -> InferenceSession:
         return self.engine.inference
 
+    @property
+    def packed(self) -> bool:
+        return self.engine.packed
+
     def empty_cache(self, batch_size: int, capacity: int) -> SharedCache:
         """Of `batch_size` rows, each with room for `capacity` tokens."""
         sizes = self.sizes

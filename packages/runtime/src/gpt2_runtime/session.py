@@ -45,6 +45,9 @@ class Graph(Protocol[Cache]):
     @property
     def inference(self) -> InferenceSession: ...
 
+    @property
+    def packed(self) -> bool: ...
+
     def empty_cache(self, batch_size: int, capacity: int) -> Cache: ...
 
     def step(
@@ -137,6 +140,11 @@ class Session:
             signature=signature,
             opened=opened,
         )
+
+    @property
+    def packed(self) -> bool:
+        """Whether the weights are packed. Steps before that give other numbers, within rounding, than steps after."""
+        return self.opened.packed
 
     def empty_cache(self, batch_size: int = 1, *, capacity: int | None = None) -> KeyValueCache:
         """The cache before the first step of `batch_size` rows.

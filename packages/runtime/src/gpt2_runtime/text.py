@@ -17,6 +17,7 @@ from gpt2_runtime.errors import SettingError, TokenizerError
 from gpt2_runtime.events import Event
 from gpt2_runtime.generate import run
 from gpt2_runtime.lookup import LookupConfig
+from gpt2_runtime.prefixes import PrefixCache
 from gpt2_runtime.request import Overflow, Request
 from gpt2_runtime.sampling import AS_TRAINED, SamplingConfig
 from gpt2_runtime.session import Session
@@ -57,6 +58,9 @@ class Settings(TypedDict, total=False):
 class TextGenerator:
     """A session and a tokenizer of one folder.
 
+    Attributes:
+        prefixes: what was computed of earlier prompts, for those that start like them; None where none is kept.
+
     >>> generator = TextGenerator.open(folder)
     >>> completion = generator.complete("To be", max_new_tokens=8, seed=1)
     >>> "".join(generator.stream("To be", max_new_tokens=8, seed=1)) == completion.text
@@ -65,6 +69,11 @@ class TextGenerator:
 
     session: Session
     tokenizer: Tokenizer | None
+    prefixes: PrefixCache | None = None
+
+    def __post_init__(self) -> None:
+        if self.prefixes is not None:
+            self.prefixes.check(self.session)
 
     @classmethod
     def open(
@@ -76,6 +85,7 @@ class TextGenerator:
         threads: int | None = None,
         graph: GraphKind | None = None,
         prepack: bool = True,
+        prefix_bytes: int | None = None,
         check_hashes: bool = False,
     ) -> TextGenerator:
         """Opens a folder's graph and tokenizer. A folder without tokenizer files takes token ids only.
@@ -87,18 +97,21 @@ class TextGenerator:
             threads: how many threads one operator may use; by default what affinity and quota let this process use.
             graph: "serving" or "portable"; by default the faster one that folder and provider have.
             prepack: False where the first token matters more than the next: see `Session.open`.
+            prefix_bytes: keep so many bytes of keys and values of prompts: one that starts like an earlier one does not
+                compute that again, and its text is the same. By default none are kept.
             check_hashes: compare every file's SHA-256 with the manifest.
 
         Raises:
             BundleError: the folder is missing, damaged, or without the precision or the graph asked for.
             ProviderError: the provider is not there.
-            SettingError: `threads` or `graph` is out of range.
+            SettingError: `threads`, `graph` or `prefix_bytes` is out of range.
         """
         bundle = Bundle.open(folder, check_hashes=check_hashes)
         session = Session.open(
             bundle, precision=precision, provider=provider, threads=threads, graph=graph, prepack=prepack
         )
-        return cls(session=session, tokenizer=open_tokenizer(bundle))
+        prefixes = None if prefix_bytes is None else PrefixCache(session, max_bytes=prefix_bytes)
+        return cls(session=session, tokenizer=open_tokenizer(bundle), prefixes=prefixes)
 
     def stream(
         self, prompt: str | Sequence[int], *, lookup: LookupConfig | None = None, **settings: Unpack[Settings]
@@ -117,7 +130,7 @@ class TextGenerator:
             TokenizerError: text is asked for, and the folder has no tokenizer files.
         """
         (transcript,) = self.prepare(prompt, **settings)
-        return TextStream(run(self.session, transcript.decoding, lookup), transcript)
+        return TextStream(run(self.session, transcript.decoding, lookup, self.prefixes), transcript)
 
     def complete(self, prompt: str | Sequence[int], **settings: Unpack[Settings]) -> Completion:
         """Continues `prompt` to the end; settings and errors are those of `stream`."""

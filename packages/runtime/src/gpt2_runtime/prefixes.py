@@ -1,0 +1,172 @@
+"""Keys and values of earlier prompts, for later ones that start like them. Bounded; the least recently used goes first.
+
+What is given from here has the very bits that would be computed. That takes more than the same tokens, for what a run
+computes of a token hangs, in its last bits, on the run's length: the kernels take tokens in blocks of a few rows, and
+those of a last block that is not full, or a token alone, in another order of sums. So a prompt goes on after as many
+tokens as `reusable` says, and of a prompt is kept what `whole_blocks` says. New tokens are not kept, for they were read
+one by one: in a prompt they are read together. (Seen in every precision of both graphs: the tests compare bits.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from threading import Lock
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from gpt2_runtime import portable, serving
+from gpt2_runtime.cache import KeyValueCache, Snapshot
+from gpt2_runtime.errors import SettingError
+from gpt2_runtime.session import Session
+
+# Rows of a block: of matrix products 1 to 16, of attention in the serving graph twice the head size, a multiple of 16.
+BLOCK = 16
+# A prompt that is read from here on is read in the very runs that it would have been read in.
+CHUNK = math.lcm(serving.PREFILL_CHUNK, portable.PREFILL_CHUNK)
+
+
+Cache = TypeVar("Cache", bound=KeyValueCache)
+
+
+def reusable(shared: int, count: int) -> int:
+    """How many tokens may be given to a row that is to read `count`, of which the first `shared` are known.
+
+    Whole blocks of them. Where the last token would be in a block by itself it has to stay so: then whole chunks.
+
+    >>> reusable(40, 41), reusable(40, 48), reusable(48, 48), reusable(48, 49), reusable(300, 513)
+    (32, 32, 32, 0, 256)
+    """
+    size = CHUNK if count % BLOCK == 1 else BLOCK
+    return min(shared, count - 1) // size * size
+
+
+def whole_blocks(count: int) -> int:
+    """How many of `count` tokens that were read together are as they would be in any longer prompt.
+
+    >>> whole_blocks(15), whole_blocks(40)
+    (0, 32)
+    """
+    return count // BLOCK * BLOCK
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prefix:
+    """The first tokens of a prompt [T], and their keys and values."""
+
+    ids: npt.NDArray[np.integer]
+    snapshot: Snapshot
+
+    def shared(self, ids: npt.NDArray[np.integer]) -> int:
+        """How many of its first tokens another text has too."""
+        most = min(len(ids), len(self.ids))
+        other = np.flatnonzero(self.ids[:most] != ids[:most])
+        return int(other[0]) if len(other) else most
+
+
+class PrefixCache:
+    """What a session has computed of earlier prompts. Threads may share it.
+
+    Pass it to `generate`, or open a `TextGenerator` with `prefix_bytes`: the results are those without it. While a
+    session's weights are not packed (`prepack=False`) its numbers are others, and it is left aside.
+
+    Args:
+        session: the one that it is for.
+        max_bytes: of keys and values, at most. A prompt that has more is not kept.
+
+    Raises:
+        SettingError: `max_bytes` is not an integer of at least 1.
+
+    >>> from gpt2_runtime import generate
+    >>> prefixes = PrefixCache(session, max_bytes=2**20)
+    >>> prompt = [5, 6, 7, 8] * 10
+    >>> events = [list(generate(session, prompt, max_new_tokens=3, prefixes=prefixes)) for _ in range(2)]
+    >>> [finished.reused for *_, finished in events], prefixes.nbytes
+    ([0, 32], 16384)
+    """
+
+    def __init__(self, session: Session, *, max_bytes: int) -> None:
+        if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1:
+            raise SettingError(f"max_bytes is {max_bytes!r}, must be an integer of at least 1; leave it out for none")
+        self.max_bytes = max_bytes
+        self._owner = session.opened.owner
+        self._lock = Lock()
+        self._prefixes: list[Prefix] = []  # least recently used first; none starts like a whole other one
+
+    def __len__(self) -> int:
+        return len(self._prefixes)
+
+    @property
+    def nbytes(self) -> int:
+        """The keys and values kept."""
+        with self._lock:
+            return self._nbytes()
+
+    def check(self, session: Session) -> None:
+        """SettingError where it is of another session."""
+        if session.opened.owner is not self._owner:
+            raise SettingError("prefixes are of another session; make a PrefixCache of this one")
+
+    def longest(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> tuple[Snapshot, int] | None:
+        """What is kept of the longest start of a text, and how many tokens of it are that; None where nothing is.
+
+        It counts as used.
+        """
+        text = np.asarray(ids)
+        with self._lock:
+            shared = [prefix.shared(text) for prefix in self._prefixes]
+            most = max(shared, default=0)
+            if not most:
+                return None
+            found = self._prefixes.pop(shared.index(most))
+            self._prefixes.append(found)
+            return found.snapshot, most
+
+    def given(self, cache: Cache, ids: Sequence[int], count: int, row: int = 0) -> tuple[Cache, int]:
+        """A cache whose row holds what may be reused of a text, and how many tokens those are.
+
+        Args:
+            cache: it is used up.
+            ids: the text, of which it reads the rest.
+            count: how many tokens it would read without; guesses after the text count too.
+            row: which; it is empty.
+        """
+        found = self.longest(ids)
+        length = reusable(found[1], count) if found else 0
+        return (cache.given(row, found[0], length), length) if found and length else (cache, 0)
+
+    def keep(self, ids: Sequence[int], cache: KeyValueCache, row: int = 0) -> None:
+        """Keeps what a row holds of a text, as far as it can be reused.
+
+        Args:
+            ids: the row's first tokens, which were read together.
+            cache: it stays as it is.
+            row: which.
+
+        Raises:
+            SettingError: the cache is of another session, or the row has fewer tokens.
+        """
+        if cache.owner is not self._owner:
+            raise SettingError("cache is of another session; make a PrefixCache of that one")
+        text = np.array(ids[: whole_blocks(len(ids))])  # its own
+        shape, dtype = cache.layout
+        if not len(text) or math.prod(shape) * len(text) * dtype.itemsize > self.max_bytes:
+            return
+        known = self.longest(text)
+        if known and known[1] == len(text):
+            return
+        snapshot = cache.taken(row, len(text))  # outside of the lock: it takes time
+        with self._lock:
+            # Another thread may have kept it, or more.
+            if any(prefix.shared(text) == len(text) for prefix in self._prefixes):
+                return
+            self._prefixes = [prefix for prefix in self._prefixes if prefix.shared(text) < len(prefix.ids)]
+            while self._nbytes() + snapshot.nbytes > self.max_bytes:
+                del self._prefixes[0]
+            self._prefixes.append(Prefix(ids=text, snapshot=snapshot))
+
+    def _nbytes(self) -> int:
+        return sum(prefix.snapshot.nbytes for prefix in self._prefixes)

@@ -34,9 +34,9 @@ ARROWS = {
         cache, providers, signature <- portable; hugepages, portable, serving <- session;
         errors <- logprobs; sampling <- lookup, request; events, logprobs, lookup, request, session <- decoding;
         session <- prefixes; decoding, prefixes <- generate, scheduler; events, logprobs, request, session <- beams;
-        decoding, tokenizer, detokenizer, stopping <- completion; completion, generate <- text;
+        decoding, tokenizer, detokenizer, stopping <- completion; beams, completion, generate <- text;
         scheduler, text <- batch <- job <- jobs; memory, text <- loading <- inspection;
-        bundle <- roofline; memory, roofline, session <- bench; beams, bench, inspection, jobs <- cli
+        bundle <- roofline; memory, roofline, session <- bench; bench, inspection, jobs <- cli
     """,
 }
 NEVER = {

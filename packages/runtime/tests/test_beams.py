@@ -385,7 +385,7 @@ def test_controls_that_leave_no_token_are_refused_unless_a_text_has_ended(sessio
 
 
 def test_a_control_of_a_token_that_the_vocabulary_lacks_is_refused(session):
-    with pytest.raises(SettingError, match="logit_bias has token id 300, must be at most 299"):
+    with pytest.raises(SettingError, match="logit_bias has token id 300, must be below 300"):
         found(session, sampling=replace(GREEDY, logit_bias={300: 1.0}))
 
 

@@ -48,7 +48,7 @@ def test_json_is_one_object(folder, generator):
     sampling = SamplingConfig(temperature=0.9, top_k=50, top_p=0.95)
     expected = generator.complete("The dog", seed=4, max_new_tokens=20, sampling=sampling)
     told = {"text", "token_ids", "prompt_token_ids", "finish_reason", "timings", "seed"}
-    assert found.keys() == told | {"truncated", "slides", "logprobs"}
+    assert found.keys() == told | {"truncated", "slides", "reused", "logprobs"}
     assert found["token_ids"] == list(expected.token_ids)
     assert found["prompt_token_ids"] == generator.tokenizer.encode("The dog")
     assert (found["text"], found["finish_reason"], found["seed"]) == (expected.text, expected.finish_reason, 4)
@@ -56,6 +56,86 @@ def test_json_is_one_object(folder, generator):
     measures = {"first_token_seconds", "decode_seconds", "decode_tokens", "tokens_per_second"}
     assert timings.keys() == measures | {"guesses", "guesses_right"}
     assert timings["decode_tokens"] == expected.timings.decode_tokens
+
+
+def test_several_continuations_are_those_of_their_seeds(folder, generator):
+    found = json.loads(run("generate", folder, "The dog", "--json", "-n", 3, "--seed", 4, "--max-new-tokens", 9).stdout)
+    texts = [generator.complete("The dog", seed=seed, max_new_tokens=9).text for seed in (4, 5, 6)]
+    assert [each["text"] for each in found["completions"]] == texts
+
+
+def test_controls_reach_the_sampler(folder, generator):
+    sampling = SamplingConfig(
+        temperature=0.7,
+        min_p=0.01,
+        typical_p=0.9,
+        repetition_penalty=1.2,
+        frequency_penalty=0.1,
+        presence_penalty=0.2,
+        no_repeat_ngram_size=3,
+        logit_bias={7: 4.0, 8: float("-inf")},
+        min_new_tokens=5,
+    )
+    given = ["--temperature", 0.7, "--min-p", 0.01, "--typical-p", 0.9, "--repetition-penalty", 1.2]
+    given += ["--frequency-penalty", 0.1, "--presence-penalty", 0.2, "--no-repeat-ngram-size", 3]
+    given += ["--logit-bias", "7=4", "--logit-bias", "8=-inf", "--min-new-tokens", 5]
+    given += ["--bad-word", "x", "--stop-token-id", 9, "--overflow", "slide", "--logprobs", 2]
+    found = json.loads(run("generate", folder, "The dog", "--json", "--seed", 1, *given, "--max-new-tokens", 90).stdout)
+    settings = {"bad_words": ["x"], "stop_token_ids": [9], "overflow": "slide", "logprobs": 2}
+    expected = generator.complete("The dog", seed=1, max_new_tokens=90, sampling=sampling, **settings)
+    assert found["text"] == expected.text
+    assert found["slides"] == expected.slides > 0
+    # The command reads weights that are not packed: other last bits.
+    assert [each["logprob"] for each in found["logprobs"]] == pytest.approx(
+        [each.logprob for each in expected.logprobs], abs=1e-4
+    )
+    assert [[id_ for id_, _ in each["top"]] for each in found["logprobs"]] == [
+        [id_ for id_, _ in each.top] for each in expected.logprobs
+    ]
+
+
+def test_beams_are_those_of_the_search(folder, generator):
+    options = ["--num-beams", 4, "--length-penalty", 0.5, "--early-stopping", "never", "--max-new-tokens", 9]
+    best, second = generator.search(
+        "The dog", num_beams=4, n=2, length_penalty=0.5, early_stopping="never", max_new_tokens=9
+    )
+    assert run("generate", folder, "The dog", *options).stdout == best.text + "\n"
+    found = json.loads(run("generate", folder, "The dog", *options, "-n", 2, "--json").stdout)["beams"]
+    assert [each["text"] for each in found] == [best.text, second.text]
+    assert [each["score"] for each in found] == pytest.approx([best.score, second.score], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["-n", 2], "-n is 2, and only one text can be streamed; add --json."),
+        (["-n", 2, "--json", "--lookup"], "--lookup guesses for one text"),
+        (["--num-beams", 2, "--lookup"], "--lookup guesses for one text"),
+        (["--length-penalty", 2], "--length-penalty and --early-stopping are of beams; add --num-beams."),
+        (["--logit-bias", "7"], "'7' is not a token id and a number such as 50256=-1.5"),
+    ],
+)
+def test_options_that_do_not_go_together_are_a_usage_error(folder, options, message):
+    assert message in refused("generate", folder, "a", *options, code=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--num-beams", 0], "num_beams is 0"),
+        (["--num-beams", 2, "--temperature", 0.5], "temperature is 0.5"),
+        (["--num-beams", 2, "--seed", 0], "seed is 0, beam search has none; leave it out"),
+        (["--num-beams", 2, "--stop", "x"], "stop is"),
+        (["--num-beams", 2, "--overflow", "slide"], "overflow is 'slide'"),
+        (["--num-beams", 2, "-n", 3, "--json"], "num_return_sequences is 3"),
+        (["--typical-p", 2], "typical_p is 2.0"),
+        (["--bad-word", ""], "bad word is ''"),
+        (["--logprobs", 101], "logprobs is 101"),
+        (["-n", 0, "--json"], "n is 0, must be an integer of at least 1"),
+    ],
+)
+def test_values_out_of_range_are_refused_in_one_line(folder, options, message):
+    assert message in refused("generate", folder, "a", *options)
 
 
 def test_lookup_changes_nothing_of_the_text_and_tells_its_guesses(folder):

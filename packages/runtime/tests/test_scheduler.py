@@ -5,6 +5,7 @@ import pytest
 from gpt2_runtime import GREEDY, Finished, SamplingConfig, Token, generate
 from gpt2_runtime.decoding import Decoding
 from gpt2_runtime.errors import SettingError
+from gpt2_runtime.prefixes import PrefixCache
 from gpt2_runtime.request import Request
 from gpt2_runtime.scheduler import Scheduler
 
@@ -109,6 +110,38 @@ def test_continuations_of_one_prompt_read_it_once(session, monkeypatch, rows):
     assert len(set(texts)) > 1
     for seed, decoding in enumerate(group):
         assert same(told[decoding], alone(session, request, seed))
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_what_prompts_share_is_read_once_and_changes_nothing(session, rows):
+    rng = np.random.default_rng(5)
+    shared = rng.integers(0, 299, size=40).tolist()
+    wanted = [
+        Request(
+            prompt_ids=shared + rng.integers(0, 299, size=size).tolist(),
+            max_new_tokens=8,
+            sampling=SAMPLINGS[size % len(SAMPLINGS)],
+            stop_token_ids=frozenset(),
+        )
+        for size in (3, 10, 14, 6, 12, 2)
+    ]
+    prefixes = PrefixCache(session, max_bytes=2**24)
+    scheduler = Scheduler(session, rows=rows, prefixes=prefixes)
+    decodings = [Decoding(session, request, np.random.default_rng(seed)) for seed, request in enumerate(wanted)]
+    for decoding in decodings:
+        scheduler.submit(decoding)
+    told = together(scheduler)
+    for seed, (decoding, request) in enumerate(zip(decodings, wanted, strict=True)):
+        assert same(told[decoding], alone(session, request, seed))
+    assert [told[decoding][-1].reused for decoding in decodings] == [0, 32, 32, 32, 32, 32]
+    # What was kept has the bits of a prompt that is read alone.
+    request = wanted[2]
+    *_, end = with_kept = list(
+        generate(session, request.prompt_ids, max_new_tokens=8, sampling=GREEDY, logprobs=0, prefixes=prefixes)
+    )
+    plain = list(generate(session, request.prompt_ids, max_new_tokens=8, sampling=GREEDY, logprobs=0))
+    assert end.reused > 0
+    assert [getattr(event, "logprob", None) for event in with_kept] == [getattr(e, "logprob", None) for e in plain]
 
 
 def test_a_request_that_is_cancelled_tells_no_more_and_leaves_its_row(session):

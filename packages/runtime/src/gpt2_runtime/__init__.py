@@ -1,16 +1,19 @@
 """Generates text with an exported GPT-2 folder in onnxruntime, without PyTorch.
 
-Three levels, each on top of the one before::
+Of token ids, and of text on top of them::
 
-    generate(session, ids)           ids  -> events         Session, SamplingConfig, Token, Finished
-    beam_search(session, ids)       ids  -> best texts     Beam
-    TextGenerator.stream(prompt)     text -> stream of text
-    TextGenerator.complete(prompt)   text -> text           Completion
+    generate(session, ids)               ids  -> events             Session, SamplingConfig, Token, Finished
+    beam_search(session, ids)            ids  -> likeliest texts    Beam
+    TextGenerator.stream(prompt)         text -> stream of text
+    TextGenerator.complete(prompt)       text -> text               Completion
+    TextGenerator.search(prompt)         text -> likeliest texts    Found
+    complete_batch(generator, prompts)   many texts at once         Prompt, Result
 
 >>> TextGenerator.open(folder).complete("To be", max_new_tokens=5).finish_reason
 'length'
 """
 
+from gpt2_runtime.batch import Prompt, Result, complete_batch
 from gpt2_runtime.beams import Beam, beam_search
 from gpt2_runtime.bundle import Bundle
 from gpt2_runtime.cache import KeyValueCache
@@ -22,7 +25,7 @@ from gpt2_runtime.lookup import LookupConfig
 from gpt2_runtime.prefixes import PrefixCache
 from gpt2_runtime.sampling import AS_TRAINED, GREEDY, SamplingConfig
 from gpt2_runtime.session import Session
-from gpt2_runtime.text import TextGenerator, TextStream
+from gpt2_runtime.text import Found, TextGenerator, TextStream
 from gpt2_runtime.tokenizer import Tokenizer
 
 __version__ = "0.1.0"
@@ -31,6 +34,10 @@ __all__ = [
     "TextStream",
     "Completion",
     "TokenLogprob",
+    "Found",
+    "complete_batch",
+    "Prompt",
+    "Result",
     "generate",
     "Token",
     "Finished",

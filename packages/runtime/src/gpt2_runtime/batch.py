@@ -61,7 +61,7 @@ def complete_batch(generator: TextGenerator, prompts: Iterable[Prompt], *, rows:
     >>> {result.index: len(result.completions) for result in complete_batch(generator, prompts)}
     {1: 2, 0: 1}
     """
-    scheduler = Scheduler(generator.session, rows=rows)
+    scheduler = Scheduler(generator.session, rows=rows, prefixes=generator.prefixes)
     return _results(generator, enumerate(prompts), scheduler)
 
 

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from gpt2_runtime.errors import SettingError
 from gpt2_runtime.events import FinishReason
 from gpt2_runtime.logprobs import log_softmax
-from gpt2_runtime.request import Request
+from gpt2_runtime.request import Overflow, Request
 from gpt2_runtime.sampling import CONTROLS, GREEDY, SamplingConfig, check_vocabulary, controlled
 from gpt2_runtime.session import Session
 
@@ -128,7 +128,7 @@ def beam_search(
     early_stopping: EarlyStopping = False,
     sampling: SamplingConfig = GREEDY,
     stop_token_ids: Collection[int] | None = None,
-    overflow: Literal["error", "truncate"] = "error",
+    overflow: Overflow = "error",
 ) -> tuple[Beam, ...]:
     """The likeliest continuations of a prompt among those that `num_beams` beams find.
 

@@ -23,6 +23,7 @@ from gpt2_runtime.cache import Snapshot
 from gpt2_runtime.decoding import Decoding
 from gpt2_runtime.errors import Gpt2RuntimeError, SettingError
 from gpt2_runtime.events import Event
+from gpt2_runtime.prefixes import PrefixCache
 from gpt2_runtime.session import Session
 
 ROWS = 8
@@ -44,9 +45,11 @@ class Scheduler:
     Args:
         session: of the serving graph; the portable one, whose rows are of one length, takes one row.
         rows: B. The cache of a row that has read much takes as much memory as that of one prompt alone.
+        prefixes: what the session has computed of earlier prompts, to be used and added to. Prompts are then read one
+            by one.
 
     Raises:
-        SettingError: `rows` is out of range.
+        SettingError: `rows` is out of range, or the prefixes are of another session.
 
     >>> from gpt2_runtime import GREEDY
     >>> from gpt2_runtime.decoding import Decoding
@@ -62,13 +65,16 @@ class Scheduler:
     [2, 2, 4, 1, 1, 2]
     """
 
-    def __init__(self, session: Session, *, rows: int = ROWS) -> None:
+    def __init__(self, session: Session, *, rows: int = ROWS, prefixes: PrefixCache | None = None) -> None:
         if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1:
             raise SettingError(f"rows is {rows!r}, must be an integer of at least 1")
         if rows > 1 and session.graph == "portable":
             told = f"rows is {rows}, the portable graph decodes requests of different lengths one by one"
             raise SettingError(f"{told}; pass 1, or open the serving graph")
+        if prefixes is not None:
+            prefixes.check(session)
         self._session = session
+        self._prefixes = prefixes
         self._cache = session.empty_cache(rows)
         self._rows: list[Decoding | None] = [None] * rows
         self._followers: dict[int, tuple[Decoding, ...]] = {}  # row -> those that share the prompt it is to read
@@ -101,25 +107,23 @@ class Scheduler:
         A request that cannot go on, because its settings forbid every token, tells the error in place of an event, and
         has ended; the others go on.
         """
-        told = self._admit()
-        reads: list[list[int]] = [[] if running is None else running.next_read() for running in self._rows]
-        if not any(reads):
-            return told
-        start = perf_counter()
-        self._cache = self._cache.rolled_back([running.read if running else 0 for running in self._rows])
-        logits, self._cache = self._session.step(reads, self._cache)  # [B, 1, V]
-        for row, running in enumerate(self._rows):
-            if running is None:
-                continue
-            told += _advanced(running, logits[row], start)
-            if followers := self._followers.pop(row, ()):
-                told += self._follow(followers, row, logits[row], start)
+        told, fresh = self._admit()
+        going_on = [row for row, running in enumerate(self._rows) if running and row not in fresh]
+        # Prompts that are read together have other last bits than one alone, and what is kept has to have the latter.
+        turns = [[*fresh, *going_on]] if self._known is None else [*([row] for row in fresh), going_on]
+        for rows in turns:
+            told += self._read(rows, fresh)
         self._rows = [None if running is None or running.ended else running for running in self._rows]
         return told
 
-    def _admit(self) -> Told:
-        """Gives the free rows to those that wait."""
+    @property
+    def _known(self) -> PrefixCache | None:
+        return self._prefixes if self._session.packed else None
+
+    def _admit(self) -> tuple[Told, list[int]]:
+        """Gives the free rows to those that wait; the rows that have a prompt to read."""
         told: Told = []
+        fresh: list[int] = []
         while self._waiting and None in self._rows:
             row, entry = self._rows.index(None), self._waiting.popleft()
             leader, *followers = entry.decodings
@@ -128,8 +132,33 @@ class Scheduler:
             elif events := [(each, event) for each in entry.decodings for event in each.begin()]:
                 told += events  # they want no token
                 continue
+            else:
+                fresh.append(row)
+                self._followers[row] = tuple(followers)
             self._rows[row] = leader
-            self._followers[row] = tuple(followers)
+        return told, fresh
+
+    def _read(self, rows: Sequence[int], fresh: Sequence[int]) -> Told:
+        """Steps these rows by what each has to read, of which some are fresh."""
+        running = {row: decoding for row in rows if (decoding := self._rows[row]) is not None}
+        if not running:
+            return []
+        start = perf_counter()
+        reads = [running[row].next_read() if row in running else [] for row in range(len(self._rows))]
+        self._cache = self._cache.rolled_back([each.read if each else 0 for each in self._rows])
+        known = self._known
+        if known is not None:
+            for row in running.keys() & set(fresh):
+                self._cache, reused = known.given(self._cache, reads[row], len(reads[row]), row)
+                reads[row], running[row].reused = reads[row][reused:], reused
+        logits, self._cache = self._session.step(reads, self._cache)  # [B, 1, V]
+        told: Told = []
+        for row, decoding in running.items():
+            if known is not None and row in fresh:
+                known.keep(decoding.prompt_ids, self._cache, row)
+            told += _advanced(decoding, logits[row], start)
+            if followers := self._followers.pop(row, ()):
+                told += self._follow(followers, row, logits[row], start)
         return told
 
     def _follow(self, followers: Sequence[Decoding], row: int, logits: npt.NDArray[np.float32], start: float) -> Told:

@@ -10,16 +10,17 @@ from typing import TypedDict, Unpack
 
 import numpy as np
 
+from gpt2_runtime.beams import EarlyStopping, beam_search
 from gpt2_runtime.bundle import Bundle
 from gpt2_runtime.completion import Completion, Transcript
 from gpt2_runtime.decoding import Decoding
 from gpt2_runtime.errors import SettingError, TokenizerError
-from gpt2_runtime.events import Event
+from gpt2_runtime.events import Event, FinishReason
 from gpt2_runtime.generate import run
 from gpt2_runtime.lookup import LookupConfig
 from gpt2_runtime.prefixes import PrefixCache
 from gpt2_runtime.request import Overflow, Request
-from gpt2_runtime.sampling import AS_TRAINED, SamplingConfig
+from gpt2_runtime.sampling import AS_TRAINED, GREEDY, SamplingConfig
 from gpt2_runtime.session import Session
 from gpt2_runtime.signature import GraphKind
 from gpt2_runtime.tokenizer import Tokenizer
@@ -52,6 +53,23 @@ class Settings(TypedDict, total=False):
     overflow: Overflow
     logprobs: int | None
     parse_special: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A continuation that a beam search found.
+
+    Attributes:
+        text: without the prompt; None where the folder has no tokenizer.
+        token_ids: the new tokens, without a stop token.
+        score: by which it is compared: its log-probability over its length to the power of length_penalty.
+        finish_reason: "stop" at a stop token, "length" where there was no room left.
+    """
+
+    text: str | None
+    token_ids: tuple[int, ...]
+    score: float
+    finish_reason: FinishReason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +156,59 @@ class TextGenerator:
         for _ in stream:
             pass
         return stream.completion
+
+    def search(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        num_beams: int,
+        n: int = 1,
+        length_penalty: float = 1.0,
+        early_stopping: EarlyStopping = False,
+        **settings: Unpack[Settings],
+    ) -> tuple[Found, ...]:
+        """The likeliest continuations of `prompt` among those that `num_beams` beams find, best first.
+
+        Args:
+            prompt: text, or token ids.
+            num_beams, length_penalty, early_stopping: see `beam_search`.
+            n: how many continuations, at most num_beams.
+            settings: see `Settings`; nothing is drawn, so the sampling has a temperature of 0, as it has by default.
+
+        Raises:
+            PromptError, SettingError, TokenizerError: as `stream`; and for a setting that a search does not have.
+
+        >>> best, *_ = TextGenerator.open(folder).search("To be", num_beams=3, n=3, max_new_tokens=8)
+        >>> len(best.token_ids), best.finish_reason
+        (8, 'length')
+        """
+        for name in ("seed", "stop", "logprobs"):
+            if settings.get(name) not in (None, (), []):
+                raise SettingError(f"{name} is {settings[name]!r}, beam search has none; leave it out")
+        settings.setdefault("sampling", GREEDY)
+        (transcript,) = self.prepare(prompt, **settings)
+        request = transcript.decoding.request
+        beams = beam_search(
+            self.session,
+            request.prompt_ids,
+            num_beams=num_beams,
+            num_return_sequences=n,
+            max_new_tokens=request.max_new_tokens,
+            length_penalty=length_penalty,
+            early_stopping=early_stopping,
+            sampling=request.sampling,
+            stop_token_ids=request.stop_token_ids,
+            overflow=request.overflow,
+        )
+        return tuple(
+            Found(
+                text=self.tokenizer.decode(beam.token_ids) if self.tokenizer else None,
+                token_ids=beam.token_ids,
+                score=beam.score,
+                finish_reason=beam.finish_reason,
+            )
+            for beam in beams
+        )
 
     def prepare(
         self,

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
+from typing import Any
 
 import click
 
 from gpt2_runtime.batch import complete
+from gpt2_runtime.beams import EarlyStopping
 from gpt2_runtime.cli import options
 from gpt2_runtime.errors import PromptError
 from gpt2_runtime.lookup import LookupConfig
 from gpt2_runtime.signature import GraphKind
-from gpt2_runtime.text import Settings, TextGenerator, TextStream
+from gpt2_runtime.text import Found, Settings, TextGenerator, TextStream
+
+EARLY_STOPPING: dict[str, EarlyStopping] = {"no": False, "yes": True, "never": "never"}
 
 
 def _token_ids(_: click.Context, __: click.Parameter, value: str | None) -> list[int] | None:
@@ -28,6 +33,13 @@ def _token_ids(_: click.Context, __: click.Parameter, value: str | None) -> list
 @click.option("--prompt-ids", metavar="IDS", callback=_token_ids, help="Token ids instead of PROMPT, such as 464,3290.")
 @options.continuation
 @click.option("--seed", type=int, help="Repeat the draws of this number.  [default: random; --json tells it]")
+@click.option("--num-beams", type=int, metavar="K", help="Search for the likeliest texts with K beams, draw nothing.")
+@click.option("--length-penalty", type=float, help="Of beams: above 0 favours longer texts.  [default: 1.0]")
+@click.option(
+    "--early-stopping",
+    type=click.Choice(list(EARLY_STOPPING)),
+    help="Of beams: end when K texts have ended; or only when none can be better.  [default: no]",
+)
 @click.option(
     "--lookup", is_flag=True, help="Guess words from what came before: the same text, sooner where it repeats itself."
 )
@@ -44,6 +56,9 @@ def generate(
     prompt_ids: list[int] | None,
     n: int,
     seed: int | None,
+    num_beams: int | None,
+    length_penalty: float | None,
+    early_stopping: str | None,
     lookup: bool,
     as_json: bool,
     precision: str | None,
@@ -51,7 +66,7 @@ def generate(
     threads: int | None,
     graph: GraphKind | None,
     check_hashes: bool,
-    **continuation: object,
+    **continuation: Any,
 ) -> None:
     """Continues PROMPT and prints the new text as it comes.
 
@@ -67,10 +82,14 @@ def generate(
     given = prompt if prompt_ids is None else prompt_ids
     if given is None or None not in (prompt, prompt_ids):
         raise click.UsageError("Give either PROMPT or --prompt-ids.")
+    if num_beams is None and (length_penalty, early_stopping) != (None, None):
+        raise click.UsageError("--length-penalty and --early-stopping are of beams; add --num-beams.")
+    if num_beams is not None:
+        continuation["temperature"] = continuation["temperature"] or 0
     if n > 1 and not as_json:
         raise click.UsageError(f"-n is {n}, and only one text can be streamed; add --json.")
-    if n > 1 and lookup:
-        raise click.UsageError("--lookup guesses for one text; leave it out, or -n.")
+    if lookup and (n > 1 or num_beams is not None):
+        raise click.UsageError("--lookup guesses for one text; leave it out, or -n and --num-beams.")
     # Settings are checked before the model is loaded: a mistyped number should not cost a wait.
     settings = options.settings(continuation) | Settings(seed=seed)
     generator = TextGenerator.open(
@@ -83,12 +102,25 @@ def generate(
         check_hashes=check_hashes,
     )
     text = _standard_input() if given == "-" else given
-    if n > 1:
+    if num_beams is not None:
+        stopping = EARLY_STOPPING[early_stopping or "no"]
+        penalty = 1.0 if length_penalty is None else length_penalty
+        found = generator.search(
+            text, num_beams=num_beams, n=n, length_penalty=penalty, early_stopping=stopping, **settings
+        )
+        _print_json({"beams": [asdict(each) for each in found]}) if as_json else _print_found(found)
+        return
+    if n != 1:
         documents = [completion.document() for completion in complete(generator, text, n, settings)]
-        click.echo(json.dumps({"completions": documents}, ensure_ascii=False))
+        _print_json({"completions": documents})
         return
     stream = generator.stream(text, lookup=LookupConfig() if lookup else None, **settings)
-    _print_json(stream) if as_json else _print_text(stream)
+    if as_json:
+        for _ in stream:
+            pass
+        _print_json(stream.completion.document())
+    else:
+        _print_text(stream)
 
 
 def _standard_input() -> str:
@@ -102,12 +134,20 @@ def _print_text(stream: TextStream) -> None:
     for piece in stream:
         click.echo(piece, nl=False)  # which flushes
     if stream.completion.text is None:
-        click.echo("note: the folder has no tokenizer, so these are token ids", err=True)
-        click.echo(",".join(map(str, stream.completion.token_ids)), nl=False)
+        _print_ids(stream.completion.token_ids)
     click.echo()
 
 
-def _print_json(stream: TextStream) -> None:
-    for _ in stream:
-        pass
-    click.echo(json.dumps(stream.completion.document(), ensure_ascii=False))
+def _print_found(found: tuple[Found, ...]) -> None:
+    if found[0].text is None:
+        _print_ids(found[0].token_ids)
+    click.echo(found[0].text or "")
+
+
+def _print_ids(token_ids: tuple[int, ...]) -> None:
+    click.echo("note: the folder has no tokenizer, so these are token ids", err=True)
+    click.echo(",".join(map(str, token_ids)), nl=False)
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    click.echo(json.dumps(document, ensure_ascii=False))

@@ -79,9 +79,7 @@ _continuation = (
         "--max-new-tokens", type=int, default=MAX_NEW_TOKENS, show_default=True, help="At most so many tokens."
     ),
     click.option("--min-new-tokens", type=int, default=0, help="No stop token before so many tokens."),
-    click.option(
-        "--temperature", type=float, default=1.0, show_default=True, help="Below 1 is safer, above 1 wilder, 0 greedy."
-    ),
+    click.option("--temperature", type=float, help="Below 1 is safer, above 1 wilder, 0 greedy.  [default: 1.0]"),
     click.option("--top-k", type=int, help="Draw from the K likeliest tokens.  [default: from all]"),
     click.option(
         "--top-p", type=float, help="Draw from the likeliest tokens that have this much probability together."
@@ -135,6 +133,8 @@ def settings(given: Mapping[str, Any]) -> Settings:
     Raises:
         SettingError: a value is out of range.
     """
-    sampling = SamplingConfig(**{each.name: given[each.name] for each in fields(SamplingConfig) if each.name in given})
+    sampling = SamplingConfig(
+        **{each.name: given[each.name] for each in fields(SamplingConfig) if given.get(each.name) is not None}
+    )
     others = {name: given[name] for name in ("max_new_tokens", "stop", "bad_words", "overflow", "logprobs")}
     return cast(Settings, {**others, "sampling": sampling, "stop_token_ids": given["stop_token_ids"] or None})

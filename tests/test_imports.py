@@ -36,7 +36,8 @@ ARROWS = {
         session <- prefixes; decoding, prefixes <- generate, scheduler; events, logprobs, request, session <- beams;
         decoding, tokenizer, detokenizer, stopping <- completion; completion, generate <- text;
         scheduler, text <- batch <- job <- jobs; memory, text <- loading <- inspection;
-        bundle <- roofline; memory, roofline, session <- bench; beams, bench, inspection, jobs <- cli
+        logprobs, session <- scoring <- perplexity;
+        bundle <- roofline; memory, roofline, session <- bench; beams, bench, inspection, jobs, perplexity <- cli
     """,
 }
 NEVER = {

@@ -7,6 +7,11 @@ Three levels, each on top of the one before::
     TextGenerator.stream(prompt)     text -> stream of text
     TextGenerator.complete(prompt)   text -> text           Completion
 
+And what the model makes of a text that is there::
+
+    score_prompt(session, ids)       ids  -> log-probabilities     TokenScore
+    perplexity(session, ids)         a text of any length          Perplexity
+
 >>> TextGenerator.open(folder).complete("To be", max_new_tokens=5).finish_reason
 'length'
 """
@@ -19,8 +24,10 @@ from gpt2_runtime.errors import Gpt2RuntimeError
 from gpt2_runtime.events import Finished, Timings, Token
 from gpt2_runtime.generate import generate
 from gpt2_runtime.lookup import LookupConfig
+from gpt2_runtime.perplexity import Perplexity, perplexity, score_windows
 from gpt2_runtime.prefixes import PrefixCache
 from gpt2_runtime.sampling import AS_TRAINED, GREEDY, SamplingConfig
+from gpt2_runtime.scoring import TokenScore, score, score_prompt
 from gpt2_runtime.session import Session
 from gpt2_runtime.text import TextGenerator, TextStream
 from gpt2_runtime.tokenizer import Tokenizer
@@ -46,5 +53,11 @@ __all__ = [
     "GREEDY",
     "LookupConfig",
     "PrefixCache",
+    "score",
+    "score_prompt",
+    "TokenScore",
+    "perplexity",
+    "score_windows",
+    "Perplexity",
     "Gpt2RuntimeError",
 ]

@@ -148,7 +148,7 @@ def test_a_setting_out_of_range_is_refused(session, setting, shown):
 
 def test_a_cache_that_cannot_be_gone_on_from_is_refused(session):
     _, read = session.step([[1, 2]], session.empty_cache())
-    with pytest.raises(SettingError, match="cache has 1 rows, and read 2 tokens; .* fewer than the 2 tokens before"):
+    with pytest.raises(SettingError, match=r"cache has 1 rows, and read 2 tokens; .* fewer than the 2 tokens before"):
         score(session, [1, 2, 3], first=2, cache=read)
     with pytest.raises(SettingError, match="cache has 2 rows, and read 0 tokens"):
         score(session, [1, 2, 3], cache=session.empty_cache(2))

@@ -141,6 +141,22 @@ def test_sampling_is_hfs(case: Any, runtime: Open, hf: Open) -> None:
     assert drawn[0] == drawn[1] != drawn[2]
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"repetition_penalty": 1.3},
+        {"no_repeat_ngram_size": 2},
+        {"min_new_tokens": 15},
+        {"top_k": 5, "min_p": 0.1, "no_repeat_ngram_size": 0},
+    ],
+)
+def test_the_controls_of_a_task_are_hfs(settings: dict[str, Any], case: Any, runtime: Open, hf: Open) -> None:
+    model, other = runtime(case.folder), hf(case.folder)
+    for context in ("The dog", "To be, or not to be, or", "the the the"):
+        asked_for = {"max_gen_toks": 20, "until": ["\n\n"], **settings}
+        assert continued(model, context, **asked_for) == continued(other, context, **asked_for)
+
+
 def test_fifty_tokens_may_come_unless_the_task_says_otherwise(runtime: Open) -> None:
     from gpt2_runtime.lm_eval import _sampling
 

@@ -32,7 +32,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
 
 from gpt2_runtime.errors import EmptyPromptError, Gpt2RuntimeError, PromptTooLongError, SettingError, TokenizerError
-from gpt2_runtime.sampling import GREEDY, SamplingConfig
+from gpt2_runtime.sampling import SamplingConfig
 from gpt2_runtime.scoring import log_likelihood, score
 from gpt2_runtime.text import TextGenerator
 
@@ -40,6 +40,19 @@ log = logging.getLogger(__name__)
 
 MAX_GEN_TOKS = 256  # where a task does not say; hf's number, as is the next
 TOP_K = 50  # transformers draws from so many unless it is told otherwise, and so hf does
+
+# What a task may say of how tokens are chosen, beside until and max_gen_toks.
+GENERATION = (
+    "do_sample",
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "typical_p",
+    "repetition_penalty",
+    "no_repeat_ngram_size",
+    "min_new_tokens",
+)
 
 Tokens = tuple[tuple[str, str] | None, list[int], list[int]]
 """(context and continuation as text, or None; the context's ids; the continuation's)."""
@@ -195,7 +208,7 @@ class RuntimeLM(TemplateLM):
             max_new_tokens=new,
             sampling=sampling,
             # lm-eval's --seed sets numpy's generator: the same seed draws the same texts.
-            seed=0 if sampling is GREEDY else int(np.random.randint(2**31)),
+            seed=int(np.random.randint(2**31)) if sampling.temperature else 0,
             stop=until,
         )
         # Of two stop strings that overlap, lm-eval's own function says where the answer ends.
@@ -211,18 +224,17 @@ class RuntimeLM(TemplateLM):
 
 
 def _sampling(settings: Mapping[str, Any]) -> SamplingConfig:
-    """A task's generation_kwargs, as hf reads them."""
-    known = ("do_sample", "temperature", "top_k", "top_p")
-    if unknown := [name for name in settings if name not in known]:
+    """A task's generation_kwargs, as hf reads them: under transformers' names, where 0 is none."""
+    if unknown := [name for name in settings if name not in GENERATION]:
         told = f"generation_kwargs has {', '.join(map(repr, unknown))}"
-        raise SettingError(f"{told}, must be among until, max_gen_toks, {', '.join(known)}")
-    if not settings["do_sample"]:
-        return GREEDY
-    temperature = settings.get("temperature", 0.0)
-    if not temperature:
-        raise SettingError(f"temperature is {temperature} where do_sample is true, must be above 0")
-    top_k = settings.get("top_k", TOP_K)
-    return SamplingConfig(temperature=temperature, top_k=top_k or None, top_p=settings.get("top_p"))
+        raise SettingError(f"{told}, must be among until, max_gen_toks, {', '.join(GENERATION)}")
+    given = {name: value for name, value in settings.items() if name != "do_sample"}
+    given["top_k"] = given.get("top_k", TOP_K) or None
+    given["no_repeat_ngram_size"] = given.get("no_repeat_ngram_size") or None
+    given["temperature"] = given.get("temperature", 0.0) if settings["do_sample"] else 0.0
+    if settings["do_sample"] and not given["temperature"]:
+        raise SettingError(f"temperature is {given['temperature']} where do_sample is true, must be above 0")
+    return SamplingConfig(**given)
 
 
 def _shared(first: Sequence[int], second: Sequence[int]) -> int:

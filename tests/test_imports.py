@@ -1,5 +1,6 @@
 """The arrows of the house, seen in clean interpreters: which package and which module loads which."""
 
+import ast
 import json
 import subprocess
 import sys
@@ -36,24 +37,31 @@ ARROWS = {
         session <- prefixes; decoding, prefixes <- generate, scheduler; events, logprobs, request, session <- beams;
         decoding, tokenizer, detokenizer, stopping <- completion; beams, completion, generate <- text;
         scheduler, text <- batch <- job <- jobs; memory, text <- loading <- inspection;
-        bundle <- roofline; memory, roofline, session <- bench; bench, inspection, jobs <- cli
+        logprobs, session <- scoring <- perplexity; scoring, text <- lm_eval;
+        bundle <- roofline; memory, roofline, session <- bench; bench, inspection, jobs, perplexity <- cli
     """,
 }
 NEVER = {
     # The hub's library is loaded when it is needed: a local folder need not wait for it.
     "gpt2_model": {"gpt2_export", "gpt2_runtime", "transformers", "onnx", "onnxruntime", "huggingface_hub"},
     "gpt2_export": {"gpt2_runtime", "transformers", "huggingface_hub"},
-    "gpt2_runtime": {"gpt2_model", "gpt2_export", "torch", "transformers", "onnx", "safetensors", "tokenizers"},
-}
+    "gpt2_runtime": {
+        "gpt2_model", "gpt2_export", "torch", "transformers", "onnx", "safetensors", "tokenizers", "lm_eval",
+    },
+}  # fmt: skip
+# Adapters to packages that are not installed here: of these the source is read, and nothing else may load them.
+ADAPTERS = {"gpt2_runtime": ("lm_eval",)}
 
 # Imports each module of a package by itself, without what the package's __init__ would load.
 PROGRAM = """
 import importlib, importlib.util, json, pkgutil, sys, types
 
-package = sys.argv[1]
+package, *left_out = sys.argv[1:]
 places = importlib.util.find_spec(package).submodule_search_locations
 siblings = {}
 for module in pkgutil.iter_modules(places):
+    if module.name in left_out:
+        continue
     for name in [name for name in sys.modules if name.partition(".")[0] == package]:
         del sys.modules[name]
     sys.modules[package] = types.ModuleType(package)
@@ -68,7 +76,7 @@ print(json.dumps({"siblings": siblings, "packages": sorted({name.partition(".")[
 @cache
 def loaded_by(package: str, place: Path | None = None) -> dict[str, Any]:
     """What the modules of a package load, in an interpreter of its own."""
-    command = [sys.executable, "-c", PROGRAM, package]
+    command = [sys.executable, "-c", PROGRAM, package, *ADAPTERS.get(package, ())]
     found = subprocess.run(command, cwd=place, capture_output=True, text=True, check=True)
     answer: dict[str, Any] = json.loads(found.stdout)
     return answer
@@ -106,6 +114,17 @@ def against(arrows: str, siblings: dict[str, list[str]]) -> list[str]:
 @pytest.mark.parametrize("package", ARROWS)
 def test_imports_inside_a_package_run_one_way(package: str) -> None:
     assert against(ARROWS[package], loaded_by(package)["siblings"]) == []
+
+
+@pytest.mark.parametrize(("package", "module"), [(package, name) for package in ADAPTERS for name in ADAPTERS[package]])
+def test_an_adapter_imports_what_stands_below_it(package: str, module: str) -> None:
+    (place,) = PACKAGES.glob(f"*/src/{package}/{module}.py")
+    imports = [
+        node for node in ast.walk(ast.parse(place.read_text(encoding="utf-8"))) if isinstance(node, ast.ImportFrom)
+    ]
+    inside = {name.split(".")[1] for node in imports if (name := node.module or "").startswith(f"{package}.")}
+    assert inside
+    assert inside <= may_load(ARROWS[package])[module]
 
 
 @pytest.mark.parametrize("package", NEVER)

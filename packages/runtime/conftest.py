@@ -1,5 +1,6 @@
 """What examples in docstrings and tests share: the folder that gpt2-export wrote for a tiny random GPT-2."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ hypothesis.settings.register_profile("patient", deadline=None)  # a busy machine
 hypothesis.settings.load_profile("patient")
 
 collect_ignore = ["tests/data/make_tiny.py"]  # needs gpt2-export, which the runtime's tests do without
+if find_spec("lm_eval") is None:
+    collect_ignore.append("src/gpt2_runtime/lm_eval.py")  # an extra; tests/interop has it
 
 
 @pytest.fixture(scope="session")

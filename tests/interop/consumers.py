@@ -74,7 +74,8 @@ def installed(module: str) -> int:
 
 def tested(name: str) -> int:
     """The exit code of the consumer's tests, in a process of their own; 0 where none failed."""
-    return subprocess.run([sys.executable, "-m", "pytest", str(HERE / f"test_{name}.py")], check=False).returncode
+    files = [HERE / f"test_{name}.py", *sorted(HERE.glob(f"test_{name}_*.py"))]
+    return subprocess.run([sys.executable, "-m", "pytest", *map(str, files)], check=False).returncode
 
 
 def versions(consumer: Consumer) -> dict[str, str]:

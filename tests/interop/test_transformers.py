@@ -1,5 +1,5 @@
-"""transformers, the scratch network, the runtime, lm-eval: greedy tokens of each, beams, tokens of hard texts, and
-the log-likelihoods that lm-eval scores with.
+"""transformers, the scratch network, the runtime, lm-eval: greedy tokens of each, beams, tokens of hard texts, the
+log-likelihoods that lm-eval scores with, and its tasks' answers by the runtime beside those by transformers.
 """
 
 from typing import Any

@@ -262,7 +262,7 @@ def test_what_nobody_thought_of_is_one_line_too(folder, monkeypatch):
 
 
 def test_every_help_has_an_example():
-    for command in (["generate"], ["inspect"]):
+    for command in (["generate"], ["score"], ["inspect"]):
         text = run(*command, "--help").stdout
         assert "Example" in text
         assert f"gpt2-runtime {command[0]} " in text

@@ -9,6 +9,11 @@ Of token ids, and of text on top of them::
     TextGenerator.search(prompt)         text -> likeliest texts    Found
     complete_batch(generator, prompts)   many texts at once         Prompt, Result
 
+And what the model makes of a text that is there::
+
+    score_prompt(session, ids)       ids  -> log-probabilities     TokenScore
+    perplexity(session, ids)         a text of any length          Perplexity
+
 >>> TextGenerator.open(folder).complete("To be", max_new_tokens=5).finish_reason
 'length'
 """
@@ -22,8 +27,10 @@ from gpt2_runtime.errors import Gpt2RuntimeError
 from gpt2_runtime.events import Finished, Timings, Token
 from gpt2_runtime.generate import generate
 from gpt2_runtime.lookup import LookupConfig
+from gpt2_runtime.perplexity import Perplexity, perplexity, score_windows
 from gpt2_runtime.prefixes import PrefixCache
 from gpt2_runtime.sampling import AS_TRAINED, GREEDY, SamplingConfig
+from gpt2_runtime.scoring import TokenScore, score, score_prompt
 from gpt2_runtime.session import Session
 from gpt2_runtime.text import Found, TextGenerator, TextStream
 from gpt2_runtime.tokenizer import Tokenizer
@@ -53,5 +60,11 @@ __all__ = [
     "GREEDY",
     "LookupConfig",
     "PrefixCache",
+    "score",
+    "score_prompt",
+    "TokenScore",
+    "perplexity",
+    "score_windows",
+    "Perplexity",
     "Gpt2RuntimeError",
 ]

@@ -47,7 +47,7 @@ class PromptError(Gpt2RuntimeError, ValueError):
 
 
 class EmptyPromptError(PromptError):
-    """The prompt has no tokens, so there is nothing to continue."""
+    """The prompt has no tokens, so there is nothing to continue; or a text but one, so there is nothing to score."""
 
 
 class PromptTooLongError(PromptError):

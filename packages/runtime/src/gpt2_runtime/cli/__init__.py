@@ -8,6 +8,7 @@ from gpt2_runtime.cli.batch import batch
 from gpt2_runtime.cli.bench import bench
 from gpt2_runtime.cli.generate import generate
 from gpt2_runtime.cli.inspect import inspect
+from gpt2_runtime.cli.score import score
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -19,5 +20,5 @@ def main() -> None:
     """
 
 
-for command in (generate, batch, inspect, bench):
+for command in (generate, batch, score, inspect, bench):
     main.add_command(command)

@@ -1,0 +1,160 @@
+"""`gpt2-runtime score`."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from time import perf_counter
+
+import click
+
+from gpt2_runtime.cli import options
+from gpt2_runtime.errors import EmptyPromptError, PromptError, TokenizerError
+from gpt2_runtime.perplexity import Perplexity, score_windows, window_and_stride, windows
+from gpt2_runtime.scoring import UNSCORED, TokenScore
+from gpt2_runtime.signature import GraphKind
+from gpt2_runtime.text import TextGenerator
+from gpt2_runtime.tokenizer import Tokenizer
+
+
+@click.command()
+@options.folder
+@click.argument("file")
+@click.option("--stride", type=int, help="Tokens from one window to the next.  [default: half a window]")
+@click.option("--window", type=int, help="Tokens that are read at once.  [default: all that the model reads]")
+@click.option("--per-token", is_flag=True, help="Print a line of JSON for each token, and then the one of --json.")
+@click.option("--top", type=int, default=0, help="With --per-token, tell this many of the likeliest tokens, too.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@options.precision
+@options.provider
+@options.threads
+@options.graph
+@options.check_hashes
+@options.guarded
+def score(
+    folder: str,
+    file: str,
+    stride: int | None,
+    window: int | None,
+    per_token: bool,
+    top: int,
+    as_json: bool,
+    precision: str | None,
+    provider: str,
+    threads: int | None,
+    graph: GraphKind | None,
+    check_hashes: bool,
+) -> None:
+    """Tells how likely the text of FILE is: log-likelihood, perplexity, bits per byte.
+
+    FILE - reads standard input to its end. The text is read in windows, each of which scores the tokens that are new in
+    it, as transformers' page "Perplexity of fixed-length models" does. A smaller stride lets each token be judged by
+    more of what came before it, and takes longer. OpenAI's figures are compared with --stride 1024, where windows do
+    not overlap. <|endoftext|> spelled out in FILE is that token.
+
+    \b
+    Examples:
+      gpt2-runtime score out/gpt2 wikitext-2-test.txt --stride 1024
+      printf 'To be, or not to be' | gpt2-runtime score out/demo - --per-token --top 3
+    """
+    if top and not per_token:
+        raise click.UsageError("--top goes with --per-token.")
+    text = _read(file)  # before the model is loaded: a mistyped name should not cost a wait
+    opened = TextGenerator.open(
+        folder, precision=precision, provider=provider, threads=threads, graph=graph, check_hashes=check_hashes
+    )
+    session, tokenizer = opened.session, opened.tokenizer
+    if tokenizer is None:
+        remedy = "export its checkpoint again, with vocab.json and merges.txt beside it"
+        raise TokenizerError(f"{session.bundle.folder} has no tokenizer files to read text with; {remedy}")
+    ids = tokenizer.encode(text)
+    if len(ids) < 2:
+        raise EmptyPromptError(f"{_name(file)} has {len(ids)} tokens, must have at least 2; {UNSCORED}")
+    size, step = window_and_stride(session, window, stride)
+    total = sum(part.end - part.begin for part in windows(len(ids), size, step))
+    found, scored_bytes = Perplexity(), 0
+    start = perf_counter()
+    with _bar(total) as advance:
+        for part, scores in score_windows(session, ids, window=size, stride=step, top=top):
+            found = found.after(scores)
+            scored_bytes += _bytes(tokenizer, scores)
+            if per_token:
+                for token in scores:
+                    click.echo(json.dumps(_token(tokenizer, token), ensure_ascii=False))
+            advance(part.end - part.begin)
+    seconds = perf_counter() - start
+    report = _report(found, scored_bytes, window=size, stride=step, tokens_per_second=total / seconds)
+    if as_json or per_token:
+        # JSON has no infinity, which the perplexity of a damaged model can reach.
+        click.echo(json.dumps({name: None if figure == math.inf else figure for name, figure in report.items()}))
+    else:
+        for line in _lines(report):
+            click.echo(line)
+
+
+def _read(file: str) -> str:
+    try:
+        data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    except OSError as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        raise PromptError(f"{file} cannot be read: {reason}; name a text file, or - for standard input") from error
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise PromptError(f"{_name(file)} is not UTF-8 at byte {error.start}; convert it, e.g. with iconv") from error
+
+
+def _name(file: str) -> str:
+    return "standard input" if file == "-" else file
+
+
+@contextmanager
+def _bar(total: int) -> Iterator[Callable[[int], None]]:
+    """A bar of the tokens to be read, with their rate and the time left; nothing where no terminal is."""
+    start = perf_counter()
+
+    def rate(done: object) -> str | None:
+        return None if done is None else f"{bar.pos / (perf_counter() - start):.0f} tokens/s"
+
+    terminal = sys.stderr.isatty()
+    with click.progressbar(
+        length=total, label="score", file=sys.stderr, hidden=not terminal, show_eta=True, item_show_func=rate
+    ) as bar:
+        yield lambda tokens: bar.update(tokens, tokens)
+
+
+def _bytes(tokenizer: Tokenizer, scores: Sequence[TokenScore]) -> int:
+    return sum(len(tokenizer.token_bytes(token.id)) for token in scores if token.logprob is not None)
+
+
+def _token(tokenizer: Tokenizer, token: TokenScore) -> dict[str, object]:
+    top = [{"id": id_, "text": tokenizer.decode([id_]), "logprob": logprob} for id_, logprob in token.top]
+    told = {"id": token.id, "text": tokenizer.decode([token.id]), "logprob": token.logprob, "rank": token.rank}
+    return told | ({"top": top} if top else {})
+
+
+def _report(found: Perplexity, scored_bytes: int, **run: float) -> dict[str, float]:
+    return {
+        "tokens": found.tokens,
+        "scored_tokens": found.scored_tokens,
+        "log_likelihood": found.log_likelihood,
+        "perplexity": found.perplexity,
+        "token_perplexity": found.token_perplexity,
+        "bits_per_byte": found.bits_per_byte(scored_bytes),
+        "windows": found.windows,
+        **run,
+    }
+
+
+def _lines(report: dict[str, float]) -> Iterator[str]:
+    """The report for people."""
+    yield f"tokens          {report['tokens']:,}, of which {report['scored_tokens']:,} are scored"
+    yield f"windows         {report['windows']:,} of {report['window']:,}, one every {report['stride']:,} tokens"
+    yield f"log-likelihood  {report['log_likelihood']:,.4f}"
+    yield f"perplexity      {report['perplexity']:,.4f}; {report['token_perplexity']:,.4f} if each token counts once"
+    yield f"bits per byte   {report['bits_per_byte']:.4f}"
+    yield f"tokens/s        {report['tokens_per_second']:,.1f}"

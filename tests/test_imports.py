@@ -35,9 +35,9 @@ ARROWS = {
         cache, providers, signature <- portable; hugepages, portable, serving <- session;
         errors <- logprobs; sampling <- lookup, request; events, logprobs, lookup, request, session <- decoding;
         session <- prefixes; decoding, prefixes <- generate, scheduler; events, logprobs, request, session <- beams;
-        decoding, tokenizer, detokenizer, stopping <- completion; beams, completion, generate <- text;
-        scheduler, text <- batch <- job <- jobs; memory, text <- loading <- inspection;
-        logprobs, session <- scoring <- perplexity; scoring, text <- lm_eval;
+        logprobs, session <- scoring <- perplexity; decoding, tokenizer, detokenizer, scoring, stopping <- completion;
+        beams, completion, generate <- text <- lm_eval; scheduler, text <- batch <- job <- jobs;
+        memory, text <- loading <- inspection;
         bundle <- roofline; memory, roofline, session <- bench; bench, inspection, jobs, perplexity <- cli
     """,
 }

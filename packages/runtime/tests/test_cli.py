@@ -48,7 +48,7 @@ def test_json_is_one_object(folder, generator):
     sampling = SamplingConfig(temperature=0.9, top_k=50, top_p=0.95)
     expected = generator.complete("The dog", seed=4, max_new_tokens=20, sampling=sampling)
     told = {"text", "token_ids", "prompt_token_ids", "finish_reason", "timings", "seed"}
-    assert found.keys() == told | {"truncated", "slides", "reused", "logprobs"}
+    assert found.keys() == told | {"truncated", "slides", "reused", "logprobs", "prompt_logprobs"}
     assert found["token_ids"] == list(expected.token_ids)
     assert found["prompt_token_ids"] == generator.tokenizer.encode("The dog")
     assert (found["text"], found["finish_reason"], found["seed"]) == (expected.text, expected.finish_reason, 4)

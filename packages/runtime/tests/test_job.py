@@ -95,6 +95,7 @@ SAMPLES = {
     "bad_words": ["x"],
     "overflow": "slide",
     "logprobs": 1,
+    "prompt_logprobs": 1,
     "parse_special": False,
     "temperature": 0.5,
     "top_k": 1,

@@ -4,6 +4,7 @@ import pytest
 from gpt2_runtime import GREEDY, Gpt2RuntimeError, LookupConfig, SamplingConfig, TextGenerator, generate
 from gpt2_runtime.detokenizer import Detokenizer
 from gpt2_runtime.errors import BundleError, EmptyPromptError, PromptTooLongError, SettingError, TokenizerError
+from gpt2_runtime.scoring import score_prompt
 
 # Without a stop token, so that each text has the length asked for, whatever the random weights are.
 ENDLESS = {"max_new_tokens": 40, "stop_token_ids": (), "seed": 5}
@@ -162,3 +163,15 @@ def test_hashes_are_compared_on_request(damaged, edit):
     TextGenerator.open(damaged, threads=1)
     with pytest.raises(BundleError, match=r"merges\.txt has sha256"):
         TextGenerator.open(damaged, threads=1, check_hashes=True)
+
+
+def test_the_prompts_own_logprobs_are_told_where_they_are_asked_for(generator):
+    prompt = generator.tokenizer.encode("The dog the dog")
+    completion = generator.complete("The dog the dog", max_new_tokens=2, prompt_logprobs=3)
+    assert completion.prompt_logprobs == score_prompt(generator.session, prompt, top=3)
+    assert completion.prompt_logprobs[0].logprob is None
+    assert len(completion.prompt_logprobs) == len(prompt)
+    assert generator.complete("The dog", max_new_tokens=2).prompt_logprobs is None
+    for wrong in (-1, 101, True):
+        with pytest.raises(SettingError, match="prompt_logprobs is"):
+            generator.complete("The dog", prompt_logprobs=wrong)

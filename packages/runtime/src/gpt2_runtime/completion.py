@@ -10,6 +10,7 @@ from gpt2_runtime.decoding import Decoding
 from gpt2_runtime.detokenizer import Detokenizer
 from gpt2_runtime.errors import Gpt2RuntimeError
 from gpt2_runtime.events import Event, Finished, FinishReason, Timings, Token
+from gpt2_runtime.scoring import TokenScore
 from gpt2_runtime.stopping import StopStrings
 from gpt2_runtime.tokenizer import Tokenizer
 
@@ -44,6 +45,7 @@ class Completion:
         slides: how often the window was moved on, because it was full.
         reused: how many tokens of the prompt were not computed, for an earlier one starts with them.
         logprobs: of each of `token_ids`; None unless asked for.
+        prompt_logprobs: of each of `prompt_token_ids`; the first has none, for nothing comes before it.
     """
 
     text: str | None
@@ -56,6 +58,7 @@ class Completion:
     slides: int = 0
     reused: int = 0
     logprobs: tuple[TokenLogprob, ...] | None = None
+    prompt_logprobs: tuple[TokenScore, ...] | None = None
 
     def document(self) -> dict[str, Any]:
         """What JSON has of it."""
@@ -71,14 +74,23 @@ class Transcript:
         seed: of its draws.
         tokenizer: of the folder; without one there is no text.
         stop: strings that end it.
+        prompt_logprobs: of the prompt, where they were asked for.
 
     Raises:
         SettingError: a stop string is empty or not a string.
     """
 
-    def __init__(self, decoding: Decoding, seed: int, tokenizer: Tokenizer | None, stop: Sequence[str]) -> None:
+    def __init__(
+        self,
+        decoding: Decoding,
+        seed: int,
+        tokenizer: Tokenizer | None,
+        stop: Sequence[str],
+        prompt_logprobs: tuple[TokenScore, ...] | None = None,
+    ) -> None:
         self.decoding = decoding
         self._seed = seed
+        self._prompt_logprobs = prompt_logprobs
         self._has_text = tokenizer is not None
         self._detokenizer = Detokenizer(tokenizer.token_bytes if tokenizer else lambda _: b"")
         self._stops = StopStrings(stop)
@@ -108,6 +120,7 @@ class Transcript:
             slides=self.decoding.slides,
             reused=self.decoding.reused,
             logprobs=None if self.decoding.request.logprobs is None else tuple(map(_told, self._tokens)),
+            prompt_logprobs=self._prompt_logprobs,
         )
 
     def feed(self, event: Event) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, TypeGuard, get_args
 
 import numpy as np
 
@@ -47,9 +47,8 @@ class Request:
             raise SettingError(f"overflow is {self.overflow!r}, must be 'error', 'truncate' or 'slide'")
         if self.stop_token_ids is not None:
             object.__setattr__(self, "stop_token_ids", _checked_stops(self.stop_token_ids))
-        if self.logprobs is not None and not (_is_count(self.logprobs) and self.logprobs <= MOST_LOGPROBS):
-            limit = f"must be an integer from 0 to {MOST_LOGPROBS}"
-            raise SettingError(f"logprobs is {self.logprobs!r}, {limit}; leave it out for none")
+        if self.logprobs is not None:
+            check_logprobs("logprobs", self.logprobs)
 
     def fitting(self, limit: int, bos_token_id: int | None) -> Sequence[int]:
         """The prompt as a model can read it: at least one token, at most `limit`.
@@ -68,6 +67,13 @@ class Request:
         return self.prompt_ids[-limit:]
 
 
+def check_logprobs(name: str, value: object) -> None:
+    """Refuses a number of alternatives to tell that is out of range."""
+    if not _is_count(value) or value > MOST_LOGPROBS:
+        limit = f"must be an integer from 0 to {MOST_LOGPROBS}"
+        raise SettingError(f"{name} is {value!r}, {limit}; leave it out for none")
+
+
 def _checked_stops(given: object) -> frozenset[int]:
     if isinstance(given, Collection) and not isinstance(given, str | bytes):
         ids = list(given)
@@ -76,5 +82,5 @@ def _checked_stops(given: object) -> frozenset[int]:
     raise SettingError(f"stop_token_ids is {given!r}, must be a list of integers; leave it out for end-of-text")
 
 
-def _is_count(value: object) -> bool:
+def _is_count(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0

@@ -19,8 +19,9 @@ from gpt2_runtime.events import Event, FinishReason
 from gpt2_runtime.generate import run
 from gpt2_runtime.lookup import LookupConfig
 from gpt2_runtime.prefixes import PrefixCache
-from gpt2_runtime.request import Overflow, Request
+from gpt2_runtime.request import Overflow, Request, check_logprobs
 from gpt2_runtime.sampling import AS_TRAINED, GREEDY, SamplingConfig
+from gpt2_runtime.scoring import score_prompt
 from gpt2_runtime.session import Session
 from gpt2_runtime.signature import GraphKind
 from gpt2_runtime.tokenizer import Tokenizer
@@ -41,6 +42,7 @@ class Settings(TypedDict, total=False):
         a text that fills the model; "truncate" keeps the prompt's last tokens; "slide" does so too, and goes on: it
         reads the last half of a full window anew. The completion tells what happened.
     logprobs: tell the log-probability of each new token, and of so many of the likeliest ones.
+    prompt_logprobs: tell so of each token of the prompt after the first, which is read once more for that.
     parse_special: whether <|endoftext|> spelled out in the prompt is that token, which is the default, or just text.
     """
 
@@ -52,6 +54,7 @@ class Settings(TypedDict, total=False):
     bad_words: Sequence[str]
     overflow: Overflow
     logprobs: int | None
+    prompt_logprobs: int | None
     parse_special: bool
 
 
@@ -182,7 +185,7 @@ class TextGenerator:
         >>> len(best.token_ids), best.finish_reason
         (8, 'length')
         """
-        for name in ("seed", "stop", "logprobs"):
+        for name in ("seed", "stop", "logprobs", "prompt_logprobs"):
             if settings.get(name) not in (None, (), []):
                 raise SettingError(f"{name} is {settings[name]!r}, beam search has none; leave it out")
         settings.setdefault("sampling", GREEDY)
@@ -223,6 +226,7 @@ class TextGenerator:
         bad_words: Sequence[str] = (),
         overflow: Overflow = "error",
         logprobs: int | None = None,
+        prompt_logprobs: int | None = None,
         parse_special: bool = True,
     ) -> list[Transcript]:
         """What `stream` and a batch start from: `n` continuations of one prompt, before their first step.
@@ -249,11 +253,15 @@ class TextGenerator:
             overflow=overflow,
             logprobs=logprobs,
         )
+        seeds = range(seed, seed + n)
+        decodings = [Decoding(self.session, request, np.random.Generator(np.random.PCG64(each))) for each in seeds]
+        scores = None
+        if prompt_logprobs is not None:
+            check_logprobs("prompt_logprobs", prompt_logprobs)
+            scores = score_prompt(self.session, decodings[0].prompt_ids, top=prompt_logprobs)
         return [
-            Transcript(
-                Decoding(self.session, request, np.random.Generator(np.random.PCG64(each))), each, self.tokenizer, stop
-            )
-            for each in range(seed, seed + n)
+            Transcript(decoding, each, self.tokenizer, stop, scores)
+            for decoding, each in zip(decodings, seeds, strict=True)
         ]
 
     def _spelled(self, words: Sequence[str]) -> list[list[int]]:

@@ -19,12 +19,21 @@ from gpt2_runtime.scheduler import ROWS
 from gpt2_runtime.signature import GraphKind
 from gpt2_runtime.text import TextGenerator
 
+PREFIX_MB = 100
+
 
 @click.command()
 @options.folder
 @click.argument("source", metavar="INPUT")
 @click.argument("target", metavar="OUTPUT", type=click.Path(path_type=Path))
 @click.option("--rows", type=int, default=ROWS, show_default=True, help="Continue so many prompts at once.")
+@click.option(
+    "--prefix-mb",
+    type=int,
+    default=PREFIX_MB,
+    show_default=True,
+    help="Keep so much of prompts that were read, for those that start alike; 0 keeps none.",
+)
 @options.continuation
 @click.option("--seed", type=int, default=0, show_default=True, help="With its number, the seed of each line.")
 @options.precision
@@ -38,6 +47,7 @@ def batch(
     source: str,
     target: Path,
     rows: int,
+    prefix_mb: int,
     n: int,
     seed: int,
     precision: str | None,
@@ -62,7 +72,13 @@ def batch(
     defaults = Defaults(settings=options.settings(continuation), n=n, seed=seed)
     with _lines(source) as (lines, count):
         generator = TextGenerator.open(
-            folder, precision=precision, provider=provider, threads=threads, graph=graph, check_hashes=check_hashes
+            folder,
+            precision=precision,
+            provider=provider,
+            threads=threads,
+            graph=graph,
+            prefix_bytes=prefix_mb * 10**6 or None,
+            check_hashes=check_hashes,
         )
         with _Bar(count) as bar:
             done = run(

@@ -116,6 +116,7 @@ _continuation = (
         help="Of a text longer than the model reads: refuse it, keep the prompt's end, or read on from the last half.",
     ),
     click.option("--logprobs", type=int, metavar="N", help="Tell each token's log-probability, and the N likeliest."),
+    click.option("--prompt-logprobs", type=int, metavar="N", help="Tell those of the prompt's tokens, too."),
     click.option("-n", "n", type=int, default=1, show_default=True, help="So many continuations; one reading."),
 )
 
@@ -133,8 +134,8 @@ def settings(given: Mapping[str, Any]) -> Settings:
     Raises:
         SettingError: a value is out of range.
     """
-    sampling = SamplingConfig(
-        **{each.name: given[each.name] for each in fields(SamplingConfig) if given.get(each.name) is not None}
-    )
-    others = {name: given[name] for name in ("max_new_tokens", "stop", "bad_words", "overflow", "logprobs")}
+    told = {each.name: given.get(each.name) for each in fields(SamplingConfig)}
+    sampling = SamplingConfig(**{name: value for name, value in told.items() if value is not None})
+    names = ("max_new_tokens", "stop", "bad_words", "overflow", "logprobs", "prompt_logprobs")
+    others = {name: given[name] for name in names}
     return cast(Settings, {**others, "sampling": sampling, "stop_token_ids": given["stop_token_ids"] or None})

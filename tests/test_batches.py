@@ -1,0 +1,138 @@
+"""A batch of 64 prompts of 1 to 900 tokens is 64 single runs; and each known mistake in a scheduler is not."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from checkpoints import network
+from gpt2_export import add_graph, freeze_only
+from gpt2_runtime import GREEDY, Completion, Prompt, SamplingConfig, TextGenerator, complete_batch, lookup
+from gpt2_runtime.batch import complete
+from gpt2_runtime.decoding import Decoding
+from gpt2_runtime.sampling import sample
+from gpt2_runtime.serving import SharedCache
+
+PROMPTS = 64
+LONGEST = 900
+VOCABULARY = 97
+SHARED = 200  # tokens that a part of the prompts begins with
+
+
+@pytest.fixture(scope="module")
+def generator(tmp_path_factory: pytest.TempPathFactory) -> TextGenerator:
+    place = tmp_path_factory.mktemp("batches")
+    network(vocab_size=VOCABULARY, n_positions=1024, n_embd=32, n_layer=2, n_head=4).save_pretrained(place / "source")
+    freeze_only(place / "source", place / "folder")
+    add_graph(place / "folder")
+    return TextGenerator.open(place / "folder")
+
+
+def prompts() -> list[Prompt]:
+    """Of every length and setting."""
+    rng = np.random.default_rng(7)
+    head = rng.integers(VOCABULARY, size=SHARED).tolist()
+    made = []
+    for number, length in enumerate(np.linspace(1, LONGEST, PROMPTS).astype(int).tolist()):
+        ids = rng.integers(VOCABULARY, size=length).tolist()
+        made.append(
+            Prompt(
+                prompt=(head + ids)[:length] if number % 3 == 0 else ids,
+                settings={
+                    "max_new_tokens": 1 + number % 40,
+                    "seed": number,
+                    "stop_token_ids": (number,),
+                    "logprobs": number % 3 or None,
+                    "overflow": ("error", "truncate", "slide")[number % 3],
+                    "sampling": (
+                        GREEDY,
+                        SamplingConfig(temperature=0.7, top_k=20),
+                        SamplingConfig(top_p=0.8, repetition_penalty=1.3, min_new_tokens=4),
+                        SamplingConfig(temperature=2.0, frequency_penalty=0.5, no_repeat_ngram_size=2),
+                    )[number % 4],
+                },
+            )
+        )
+    rng.shuffle(made)  # type: ignore[arg-type]
+    return made
+
+
+def together(generator: TextGenerator, rows: int) -> list[Completion]:
+    results = sorted(complete_batch(generator, prompts(), rows=rows), key=lambda result: result.index)
+    return [completion for result in results for completion in result.completions]
+
+
+def differences(generator: TextGenerator, found: list[Completion]) -> int:
+    """How many of the completions are not those of a run alone."""
+    alone = [generator.complete(prompt.prompt, **prompt.settings) for prompt in prompts()]
+    return sum(not same(a, b) for a, b in zip(alone, found, strict=True))
+
+
+def same(one: Completion, other: Completion) -> bool:
+    """Whether two completions tell the same but for times and what was reused."""
+    for name in ("token_ids", "prompt_token_ids", "finish_reason", "slides", "truncated"):
+        if getattr(one, name) != getattr(other, name):
+            return False
+    values = [[token.logprob for token in each.logprobs or ()] for each in (one, other)]
+    return len(values[0]) == len(values[1]) and np.allclose(*values, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [1, 8, 64])
+def test_a_batch_is_as_many_single_runs(generator: TextGenerator, rows: int) -> None:
+    found = together(generator, rows)
+    assert len({completion.token_ids for completion in found}) > PROMPTS / 2
+    assert {completion.finish_reason for completion in found} == {"stop", "length"}
+    assert differences(generator, found) == 0
+
+
+def test_prompts_that_begin_alike_are_read_once_and_answered_the_same(generator: TextGenerator) -> None:
+    sharing = TextGenerator.open(generator.session.bundle.folder, prefix_bytes=2**24)
+    found = together(sharing, 8)
+    assert sum(completion.reused for completion in found) > 10 * SHARED
+    assert differences(generator, found) == 0
+
+
+@pytest.mark.parametrize("rows", [1, 3, 16])
+def test_continuations_of_one_prompt_are_those_of_their_seeds(generator: TextGenerator, rows: int) -> None:
+    prompt = list(range(50)) * 10
+    settings: dict[str, Any] = {"max_new_tokens": 20, "sampling": SamplingConfig(temperature=0.8)}
+    found = complete(generator, prompt, 10, {**settings, "seed": 3}, rows=rows)
+    alone = [generator.complete(prompt, seed=seed, **settings) for seed in range(3, 13)]
+    assert [completion.token_ids for completion in found] == [completion.token_ids for completion in alone]
+
+
+def kept_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row goes on from the text of the request before."""
+    rolled_back = SharedCache.rolled_back
+
+    def wrong(self: SharedCache, lengths: Any) -> SharedCache:
+        if isinstance(lengths, int):
+            return rolled_back(self, lengths)
+        return rolled_back(self, [length or min(has, 50) for has, length in zip(self.lengths, lengths, strict=True)])
+
+    monkeypatch.setattr(SharedCache, "rolled_back", wrong)
+
+
+def one_generator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All requests draw from one generator."""
+    init, rng = Decoding.__init__, np.random.default_rng(0)
+    monkeypatch.setattr(Decoding, "__init__", lambda self, session, request, _: init(self, session, request, rng))
+
+
+def one_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The controls of a request see the new tokens of all."""
+    new: list[int] = []
+
+    def wrong(*given: Any, new_ids: Any, **rest: Any) -> int:
+        new.append(sample(*given, new_ids=new, **rest))
+        return new[-1]
+
+    monkeypatch.setattr(lookup, "sample", wrong)
+
+
+@pytest.mark.parametrize("mistake", [kept_text, one_generator, one_text])
+def test_a_mistake_is_seen(generator: TextGenerator, mistake: Callable[[pytest.MonkeyPatch], None]) -> None:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        mistake(monkeypatch)
+        found = together(generator, 8)
+    assert differences(generator, found) > 0

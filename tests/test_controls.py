@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from gpt2_export import add_graph, freeze_only
-from gpt2_runtime import SamplingConfig, Session, Token, controls
+from gpt2_runtime import LookupConfig, SamplingConfig, Session, Token, controls
 from gpt2_runtime import generate as runtime_generate
 from gpt2_runtime.candidates import probabilities
 from gpt2_runtime.sampling import candidates
@@ -210,13 +210,16 @@ def greedy_by_transformers(
     return new[:-1] if new[-1] == stop else new
 
 
-def greedy_by_the_runtime(model: Model, settings: Settings, stop: int | None) -> list[int]:
+def greedy_by_the_runtime(
+    model: Model, settings: Settings, stop: int | None, lookup: LookupConfig | None = None
+) -> list[int]:
     events = runtime_generate(
         model.session,
         model.prompt,
         max_new_tokens=NEW,
         sampling=SamplingConfig(temperature=0, **settings),
         stop_token_ids=() if stop is None else (stop,),
+        lookup=lookup,
     )
     return [event.id for event in events if isinstance(event, Token)]
 
@@ -254,6 +257,7 @@ def test_greedy_texts_are_transformers(name: str, names: tuple[str, ...], model:
     stop = here.stop if "min_new_tokens" in settings else None
     expected = greedy_by_transformers(here.network, here.prompt, settings, stop)
     assert greedy_by_the_runtime(here, settings, stop) == expected
+    assert greedy_by_the_runtime(here, settings, stop, LookupConfig(min_ngram=1)) == expected
 
 
 @pytest.mark.parametrize("name", ["random", "demo"])

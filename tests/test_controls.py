@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from control_mutants import MUTANTS
 from gpt2_export import add_graph, freeze_only
-from gpt2_runtime import SamplingConfig, Session, Token, controls
+from gpt2_runtime import LookupConfig, SamplingConfig, Session, Token
 from gpt2_runtime import generate as runtime_generate
 from gpt2_runtime.candidates import probabilities
 from gpt2_runtime.sampling import candidates
@@ -17,6 +18,7 @@ from transformers import GPT2LMHeadModel
 from transformers.generation import (
     LogitsProcessor,
     LogitsProcessorList,
+    MinLengthLogitsProcessor,
     MinNewTokensLengthLogitsProcessor,
     MinPLogitsWarper,
     NoBadWordsLogitsProcessor,
@@ -138,6 +140,7 @@ def assert_same_distribution(settings: Settings, size: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     logits = rng.normal(0, 3, size).astype(np.float32)
     prompt, new = rng.integers(0, 4, 40).tolist(), rng.integers(0, 8, 5).tolist()
+    prompt[:4] = 8, 9, 10, 11  # none of which is new
     new += [3, 1]  # bad words of every length are about to end
     stops = [int(logits.argmax()), size - 1]
     text = torch.tensor([prompt + new])
@@ -210,15 +213,35 @@ def greedy_by_transformers(
     return new[:-1] if new[-1] == stop else new
 
 
-def greedy_by_the_runtime(model: Model, settings: Settings, stop: int | None) -> list[int]:
+def greedy_by_the_runtime(
+    model: Model, settings: Settings, stop: int | None, lookup: LookupConfig | None = None
+) -> list[int]:
     events = runtime_generate(
         model.session,
         model.prompt,
         max_new_tokens=NEW,
         sampling=SamplingConfig(temperature=0, **settings),
         stop_token_ids=() if stop is None else (stop,),
+        lookup=lookup,
     )
     return [event.id for event in events if isinstance(event, Token)]
+
+
+def test_the_processors_are_in_the_order_of_transformers(model: Callable[[str], Model]) -> None:
+    """Every one of them, as its `generate` makes them; those of counts are what it lacks."""
+    here, found = model("random"), LogitsProcessorList()
+
+    def keep(model: Any, input_ids: torch.Tensor, logits_processor: LogitsProcessorList, **rest: Any) -> torch.Tensor:
+        found.extend(logits_processor)
+        return input_ids
+
+    asked = asked_of(here.network, here.prompt, ALL[0], here.stop)
+    here.network.generate(**asked, do_sample=True, max_new_tokens=8, custom_generate=keep)
+    expected = processors(ALL[0], len(here.prompt), [here.stop])
+    assert len(expected) == len(ALL[0])
+    # It makes a min_length of min_new_tokens, too, which says the same once more.
+    kept = [type(each) for each in found if not isinstance(each, MinLengthLogitsProcessor)]
+    assert kept == [type(each) for each in expected]
 
 
 def words_of(text: list[int]) -> Settings:
@@ -254,6 +277,7 @@ def test_greedy_texts_are_transformers(name: str, names: tuple[str, ...], model:
     stop = here.stop if "min_new_tokens" in settings else None
     expected = greedy_by_transformers(here.network, here.prompt, settings, stop)
     assert greedy_by_the_runtime(here, settings, stop) == expected
+    assert greedy_by_the_runtime(here, settings, stop, LookupConfig(min_ngram=1)) == expected
 
 
 @pytest.mark.parametrize("name", ["random", "demo"])
@@ -284,58 +308,23 @@ def test_probabilities_in_a_sampled_text_are_transformers(
         np.testing.assert_allclose(found, scores[0].softmax(dim=-1).numpy(), atol=1e-5)
 
 
-def always_divided(logits: controls.Logits, text: controls.Ids, penalty: float) -> None:
-    logits[text] /= penalty
-
-
-def once_for_each_time(logits: controls.Logits, text: controls.Ids, penalty: float) -> None:
-    for id_ in text:
-        logits[id_] = logits[id_] * penalty if logits[id_] < 0 else logits[id_] / penalty
-
-
-def of_the_last_tokens_alone(logits: controls.Logits, text: controls.Ids, size: int) -> None:
-    controls.forbid_repeated_ngrams(logits, text[-10:], size)
-
-
-def of_shorter_runs(logits: controls.Logits, text: controls.Ids, size: int) -> None:
-    controls.forbid_repeated_ngrams(logits, text, max(1, size - 1))
-
-
-def wherever_they_began(logits: controls.Logits, text: controls.Ids, words: controls.Endings) -> None:
-    for _, lasts in words:
-        logits[lasts] = -np.inf
-
-
-MISTAKES = {
-    "a penalty that divides negative logits": ("penalise_repetition", always_divided, {"repetition_penalty": 1.3}),
-    "a penalty for each time": ("penalise_repetition", once_for_each_time, {"repetition_penalty": 1.3}),
-    "runs of the last tokens alone": (
-        "forbid_repeated_ngrams",
-        of_the_last_tokens_alone,
-        {"no_repeat_ngram_size": 2},
-    ),
-    "runs that are one too short": ("forbid_repeated_ngrams", of_shorter_runs, {"no_repeat_ngram_size": 3}),
-    "the ends of bad words": ("forbid_words", wherever_they_began, {"bad_words_ids": ((1, 2), (90, 60))}),
-    "no stop token forbidden": ("forbid", lambda logits, ids: None, {"min_new_tokens": 9}),
-    "a bias that is subtracted": ("add_bias", lambda logits, ids, bias: controls.add_bias(logits, ids, -bias), EACH[1]),
-}
-
-
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_in_a_control_is_caught(mistake: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    name, wrong, settings = MISTAKES[mistake]
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_mistake_in_the_sampler_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, make = MUTANTS[name]
     assert_same_distribution(settings, 97, seed=0)
-    monkeypatch.setattr(f"gpt2_runtime.sampling.{name}", wrong)
+    make(monkeypatch)
     with pytest.raises(AssertionError, match="Not equal to tolerance"):
         assert_same_distribution(settings, 97, seed=0)
 
 
-def test_counts_of_the_prompt_too_are_a_mistake_that_is_caught() -> None:
-    """Of the two readings of a penalty by counts, the runtime's is that of OpenAI."""
-    settings, prompt, new = OURS[0], [1, 2, 2], [2, 3]
-    logits = np.zeros(5, np.float32)
-    right = processors(settings, len(prompt), [])(torch.tensor([prompt + new]), torch.from_numpy(logits)[None])
-    wrong = processors(settings, 0, [])(torch.tensor([prompt + new]), torch.from_numpy(logits)[None])
-    found = distribution(logits, settings, prompt, new, [])
-    np.testing.assert_allclose(found, right.softmax(dim=-1)[0].numpy(), atol=1e-5)
-    assert np.abs(found - wrong.softmax(dim=-1)[0].numpy()).max() > 1e-2
+@pytest.mark.parametrize("name", ["random", "demo"])
+def test_a_bad_word_that_is_a_stop_token_is_forbidden_and_transformers_passes_it_over(
+    name: str, model: Callable[[str], Model]
+) -> None:
+    here = model(name)
+    settings: Settings = {"bad_words_ids": ((here.stop,),)}
+    until = here.text[: here.text.index(here.stop)]
+    assert greedy_by_transformers(here.network, here.prompt, settings, here.stop) == until
+    written = greedy_by_the_runtime(here, settings, here.stop)
+    assert len(written) == NEW
+    assert here.stop not in written

@@ -105,12 +105,11 @@ def keep_typical_p(left: Candidates, p: float) -> Candidates:
     """
     if p == 1:
         return left
-    scores, gone = _scores(left.logits, left.temperature), left.weights == 0
-    scores[gone] = 0
+    scores = _scores(left.logits, left.temperature)
+    scores[left.weights == 0] = 0  # wherever these are, they weigh nothing; -infinity would give NaN
     # Not np.dot, which wakes threads that the next step would have to wait for.
     mean = (left.weights * scores).sum(dtype=np.float64) / left.block_sums.sum()
     distances = np.abs(scores - scores.dtype.type(mean))
-    distances[gone] = np.inf
     return left.only(distances <= _reach(distances, left.weights, p))
 
 

@@ -21,8 +21,8 @@ ARROWS = {
         errors <- tensorfile, manifest, tokenizer; manifest <- bundle;
         genai, progress, tensorfile, tokenizer <- freeze;
         tensorfile <- initializers; blocks, initializers, smoothing <- nbits <- half <- precision <- graph;
-        graph <- portable, serving; portable, serving, progress <- kinds;
-        kinds, sweep <- backends; backends, progress <- verify; backends <- calibration;
+        graph <- portable, serving, explaining; explaining, portable, serving, progress <- kinds;
+        kinds, sweep <- backends <- interior; interior, progress <- verify; backends <- calibration;
         activations, calibration, verify <- quality;
         bundle, freeze, quality <- steps; bundle, freeze, kinds <- inspection;
         inspection, tokenizer <- card <- repository; steps, inspection, repository <- cli
@@ -33,7 +33,8 @@ ARROWS = {
         cache, providers, signature <- portable; hugepages, portable, serving <- session;
         sampling <- lookup; lookup, session <- generate;
         generate, tokenizer, detokenizer, stopping <- text; memory, text <- loading <- inspection;
-        bundle <- roofline; memory, roofline, session <- bench; bench, inspection <- cli
+        text <- explanation; detokenizer, explanation, glyphs <- page;
+        bundle <- roofline; memory, roofline, session <- bench; bench, inspection, page <- cli
     """,
 }
 NEVER = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from gpt2_runtime.cli.bench import bench
+from gpt2_runtime.cli.explain import explain
 from gpt2_runtime.cli.generate import generate
 from gpt2_runtime.cli.inspect import inspect
 
@@ -18,5 +19,5 @@ def main() -> None:
     """
 
 
-for command in (generate, inspect, bench):
+for command in (generate, inspect, explain, bench):
     main.add_command(command)

@@ -16,7 +16,8 @@ from gpt2_runtime.signature import GraphKind
 from gpt2_runtime.text import MAX_NEW_TOKENS, Completion, TextGenerator, TextStream
 
 
-def _token_ids(_: click.Context, __: click.Parameter, value: str | None) -> list[int] | None:
+def token_ids(_: click.Context, __: click.Parameter, value: str | None) -> list[int] | None:
+    """The value of --prompt-ids."""
     try:
         return None if value is None else [int(id_) for id_ in value.split(",")]
     except ValueError as error:
@@ -26,7 +27,7 @@ def _token_ids(_: click.Context, __: click.Parameter, value: str | None) -> list
 @click.command()
 @options.folder
 @click.argument("prompt", required=False)
-@click.option("--prompt-ids", metavar="IDS", callback=_token_ids, help="Token ids instead of PROMPT, such as 464,3290.")
+@click.option("--prompt-ids", metavar="IDS", callback=token_ids, help="Token ids instead of PROMPT, such as 464,3290.")
 @click.option("--max-new-tokens", type=int, default=MAX_NEW_TOKENS, show_default=True, help="At most this many tokens.")
 @click.option(
     "--temperature", type=float, default=1.0, show_default=True, help="Below 1 is safer, above 1 wilder, 0 greedy."
@@ -91,7 +92,7 @@ def generate(
         check_hashes=check_hashes,
     )
     stream = generator.stream(
-        _standard_input() if given == "-" else given,
+        standard_input() if given == "-" else given,
         max_new_tokens=max_new_tokens,
         sampling=sampling,
         seed=seed,
@@ -102,7 +103,8 @@ def generate(
     _print_json(stream) if as_json else _print_text(stream)
 
 
-def _standard_input() -> str:
+def standard_input() -> str:
+    """All of it, which must be UTF-8."""
     try:
         return sys.stdin.buffer.read().decode()
     except UnicodeDecodeError as error:

@@ -20,6 +20,7 @@ class Mutant(NamedTuple):
 MUTANTS: dict[str, Mutant] = {}
 """Of the portable graph."""
 SERVING: dict[str, Mutant] = {}
+EXPLAINING: dict[str, Mutant] = {}
 
 
 def mistake(name: str, into: dict[str, Mutant] = MUTANTS, variant: str = "as published") -> Callable[[Make], Make]:
@@ -59,6 +60,26 @@ def place(graph: onnx.GraphProto, weight: str, key: str) -> onnx.StringStringEnt
 def epsilon(graph: onnx.GraphProto) -> None:
     for node in nodes(graph, "LayerNormalization"):
         attribute(node, "epsilon").f = 1e-6
+
+
+@mistake("LayerNorm epsilon of 1e-6 in the lens", into=EXPLAINING)
+def lens_epsilon(graph: onnx.GraphProto) -> None:
+    for node in nodes(graph, "LayerNormalization"):
+        if "ln_f" in node.input[1]:
+            attribute(node, "epsilon").f = 1e-6
+
+
+@mistake("attention before the mask", into=EXPLAINING)
+def unmasked_attention(graph: onnx.GraphProto) -> None:
+    for node in nodes(graph, "Softmax"):
+        (mask,) = (where for where in nodes(graph, "Where") if where.output[0] == node.input[0])
+        rename(node, {mask.output[0]: mask.input[2]})
+
+
+@mistake("the lens of one layer read for another", into=EXPLAINING)
+def swapped_lens(graph: onnx.GraphProto) -> None:
+    first, second, *_ = (node for node in nodes(graph, "LayerNormalization") if "ln_f" in node.input[1])
+    first.input[0], second.input[0] = second.input[0], first.input[0]
 
 
 @mistake("erf Gelu in the graph")

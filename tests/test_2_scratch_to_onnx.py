@@ -42,7 +42,7 @@ def test_heads_that_the_serving_graph_cannot_have_leave_the_portable_one_and_a_w
 ) -> None:
     source, folder = made("heads of one")
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    assert manifest["graphs"] == {"fp32": {"portable": "model.onnx"}}
+    assert manifest["graphs"] == {"fp32": {"portable": "model.onnx", "explaining": "model_explain.onnx"}}
     assert not (folder / "model_serving.onnx").exists()
     assert [warning for warning in manifest["warnings"] if warning.startswith("no serving graph: heads are 1 wide")]
     model = GPT2.from_pretrained(source)

@@ -22,8 +22,8 @@ ARROWS = {
         errors <- tensorfile, manifest, tokenizer; manifest <- bundle;
         genai, progress, tensorfile, tokenizer <- freeze;
         tensorfile <- initializers; blocks, initializers, smoothing <- nbits <- half <- precision <- graph;
-        graph <- portable, serving; portable, serving, progress <- kinds;
-        kinds, sweep <- backends; backends, progress <- verify; backends <- calibration;
+        graph <- portable, serving, explaining; explaining, portable, serving, progress <- kinds;
+        kinds, sweep <- backends <- interior; interior, progress <- verify; backends <- calibration;
         activations, calibration, verify <- quality;
         bundle, freeze, quality <- steps; bundle, freeze, kinds <- inspection;
         inspection, tokenizer <- card <- repository; steps, inspection, repository <- cli
@@ -38,7 +38,8 @@ ARROWS = {
         logprobs, session <- scoring <- perplexity; decoding, tokenizer, detokenizer, scoring, stopping <- completion;
         beams, completion, generate <- text <- lm_eval; scheduler, text <- batch <- job <- jobs;
         memory, text <- loading <- inspection;
-        bundle <- roofline; memory, roofline, session <- bench; bench, inspection, jobs, perplexity <- cli
+        text <- explanation; detokenizer, explanation, glyphs <- page;
+        bundle <- roofline; memory, roofline, session <- bench; bench, inspection, jobs, page, perplexity <- cli
     """,
 }
 NEVER = {

@@ -2,12 +2,14 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import backends
 import beam_mutants
 import graph_mutants
+import interior
 import onnx
 import pytest
 import session_mutants
@@ -15,6 +17,8 @@ import torch
 from checkpoints import VARIANTS, network
 from gpt2_model import GPT2
 from gpt2_runtime import Session
+from gpt2_runtime.explanation import Explainer
+from interior import assert_same_interior
 from mutants import INVISIBLE_IN_FLOAT32, MUTANTS, Mutant
 from sweep import assert_same_logits
 from tolerances import TOLERANCES, atol
@@ -88,6 +92,18 @@ def with_mistake(
     return GPT2.from_pretrained(source), folder / file
 
 
+@pytest.mark.parametrize("name", graph_mutants.EXPLAINING)
+def test_a_mistake_in_the_explaining_graph_is_caught(name: str, made: Callable[[str], Any], tmp_path: Path) -> None:
+    mutant = graph_mutants.EXPLAINING[name]
+    _, path = with_mistake(mutant, made, "model_explain.onnx", tmp_path)
+    source, folder = made(mutant.variant)
+    explainer = replace(Explainer.open(folder, threads=1), inference=backends.opened(path))
+    with pytest.raises(AssertionError, match="differs by"):
+        assert_same_interior(
+            interior.transformers(source), explainer, atol("explaining graph", "onnxruntime cpu", "float32")
+        )
+
+
 @pytest.mark.parametrize("name", session_mutants.MUTANTS)
 def test_a_mistake_in_the_session_is_caught(
     name: str, made: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
@@ -112,6 +128,7 @@ def test_every_tolerance_has_a_victim() -> None:
         ("scratch", "float64"): INVISIBLE_IN_FLOAT32,
         ("graph", "float32"): graph_mutants.MUTANTS,
         ("serving graph", "float32"): graph_mutants.SERVING,
+        ("explaining graph", "float32"): graph_mutants.EXPLAINING,
         ("session", "float32"): session_mutants.MUTANTS,
         ("beams", "float32"): beam_mutants.MUTANTS,
         ("full size", "float32"): MUTANTS,

@@ -23,6 +23,7 @@ TOLERANCES = {
     ("scratch", "torch cpu", "float64"): Tolerance(1e-9, "LayerNorm epsilon rounded to half precision"),
     ("graph", "onnxruntime cpu", "float32"): Tolerance(1e-4, "LayerNorm epsilon of 1e-6 in the graph"),
     ("serving graph", "onnxruntime cpu", "float32"): Tolerance(1e-4, "LayerNorm epsilon of 1e-6 in the serving graph"),
+    ("explaining graph", "onnxruntime cpu", "float32"): Tolerance(1e-4, "LayerNorm epsilon of 1e-6 in the lens"),
     ("session", "onnxruntime cpu", "float32"): Tolerance(1e-4, "keys and values swapped in the session"),
     ("beams", "onnxruntime cpu", "float32"): Tolerance(1e-4, "log-probabilities rounded to half precision"),
     ("full size", "cpu", "float32"): Tolerance(1e-4, "erf GELU instead of tanh"),

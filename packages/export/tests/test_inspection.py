@@ -19,16 +19,18 @@ def test_sizes_are_those_of_the_files(made: Path, model: GPT2) -> None:
     assert list(found["precisions"]) == ["fp32"]
 
 
-def test_both_graphs_are_described(made: Path) -> None:
+def test_all_graphs_are_described(made: Path) -> None:
     found = inspect(made)["graphs"]["fp32"]
-    assert list(found) == ["portable", "serving"]
-    for kind, file in {"portable": "model.onnx", "serving": "model_serving.onnx"}.items():
+    assert list(found) == ["portable", "serving", "explaining"]
+    files = ("model.onnx", "model_serving.onnx", "model_explain.onnx")
+    for kind, file in zip(found, files, strict=True):
         assert (found[kind]["file"], found[kind]["bytes"]) == (file, (made / file).stat().st_size)
         assert found[kind]["ir_version"] == 9
         assert found[kind]["inputs"]["input_ids"] == ["int64", "batch_size", "sequence_length"]
     assert found["portable"]["opsets"] == {"ai.onnx": 20}
     assert found["serving"]["opsets"] == {"ai.onnx": 20, "com.microsoft": 1}
-    present = {kind: graph["outputs"]["present.1.value"] for kind, graph in found.items()}
+    assert found["explaining"]["outputs"]["lens_ids"] == ["int64", 3, "batch_size", "sequence_length", "top_k"]
+    present = {kind: found[kind]["outputs"]["present.1.value"] for kind in ("portable", "serving")}
     assert present["portable"] == ["float", "batch_size", 2, "total_sequence_length", 8]
     assert present["serving"] == ["float", "batch_size", 2, "cache_length", 8]
     assert found["portable"]["operators"]["Softmax"] == 2
@@ -45,6 +47,8 @@ def test_the_table_shows_what_a_person_asks_for(made: Path, source: Path, model:
         "model.safetensors\n",
         "graph       portable, model.onnx: 2 layers, opsets ai.onnx 20, IR 9\n",
         "graph       serving, model_serving.onnx: 2 layers, opsets ai.onnx 20, com.microsoft 1, IR 9\n",
+        "graph       explaining, model_explain.onnx: 2 layers, opsets ai.onnx 20, IR 9\n",
+        "  explaining: logits within ",
         "past_key_values.0.key",
         "logits_index",
         "2 Softmax",
@@ -77,8 +81,9 @@ def test_hashes_are_compared_only_when_asked_for(made_copy: Path) -> None:
 
 def test_a_folder_without_a_graph_says_how_to_get_one(made_copy: Path) -> None:
     (made_copy / "model_serving.onnx").unlink()
-    assert list(inspect(made_copy)["graphs"]["fp32"]) == ["portable"]
+    assert list(inspect(made_copy)["graphs"]["fp32"]) == ["portable", "explaining"]
     (made_copy / "model.onnx").unlink()
+    (made_copy / "model_explain.onnx").unlink()
     found = inspect(made_copy)
     assert found["graphs"] == {}
     assert "graphs      none; export them with `gpt2-export onnx FOLDER`" in table(found)

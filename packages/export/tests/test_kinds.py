@@ -7,11 +7,15 @@ from typing import Any
 import pytest
 from gpt2_export import add_graph, freeze_only, graph, kinds, make, manifest
 from gpt2_export.errors import GraphError
+from gpt2_export.explaining import EXPLAINING
 from gpt2_export.portable import PORTABLE
+from gpt2_export.precision import INT8
 from gpt2_export.serving import SERVING
 from gpt2_model import GPT2, GPT2Config
 
 NARROW = GPT2Config(vocab_size=50, n_positions=16, n_embd=12, n_layer=1, n_head=3)
+NARROWS = {"portable": "model.onnx", "explaining": "model_explain.onnx"}
+ALL = NARROWS | {"serving": "model_serving.onnx"}
 REFUSED = "no serving graph: heads are 4 wide, no multiple of 8, which GroupQueryAttention needs; "
 
 
@@ -31,15 +35,16 @@ def without_tracing(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_names_and_files_are_each_kinds_own() -> None:
-    assert [kind.name for kind in kinds.KINDS] == ["portable", "serving"]
-    assert [kind.file for kind in kinds.KINDS] == ["model.onnx", "model_serving.onnx"]
+    assert [kind.name for kind in kinds.KINDS] == ["portable", "serving", "explaining"]
+    files = ["model.onnx", "model_serving.onnx", "model_explain.onnx"]
+    assert [kind.file for kind in kinds.KINDS] == files
 
 
 def test_the_portable_graph_has_the_name_that_other_programs_look_for() -> None:
-    """Optimum prefers model.onnx to any other; transformers.js adds a precision to "model", and "serving" is none."""
+    """Optimum prefers model.onnx to any other; transformers.js adds a precision to "model", and the others are none."""
     assert PORTABLE.file == "model.onnx"
     suffixes = ("", "_fp16", "_int8", "_uint8", "_q8", "_quantized", "_q4", "_q4f16", "_bnb4")
-    assert SERVING.file not in {f"model{suffix}.onnx" for suffix in suffixes}
+    assert {SERVING.file, EXPLAINING.file}.isdisjoint(f"model{suffix}.onnx" for suffix in suffixes)
 
 
 def test_all_are_made_and_progress_counts_them(without_tracing: list[str], model: GPT2, tmp_path: Path) -> None:
@@ -47,9 +52,18 @@ def test_all_are_made_and_progress_counts_them(without_tracing: list[str], model
     bases, refusals = kinds.trace_all(model.config, tmp_path / "weights", progress=lambda *stage: told.append(stage))
     kinds.write_all(bases, model.config, tmp_path)
     assert refusals == []
+    assert without_tracing == ["portable", "serving", "explaining"]
+    assert kinds.held(tmp_path) == {"fp32": ALL}
+    assert told == [("export", done, 3) for done in range(4)]
+
+
+def test_the_explaining_graph_is_of_float32_alone(without_tracing: list[str], model: GPT2, tmp_path: Path) -> None:
+    bases, _ = kinds.trace_all(model.config, tmp_path / "weights")
+    kinds.write_all(bases, model.config, tmp_path, (INT8, tmp_path / "int8"))
+    assert kinds.held(tmp_path) == {"int8": {"portable": "model_int8.onnx", "serving": "model_serving_int8.onnx"}}
+    without_tracing.clear()
+    kinds.trace_all(model.config, tmp_path / "weights", kinds=kinds.of(INT8))
     assert without_tracing == ["portable", "serving"]
-    assert kinds.held(tmp_path) == {"fp32": {"portable": "model.onnx", "serving": "model_serving.onnx"}}
-    assert told == [("export", 0, 2), ("export", 1, 2), ("export", 2, 2)]
 
 
 def test_when_one_fails_none_is_written(model: GPT2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,8 +86,8 @@ def test_what_is_refused_is_told_and_a_graph_of_another_time_goes(without_tracin
     kinds.write_all(bases, NARROW, tmp_path)
     assert warning.startswith(REFUSED)
     assert kinds.is_refusal(warning)
-    assert without_tracing == ["portable"]
-    assert kinds.held(tmp_path) == {"fp32": {"portable": "model.onnx"}}
+    assert without_tracing == ["portable", "explaining"]
+    assert kinds.held(tmp_path) == {"fp32": NARROWS}
 
 
 def test_a_folder_that_was_only_frozen_holds_none(tmp_path: Path) -> None:
@@ -89,7 +103,7 @@ def test_a_network_that_is_refused_the_serving_graph_is_made_without_it_and_veri
     narrow: Path, tmp_path: Path
 ) -> None:
     document = make(narrow, tmp_path / "out")
-    assert document["graphs"] == {"fp32": {"portable": "model.onnx"}}
+    assert document["graphs"] == {"fp32": NARROWS}
     assert not (tmp_path / "out" / "model_serving.onnx").exists()
     assert [warning for warning in document["warnings"] if warning.startswith(REFUSED)]
     assert not [name for name in document["parity"]["backends"] if name.endswith("serving")]
@@ -102,7 +116,7 @@ def test_a_graph_that_is_refused_now_does_not_survive_and_is_refused_once(narrow
     (out / "model_serving.onnx").write_text("of a version that did not refuse it")
     for _ in range(2):
         document = add_graph(out)
-        assert document["graphs"] == {"fp32": {"portable": "model.onnx"}}
+        assert document["graphs"] == {"fp32": NARROWS}
         assert len([warning for warning in document["warnings"] if kinds.is_refusal(warning)]) == 1
         assert len(document["warnings"]) == 2  # and that there is no tokenizer
         assert manifest.differences(out, document) == []
@@ -116,4 +130,4 @@ def test_a_refusal_that_no_longer_holds_is_forgotten(source: Path, tmp_path: Pat
     (out / "manifest.json").write_text(manifest.text(document | {"warnings": ["mind", REFUSED]}))
     document = add_graph(out)
     assert document["warnings"] == ["mind"]
-    assert document["graphs"] == {"fp32": {"portable": "model.onnx", "serving": "model_serving.onnx"}}
+    assert document["graphs"] == {"fp32": ALL}

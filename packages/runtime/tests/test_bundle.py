@@ -124,5 +124,7 @@ def test_a_stop_token_that_is_no_id_is_refused(damaged, edit, eos):
 
 
 def test_a_graph_that_the_folder_lacks_is_refused_with_those_it_has(folder):
-    with pytest.raises(BundleError, match="has no int3 portable graph, only fp32 portable, fp32 serving, fp16"):
+    with pytest.raises(
+        BundleError, match="has no int3 portable graph, only fp32 portable, fp32 serving, fp32 explaining, fp16"
+    ):
         Bundle.open(folder).graph("int3", "portable")

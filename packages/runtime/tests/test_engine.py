@@ -182,8 +182,8 @@ def test_the_switch_changes_no_text_and_no_logits(folder, oracle):
 def test_prepack_is_for_the_weights_alone(folder, monkeypatch):
     """The unpacked session asks onnxruntime not to pack; the packed one does not."""
     asked = []
-    opened = sessions._open
-    monkeypatch.setattr(sessions, "_open", lambda *given: asked.append(given[-1]) or opened(*given))
+    opened = sessions.open_inference
+    monkeypatch.setattr(sessions, "open_inference", lambda *given: asked.append(given[-1]) or opened(*given))
     for prepack in (True, False):
         session = Session.open(folder, threads=1, prepack=prepack)
         entries = session.opened.inference.get_session_options()

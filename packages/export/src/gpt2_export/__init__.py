@@ -5,11 +5,12 @@ freeze.py       checkpoint -> frozen folder          tensorfile.py   the safeten
 graph.py        network -> ONNX, whatever the kind   tokenizer.py    the tokenizer's files, completed
 portable.py     the graph that everything opens      genai.py        genai_config.json
 serving.py      the graph that gpt2-runtime opens    manifest.py     manifest.json
-kinds.py        both of them                         bundle.py       a folder appears whole or not at all
-initializers.py weights as places in the file        inspection.py   what is in a folder
-verify.py       the folder's parity report           progress.py     bars and lines
-sweep.py        the shapes that are compared         errors.py       what can go wrong
-backends.py     torch, transformers, onnxruntime     cli.py          the command
+explaining.py   the graph that shows what goes on    bundle.py       a folder appears whole or not at all
+kinds.py        all of them                          inspection.py   what is in a folder
+initializers.py weights as places in the file        progress.py     bars and lines
+verify.py       the folder's parity report           errors.py       what can go wrong
+sweep.py        the shapes that are compared         cli.py          the command
+backends.py     torch, transformers, onnxruntime     interior.py     attention and layers, compared
 
 precision.py    fp16, int8, int4                     quality.py      what a precision loses, and the limit
 half.py         fp16: casts                          calibration.py  the texts that it is measured on

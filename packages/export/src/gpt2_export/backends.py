@@ -15,6 +15,7 @@ from gpt2_model.checkpoint import read_json
 
 from gpt2_export import kinds
 from gpt2_export.errors import GraphError
+from gpt2_export.explaining import EXPLAINING
 from gpt2_export.graph import Kind
 from gpt2_export.portable import PORTABLE
 from gpt2_export.precision import FP32, Precision
@@ -67,7 +68,7 @@ def transformers(folder: Path) -> Step:
 
 def portable(folder: Path, precision: Precision | None = None) -> Step:
     """The portable graph in onnxruntime, on the CPU; of float32 without a precision."""
-    config, session = _session(PORTABLE, folder, precision)
+    config, session = open_graph(PORTABLE, folder, precision)
     names, outputs = list(PORTABLE.inputs(config)), list(PORTABLE.outputs(config))
 
     def step(input_ids: Ids, attention_mask: Ids, position_ids: Ids, cache: Any) -> tuple[np.ndarray, Any]:
@@ -83,7 +84,7 @@ def portable(folder: Path, precision: Precision | None = None) -> Step:
 
 def serving(folder: Path, precision: Precision | None = None) -> Step:
     """The serving graph in onnxruntime, on the CPU: it is given the text of each row, and none of the padding."""
-    config, session = _session(SERVING, folder, precision)
+    config, session = open_graph(SERVING, folder, precision)
     cache_type = SERVING.specs(config, precision)[0]["past_key_values.0.key"].type.numpy()
     pasts = [name for name in SERVING.inputs(config) if name.startswith("past_key_values.")]
     slot = (config.n_head, config.n_positions, config.head_size)
@@ -137,15 +138,26 @@ def graph(kind: str, folder: Path, precision: Precision | None = None) -> Step:
     return GRAPHS[kind](folder, precision)
 
 
-def _session(kind: Kind, folder: Path, precision: Precision | None) -> tuple[GPT2Config, onnxruntime.InferenceSession]:
+def open_graph(
+    kind: Kind, folder: Path, precision: Precision | None = None
+) -> tuple[GPT2Config, onnxruntime.InferenceSession]:
+    """The network's config, and its graph in onnxruntime, on the CPU.
+
+    Raises:
+        GraphError: onnxruntime does not load it.
+    """
     path = folder / kinds.file_of(kind, precision)
+    options = onnxruntime.SessionOptions()
+    if kind is EXPLAINING:  # the head would be packed anew for each layer
+        options.add_session_config_entry("session.disable_prepacking", "1")
     try:
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own exceptions share no base but this
         raise GraphError(f"onnxruntime does not load {path}: {error}") from error
     return GPT2Config.from_hf(read_json(folder / "config.json")), session
 
 
+# The explaining one takes no steps: see `interior.py`.
 GRAPHS: dict[str, Callable[[Path, Precision | None], Step]] = {PORTABLE.name: portable, SERVING.name: serving}
 
 
@@ -156,6 +168,6 @@ def available(folder: Path) -> tuple[Backend, ...]:
     found = [Backend(name=f"torch {version('torch')}", open=scratch)]
     if importlib.util.find_spec("transformers"):
         found.append(Backend(name=f"transformers {version('transformers')}", open=transformers))
-    for kind in kinds.held(folder).get(FP32, {}):
+    for kind in (kind for kind in kinds.held(folder).get(FP32, {}) if kind in GRAPHS):
         found.append(Backend(name=f"onnxruntime {onnxruntime.__version__} cpu, {kind}", open=partial(graph, kind)))
     return tuple(found)

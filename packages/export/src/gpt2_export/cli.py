@@ -142,6 +142,7 @@ def onnx(debug: bool, folder: Path) -> None:
 
     model.onnx is the portable one, which every ONNX runtime opens, and model_serving.onnx the one that gpt2-runtime
     prefers: the cache of keys and values stays where it lies, and only the logits that are asked for are computed.
+    model_explain.onnx shows attention and what each layer would predict, for `gpt2-runtime explain`.
 
     \b
     Example:

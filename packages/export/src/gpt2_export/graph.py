@@ -1,4 +1,5 @@
-"""The scratch GPT-2 -> ONNX: the one road on which every kind of graph is made. `portable` and `serving` are the kinds.
+"""The scratch GPT-2 -> ONNX: the one road on which every kind of graph is made. `portable`, `serving` and
+`explaining` are the kinds.
 
 The graph is traced from the network's config alone, on tensors without data; the weights join it as references, so that
 a model of any size is exported in seconds and nothing is stored twice. The road, in order:
@@ -69,6 +70,7 @@ class Kind:
         census: how often those occur that a fusion or a folding decides about.
         fuse, finish: the kind's own changes, before a precision is applied and after.
         shares_cache: whether its attention writes into the cache it reads, whose type is then the precision's.
+        float32_only: whether there is none of another precision.
         refusal: why a network cannot have this graph, or None where it can.
     """
 
@@ -84,6 +86,7 @@ class Kind:
     finish: Callable[[ir.Model], None] = lambda model: None
     refusal: Callable[[GPT2Config], str | None] = lambda config: None
     shares_cache: bool = False
+    float32_only: bool = False
 
     def specs(self, config: GPT2Config, precision: Precision | None) -> tuple[Specs, Specs]:
         """Inputs and outputs, in a precision."""
@@ -190,7 +193,7 @@ def trace(kind: Kind, config: GPT2Config) -> ir.Model:
         {axis: torch.export.Dim.AUTO for axis, name in enumerate(spec.axes) if isinstance(name, str)}
         for spec in inputs.values()
     ]
-    arguments = len(example) - 1  # the last one is the list of all past tensors
+    arguments = len(example) - isinstance(example[-1], list)  # the last one may be the list of all past tensors
     with warnings.catch_warnings(), _quiet("torch.onnx"):
         warnings.simplefilter("ignore")  # the exporter's remarks on itself
         program = torch.onnx.export(
@@ -198,7 +201,7 @@ def trace(kind: Kind, config: GPT2Config) -> ir.Model:
             example,
             dynamo=True,
             opset_version=OPSET,
-            dynamic_shapes=(*free[:arguments], free[arguments:]),
+            dynamic_shapes=(*free[:arguments], *([free[arguments:]] if free[arguments:] else [])),
             input_names=list(inputs),
             output_names=list(kind.outputs(config)),
             optimize=False,  # it would fold the weights' transposes; `refer` comes first

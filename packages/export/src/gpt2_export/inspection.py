@@ -88,6 +88,10 @@ def parity_lines(parity: dict[str, Any] | None) -> list[str]:
             f"KL at most {figures['max_kl']:.2g}, top-1 {figures['top1_agreement']:.2%}, "
             f"greedy {figures['greedy_agreement']} of {figures['greedy_tokens']}"
         )
+    if "explaining" in parity:
+        figures = parity["explaining"]
+        logits, attention, lens = (figures[f"max_{what}_difference"] for what in ("logit", "attention", "lens"))
+        lines.append(f"  explaining: logits within {logits:.2g}, attention {attention:.2g}, lens {lens:.2g}")
     return lines
 
 
@@ -158,11 +162,12 @@ def _axes(value: onnx.ValueInfoProto) -> list[str | int]:
 
 
 def _sizes(folder: Path, document: Mapping[str, Any]) -> dict[str, Any]:
-    """What each precision takes: its weights, and the graphs over them."""
+    """What each precision takes: its weights, and the graphs over them that every precision has."""
     graphs = kinds.held(folder)
+    shared = {kind.name for kind in kinds.KINDS if not kind.float32_only}
     sizes: dict[str, dict[str, Any]] = {}
     for precision, weights in document["weights"].items():
-        files = [weights, *graphs.get(precision, {}).values()]
+        files = [weights, *(file for kind, file in graphs.get(precision, {}).items() if kind in shared)]
         count = sum((folder / file).stat().st_size for file in files)
         fp32 = sizes[FP32]["bytes"] if sizes else count
         sizes[precision] = {"weights": weights, "bytes": count, "of_fp32": count / fp32}
@@ -182,12 +187,12 @@ def _graphs_lines(graphs: dict[str, Any]) -> list[str]:
 
 
 def _graph_lines(kind: str, found: dict[str, Any]) -> list[str]:
-    layers = sum(name.endswith(".key") for name in found["inputs"])
+    layers = len({name.split(".")[1] for name in found["outputs"] if "." in name})
     opsets = ", ".join(f"{domain} {version}" for domain, version in found["opsets"].items())
     lines = [f"graph       {kind}, {found['file']}: {layers} layers, opsets {opsets}, IR {found['ir_version']}"]
     for way in ("inputs", "outputs"):
         for name, (element, *axes) in found[way].items():
-            if not name.startswith(("past_", "present.")) or name.split(".")[1] == "0":
+            if "." not in name or name.split(".")[1] == "0":
                 lines.append(f"  {way[:-1]:<7} {name:<24} {element} {axes}")
     return [*lines, _operators_line(found), ""]
 

@@ -1,37 +1,42 @@
 """The kinds of graph that a folder holds, and all of them made in one go."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx_ir as ir
 from gpt2_model import GPT2Config
 
 from gpt2_export import graph
+from gpt2_export.explaining import EXPLAINING
 from gpt2_export.graph import Applied, Kind
 from gpt2_export.portable import PORTABLE
 from gpt2_export.precision import FP32, PRECISIONS, Precision
 from gpt2_export.progress import Progress, silent
 from gpt2_export.serving import SERVING
 
-KINDS = (PORTABLE, SERVING)
+KINDS = (PORTABLE, SERVING, EXPLAINING)
 
 
 Bases = dict[Kind, ir.Model]
 """A network's graphs before a precision is applied to them."""
 
 
-def trace_all(config: GPT2Config, file: Path, *, progress: Progress = silent) -> tuple[Bases, list[str]]:
+def trace_all(
+    config: GPT2Config, file: Path, *, kinds: Sequence[Kind] = KINDS, progress: Progress = silent
+) -> tuple[Bases, list[str]]:
     """The first half of every graph that the network can have, and why it cannot have the others.
 
     Args:
         config: of the network.
         file: its float32 weights.
+        kinds: those that are wanted.
         progress: told of each graph.
 
     Raises:
         FolderError: the weights cannot be read.
         GraphError: they are not those of the network.
     """
-    refusals = {kind: kind.refusal(config) for kind in KINDS}
+    refusals = {kind: kind.refusal(config) for kind in kinds}
     possible = [kind for kind, refusal in refusals.items() if refusal is None]
     bases = {}
     for done, kind in enumerate(possible):
@@ -50,13 +55,19 @@ def write_all(bases: Bases, config: GPT2Config, folder: Path, applied: Applied |
         GraphError: a graph is not what it must be; nothing is written.
     """
     precision = applied[0] if applied else None
-    models = {kind: graph.finished(base, kind, config, applied) for kind, base in bases.items()}
-    for kind in KINDS:
+    wanted = of(precision)
+    models = {kind: graph.finished(base, kind, config, applied) for kind, base in bases.items() if kind in wanted}
+    for kind in wanted:
         path = folder / file_of(kind, precision)
         if kind in models:
             graph.write(models[kind], path)
         else:
             path.unlink(missing_ok=True)
+
+
+def of(precision: Precision | None) -> tuple[Kind, ...]:
+    """The kinds that there are in a precision; all of them in float32, which is None."""
+    return KINDS if precision is None else tuple(kind for kind in KINDS if not kind.float32_only)
 
 
 def file_of(kind: Kind, precision: Precision | None) -> str:
@@ -73,7 +84,7 @@ def held(folder: Path) -> dict[str, dict[str, str]]:
     """The graphs of a folder: precision -> kind -> file, the most exact first."""
     found = {}
     for precision in (None, *PRECISIONS.values()):
-        files = {kind.name: file_of(kind, precision) for kind in KINDS}
+        files = {kind.name: file_of(kind, precision) for kind in of(precision)}
         there = {name: file for name, file in files.items() if (folder / file).exists()}
         if there:
             found[precision.name if precision else FP32] = there

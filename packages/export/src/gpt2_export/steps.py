@@ -184,7 +184,7 @@ def quantize(
     needed = len(asked) * (folder / WEIGHTS).stat().st_size + SMALL_FILES_BYTES
     with bundle.within(folder, needed_bytes=needed) as inside:
         shutil.copy(folder / "config.json", inside)
-        bases, _ = kinds.trace_all(config, folder / WEIGHTS, progress=progress)
+        bases, _ = kinds.trace_all(config, folder / WEIGHTS, kinds=kinds.of(asked[0]), progress=progress)
         quality = {
             each.name: _add(each, folder, inside, bases, calibration_text, max_ppl_increase, keep, progress)
             for each in asked

@@ -15,8 +15,10 @@ import numpy as np
 from gpt2_model import GPT2Config
 from gpt2_model.checkpoint import read_json
 
-from gpt2_export import backends
+from gpt2_export import backends, interior, kinds
 from gpt2_export.errors import VerificationError
+from gpt2_export.explaining import EXPLAINING
+from gpt2_export.precision import FP32
 from gpt2_export.progress import Progress, silent
 from gpt2_export.sweep import Case, Ids, cases
 
@@ -69,6 +71,9 @@ def verify(folder: Path, *, progress: Progress = silent) -> dict[str, Any]:
             figures = compare(expected, found, sweep)
         report["backends"][backend.name] = figures
         failures += [f"{backend.name}: {failure}" for failure in beyond(figures, tolerance)]
+    if EXPLAINING.name in kinds.held(folder).get(FP32, {}):
+        report["explaining"] = interior.compare(folder)
+        failures += [f"the explaining graph: {failure}" for failure in interior.beyond(report["explaining"])]
     progress("verify", total, total)
     if failures:
         raise VerificationError(f"the folder does not compute what its checkpoint does: {'; '.join(failures)}", report)

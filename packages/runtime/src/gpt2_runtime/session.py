@@ -123,13 +123,14 @@ class Session:
         if kind == "serving":
             files = [path, bundle.files[bundle.weights[precision]].path]
             # Unpacked, blocks of 8 or 4 bits are multiplied in another way: slower, and with other results.
-            engine = Engine(partial(_open, path, chosen, threads), files, packed=prepack or precision != "fp32")
+            engine = Engine(
+                partial(open_inference, path, chosen, threads), files, packed=prepack or precision != "fp32"
+            )
             opened = ServingGraph(engine=engine, sizes=sizes, cache_type=np.dtype(CACHES.get(precision, "float32")))
         else:
-            inference = _open(path, chosen, threads, True)
+            inference = open_inference(path, chosen, threads, True)
             opened = PortableGraph(inference=inference, sizes=sizes, device=chosen.device)
-        inputs, outputs = opened.inference.get_inputs(), opened.inference.get_outputs()
-        signature = Signature(inputs=_specs(inputs), outputs=_specs(outputs))
+        signature = signature_of(opened.inference)
         signature.check(str(path), Signature.of(kind, sizes, CACHES.get(precision, "float")), kind)
         return cls(
             bundle=bundle,
@@ -249,7 +250,13 @@ def _check_count(name: str, value: object, most: int | None = None) -> None:
         raise SettingError(f"{name} is {value!r}, must be an integer {limit}")
 
 
-def _open(path: Path, provider: Provider, threads: int, packed: bool) -> InferenceSession:
+def open_inference(path: Path, provider: Provider, threads: int, packed: bool) -> InferenceSession:
+    """A graph in onnxruntime, on this provider and no other; its weights packed for the processor, or as they lie.
+
+    Raises:
+        GraphError: it cannot be opened.
+        ProviderError: the provider could not start.
+    """
     onnxruntime = load_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -272,6 +279,11 @@ def _open(path: Path, provider: Provider, threads: int, packed: bool) -> Inferen
         raise GraphError(f"{path} cannot be opened, check the folder with --check-hashes: {reason}") from error
     check_provider(provider, list(inference.get_providers()))
     return inference
+
+
+def signature_of(inference: InferenceSession) -> Signature:
+    """The inputs and outputs that an open graph has."""
+    return Signature(inputs=_specs(inference.get_inputs()), outputs=_specs(inference.get_outputs()))
 
 
 def _specs(nodes: Sequence[NodeArg]) -> tuple[TensorSpec, ...]:

@@ -39,7 +39,12 @@ class Signature:
         """What the runtime needs of a graph of this kind, for a model of these sizes and keys and values of a type."""
         return _serving(sizes, cache) if kind == "serving" else _portable(sizes)
 
-    def check(self, where: str, expected: Signature, kind: GraphKind) -> None:
+    @classmethod
+    def explaining(cls, sizes: Architecture) -> Signature:
+        """What the runtime needs of the graph that shows what goes on inside."""
+        return _explaining(sizes)
+
+    def check(self, where: str, expected: Signature, kind: str) -> None:
         """Refuses, as a GraphError that begins with `where`, what differs in name, type, rank or a fixed axis."""
         _check(f"{where}: input", kind, self.inputs, expected.inputs)
         _check(f"{where}: output", kind, self.outputs, expected.outputs)
@@ -87,12 +92,35 @@ def _portable(sizes: Architecture) -> Signature:
     )
 
 
+def _explaining(sizes: Architecture) -> Signature:
+    def spec(name: str, *shape: int | str, element: str = "float") -> TensorSpec:
+        return TensorSpec(name=name, type=f"tensor({element})", shape=shape)
+
+    text = ("batch_size", "sequence_length")
+    lens = (sizes.n_layer + 1, *text)
+    attention = ("batch_size", sizes.n_head, "sequence_length", "sequence_length")
+    return Signature(
+        inputs=(
+            spec("input_ids", *text, element="int64"),
+            spec("target_ids", *text, element="int64"),
+            spec("top_k", element="int64"),
+        ),
+        outputs=(
+            spec("logits", *text, sizes.vocab_size),
+            spec("lens_ids", *lens, "top_k", element="int64"),
+            spec("lens_log_probs", *lens, "top_k"),
+            spec("lens_target_log_probs", *lens),
+            *(spec(f"attentions.{layer}", *attention) for layer in range(sizes.n_layer)),
+        ),
+    )
+
+
 def _cache(prefix: str, length: str, sizes: Architecture, element: str = "float") -> list[TensorSpec]:
     shape, kind = ("batch_size", sizes.n_head, length, sizes.head_dim), f"tensor({element})"
     return [TensorSpec(name=name, type=kind, shape=shape) for name in cache_names(prefix, sizes.n_layer)]
 
 
-def _check(where: str, kind: GraphKind, found: Sequence[TensorSpec], expected: Sequence[TensorSpec]) -> None:
+def _check(where: str, kind: str, found: Sequence[TensorSpec], expected: Sequence[TensorSpec]) -> None:
     found_by_name = {spec.name: spec for spec in found}
     names = [spec.name for spec in expected]
     missing = [name for name in names if name not in found_by_name]

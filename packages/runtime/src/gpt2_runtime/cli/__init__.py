@@ -6,6 +6,7 @@ import click
 
 from gpt2_runtime.cli.batch import batch
 from gpt2_runtime.cli.bench import bench
+from gpt2_runtime.cli.explain import explain
 from gpt2_runtime.cli.generate import generate
 from gpt2_runtime.cli.inspect import inspect
 from gpt2_runtime.cli.score import score
@@ -20,5 +21,5 @@ def main() -> None:
     """
 
 
-for command in (generate, batch, score, inspect, bench):
+for command in (generate, batch, score, explain, inspect, bench):
     main.add_command(command)

@@ -20,7 +20,8 @@ from gpt2_runtime.text import Found, Settings, TextGenerator, TextStream
 EARLY_STOPPING: dict[str, EarlyStopping] = {"no": False, "yes": True, "never": "never"}
 
 
-def _token_ids(_: click.Context, __: click.Parameter, value: str | None) -> list[int] | None:
+def token_ids(_: click.Context, __: click.Parameter, value: str | None) -> list[int] | None:
+    """The value of --prompt-ids."""
     try:
         return None if value is None else [int(id_) for id_ in value.split(",")]
     except ValueError as error:
@@ -30,7 +31,7 @@ def _token_ids(_: click.Context, __: click.Parameter, value: str | None) -> list
 @click.command()
 @options.folder
 @click.argument("prompt", required=False)
-@click.option("--prompt-ids", metavar="IDS", callback=_token_ids, help="Token ids instead of PROMPT, such as 464,3290.")
+@click.option("--prompt-ids", metavar="IDS", callback=token_ids, help="Token ids instead of PROMPT, such as 464,3290.")
 @options.continuation
 @click.option("--seed", type=int, help="Repeat the draws of this number.  [default: random; --json tells it]")
 @click.option("--num-beams", type=int, metavar="K", help="Search for the likeliest texts with K beams, draw nothing.")
@@ -101,7 +102,7 @@ def generate(
         prepack=False,
         check_hashes=check_hashes,
     )
-    text = _standard_input() if given == "-" else given
+    text = standard_input() if given == "-" else given
     if num_beams is not None:
         stopping = EARLY_STOPPING[early_stopping or "no"]
         penalty = 1.0 if length_penalty is None else length_penalty
@@ -123,7 +124,8 @@ def generate(
         _print_text(stream)
 
 
-def _standard_input() -> str:
+def standard_input() -> str:
+    """All of it, which must be UTF-8."""
     try:
         return sys.stdin.buffer.read().decode()
     except UnicodeDecodeError as error:

@@ -1,0 +1,74 @@
+"""`gpt2-runtime explain`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from gpt2_runtime import page
+from gpt2_runtime.cli import options
+from gpt2_runtime.cli.generate import standard_input, token_ids
+from gpt2_runtime.explanation import TOP, Explainer, report
+
+
+@click.command()
+@options.folder
+@click.argument("prompt", required=False)
+@click.option("--prompt-ids", metavar="IDS", callback=token_ids, help="Token ids instead of PROMPT, such as 464,3290.")
+@click.option("--html", "html_file", metavar="FILE", type=click.Path(path_type=Path), help="Write the page to FILE.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead: all but attention.")
+@click.option("--top", type=int, default=TOP, show_default=True, help="Show so many guesses at each place.")
+@click.option("--generate", type=int, default=0, help="Let the model write so many tokens more, and explain those too.")
+@click.option("--truncate", is_flag=True, help="Of a prompt that is too long keep the last tokens.")
+@click.option("--force", is_flag=True, help="Replace FILE.")
+@options.provider
+@options.threads
+@options.check_hashes
+@options.guarded
+def explain(
+    folder: str,
+    prompt: str | None,
+    prompt_ids: list[int] | None,
+    html_file: Path | None,
+    as_json: bool,
+    top: int,
+    generate: int,
+    truncate: bool,
+    force: bool,
+    provider: str,
+    threads: int | None,
+    check_hashes: bool,
+) -> None:
+    """Shows what FOLDER's model makes of PROMPT, inside, as one HTML page.
+
+    How likely each token was and what else could have come, what every layer would have predicted (the logit lens), and
+    what every head of attention looked at. The page needs no network and no other file. PROMPT - reads standard input;
+    it may have 256 tokens, those of --generate among them.
+
+    \b
+    Examples:
+      gpt2-runtime explain out/demo "To be, or not to be" --html to-be.html
+      gpt2-runtime explain out/gpt2 "The capital of France is" --generate 5 --html france.html
+      gpt2-runtime explain out/gpt2 --prompt-ids 464,3290 --json
+    """
+    given = prompt if prompt_ids is None else prompt_ids
+    if given is None or None not in (prompt, prompt_ids):
+        raise click.UsageError("Give either PROMPT or --prompt-ids.")
+    if (html_file is None) is not as_json:
+        raise click.UsageError("Give either --html FILE or --json.")
+    if html_file is not None:
+        page.refuse_existing(html_file, force=force)
+    explainer = Explainer.open(folder, provider=provider, threads=threads, check_hashes=check_hashes)
+    explanation = explainer.explain(
+        standard_input() if given == "-" else given,
+        top=top,
+        generate=generate,
+        overflow="truncate" if truncate else "error",
+    )
+    if html_file is None:
+        click.echo(json.dumps(report(explanation), ensure_ascii=False))
+        return
+    page.write(page.render(explanation), html_file, force=force)
+    click.echo(f"{html_file}: {len(explanation.token_ids)} tokens, {html_file.stat().st_size:,} bytes")

@@ -1,0 +1,25 @@
+"""Beside the ladder: what `gpt2-runtime explain` shows of a model's inside is what transformers has there."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gpt2_export.steps import DEMO, add_graph, freeze_only
+from gpt2_runtime.explanation import Explainer
+from interior import assert_same_interior, transformers
+from tolerances import atol
+
+ATOL = atol("explaining graph", "onnxruntime cpu", "float32")
+
+
+@pytest.mark.parametrize("variant", ["as published", "scaled by layer", "upcast attention", "untied", "gelu"])
+def test_attention_and_lens_are_transformers(variant: str, made: Callable[[str], Any]) -> None:
+    source, folder = made(variant)
+    assert_same_interior(transformers(source), Explainer.open(folder, threads=1), ATOL)
+
+
+def test_attention_and_lens_of_a_trained_model_are_transformers(tmp_path: Path) -> None:
+    freeze_only("demo", tmp_path / "demo")
+    add_graph(tmp_path / "demo")
+    assert_same_interior(transformers(DEMO), Explainer.open(tmp_path / "demo", threads=1), ATOL)

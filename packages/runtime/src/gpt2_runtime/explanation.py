@@ -23,8 +23,8 @@ from gpt2_runtime.errors import (
     TokenIdError,
     TokenizerError,
 )
-from gpt2_runtime.generate import Overflow
 from gpt2_runtime.providers import choose_provider, choose_threads
+from gpt2_runtime.request import Overflow
 from gpt2_runtime.sampling import GREEDY
 from gpt2_runtime.session import open_inference, signature_of
 from gpt2_runtime.signature import Signature
@@ -199,7 +199,7 @@ class Explainer:
             raise EmptyPromptError("prompt has 0 tokens, must have at least 1")
         if len(ids) > limit and overflow == "error":
             told = f"prompt has {len(ids)} tokens, a page has room for {limit}"
-            raise PromptTooLongError(f"{told}; shorten it or pass --truncate, which keeps its last")
+            raise PromptTooLongError(f"{told}; shorten it, or pass --overflow truncate to keep its last")
         vocab_size = self.bundle.architecture.vocab_size
         for id_ in ids:
             if isinstance(id_, bool) or not isinstance(id_, int | np.integer) or not 0 <= id_ < vocab_size:

@@ -11,7 +11,6 @@ import re
 import zlib
 from collections.abc import Mapping
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ from gpt2_runtime.errors import SettingError
 from gpt2_runtime.explanation import Explanation
 from gpt2_runtime.glyphs import Glyph, glyphs
 
-TEMPLATE = files("gpt2_runtime") / "template"
+TEMPLATE = Path(__file__).parent / "template"
 PLACE = re.compile(r"\{\{(\w+)\}\}")
 
 

@@ -11,6 +11,7 @@ from gpt2_runtime import page
 from gpt2_runtime.cli import options
 from gpt2_runtime.cli.generate import standard_input, token_ids
 from gpt2_runtime.explanation import TOP, Explainer, report
+from gpt2_runtime.request import Overflow
 
 
 @click.command()
@@ -21,7 +22,13 @@ from gpt2_runtime.explanation import TOP, Explainer, report
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead: all but attention.")
 @click.option("--top", type=int, default=TOP, show_default=True, help="Show so many guesses at each place.")
 @click.option("--generate", type=int, default=0, help="Let the model write so many tokens more, and explain those too.")
-@click.option("--truncate", is_flag=True, help="Of a prompt that is too long keep the last tokens.")
+@click.option(
+    "--overflow",
+    type=click.Choice(["error", "truncate"]),
+    default="error",
+    show_default=True,
+    help="Of a prompt that is too long: refuse it, or keep its last tokens.",
+)
 @click.option("--force", is_flag=True, help="Replace FILE.")
 @options.provider
 @options.threads
@@ -35,7 +42,7 @@ def explain(
     as_json: bool,
     top: int,
     generate: int,
-    truncate: bool,
+    overflow: Overflow,
     force: bool,
     provider: str,
     threads: int | None,
@@ -65,7 +72,7 @@ def explain(
         standard_input() if given == "-" else given,
         top=top,
         generate=generate,
-        overflow="truncate" if truncate else "error",
+        overflow=overflow,
     )
     if html_file is None:
         click.echo(json.dumps(report(explanation), ensure_ascii=False))

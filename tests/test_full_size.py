@@ -5,12 +5,14 @@ from pathlib import Path
 
 import backends
 import gpt2_export
+import numpy as np
 import pytest
 import torch
 from gpt2_model import GPT2
 from gpt2_model import generate as scratch_generate
-from gpt2_runtime import GREEDY, Session, Token, engine
+from gpt2_runtime import GREEDY, PrefixCache, Session, Token, engine
 from gpt2_runtime import generate as runtime_generate
+from gpt2_runtime.signature import GraphKind
 from mutants import MUTANTS
 from safetensors import safe_open
 from sweep import Case, assert_case, cases, greedy
@@ -89,6 +91,24 @@ def test_sixty_four_tokens_are_the_same_everywhere(network: GPT2LMHeadModel, fol
         session = Session.open(folder, prepack=prepack)
         events = runtime_generate(session, PROMPT, max_new_tokens=TOKENS, sampling=GREEDY, stop_token_ids=())
         assert [event.id for event in events if isinstance(event, Token)] == expected
+
+
+@pytest.mark.parametrize("graph", ["serving", "portable"])
+def test_a_prompt_that_starts_like_an_earlier_one_has_the_same_bits(graph: GraphKind, folder: Path) -> None:
+    """With heads and chunks of the published size, and two threads."""
+    session = Session.open(folder, graph=graph, threads=2)
+    text, other = np.random.default_rng(0).integers(50257, size=(2, 400)).tolist()
+    kept, reused = PrefixCache(session, max_bytes=2**28), []
+    for shared, length in ((130, 130), (100, 129), (128, 200), (300, 300), (257, 257), (290, 385), (299, 310)):
+        ids = [*text[:shared], *other[shared:length]]
+        expected, whole = session.step([ids], session.empty_cache())
+        cache, count = kept.given(session.empty_cache(), ids, length)
+        found, cache = session.step([ids[count:]], cache)
+        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(cache.taken(0, length).array, whole.taken(0, length).array)
+        kept.keep(ids, cache)
+        reused.append(count)
+    assert reused == [0, 0, 128, 128, 256, 256, 288]
 
 
 def test_no_weight_is_stored_twice(folder: Path) -> None:

@@ -109,6 +109,7 @@ def test_beams_are_those_of_the_search(folder, generator):
     ("options", "message"),
     [
         (["-n", 2], "-n is 2, and only one text can be streamed; add --json."),
+        (["--logprobs", 0], "--logprobs and --prompt-logprobs are told with --json; add it."),
         (["-n", 2, "--json", "--lookup"], "--lookup guesses for one text"),
         (["--num-beams", 2, "--lookup"], "--lookup guesses for one text"),
         (["--length-penalty", 2], "--length-penalty and --early-stopping are of beams; add --num-beams."),
@@ -130,7 +131,7 @@ def test_options_that_do_not_go_together_are_a_usage_error(folder, options, mess
         (["--num-beams", 2, "-n", 3, "--json"], "num_return_sequences is 3"),
         (["--typical-p", 2], "typical_p is 2.0"),
         (["--bad-word", ""], "bad word is ''"),
-        (["--logprobs", 101], "logprobs is 101"),
+        (["--logprobs", 101, "--json"], "logprobs is 101"),
         (["-n", 0, "--json"], "n is 0, must be an integer of at least 1"),
     ],
 )

@@ -89,6 +89,8 @@ def generate(
         continuation["temperature"] = continuation["temperature"] or 0
     if n > 1 and not as_json:
         raise click.UsageError(f"-n is {n}, and only one text can be streamed; add --json.")
+    if not as_json and (continuation["logprobs"], continuation["prompt_logprobs"]) != (None, None):
+        raise click.UsageError("--logprobs and --prompt-logprobs are told with --json; add it.")
     if lookup and (n > 1 or num_beams is not None):
         raise click.UsageError("--lookup guesses for one text; leave it out, or -n and --num-beams.")
     # Settings are checked before the model is loaded: a mistyped number should not cost a wait.

@@ -23,6 +23,17 @@ def tokenizer_dir() -> Path:
     return Path(named)
 
 
+@pytest.fixture(scope="session")
+def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo model's folder, unverified: a model of real text, which repeats itself as a random one does not."""
+    from gpt2_export import add_graph, freeze_only
+
+    folder = tmp_path_factory.mktemp("demo") / "folder"
+    freeze_only("demo", folder)
+    add_graph(folder)
+    return folder
+
+
 class Made(NamedTuple):
     """A checkpoint as transformers saved it, and the folder that was made of it."""
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import GRAPHS
-from gpt2_export import add_graph, freeze_only
 from gpt2_model import GPT2
 from gpt2_model import generate as scratch_generate
 from gpt2_runtime import GREEDY, LookupConfig, Session, Token
@@ -46,12 +45,8 @@ def test_sixty_four_tokens_are_the_same_everywhere(variant: str, made: Callable[
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Session:
-    """A model of real text, which repeats itself as a random one does not."""
-    folder = tmp_path_factory.mktemp("demo") / "folder"
-    freeze_only("demo", folder)
-    add_graph(folder)
-    return Session.open(folder, threads=1)
+def demo(demo_folder: Path) -> Session:
+    return Session.open(demo_folder, threads=1)
 
 
 @pytest.mark.parametrize("guesses", [1, 2, 3, 4, 5, 6, 7, 8, 12, 16])

@@ -5,13 +5,13 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from itertools import product
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import beam_mutants
 import numpy as np
 import pytest
 import torch
-from gpt2_export import add_graph, freeze_only
 from gpt2_runtime import GREEDY, Beam, SamplingConfig, Session, beam_search
 from tolerances import atol
 from transformers import GPT2LMHeadModel
@@ -139,12 +139,9 @@ def random_model(made: Callable[[str], Any]) -> Callable[[str], Pair]:
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pair]:
-    folder = tmp_path_factory.mktemp("demo") / "folder"
-    freeze_only("demo", folder)
-    add_graph(folder)
-    reference = GPT2LMHeadModel.from_pretrained(folder).eval()
-    return lambda graph: Pair(reference, Session.open(folder, threads=1, graph=graph))
+def demo(demo_folder: Path) -> Callable[[str], Pair]:
+    reference = GPT2LMHeadModel.from_pretrained(demo_folder).eval()
+    return lambda graph: Pair(reference, Session.open(demo_folder, threads=1, graph=graph))
 
 
 @pytest.mark.parametrize("graph", ["serving", "portable"])

@@ -3,9 +3,9 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
-import gpt2_export
 import pytest
 
 # The command in a clean interpreter, after the import of what it depends on. Seconds of the processor and not of the
@@ -25,11 +25,8 @@ print(json.dumps({"seconds": seconds, "loaded": sorted(loaded), "slow": sorted(s
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("demo") / "folder"
-    gpt2_export.freeze_only("demo", folder)
-    gpt2_export.add_graph(folder)
-    options = ["generate", str(folder), "ROMEO:", "--max-new-tokens", "1", "--threads", "1"]
+def found(demo_folder: Path) -> dict[str, Any]:
+    options = ["generate", str(demo_folder), "ROMEO:", "--max-new-tokens", "1", "--threads", "1"]
     # The median of three: the first one may find cold files.
     runs = [
         subprocess.run([sys.executable, "-c", PROGRAM, *options], capture_output=True, check=True) for _ in range(3)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from control_mutants import MUTANTS
-from gpt2_export import add_graph, freeze_only
 from gpt2_runtime import LookupConfig, SamplingConfig, Session, Token
 from gpt2_runtime import generate as runtime_generate
 from gpt2_runtime.candidates import probabilities
@@ -179,7 +178,7 @@ NEW = 40
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory, made: Callable[[str], Any]) -> Callable[[str], Model]:
+def model(demo_folder: Path, made: Callable[[str], Any]) -> Callable[[str], Model]:
     """Opens one by its name."""
 
     def opened(folder: Path, prompt: list[int]) -> Model:
@@ -187,13 +186,10 @@ def model(tmp_path_factory: pytest.TempPathFactory, made: Callable[[str], Any]) 
         text = greedy_by_transformers(network, prompt, {}, None)
         return Model(network, Session.open(folder, threads=1), prompt, text)
 
-    demo = tmp_path_factory.mktemp("demo") / "folder"
-    freeze_only("demo", demo)
-    add_graph(demo)
     rng = np.random.default_rng(0)
     models = {
         "random": opened(made("as published").folder, [5, 17, 80]),
-        "demo": opened(demo, rng.integers(0, 1500, 12).tolist()),
+        "demo": opened(demo_folder, rng.integers(0, 1500, 12).tolist()),
     }
     return models.__getitem__
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from gpt2_export import add_graph, freeze_only
 from gpt2_model import GPT2
 from gpt2_runtime import Session, Tokenizer, perplexity, score_prompt
 from gpt2_runtime.cli import main
@@ -63,14 +62,6 @@ def page(loss: Loss, ids: list[int], max_length: int, stride: int) -> float:
     return math.exp(nll_sum / n_tokens)
 
 
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("demo") / "folder"
-    freeze_only("demo", folder)
-    add_graph(folder)
-    return folder
-
-
 def check(folder: Path, ids: list[int], window: int, stride: int) -> None:
     expected = page(by_transformers(GPT2LMHeadModel.from_pretrained(folder).eval()), ids, window, stride)
     scratch = page(by_scratch(GPT2.from_pretrained(folder)), ids, window, stride)
@@ -95,8 +86,8 @@ def test_the_runtime_finds_the_pages_figure_on_a_random_model(length: int, strid
 
 
 @pytest.mark.parametrize(("window", "stride"), [(256, 256), (256, 128), (100, 30)])
-def test_the_runtime_finds_the_pages_figure_on_the_demo(window: int, stride: int, demo: Path) -> None:
-    check(demo, Tokenizer.open(demo).encode(TEXT)[:1001], window, stride)
+def test_the_runtime_finds_the_pages_figure_on_the_demo(window: int, stride: int, demo_folder: Path) -> None:
+    check(demo_folder, Tokenizer.open(demo_folder).encode(TEXT)[:1001], window, stride)
 
 
 def test_a_last_window_of_one_token_is_nan_in_the_page_and_counts_for_nothing_here(made: Any) -> None:
@@ -109,22 +100,23 @@ def test_a_last_window_of_one_token_is_nan_in_the_page_and_counts_for_nothing_he
     assert (found.tokens, found.scored_tokens) == (161, 158)
 
 
-def test_every_tokens_log_probability_is_that_of_the_scratch_network(demo: Path) -> None:
-    ids = Tokenizer.open(demo).encode(TEXT)[:256]
+def test_every_tokens_log_probability_is_that_of_the_scratch_network(demo_folder: Path) -> None:
+    ids = Tokenizer.open(demo_folder).encode(TEXT)[:256]
     with torch.no_grad():
-        logits, _ = GPT2.from_pretrained(demo)(torch.tensor([ids]))
+        logits, _ = GPT2.from_pretrained(demo_folder)(torch.tensor([ids]))
     expected = logits[0, :-1].double().log_softmax(-1)  # [255, V]
-    scores = score_prompt(Session.open(demo, threads=1), ids, top=5)[1:]
+    scores = score_prompt(Session.open(demo_folder, threads=1), ids, top=5)[1:]
     found = torch.tensor([token.logprob for token in scores], dtype=torch.float64)
     torch.testing.assert_close(found, expected.gather(1, torch.tensor(ids[1:])[:, None])[:, 0], atol=ATOL, rtol=0)
     likeliest = torch.tensor([[logprob for _, logprob in token.top] for token in scores], dtype=torch.float64)
     torch.testing.assert_close(likeliest, expected.topk(5).values, atol=ATOL, rtol=0)
 
 
-def test_the_command_tells_the_figure_of_the_scratch_network(demo: Path, tmp_path: Path) -> None:
+def test_the_command_tells_the_figure_of_the_scratch_network(demo_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "text").write_text(TEXT, encoding="utf-8")
-    result = CliRunner().invoke(main, ["score", str(demo), str(tmp_path / "text"), "--json"])
+    result = CliRunner().invoke(main, ["score", str(demo_folder), str(tmp_path / "text"), "--json"])
     found = json.loads(result.stdout)
-    ids = Tokenizer.open(demo).encode(TEXT)
+    ids = Tokenizer.open(demo_folder).encode(TEXT)
     assert (found["tokens"], found["window"], found["stride"]) == (len(ids), 256, 128)
-    assert found["perplexity"] == pytest.approx(page(by_scratch(GPT2.from_pretrained(demo)), ids, 256, 128), rel=ATOL)
+    expected = page(by_scratch(GPT2.from_pretrained(demo_folder)), ids, 256, 128)
+    assert found["perplexity"] == pytest.approx(expected, rel=ATOL)

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import click
 
-from gpt2_runtime.cli.batch import batch
-from gpt2_runtime.cli.bench import bench
-from gpt2_runtime.cli.explain import explain
-from gpt2_runtime.cli.generate import generate
-from gpt2_runtime.cli.inspect import inspect
-from gpt2_runtime.cli.score import score
+COMMANDS = ("generate", "batch", "score", "explain", "inspect", "bench")  # each in the module of its name
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """Loads the subcommand that is asked for, and what that needs: the first token should not wait for the others."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(f"{__name__}.{cmd_name}"), cmd_name)
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="gpt2-runtime")
 def main() -> None:
     """Generates text with an exported GPT-2 folder, in onnxruntime, without PyTorch.
 
     FOLDER is what `gpt2-export make SOURCE FOLDER` wrote.
     """
-
-
-for command in (generate, batch, score, explain, inspect, bench):
-    main.add_command(command)

@@ -94,9 +94,7 @@ def test_one_token_is_enough(explainer):
 
 def test_truncation_keeps_the_last_tokens_and_room_for_the_new_ones(explainer):
     long = [number % 299 for number in range(70)]  # the model reads 64
-    with pytest.raises(
-        PromptTooLongError, match="prompt has 70 tokens, a page has room for 64; shorten it,"
-    ):
+    with pytest.raises(PromptTooLongError, match="prompt has 70 tokens, a page has room for 64; shorten it,"):
         explainer.explain(long)
     assert explainer.explain(long, overflow="truncate").token_ids == tuple(long[-64:])
     with pytest.raises(PromptTooLongError, match="prompt has 64 tokens, a page has room for 54"):

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 from gpt2_export import graph, kinds, manifest
 from gpt2_export.cli import main
+from gpt2_export.explaining import EXPLAINING
 
 Run = Callable[..., Result]
 Refusal = Callable[..., str]
@@ -66,8 +67,9 @@ def test_make_shows_its_stages_on_stderr_and_the_numbers_on_stdout(
     ]  # fmt: skip
     assert re.search(r"^parity +against torch .+ limit 0\.0001$", ran.stdout, re.MULTILINE)
     for kind in kinds.KINDS:
-        assert re.search(rf"onnxruntime .+ cpu, {kind.name}: logits within .+ greedy 17 of 17", ran.stdout)
-    assert re.search(r"out: 10 files, [\d,]+ bytes\n$", ran.stdout)
+        how = "attention .+, lens .+" if kind is EXPLAINING else "greedy 17 of 17"
+        assert re.search(rf"{kind.name}: logits within .+ {how}", ran.stdout)
+    assert re.search(r"out: 11 files, [\d,]+ bytes\n$", ran.stdout)
     assert manifest.differences(tmp_path / "out", manifest.read(tmp_path / "out")) == []
 
 

@@ -13,13 +13,15 @@ from typing import Any, NoReturn
 import pytest
 from gpt2_export import add_graph, freeze_only, graph, make, manifest, steps, verify_folder
 from gpt2_export.errors import FolderError, VerificationError
+from gpt2_export.kinds import KINDS
 from gpt2_model import GPT2, SourceError
 from gpt2_model.checkpoint import open_checkpoint
 from safetensors.numpy import load_file
 
-FILES = {
-    "config.json", "generation_config.json", "genai_config.json", "model.safetensors", "model.onnx",
-    "model_serving.onnx", "manifest.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt",
+GRAPHS = {"model.onnx", "model_serving.onnx", "model_explain.onnx"}
+FILES = GRAPHS | {
+    "config.json", "generation_config.json", "genai_config.json", "model.safetensors",
+    "manifest.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt",
 }  # fmt: skip
 
 
@@ -52,8 +54,9 @@ def test_its_manifest_is_true_of_it(made: Path) -> None:
     document = manifest.read(made)
     assert manifest.differences(made, document) == []
     assert document["files"].keys() == FILES - {"manifest.json"}
-    assert document["graphs"] == {"fp32": {"portable": "model.onnx", "serving": "model_serving.onnx"}}
+    assert document["graphs"] == {"fp32": {kind.name: kind.file for kind in KINDS}}
     assert document["warnings"] == []
+    assert 0 < document["parity"]["explaining"]["max_lens_difference"] < 1e-4
     assert [name for name in document["parity"]["backends"] if name.endswith(("cpu, portable", "cpu, serving"))]
     for figures in document["parity"]["backends"].values():
         assert 0 < figures["max_logit_difference"] < 1e-4
@@ -62,8 +65,8 @@ def test_its_manifest_is_true_of_it(made: Path) -> None:
 
 def test_it_holds_no_second_copy_of_any_weight(made: Path, model: GPT2) -> None:
     weights = 4 * sum(parameter.numel() for parameter in model.parameters())
-    held = sum((made / name).stat().st_size for name in ("model.onnx", "model_serving.onnx", "model.safetensors"))
-    assert held - weights < 30_000
+    held = sum((made / name).stat().st_size for name in (*GRAPHS, "model.safetensors"))
+    assert held - weights < 45_000
     assert "lm_head.weight" not in load_file(made / "model.safetensors")
 
 
@@ -97,7 +100,7 @@ def test_a_frozen_folder_is_whole_and_says_that_it_was_not_verified(frozen: Path
     document = manifest.read(frozen)
     assert manifest.differences(frozen, document) == []
     assert document["parity"] is None
-    assert {file.name for file in frozen.iterdir()} == FILES - {"model.onnx", "model_serving.onnx"}
+    assert {file.name for file in frozen.iterdir()} == FILES - GRAPHS
 
 
 @pytest.mark.usefixtures("without_export")
@@ -165,7 +168,7 @@ def test_a_graph_is_not_added_to_weights_that_are_not_those_that_were_frozen(fro
     assert (frozen / "manifest.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "model.onnx", "model_serving.onnx", "config.json", "merges.txt"])
+@pytest.mark.parametrize("name", ["model.safetensors", *sorted(GRAPHS), "config.json", "merges.txt"])
 def test_a_folder_with_a_changed_file_is_not_verified(made_copy: Path, name: str) -> None:
     content = bytearray((made_copy / name).read_bytes())
     content[-3] ^= 1

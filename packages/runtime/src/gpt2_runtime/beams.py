@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from gpt2_runtime.errors import SettingError
+from gpt2_runtime.errors import SettingError, shown
 from gpt2_runtime.events import FinishReason
 from gpt2_runtime.logprobs import log_softmax
 from gpt2_runtime.request import Overflow, Request
@@ -77,9 +77,9 @@ class BeamConfig:
         number = isinstance(penalty, int | float) and not isinstance(penalty, bool)
         if not number or not -STRONGEST_PENALTY <= penalty <= STRONGEST_PENALTY:
             limit = f"from {-STRONGEST_PENALTY:g} to {STRONGEST_PENALTY:g}"
-            raise SettingError(f"length_penalty is {penalty!r}, must be a number {limit}; 0 is none")
+            raise SettingError(f"length_penalty is {shown(penalty)}, must be a number {limit}; 0 is none")
         if not isinstance(self.early_stopping, bool) and self.early_stopping != "never":
-            raise SettingError(f"early_stopping is {self.early_stopping!r}, must be True, False or 'never'")
+            raise SettingError(f"early_stopping is {shown(self.early_stopping)}, must be True, False or 'never'")
 
     def score(self, log_probability: float, length: int) -> float:
         """What texts are compared by: `log_probability` over their length to the power of the penalty."""
@@ -162,7 +162,7 @@ def beam_search(
     (True, 8, 'length')
     """
     if overflow not in ("error", "truncate"):
-        raise SettingError(f"overflow is {overflow!r}, must be 'error' or 'truncate' for beam search")
+        raise SettingError(f"overflow is {shown(overflow)}, must be 'error' or 'truncate' for beam search")
     request = Request(prompt_ids=prompt_ids, max_new_tokens=max_new_tokens, sampling=sampling, overflow=overflow)
     limit = session.bundle.architecture.n_positions
     (prompt,) = session.check_ids(np.asarray(request.fitting(limit, session.bundle.bos_token_id))[None])
@@ -296,7 +296,7 @@ def check_draws_nothing(sampling: SamplingConfig) -> None:
     for field in fields(sampling):
         value, neutral = getattr(sampling, field.name), getattr(GREEDY, field.name)
         if field.name not in CONTROLS and value != neutral:
-            told = f"{field.name} is {value!r}, must be {neutral!r}"
+            told = f"{field.name} is {shown(value)}, must be {shown(neutral)}"
             raise SettingError(f"{told}, as beam search draws no token; start from GREEDY")
 
 
@@ -305,7 +305,7 @@ def _stops(session: Session, stop_token_ids: Collection[int] | None) -> frozense
     try:
         stops = frozenset(session.bundle.eos_token_ids if stop_token_ids is None else stop_token_ids)
     except TypeError as error:
-        raise SettingError(f"stop_token_ids are {stop_token_ids!r}, must be token ids: [5, 6]") from error
+        raise SettingError(f"stop_token_ids are {shown(stop_token_ids)}, must be token ids: [5, 6]") from error
     if stops:
         session.check_ids([list(stops)])
     return stops
@@ -314,4 +314,4 @@ def _stops(session: Session, stop_token_ids: Collection[int] | None) -> frozense
 def _check_count(name: str, value: object, least: int, most: int | None = None, of: str = "") -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least or (most is not None and value > most):
         limit = f"of at least {least}" if most is None else f"from {least} to {of}{most}"
-        raise SettingError(f"{name} is {value!r}, must be an integer {limit}")
+        raise SettingError(f"{name} is {shown(value)}, must be an integer {limit}")

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from gpt2_runtime import roofline
 from gpt2_runtime.cache import KeyValueCache
-from gpt2_runtime.errors import SettingError
+from gpt2_runtime.errors import SettingError, shown
 from gpt2_runtime.memory import peak_rss
 from gpt2_runtime.session import Session
 from gpt2_runtime.signature import GraphKind
@@ -266,4 +266,4 @@ def _fitting(sizes: Collection[int], limit: int) -> tuple[int, ...]:
 def _refuse_below_one(name: str, values: Collection[int]) -> None:
     for value in values:
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise SettingError(f"{name} is {value!r}, must be an integer of at least 1")
+            raise SettingError(f"{name} is {shown(value)}, must be an integer of at least 1")

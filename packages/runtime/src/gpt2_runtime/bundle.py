@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
 from gpt2_runtime.document import REMEDY, Document
-from gpt2_runtime.errors import BundleError
+from gpt2_runtime.errors import BundleError, shown
 
 SCHEMA = 1
 PRECISIONS = ("fp32", "fp16", "int8", "int4")
@@ -161,7 +161,7 @@ def _sealed_files(folder: Path, listed: Document) -> Mapping[str, SealedFile]:
     files = {}
     for name in listed:
         if not _stays_inside(name):
-            raise BundleError(f"{listed.where} names {name!r}, which may leave the folder; {REMEDY}")
+            raise BundleError(f"{listed.where} names {shown(name)}, which may leave the folder; {REMEDY}")
         entry = listed.document(name)
         file = SealedFile(path=folder / name, bytes=entry.integer("bytes"), sha256=entry.text("sha256"))
         if not file.path.is_file():
@@ -193,7 +193,9 @@ def _listed(names: Document, files: Mapping[str, SealedFile]) -> Mapping[str, st
     table = _texts(names)
     for key, name in table.items():
         if name not in files:
-            raise BundleError(f"{names.where}: {key} is {name!r}, which the manifest's files do not list; {REMEDY}")
+            raise BundleError(
+                f"{names.where}: {key} is {shown(name)}, which the manifest's files do not list; {REMEDY}"
+            )
     return table
 
 

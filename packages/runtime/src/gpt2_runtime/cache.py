@@ -10,7 +10,7 @@ from typing import Any, Self, TypeGuard
 import numpy as np
 import numpy.typing as npt
 
-from gpt2_runtime.errors import ContextFullError, SettingError
+from gpt2_runtime.errors import ContextFullError, SettingError, shown
 
 Layout = tuple[tuple[int, ...], np.dtype[Any]]
 """(L, 2, H, D) and the type of the numbers: layers, keys and values, heads, head size."""
@@ -109,7 +109,7 @@ class KeyValueCache(ABC):
         (1, 3, 1)
         """
         if not isinstance(rows, Sequence | np.ndarray) or not len(rows):
-            raise SettingError(f"rows are {rows!r}, must be one or more of the cache's {self.batch_size}: [0, 0]")
+            raise SettingError(f"rows are {shown(rows)}, must be one or more of the cache's {self.batch_size}: [0, 0]")
         for row in rows:
             self._check_row(row, "select")
         return self._selected(tuple(int(row) for row in rows))
@@ -165,7 +165,7 @@ class KeyValueCache(ABC):
     def _check_row(self, row: object, verb: str) -> None:
         if not _is_whole(row) or not 0 <= row < self.batch_size:
             has = f"the cache has {self.batch_size}"
-            raise SettingError(f"row is {row!r}, {has}; {verb} from 0 to {self.batch_size - 1}")
+            raise SettingError(f"row is {shown(row)}, {has}; {verb} from 0 to {self.batch_size - 1}")
 
     @property
     @abstractmethod
@@ -193,7 +193,7 @@ class KeyValueCache(ABC):
 
 def _check_length(length: object, most: int, holder: str, verb: str) -> None:
     if not _is_whole(length) or not 0 <= length <= most:
-        raise SettingError(f"length is {length!r}, {holder} {most}; {verb} 0 to {most}")
+        raise SettingError(f"length is {shown(length)}, {holder} {most}; {verb} 0 to {most}")
 
 
 def _is_whole(value: object) -> TypeGuard[int | np.integer]:

@@ -68,3 +68,19 @@ class ContextFullError(Gpt2RuntimeError):
 
 class LogitsError(Gpt2RuntimeError):
     """The model computed NaN or infinity, so there is no token to choose."""
+
+
+MOST_SHOWN = 80  # characters of a value in a message
+
+
+def shown(value: object) -> str:
+    """A value as a message has it: its repr, on one line, cut where it is long.
+
+    >>> shown("a"), shown(["b"] * 100)
+    ("'a'", "['b', 'b', 'b', 'b', 'b', 'b', 'b', 'b', 'b', 'b', 'b', 'b', 'b', 'b', 'b', '...")
+    """
+    try:
+        written = " ".join(line.strip() for line in repr(value).splitlines())
+    except (ValueError, RecursionError):  # an integer of thousands of digits; thousands of brackets
+        return f"{type(value).__name__} that is too long to show"
+    return written if len(written) <= MOST_SHOWN else written[: MOST_SHOWN - 3] + "..."

@@ -22,6 +22,7 @@ from gpt2_runtime.errors import (
     SettingError,
     TokenIdError,
     TokenizerError,
+    shown,
 )
 from gpt2_runtime.providers import choose_provider, choose_threads
 from gpt2_runtime.request import Overflow
@@ -194,7 +195,7 @@ class Explainer:
     def _fitting(self, ids: list[int], limit: int, overflow: Overflow) -> list[int]:
         """The last `limit` of them at most, checked."""
         if overflow not in ("error", "truncate"):
-            raise SettingError(f"overflow is {overflow!r}, must be 'error' or 'truncate'")
+            raise SettingError(f"overflow is {shown(overflow)}, must be 'error' or 'truncate'")
         if not ids:
             raise EmptyPromptError("prompt has 0 tokens, must have at least 1")
         if len(ids) > limit and overflow == "error":
@@ -203,13 +204,13 @@ class Explainer:
         vocab_size = self.bundle.architecture.vocab_size
         for id_ in ids:
             if isinstance(id_, bool) or not isinstance(id_, int | np.integer) or not 0 <= id_ < vocab_size:
-                raise TokenIdError(f"token id is {id_!r}, must be an integer from 0 to {vocab_size - 1}")
+                raise TokenIdError(f"token id is {shown(id_)}, must be an integer from 0 to {vocab_size - 1}")
         return [int(id_) for id_ in ids[-limit:]]
 
 
 def _check_integer(name: str, value: object, least: int, most: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise SettingError(f"{name} is {value!r}, must be an integer from {least} to {most}")
+        raise SettingError(f"{name} is {shown(value)}, must be an integer from {least} to {most}")
 
 
 def report(explanation: Explanation) -> dict[str, object]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from gpt2_runtime.batch import Prompt
 from gpt2_runtime.completion import Completion
-from gpt2_runtime.errors import JobError
+from gpt2_runtime.errors import JobError, shown
 from gpt2_runtime.sampling import AS_TRAINED, SamplingConfig
 from gpt2_runtime.text import Settings
 
@@ -75,10 +75,10 @@ def read(text: bytes, line: int, defaults: Defaults) -> Job:
         raise JobError(f"{', '.join(unknown)} is no setting; there are {', '.join(NAMES)}")
     id_ = document.get("id", line)
     if isinstance(id_, bool) or not isinstance(id_, str | int):
-        raise JobError(f"id is {id_!r}, must be a string or an integer; leave it out for the line's number")
+        raise JobError(f"id is {shown(id_)}, must be a string or an integer; leave it out for the line's number")
     given = {name: document[name] for name in SETTINGS if name in document}
     if not isinstance(given.get("parse_special", True), bool):
-        raise JobError(f"parse_special is {given['parse_special']!r}, must be true or false")
+        raise JobError(f"parse_special is {shown(given['parse_special'])}, must be true or false")
     changes = {name: document[name] for name in SAMPLING if name in document}
     if "logit_bias" in changes:
         changes["logit_bias"] = _bias(changes["logit_bias"])
@@ -115,7 +115,7 @@ def _prompt(document: Mapping[str, Any]) -> str | list[int]:
         raise JobError("has to have either prompt or token_ids")
     if ids is None:
         if not isinstance(text, str):
-            raise JobError(f"prompt is {text!r}, must be a string; token ids are given as token_ids")
+            raise JobError(f"prompt is {shown(text)}, must be a string; token ids are given as token_ids")
         return text
     if not isinstance(ids, list) or any(isinstance(id_, bool) or not isinstance(id_, int) for id_ in ids):
         raise JobError("token_ids are not a list of integers such as [464, 3290]")
@@ -125,7 +125,7 @@ def _prompt(document: Mapping[str, Any]) -> str | list[int]:
 def _bias(given: object) -> dict[int, Any]:
     """JSON's names are strings, token ids are not."""
     if not isinstance(given, dict):
-        raise JobError(f"logit_bias is {given!r}, must be an object such as {{'50256': -1.5}}")
+        raise JobError(f"logit_bias is {shown(given)}, must be an object such as {{'50256': -1.5}}")
     try:
         return {int(id_): bias for id_, bias in given.items()}
     except ValueError as error:

@@ -31,7 +31,14 @@ from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, po
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
 
-from gpt2_runtime.errors import EmptyPromptError, Gpt2RuntimeError, PromptTooLongError, SettingError, TokenizerError
+from gpt2_runtime.errors import (
+    EmptyPromptError,
+    Gpt2RuntimeError,
+    PromptTooLongError,
+    SettingError,
+    TokenizerError,
+    shown,
+)
 from gpt2_runtime.sampling import SamplingConfig
 from gpt2_runtime.scoring import log_likelihood, score
 from gpt2_runtime.text import TextGenerator
@@ -100,7 +107,7 @@ class RuntimeLM(TemplateLM):
                 "model_args has no folder, must name one made by `gpt2-export make SOURCE OUT`: folder=OUT"
             )
         if str(batch_size) not in ("1", "auto"):
-            raise SettingError(f"batch_size is {batch_size!r}, must be 1: rows are read one by one")
+            raise SettingError(f"batch_size is {shown(batch_size)}, must be 1: rows are read one by one")
         generator = TextGenerator.open(
             str(folder), precision=precision, provider=provider, threads=threads, graph=graph
         )
@@ -118,7 +125,7 @@ class RuntimeLM(TemplateLM):
             or not isinstance(self.max_length, int)
             or not 2 <= self.max_length <= limit
         ):
-            raise SettingError(f"max_length is {max_length!r}, must be an integer from 2 to {limit}")
+            raise SettingError(f"max_length is {shown(max_length)}, must be an integer from 2 to {limit}")
 
     @property
     def eot_token_id(self) -> int:

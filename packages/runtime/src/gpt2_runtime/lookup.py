@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from gpt2_runtime.errors import SettingError
+from gpt2_runtime.errors import SettingError, shown
 from gpt2_runtime.sampling import SamplingConfig, sample
 
 
@@ -44,7 +44,7 @@ class LookupConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise SettingError(
-                    f"{name} is {value!r}, must be an integer of at least 1; leave it out for the default"
+                    f"{name} is {shown(value)}, must be an integer of at least 1; leave it out for the default"
                 )
         if self.min_ngram > self.max_ngram:
             told = f"min_ngram is {self.min_ngram}, must be at most max_ngram, which is {self.max_ngram}"

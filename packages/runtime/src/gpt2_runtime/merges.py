@@ -12,7 +12,7 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
-from gpt2_runtime.errors import TokenizerError
+from gpt2_runtime.errors import TokenizerError, shown
 
 
 def _byte_characters() -> dict[str, int]:
@@ -122,12 +122,12 @@ def refuse_unreachable(merges: Merges, where: str) -> None:
     for token, listed in pairs.items():
         parts = _spelled(token, ranks, below=ranks[token])
         if tuple(parts) not in listed:
-            told = f"no text reaches token {token!r}, which earlier merges spell {' '.join(parts)}"
+            told = f"no text reaches token {shown(token)}, which earlier merges spell {' '.join(parts)}"
             raise TokenizerError(f"{where}: {told}; only merges as training writes them can be read")
 
 
 def _refuse_merge(left: str, right: str, why: str, where: str) -> None:
-    told = f"merge {left!r} {right!r} {why}"
+    told = f"merge {shown(left)} {shown(right)} {why}"
     raise TokenizerError(f"{where}: {told}; only merges as training writes them can be read")
 
 
@@ -151,4 +151,4 @@ def _merge(merge: object, where: str) -> tuple[str, str]:
     match parts:
         case [str(left), str(right)] if left and right:
             return left, right
-    raise TokenizerError(f"{where}: {merge!r} is not a merge, must be two tokens; export the folder again")
+    raise TokenizerError(f"{where}: {shown(merge)} is not a merge, must be two tokens; export the folder again")

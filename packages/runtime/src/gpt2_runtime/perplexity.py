@@ -21,7 +21,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from gpt2_runtime.errors import EmptyPromptError, SettingError
+from gpt2_runtime.errors import EmptyPromptError, SettingError, shown
 from gpt2_runtime.scoring import UNSCORED, TokenScore, log_likelihood, score
 from gpt2_runtime.session import Session
 
@@ -138,10 +138,10 @@ def window_and_stride(session: Session, window: int | None = None, stride: int |
     limit = session.bundle.architecture.n_positions
     window = limit if window is None else window
     if isinstance(window, bool) or not isinstance(window, int) or not 2 <= window <= limit:
-        raise SettingError(f"window is {window!r}, must be an integer from 2 to {limit}, which the model reads")
+        raise SettingError(f"window is {shown(window)}, must be an integer from 2 to {limit}, which the model reads")
     stride = window // 2 if stride is None else stride
     if isinstance(stride, bool) or not isinstance(stride, int) or not 1 <= stride <= window:
-        raise SettingError(f"stride is {stride!r}, must be an integer from 1 to {window}, the window")
+        raise SettingError(f"stride is {shown(stride)}, must be an integer from 1 to {window}, the window")
     return window, stride
 
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from gpt2_runtime import portable, serving
 from gpt2_runtime.cache import KeyValueCache, Snapshot
-from gpt2_runtime.errors import SettingError
+from gpt2_runtime.errors import SettingError, shown
 from gpt2_runtime.session import Session
 
 # Rows of a block: of matrix products 1 to 16, of attention in the serving graph twice the head size, a multiple of 16.
@@ -90,7 +90,9 @@ class PrefixCache:
 
     def __init__(self, session: Session, *, max_bytes: int) -> None:
         if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1:
-            raise SettingError(f"max_bytes is {max_bytes!r}, must be an integer of at least 1; leave it out for none")
+            raise SettingError(
+                f"max_bytes is {shown(max_bytes)}, must be an integer of at least 1; leave it out for none"
+            )
         self.max_bytes = max_bytes
         self._owner = session.opened.owner
         self._lock = Lock()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
-from gpt2_runtime.errors import ProviderError, SettingError
+from gpt2_runtime.errors import ProviderError, SettingError, shown
 
 MAX_THREADS = 1024
 
@@ -52,7 +52,7 @@ def choose_provider(name: str) -> Provider:
     'CPUExecutionProvider'
     """
     if name not in PROVIDERS:
-        raise ProviderError(f"provider is {name!r}, must be one of {', '.join(PROVIDERS)}")
+        raise ProviderError(f"provider is {shown(name)}, must be one of {', '.join(PROVIDERS)}")
     provider = PROVIDERS[name]
     available = load_onnxruntime().get_available_providers()
     if provider.execution_provider not in available:
@@ -94,7 +94,7 @@ def choose_threads(threads: int | None = None) -> int:
         usable = usable_cpus()
         return usable if quota is None else max(1, min(usable, math.ceil(quota)))
     if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= MAX_THREADS:
-        raise SettingError(f"threads is {threads!r}, must be an integer from 1 to {MAX_THREADS}")
+        raise SettingError(f"threads is {shown(threads)}, must be an integer from 1 to {MAX_THREADS}")
     return threads
 
 

@@ -8,7 +8,7 @@ from typing import Literal, TypeGuard, get_args
 
 import numpy as np
 
-from gpt2_runtime.errors import EmptyPromptError, PromptTooLongError, SettingError
+from gpt2_runtime.errors import EmptyPromptError, PromptTooLongError, SettingError, shown
 from gpt2_runtime.sampling import AS_TRAINED, SamplingConfig
 
 Overflow = Literal["error", "truncate", "slide"]
@@ -42,9 +42,9 @@ class Request:
 
     def __post_init__(self) -> None:
         if not _is_count(self.max_new_tokens):
-            raise SettingError(f"max_new_tokens is {self.max_new_tokens!r}, must be an integer of at least 0")
+            raise SettingError(f"max_new_tokens is {shown(self.max_new_tokens)}, must be an integer of at least 0")
         if self.overflow not in get_args(Overflow):
-            raise SettingError(f"overflow is {self.overflow!r}, must be 'error', 'truncate' or 'slide'")
+            raise SettingError(f"overflow is {shown(self.overflow)}, must be 'error', 'truncate' or 'slide'")
         if self.stop_token_ids is not None:
             object.__setattr__(self, "stop_token_ids", _checked_stops(self.stop_token_ids))
         if self.logprobs is not None:
@@ -71,7 +71,7 @@ def check_logprobs(name: str, value: object) -> None:
     """Refuses a number of alternatives to tell that is out of range."""
     if not _is_count(value) or value > MOST_LOGPROBS:
         limit = f"must be an integer from 0 to {MOST_LOGPROBS}"
-        raise SettingError(f"{name} is {value!r}, {limit}; leave it out for none")
+        raise SettingError(f"{name} is {shown(value)}, {limit}; leave it out for none")
 
 
 def _checked_stops(given: object) -> frozenset[int]:
@@ -79,7 +79,7 @@ def _checked_stops(given: object) -> frozenset[int]:
         ids = list(given)
         if all(isinstance(id_, int | np.integer) and not isinstance(id_, bool) for id_ in ids):
             return frozenset(int(id_) for id_ in ids)
-    raise SettingError(f"stop_token_ids is {given!r}, must be a list of integers; leave it out for end-of-text")
+    raise SettingError(f"stop_token_ids is {shown(given)}, must be a list of integers; leave it out for end-of-text")
 
 
 def _is_count(value: object) -> TypeGuard[int]:

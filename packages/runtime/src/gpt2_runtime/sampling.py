@@ -37,7 +37,7 @@ from gpt2_runtime.controls import (
     penalise_counts,
     penalise_repetition,
 )
-from gpt2_runtime.errors import LogitsError, SettingError
+from gpt2_runtime.errors import LogitsError, SettingError, shown
 
 ALL = "leave it out to keep all tokens"
 ID = "must be an integer of at least 0; ids are the tokenizer's"
@@ -56,25 +56,27 @@ def _checked_bias(bias: object) -> Iterator[tuple[int, float]]:
     """The pairs of a mapping, or of what this returned, by ascending id."""
     pairs = tuple(bias.items()) if isinstance(bias, Mapping) else bias
     if not isinstance(pairs, tuple) or not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
-        raise SettingError(f"logit_bias is {bias!r}, must map token ids to numbers; leave it out for none")
+        raise SettingError(f"logit_bias is {shown(bias)}, must map token ids to numbers; leave it out for none")
     for id_, value in pairs:
         if not _is_integer(id_) or id_ < 0:
-            raise SettingError(f"logit_bias has token id {id_!r}, {ID}")
+            raise SettingError(f"logit_bias has token id {shown(id_)}, {ID}")
         if not _is_number(value) or not (value == -math.inf or abs(value) <= MOST):
             limit = f"must be a number from {-MOST:g} to {MOST:g}, or -inf to forbid it"
-            raise SettingError(f"logit_bias of token {id_} is {value!r}, {limit}")
+            raise SettingError(f"logit_bias of token {id_} is {shown(value)}, {limit}")
     yield from sorted((id_, float(value)) for id_, value in pairs)
 
 
 def _checked_words(words: object) -> Iterator[tuple[int, ...]]:
     if not isinstance(words, list | tuple):
-        raise SettingError(f"bad_words_ids is {words!r}, must be a list of lists of token ids; leave it out for none")
+        raise SettingError(
+            f"bad_words_ids is {shown(words)}, must be a list of lists of token ids; leave it out for none"
+        )
     for word in words:
         if not isinstance(word, list | tuple) or not word:
-            raise SettingError(f"bad_words_ids has {word!r}, must be a list of at least one token id")
+            raise SettingError(f"bad_words_ids has {shown(word)}, must be a list of at least one token id")
         for id_ in word:
             if not _is_integer(id_) or id_ < 0:
-                raise SettingError(f"bad_words_ids has token id {id_!r}, {ID}")
+                raise SettingError(f"bad_words_ids has token id {shown(id_)}, {ID}")
         yield tuple(word)
 
 
@@ -125,15 +127,15 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         if not _is_number(self.temperature) or not 0 <= self.temperature < math.inf:
-            raise SettingError(f"temperature is {self.temperature!r}, must be a number of at least 0; 0 is greedy")
+            raise SettingError(f"temperature is {shown(self.temperature)}, must be a number of at least 0; 0 is greedy")
         if self.top_k is not None and (not _is_integer(self.top_k) or self.top_k < 1):
-            raise SettingError(f"top_k is {self.top_k!r}, must be an integer of at least 1; {ALL}")
+            raise SettingError(f"top_k is {shown(self.top_k)}, must be an integer of at least 1; {ALL}")
         for name in ("top_p", "typical_p"):
             share = getattr(self, name)
             if share is not None and (not _is_number(share) or not 0 < share <= 1):
-                raise SettingError(f"{name} is {share!r}, must be above 0 and at most 1; {ALL}")
+                raise SettingError(f"{name} is {shown(share)}, must be above 0 and at most 1; {ALL}")
         if self.min_p is not None and (not _is_number(self.min_p) or not 0 <= self.min_p <= 1):
-            raise SettingError(f"min_p is {self.min_p!r}, must be a number from 0 to 1; {ALL}")
+            raise SettingError(f"min_p is {shown(self.min_p)}, must be a number from 0 to 1; {ALL}")
         for name, least, none in (
             ("repetition_penalty", 1 / MOST, 1),
             ("frequency_penalty", -MOST, 0),
@@ -142,14 +144,14 @@ class SamplingConfig:
             penalty = getattr(self, name)
             if not _is_number(penalty) or not least <= penalty <= MOST:
                 limit = f"must be a number from {least:g} to {MOST:g}"
-                raise SettingError(f"{name} is {penalty!r}, {limit}; {none} is no penalty")
+                raise SettingError(f"{name} is {shown(penalty)}, {limit}; {none} is no penalty")
         size = self.no_repeat_ngram_size
         if size is not None and (not _is_integer(size) or size < 1):
             told = "must be an integer of at least 1; leave it out to let any come again"
-            raise SettingError(f"no_repeat_ngram_size is {size!r}, {told}")
+            raise SettingError(f"no_repeat_ngram_size is {shown(size)}, {told}")
         if not _is_integer(self.min_new_tokens) or self.min_new_tokens < 0:
             told = "must be an integer of at least 0; 0 lets the text end at once"
-            raise SettingError(f"min_new_tokens is {self.min_new_tokens!r}, {told}")
+            raise SettingError(f"min_new_tokens is {shown(self.min_new_tokens)}, {told}")
         # What a caller may go on to change is copied.
         object.__setattr__(self, "logit_bias", tuple(_checked_bias(self.logit_bias)))
         object.__setattr__(self, "bad_words_ids", tuple(_checked_words(self.bad_words_ids)))

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from gpt2_runtime.cache import Snapshot
 from gpt2_runtime.decoding import Decoding
-from gpt2_runtime.errors import Gpt2RuntimeError, SettingError
+from gpt2_runtime.errors import Gpt2RuntimeError, SettingError, shown
 from gpt2_runtime.events import Event
 from gpt2_runtime.prefixes import PrefixCache
 from gpt2_runtime.session import Session
@@ -67,7 +67,7 @@ class Scheduler:
 
     def __init__(self, session: Session, *, rows: int = ROWS, prefixes: PrefixCache | None = None) -> None:
         if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1:
-            raise SettingError(f"rows is {rows!r}, must be an integer of at least 1")
+            raise SettingError(f"rows is {shown(rows)}, must be an integer of at least 1")
         if rows > 1 and session.graph == "portable":
             told = f"rows is {rows}, the portable graph decodes requests of different lengths one by one"
             raise SettingError(f"{told}; pass 1, or open the serving graph")

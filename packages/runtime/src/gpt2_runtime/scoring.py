@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpt2_runtime.cache import KeyValueCache
-from gpt2_runtime.errors import EmptyPromptError, PromptTooLongError, SettingError
+from gpt2_runtime.errors import EmptyPromptError, PromptTooLongError, SettingError, shown
 from gpt2_runtime.logprobs import likeliest, log_softmax
 from gpt2_runtime.session import Session
 
@@ -139,4 +139,4 @@ def _checked(session: Session, ids: Sequence[int]) -> npt.NDArray[np.int64]:
 
 def _check_range(name: str, value: object, least: int, most: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise SettingError(f"{name} is {value!r}, must be an integer from {least} to {most}")
+        raise SettingError(f"{name} is {shown(value)}, must be an integer from {least} to {most}")

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from gpt2_runtime.bundle import Bundle
 from gpt2_runtime.cache import KeyValueCache
 from gpt2_runtime.engine import Engine
-from gpt2_runtime.errors import BundleError, ContextFullError, GraphError, SettingError, TokenIdError
+from gpt2_runtime.errors import BundleError, ContextFullError, GraphError, SettingError, TokenIdError, shown
 from gpt2_runtime.hugepages import on_huge_pages
 from gpt2_runtime.portable import PortableGraph
 from gpt2_runtime.providers import Provider, check_provider, choose_provider, choose_threads, load_onnxruntime
@@ -233,7 +233,7 @@ def choose_graph(bundle: Bundle, precision: str, provider: Provider, graph: Grap
     if graph is None:
         return "serving" if on_cpu and "serving" in bundle.graphs.get(precision, {}) else "portable"
     if graph not in get_args(GraphKind):
-        raise SettingError(f"graph is {graph!r}, must be {' or '.join(get_args(GraphKind))}")
+        raise SettingError(f"graph is {shown(graph)}, must be {' or '.join(get_args(GraphKind))}")
     if graph == "serving" and not on_cpu:
         told = f"graph is 'serving', which runs on the CPU alone, not on {provider.name}"
         raise SettingError(f"{told}; pass --graph portable")
@@ -247,7 +247,7 @@ def choose_graph(bundle: Bundle, precision: str, provider: Provider, graph: Grap
 def _check_count(name: str, value: object, most: int | None = None) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1 or (most is not None and value > most):
         limit = "of at least 1" if most is None else f"from 1 to {most}"
-        raise SettingError(f"{name} is {value!r}, must be an integer {limit}")
+        raise SettingError(f"{name} is {shown(value)}, must be an integer {limit}")
 
 
 def open_inference(path: Path, provider: Provider, threads: int, packed: bool) -> InferenceSession:

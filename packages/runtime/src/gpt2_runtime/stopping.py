@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gpt2_runtime.errors import SettingError
+from gpt2_runtime.errors import SettingError, shown
 
 
 class StopStrings:
@@ -26,10 +26,10 @@ class StopStrings:
 
     def __init__(self, stops: Sequence[str]) -> None:
         if isinstance(stops, str):  # a sequence of its letters, which nobody means
-            raise SettingError(f"stop is {stops!r}, must be a list of strings; write [{stops!r}]")
+            raise SettingError(f"stop is {shown(stops)}, must be a list of strings; write [{shown(stops)}]")
         for stop in stops:
             if not isinstance(stop, str) or not stop:
-                raise SettingError(f"stop string is {stop!r}, must be text of at least one character")
+                raise SettingError(f"stop string is {shown(stop)}, must be text of at least one character")
         self._stops = tuple(stops)
         self._held = ""
         self._found: str | None = None

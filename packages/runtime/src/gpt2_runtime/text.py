@@ -14,7 +14,7 @@ from gpt2_runtime.beams import EarlyStopping, beam_search
 from gpt2_runtime.bundle import Bundle
 from gpt2_runtime.completion import Completion, Transcript
 from gpt2_runtime.decoding import Decoding
-from gpt2_runtime.errors import SettingError, TokenizerError
+from gpt2_runtime.errors import SettingError, TokenizerError, shown
 from gpt2_runtime.events import Event, FinishReason
 from gpt2_runtime.generate import run
 from gpt2_runtime.lookup import LookupConfig
@@ -187,7 +187,7 @@ class TextGenerator:
         """
         for name in ("seed", "stop", "logprobs", "prompt_logprobs"):
             if settings.get(name) not in (None, (), []):
-                raise SettingError(f"{name} is {settings[name]!r}, beam search has none; leave it out")
+                raise SettingError(f"{name} is {shown(settings[name])}, beam search has none; leave it out")
         settings.setdefault("sampling", GREEDY)
         (transcript,) = self.prepare(prompt, **settings)
         request = transcript.decoding.request
@@ -244,7 +244,7 @@ class TextGenerator:
         seed = secrets.randbits(32) if seed is None else seed
         for name, value, least in (("seed", seed, 0), ("n", n, 1)):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise SettingError(f"{name} is {value!r}, must be an integer of at least {least}")
+                raise SettingError(f"{name} is {shown(value)}, must be an integer of at least {least}")
         request = Request(
             prompt_ids=prompt,
             max_new_tokens=max_new_tokens,
@@ -268,10 +268,10 @@ class TextGenerator:
         """The token ids of each word, as it is and after a space."""
         assert self.tokenizer is not None
         if isinstance(words, str):  # a sequence of its letters, which nobody means
-            raise SettingError(f"bad_words is {words!r}, must be a list of strings; write [{words!r}]")
+            raise SettingError(f"bad_words is {shown(words)}, must be a list of strings; write [{shown(words)}]")
         for word in words:
             if not isinstance(word, str) or not word:
-                raise SettingError(f"bad word is {word!r}, must be text of at least one character")
+                raise SettingError(f"bad word is {shown(word)}, must be text of at least one character")
         forms = (form for word in words for form in (word, f" {word}"))
         return [self.tokenizer.encode(form, parse_special=False) for form in forms]
 

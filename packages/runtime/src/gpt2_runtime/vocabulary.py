@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import cast
 
 from gpt2_runtime.document import Document, read_text
-from gpt2_runtime.errors import TokenizerError
+from gpt2_runtime.errors import TokenizerError, shown
 from gpt2_runtime.merges import BYTES, Merges, as_trained, refuse_unreachable
 
 
@@ -89,11 +89,11 @@ def _vocabulary(
 ) -> Vocabulary:
     missing = [character for character in BYTES if character not in vocab]
     if missing:
-        told = f"the vocabulary lacks {len(missing)} of the 256 bytes, {missing[0]!r} first"
+        told = f"the vocabulary lacks {len(missing)} of the 256 bytes, {shown(missing[0])} first"
         raise TokenizerError(f"{where}: {told}; only a byte-level BPE as GPT-2's can be read")
     for token in added:
         if vocab.get(token.content, token.id) != token.id:
-            told = f"token {token.content!r} has two ids, {token.id} and {vocab[token.content]}"
+            told = f"token {shown(token.content)} has two ids, {token.id} and {vocab[token.content]}"
             raise TokenizerError(f"{where}: {told}; export the folder again")
     beside = {token.content: token.id for token in added if token.content not in vocab}
     if len({*vocab.values(), *beside.values()}) < len(vocab) + len(beside):
@@ -102,7 +102,7 @@ def _vocabulary(
     try:
         ids = list(map(vocab.__getitem__, ranks))
     except KeyError as error:
-        told = f"a merge makes {error.args[0]!r}, which the vocabulary does not have"
+        told = f"a merge makes {shown(error.args[0])}, which the vocabulary does not have"
         raise TokenizerError(f"{where}: {told}") from None
     if not as_trained(merges):
         refuse_unreachable(merges, where)
@@ -147,7 +147,7 @@ def _added_token(value: object, tokenizer: Document) -> AddedToken:
     if not token.text("content"):
         token.refuse("content", "text of at least one character")
     if token.flag("single_word", default=False):
-        raise TokenizerError(f"{token.where}: {token.text('content')!r} is single_word, which cannot be read")
+        raise TokenizerError(f"{token.where}: {shown(token.text('content'))} is single_word, which cannot be read")
     special = token.flag("special", default=False)
     return AddedToken(
         content=token.text("content"),
@@ -206,6 +206,6 @@ def _refuse_unless_types(tokenizer: Document, name: str, types: Sequence[str | N
 
 def _refuse(document: Document, name: str) -> None:
     value = document.get(name)
-    shown = value.get("type") if isinstance(value, dict) else value
-    told = f"{name} is {shown!r}, which GPT-2's tokenizer does not have"
+    kind = value.get("type") if isinstance(value, dict) else value
+    told = f"{name} is {shown(kind)}, which GPT-2's tokenizer does not have"
     raise TokenizerError(f"{document.where}: {told}; pass token ids to Session and generate")

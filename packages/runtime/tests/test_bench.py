@@ -78,8 +78,8 @@ def test_the_table_is_for_people(folder):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--rounds", "0"], "error: rounds is 0, must be an integer of at least 1\n"),
-        (["--batch", "0"], "error: batch is 0, must be an integer of at least 1\n"),
+        (["--rounds", "0"], "error: rounds is 0, must be an integer from 1 to 1000\n"),
+        (["--batch", "0"], "error: batch is 0, must be an integer from 1 to 1024\n"),
         (["--context", "0"], "error: context is 0, must be an integer of at least 1\n"),
         (
             ["--context", "49"],

@@ -162,7 +162,7 @@ class TestCommand:
         ("options", "message"),
         [
             (["--temperature", -1], "temperature is -1.0, must be"),
-            (["--rows", 0], "rows is 0, must be an integer of at least 1"),
+            (["--rows", 0], "rows is 0, must be an integer from 1 to 1024"),
             (["--graph", "portable"], "rows is 8, the portable graph"),
         ],
     )

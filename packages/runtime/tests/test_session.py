@@ -102,7 +102,8 @@ def test_a_number_of_logits_out_of_range_is_refused(either, keep):
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "limit"), [("batch_size", 0, "of at least 1"), ("capacity", 65, "from 1 to 64")]
+    ("name", "value", "limit"),
+    [("batch_size", 0, "from 1 to 1024"), ("batch_size", 10**9, "from 1 to 1024"), ("capacity", 65, "from 1 to 64")],
 )
 def test_a_cache_of_impossible_size_is_refused(either, name, value, limit):
     with pytest.raises(SettingError, match=f"{name} is {value}, must be an integer {limit}"):

@@ -21,6 +21,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from gpt2_runtime.cache import MOST_ROWS
 from gpt2_runtime.errors import SettingError, shown
 from gpt2_runtime.events import FinishReason
 from gpt2_runtime.logprobs import log_softmax
@@ -30,8 +31,7 @@ from gpt2_runtime.session import Session
 
 EarlyStopping = bool | Literal["never"]
 
-# Each beam is a row of the cache.
-MOST_BEAMS = 1024
+MOST_BEAMS = MOST_ROWS  # each is a row of the cache
 # With its tenth power the longest text's score is still a number of float32.
 STRONGEST_PENALTY = 10.0
 
@@ -78,8 +78,9 @@ class BeamConfig:
         if not number or not -STRONGEST_PENALTY <= penalty <= STRONGEST_PENALTY:
             limit = f"from {-STRONGEST_PENALTY:g} to {STRONGEST_PENALTY:g}"
             raise SettingError(f"length_penalty is {shown(penalty)}, must be a number {limit}; 0 is none")
-        if not isinstance(self.early_stopping, bool) and self.early_stopping != "never":
-            raise SettingError(f"early_stopping is {shown(self.early_stopping)}, must be True, False or 'never'")
+        stopping = self.early_stopping
+        if not isinstance(stopping, bool) and not (isinstance(stopping, str) and stopping == "never"):
+            raise SettingError(f"early_stopping is {shown(stopping)}, must be True, False or 'never'")
 
     def score(self, log_probability: float, length: int) -> float:
         """What texts are compared by: `log_probability` over their length to the power of the penalty."""
@@ -161,11 +162,17 @@ def beam_search(
     >>> best.score >= second.score, len(best.token_ids), best.finish_reason
     (True, 8, 'length')
     """
-    if overflow not in ("error", "truncate"):
+    if not isinstance(overflow, str) or overflow not in ("error", "truncate"):
         raise SettingError(f"overflow is {shown(overflow)}, must be 'error' or 'truncate' for beam search")
-    request = Request(prompt_ids=prompt_ids, max_new_tokens=max_new_tokens, sampling=sampling, overflow=overflow)
+    request = Request(
+        prompt_ids=prompt_ids,
+        max_new_tokens=max_new_tokens,
+        sampling=sampling,
+        stop_token_ids=stop_token_ids,
+        overflow=overflow,
+    )
     limit = session.bundle.architecture.n_positions
-    (prompt,) = session.check_ids(np.asarray(request.fitting(limit, session.bundle.bos_token_id))[None])
+    prompt = session.check_row(request.fitting(limit, session.bundle.bos_token_id))
     room = min(max_new_tokens, limit - len(prompt) + 1)
     config = BeamConfig(
         num_beams=num_beams,
@@ -173,7 +180,7 @@ def beam_search(
         num_return_sequences=num_return_sequences,
         length_penalty=length_penalty,
         early_stopping=early_stopping,
-        stop_token_ids=_stops(session, stop_token_ids),
+        stop_token_ids=_stops(session, request.stop_token_ids),
     )
     check_draws_nothing(sampling)
     check_vocabulary(sampling, session.bundle.architecture.vocab_size)
@@ -302,12 +309,8 @@ def check_draws_nothing(sampling: SamplingConfig) -> None:
 
 def _stops(session: Session, stop_token_ids: Collection[int] | None) -> frozenset[int]:
     """The tokens that end a text, which the vocabulary has."""
-    try:
-        stops = frozenset(session.bundle.eos_token_ids if stop_token_ids is None else stop_token_ids)
-    except TypeError as error:
-        raise SettingError(f"stop_token_ids are {shown(stop_token_ids)}, must be token ids: [5, 6]") from error
-    if stops:
-        session.check_ids([list(stops)])
+    stops = frozenset(session.bundle.eos_token_ids if stop_token_ids is None else stop_token_ids)
+    session.check_row(list(stops))
     return stops
 
 

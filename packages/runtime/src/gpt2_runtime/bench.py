@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpt2_runtime import roofline
-from gpt2_runtime.cache import KeyValueCache
+from gpt2_runtime.cache import MOST_ROWS, KeyValueCache
 from gpt2_runtime.errors import SettingError, shown
 from gpt2_runtime.memory import peak_rss
 from gpt2_runtime.session import Session
@@ -25,7 +25,7 @@ from gpt2_runtime.signature import GraphKind
 CONTEXTS = (32, 512, 896)
 BATCHES = (1, 8)
 PROMPTS = (32, 128, 512)
-ROUNDS = 5
+ROUNDS, MOST_ROUNDS = 5, 1000
 STEPS = 16  # decode steps of one cell in one round
 PAUSE = 0.1  # seconds, after which the session's threads, which wait for more work by spinning, have gone to sleep
 
@@ -116,16 +116,16 @@ def bench(
         SettingError: a number is out of range.
         Gpt2RuntimeError: the folder or the provider is refused.
     """
-    _refuse_below_one("rounds", [rounds])
-    _refuse_below_one("batch", batches)
+    _refuse_outside("rounds", [rounds], MOST_ROUNDS)
+    _refuse_outside("batch", batches, MOST_ROWS)
     start = perf_counter()
     session = Session.open(folder, precision=precision, provider=provider, threads=threads, graph=graph)
     load_seconds = perf_counter() - start
     limit = session.bundle.architecture.n_positions
     contexts = _fitting(CONTEXTS, limit - STEPS) if contexts is None else contexts
-    _refuse_below_one("context", contexts)
+    _refuse_outside("context", contexts)
     if max(contexts) > limit - STEPS:
-        told = f"context is {max(contexts)}, must be at most {limit - STEPS}"
+        told = f"context is {shown(max(contexts))}, must be at most {limit - STEPS}"
         raise SettingError(f"{told}: the model reads {limit} tokens, {STEPS} of them are decoded here")
     prompts = _fitting(PROMPTS, limit)
 
@@ -263,7 +263,8 @@ def _fitting(sizes: Collection[int], limit: int) -> tuple[int, ...]:
     return tuple(size for size in sizes if size <= limit) or (max(1, limit // 2),)
 
 
-def _refuse_below_one(name: str, values: Collection[int]) -> None:
+def _refuse_outside(name: str, values: Collection[int], most: int | None = None) -> None:
     for value in values:
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise SettingError(f"{name} is {shown(value)}, must be an integer of at least 1")
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1 or (most is not None and value > most):
+            limit = "of at least 1" if most is None else f"from 1 to {most}"
+            raise SettingError(f"{name} is {shown(value)}, must be an integer {limit}")

@@ -12,6 +12,8 @@ import numpy.typing as npt
 
 from gpt2_runtime.errors import ContextFullError, SettingError, shown
 
+MOST_ROWS = 1024  # of a cache; more are better stepped in turns
+
 Layout = tuple[tuple[int, ...], np.dtype[Any]]
 """(L, 2, H, D) and the type of the numbers: layers, keys and values, heads, head size."""
 
@@ -85,12 +87,14 @@ class KeyValueCache(ABC):
         Raises:
             SettingError: a length is negative or more than the row has.
         """
+        listed = lengths.ndim == 1 if isinstance(lengths, np.ndarray) else isinstance(lengths, Sequence)
+        if not listed and not isinstance(lengths, int | np.integer):
+            raise SettingError(f"lengths are {shown(lengths)}, must be an integer, or one for each row: [3, 0]")
         wanted = (lengths,) * self.batch_size if isinstance(lengths, int | np.integer) else tuple(lengths)
         if len(wanted) != self.batch_size:
             raise SettingError(f"lengths are {len(wanted)}, the cache has {self.batch_size} rows; give one for each")
         for row, (length, has) in enumerate(zip(wanted, self.lengths, strict=True)):
-            if not 0 <= length <= has:
-                raise SettingError(f"length is {length}, row {row} of the cache holds {has}; roll back to 0 to {has}")
+            _check_length(length, has, f"row {row} of the cache holds", "roll back to")
         return self._shortened(tuple(int(length) for length in wanted))
 
     def selected(self, rows: Sequence[int] | npt.NDArray[np.integer]) -> Self:
@@ -108,7 +112,8 @@ class KeyValueCache(ABC):
         >>> cache.selected([1, 0, 1]).lengths
         (1, 3, 1)
         """
-        if not isinstance(rows, Sequence | np.ndarray) or not len(rows):
+        listed = rows.ndim == 1 if isinstance(rows, np.ndarray) else isinstance(rows, Sequence)
+        if not listed or not len(rows):
             raise SettingError(f"rows are {shown(rows)}, must be one or more of the cache's {self.batch_size}: [0, 0]")
         for row in rows:
             self._check_row(row, "select")

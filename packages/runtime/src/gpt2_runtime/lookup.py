@@ -18,13 +18,15 @@ import numpy.typing as npt
 from gpt2_runtime.errors import SettingError, shown
 from gpt2_runtime.sampling import SamplingConfig, sample
 
+MOST_NGRAM = 64
+
 
 @dataclass(frozen=True, kw_only=True)
 class LookupConfig:
     """What counts as the same words, and how far to guess from them.
 
     Args:
-        max_ngram: as many last tokens are looked for first; the longer the match, the surer the guess.
+        max_ngram: as many last tokens are looked for first; the longer the match, the surer the guess. At most 64.
         min_ngram: fewer than this say too little.
         max_guesses: the most tokens guessed at once; how many it is depends on how it goes.
 
@@ -43,12 +45,20 @@ class LookupConfig:
         for name in ("max_ngram", "min_ngram", "max_guesses"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise SettingError(
-                    f"{name} is {shown(value)}, must be an integer of at least 1; leave it out for the default"
-                )
+                told = f"{name} is {shown(value)}, must be an integer of at least 1"
+                raise SettingError(f"{told}; leave it out for the default")
+        if self.max_ngram > MOST_NGRAM:
+            told = f"max_ngram is {shown(self.max_ngram)}, must be at most {MOST_NGRAM}"
+            raise SettingError(f"{told}: every token is indexed under runs of each length")
         if self.min_ngram > self.max_ngram:
-            told = f"min_ngram is {self.min_ngram}, must be at most max_ngram, which is {self.max_ngram}"
+            told = f"min_ngram is {shown(self.min_ngram)}, must be at most max_ngram, which is {self.max_ngram}"
             raise SettingError(f"{told}; lower it or raise the other")
+
+
+def check_lookup(value: object) -> None:
+    """SettingError for what is neither a LookupConfig nor None."""
+    if value is not None and not isinstance(value, LookupConfig):
+        raise SettingError(f"lookup is {shown(value)}, must be a LookupConfig; leave it out to guess nothing")
 
 
 class LookupIndex:

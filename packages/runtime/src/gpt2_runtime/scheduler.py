@@ -19,11 +19,11 @@ from time import perf_counter
 import numpy as np
 import numpy.typing as npt
 
-from gpt2_runtime.cache import Snapshot
+from gpt2_runtime.cache import MOST_ROWS, Snapshot
 from gpt2_runtime.decoding import Decoding
 from gpt2_runtime.errors import Gpt2RuntimeError, SettingError, shown
 from gpt2_runtime.events import Event
-from gpt2_runtime.prefixes import PrefixCache
+from gpt2_runtime.prefixes import PrefixCache, check_prefixes
 from gpt2_runtime.session import Session
 
 ROWS = 8
@@ -44,7 +44,7 @@ class Scheduler:
 
     Args:
         session: of the serving graph; the portable one, whose rows are of one length, takes one row.
-        rows: B. The cache of a row that has read much takes as much memory as that of one prompt alone.
+        rows: B, 1 to MOST_ROWS. The cache of a row that has read much takes as much memory as that of one prompt alone.
         prefixes: what the session has computed of earlier prompts, to be used and added to. Prompts are then read one
             by one.
 
@@ -66,13 +66,12 @@ class Scheduler:
     """
 
     def __init__(self, session: Session, *, rows: int = ROWS, prefixes: PrefixCache | None = None) -> None:
-        if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1:
-            raise SettingError(f"rows is {shown(rows)}, must be an integer of at least 1")
+        if isinstance(rows, bool) or not isinstance(rows, int) or not 1 <= rows <= MOST_ROWS:
+            raise SettingError(f"rows is {shown(rows)}, must be an integer from 1 to {MOST_ROWS}")
         if rows > 1 and session.graph == "portable":
             told = f"rows is {rows}, the portable graph decodes requests of different lengths one by one"
             raise SettingError(f"{told}; pass 1, or open the serving graph")
-        if prefixes is not None:
-            prefixes.check(session)
+        check_prefixes(prefixes, session)
         self._session = session
         self._prefixes = prefixes
         self._cache = session.empty_cache(rows)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpt2_runtime.bundle import Bundle
-from gpt2_runtime.cache import KeyValueCache
+from gpt2_runtime.cache import MOST_ROWS, KeyValueCache
 from gpt2_runtime.engine import Engine
 from gpt2_runtime.errors import BundleError, ContextFullError, GraphError, SettingError, TokenIdError, shown
 from gpt2_runtime.hugepages import on_huge_pages
@@ -151,12 +151,12 @@ class Session:
         """The cache before the first step of `batch_size` rows.
 
         Args:
-            batch_size: at least 1.
+            batch_size: 1 to MOST_ROWS.
             capacity: the tokens that each row has room for; by default the model's n_positions.
         """
         most = self.bundle.architecture.n_positions
         capacity = most if capacity is None else capacity
-        _check_count("batch_size", batch_size)
+        _check_count("batch_size", batch_size, MOST_ROWS)
         _check_count("capacity", capacity, most)
         cache: KeyValueCache = self.opened.empty_cache(batch_size, capacity)
         return cache
@@ -195,22 +195,34 @@ class Session:
 
     def check_ids(self, ids: Ids) -> list[npt.NDArray[np.int64]]:
         """Each row's ids as int64 [T]; SettingError for anything else, TokenIdError outside the vocabulary."""
-        vocab_size = self.bundle.architecture.vocab_size
         try:
-            rows = [np.asarray(row) for row in ids]
-        except (TypeError, ValueError) as error:
+            given = list(ids)
+        except TypeError as error:
             raise SettingError(f"ids are {type(ids).__name__}, must be rows of integers: [[5, 6], [7]]") from error
-        for row in rows:
-            if row.ndim != 1 or (row.size and row.dtype.kind not in "iu"):
-                raise SettingError(f"row of ids is {row.dtype} of shape {row.shape}, must be integers of shape [T]")
-            outside = row[(row < 0) | (row >= vocab_size)]
-            if outside.size:
-                raise TokenIdError(f"token id is {outside[0]}, must be from 0 to {vocab_size - 1}")
+        rows = [self.check_row(row) for row in given]
         if not any(row.size for row in rows):
             raise SettingError(f"ids are {len(rows)} rows without tokens, must have one at least")
-        return [row.astype(np.int64, copy=False) for row in rows]
+        return rows
+
+    def check_row(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+        """Some token ids, or none, as int64 [T]; errors are those of `check_ids`."""
+        vocab_size = self.bundle.architecture.vocab_size
+        try:
+            row = np.asarray(ids)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise SettingError(f"row of ids is {type(ids).__name__}, must be integers of shape [T]") from error
+        if row.ndim != 1 or (row.size and row.dtype.kind not in "iu"):
+            raise SettingError(f"row of ids is {row.dtype} of shape {row.shape}, must be integers of shape [T]")
+        if not row.size:
+            return np.empty(0, dtype=np.int64)  # an empty list is of no integers yet
+        outside = row[(row < 0) | (row >= vocab_size)]
+        if outside.size:
+            raise TokenIdError(f"token id is {outside[0]}, must be from 0 to {vocab_size - 1}")
+        return row.astype(np.int64, copy=False)
 
     def _check_cache(self, cache: KeyValueCache, rows: Sequence[npt.NDArray[np.int64]]) -> None:
+        if not isinstance(cache, KeyValueCache):
+            raise SettingError(f"cache is {shown(cache)}, must come from empty_cache or the step before")
         if cache.owner is not self.opened.owner:
             raise SettingError("cache is of another session; start from empty_cache of this one")
         if cache.batch_size != len(rows):
@@ -232,7 +244,7 @@ def choose_graph(bundle: Bundle, precision: str, provider: Provider, graph: Grap
     on_cpu = provider.name == "cpu"
     if graph is None:
         return "serving" if on_cpu and "serving" in bundle.graphs.get(precision, {}) else "portable"
-    if graph not in get_args(GraphKind):
+    if not isinstance(graph, str) or graph not in get_args(GraphKind):
         raise SettingError(f"graph is {shown(graph)}, must be {' or '.join(get_args(GraphKind))}")
     if graph == "serving" and not on_cpu:
         told = f"graph is 'serving', which runs on the CPU alone, not on {provider.name}"
@@ -244,10 +256,9 @@ def choose_graph(bundle: Bundle, precision: str, provider: Provider, graph: Grap
     return graph
 
 
-def _check_count(name: str, value: object, most: int | None = None) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1 or (most is not None and value > most):
-        limit = "of at least 1" if most is None else f"from 1 to {most}"
-        raise SettingError(f"{name} is {shown(value)}, must be an integer {limit}")
+def _check_count(name: str, value: object, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise SettingError(f"{name} is {shown(value)}, must be an integer from 1 to {most}")
 
 
 def open_inference(path: Path, provider: Provider, threads: int, packed: bool) -> InferenceSession:

@@ -101,7 +101,7 @@ def test_continuations_count_their_seeds_up(generator, rows):
     found = complete(generator, "The dog", 4, settings, rows=rows)
     expected = [generator.complete("The dog", **{**settings, "seed": seed}) for seed in range(7, 11)]
     assert list(map(untimed, found)) == list(map(untimed, expected))
-    with pytest.raises(SettingError, match="n is 0, must be an integer of at least 1"):
+    with pytest.raises(SettingError, match="n is 0, must be an integer from 1 to 1024"):
         complete(generator, "The dog", 0, settings)
 
 

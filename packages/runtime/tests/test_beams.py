@@ -319,10 +319,10 @@ def test_settings_out_of_range_are_refused_by_name_and_value(session, name, valu
     [
         ([300], "token id is 300"),
         ([-1], "token id is -1"),
-        ([1.5], "row of ids is float64"),
-        (["a"], "row of ids is <U1"),
-        (5, "stop_token_ids are 5, must be token ids"),
-        ([[5]], r"stop_token_ids are \[\[5\]\], must be token ids"),
+        ([1.5], r"stop_token_ids is \[1.5\], must be a list of integers"),
+        (["a"], r"stop_token_ids is \['a'\], must be a list of integers"),
+        (5, "stop_token_ids is 5, must be a list of integers"),
+        ([[5]], r"stop_token_ids is \[\[5\]\], must be a list of integers"),
     ],
 )
 def test_stop_tokens_that_are_none_are_refused(session, stops, told):

@@ -132,7 +132,7 @@ def test_options_that_do_not_go_together_are_a_usage_error(folder, options, mess
         (["--typical-p", 2], "typical_p is 2.0"),
         (["--bad-word", ""], "bad word is ''"),
         (["--logprobs", 101, "--json"], "logprobs is 101"),
-        (["-n", 0, "--json"], "n is 0, must be an integer of at least 1"),
+        (["-n", 0, "--json"], "n is 0, must be an integer from 1 to 1024"),
     ],
 )
 def test_values_out_of_range_are_refused_in_one_line(folder, options, message):

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from gpt2_runtime import GREEDY, Finished, SamplingConfig, Token, generate
-from gpt2_runtime.errors import EmptyPromptError, PromptTooLongError, SettingError, TokenIdError
+from gpt2_runtime.errors import EmptyPromptError, PromptError, PromptTooLongError, SettingError, TokenIdError
 from gpt2_runtime.events import Timings
 
 PROMPT = [5, 60, 7, 200]
@@ -103,8 +103,16 @@ def test_what_is_wrong_is_refused_at_the_call_and_not_at_the_first_event(session
         generate(session, [5, 300], max_new_tokens=0)
     with pytest.raises(SettingError, match="overflow is 'left', must be 'error', 'truncate' or 'slide'"):
         generate(session, PROMPT, max_new_tokens=1, overflow="left")
-    with pytest.raises(SettingError, match="row of ids is <U"):
+    with pytest.raises(PromptError, match="prompt_ids is 'text', must be a list of token ids"):
         generate(session, "text", max_new_tokens=1)
+    with pytest.raises(SettingError, match="lookup is True, must be a LookupConfig"):
+        generate(session, PROMPT, max_new_tokens=1, lookup=True)
+    with pytest.raises(SettingError, match="prefixes are 100, must be a PrefixCache"):
+        generate(session, PROMPT, max_new_tokens=1, prefixes=100)
+    with pytest.raises(SettingError, match="rng is 0, must be a numpy Generator"):
+        generate(session, PROMPT, max_new_tokens=1, rng=0)
+    with pytest.raises(SettingError, match=r"sampling is 0\.8, must be a SamplingConfig"):
+        generate(session, PROMPT, max_new_tokens=1, sampling=0.8)
 
 
 def test_the_prompt_is_left_as_it_was(session):

@@ -54,7 +54,7 @@ def test_an_id_that_is_a_number_is_not_the_text_of_it():
         (b'{"token_ids": [1, true]}', "token_ids are not a list of integers"),
         (b'{"prompt": "a", "id": 1.5}', "id is 1.5, must be a string or an integer"),
         (b'{"prompt": "a", "id": null}', "id is None, must be a string or an integer"),
-        (b'{"prompt": "a", "temprature": 1}', "temprature is no setting; there are id, prompt"),
+        (b'{"prompt": "a", "temprature": 1}', "'temprature' is no setting; there are id, prompt"),
         (b'{"prompt": "a", "parse_special": "no"}', "parse_special is 'no', must be true or false"),
         (b'{"prompt": "a", "logit_bias": [5]}', "logit_bias is .5., must be an object"),
         (b'{"prompt": "a", "logit_bias": {"x": 1}}', "logit_bias has a name that is no token id"),

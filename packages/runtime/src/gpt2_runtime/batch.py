@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gpt2_runtime.completion import Completion, Transcript
 from gpt2_runtime.decoding import Decoding
-from gpt2_runtime.errors import Gpt2RuntimeError
+from gpt2_runtime.errors import Gpt2RuntimeError, SettingError, shown
 from gpt2_runtime.scheduler import ROWS, Scheduler
 from gpt2_runtime.text import Settings, TextGenerator
 
@@ -20,11 +20,21 @@ class Prompt:
         prompt: text, or token ids.
         settings: how it is continued.
         n: how many continuations; the prompt is read once. Their seeds count up from the first one's.
+
+    Raises:
+        SettingError: `settings` has a name that is none.
     """
 
     prompt: str | Sequence[int]
     settings: Settings = field(default_factory=Settings)
     n: int = 1
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.settings, Mapping):
+            raise SettingError(f"settings are {shown(self.settings)}, must map names to values: {{'seed': 1}}")
+        if unknown := [name for name in self.settings if name not in Settings.__annotations__]:
+            known = ", ".join(Settings.__annotations__)
+            raise SettingError(f"{shown(unknown[0])} is no setting; there are {known}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,13 +64,15 @@ def complete_batch(generator: TextGenerator, prompts: Iterable[Prompt], *, rows:
         rows: how many texts are continued at once.
 
     Raises:
-        SettingError: `rows` is out of range.
+        SettingError: `rows` is out of range, or `prompts` cannot be iterated over.
 
     >>> generator = TextGenerator.open(folder)
     >>> prompts = [Prompt(prompt="To be"), Prompt(prompt="The dog", settings={"max_new_tokens": 3, "seed": 1}, n=2)]
     >>> {result.index: len(result.completions) for result in complete_batch(generator, prompts)}
     {1: 2, 0: 1}
     """
+    if not isinstance(prompts, Iterable):
+        raise SettingError(f"prompts are {shown(prompts)}, must be several Prompts: [Prompt(prompt='To be')]")
     scheduler = Scheduler(generator.session, rows=rows, prefixes=generator.prefixes)
     return _results(generator, enumerate(prompts), scheduler)
 
@@ -100,6 +112,8 @@ def _results(generator: TextGenerator, prompts: Iterator[tuple[int, Prompt]], sc
         while scheduler.free and (given := next(prompts, None)) is not None:
             index, prompt = given
             try:
+                if not isinstance(prompt, Prompt):
+                    raise SettingError(f"prompt is {shown(prompt)}, must be a Prompt: Prompt(prompt='To be')")
                 transcripts = generator.prepare(prompt.prompt, n=prompt.n, **prompt.settings)
             except Gpt2RuntimeError as error:
                 yield Result(index=index, error=error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
@@ -82,6 +83,8 @@ class Bundle:
         Raises:
             BundleError: the folder is missing, damaged, or of a schema this version does not read.
         """
+        if not isinstance(folder, str | PathLike):
+            raise BundleError(f"folder is {shown(folder)}, must be the path of one")
         try:
             return cls._open(Path(folder), check_hashes=check_hashes)
         except OSError as error:  # a folder that may not be entered, a file that may not be read
@@ -143,8 +146,8 @@ class Bundle:
             return has[0]
         if not has:
             raise BundleError(f"{self.folder} has no graph; add them with `gpt2-export onnx {self.folder}`")
-        if name not in has:
-            told = f"{self.folder} has no {name} graph, only {', '.join(has)}"
+        if not isinstance(name, str) or name not in has:
+            told = f"{self.folder} has no {name if isinstance(name, str) else shown(name)} graph, only {', '.join(has)}"
             raise BundleError(f"{told}; take one of these, or add it with `gpt2-export quantize`")
         return name
 

@@ -58,8 +58,7 @@ class Decoding:
 
     def __init__(self, session: Session, request: Request, rng: np.random.Generator) -> None:
         self._limit = session.bundle.architecture.n_positions
-        fitting = np.asarray(request.fitting(self._limit, session.bundle.bos_token_id))
-        (prompt,) = session.check_ids(fitting[None])
+        prompt = session.check_row(request.fitting(self._limit, session.bundle.bos_token_id))
         check_vocabulary(request.sampling, session.bundle.architecture.vocab_size)
         stops = session.bundle.eos_token_ids if request.stop_token_ids is None else request.stop_token_ids
         self.request = request

@@ -8,9 +8,10 @@ from time import perf_counter
 import numpy as np
 
 from gpt2_runtime.decoding import Decoding
+from gpt2_runtime.errors import SettingError, shown
 from gpt2_runtime.events import Event
-from gpt2_runtime.lookup import Ledger, LookupConfig, LookupIndex
-from gpt2_runtime.prefixes import PrefixCache
+from gpt2_runtime.lookup import Ledger, LookupConfig, LookupIndex, check_lookup
+from gpt2_runtime.prefixes import PrefixCache, check_prefixes
 from gpt2_runtime.request import Overflow, Request
 from gpt2_runtime.sampling import AS_TRAINED, SamplingConfig
 from gpt2_runtime.session import Session
@@ -64,10 +65,13 @@ def generate(
         overflow=overflow,
         logprobs=logprobs,
     )
-    if prefixes is not None:
-        prefixes.check(session)
+    check_lookup(lookup)
+    check_prefixes(prefixes, session)
+    rng = np.random.default_rng() if rng is None else rng
+    if not isinstance(rng, np.random.Generator):
+        raise SettingError(f"rng is {shown(rng)}, must be a numpy Generator: np.random.default_rng(seed)")
     # The checks run at the call, the loop at the first `next`.
-    return run(session, Decoding(session, request, rng or np.random.default_rng()), lookup, prefixes)
+    return run(session, Decoding(session, request, rng), lookup, prefixes)
 
 
 def run(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, cast
@@ -14,7 +15,7 @@ from gpt2_runtime.batch import Prompt
 from gpt2_runtime.completion import Completion
 from gpt2_runtime.errors import JobError, shown
 from gpt2_runtime.sampling import AS_TRAINED, SamplingConfig
-from gpt2_runtime.text import Settings
+from gpt2_runtime.text import Settings, check_seed
 
 SAMPLING = tuple(each.name for each in fields(SamplingConfig))
 SETTINGS = tuple(name for name in Settings.__annotations__ if name != "sampling")
@@ -36,6 +37,9 @@ class Defaults:
     n: int = 1
     seed: int = 0
     model: str = ""
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,10 +76,12 @@ def read(text: bytes, line: int, defaults: Defaults) -> Job:
     """
     document = _document(text)
     if unknown := [name for name in document if name not in NAMES]:
-        raise JobError(f"{', '.join(unknown)} is no setting; there are {', '.join(NAMES)}")
+        raise JobError(f"{shown(unknown[0])} is no setting; there are {', '.join(NAMES)}")
     id_ = document.get("id", line)
     if isinstance(id_, bool) or not isinstance(id_, str | int):
         raise JobError(f"id is {shown(id_)}, must be a string or an integer; leave it out for the line's number")
+    if isinstance(id_, str) and re.search("[\ud800-\udfff]", id_):  # which no UTF-8 can answer
+        raise JobError(f"id is {shown(id_)}, which has half a surrogate pair; give it valid Unicode")
     given = {name: document[name] for name in SETTINGS if name in document}
     if not isinstance(given.get("parse_special", True), bool):
         raise JobError(f"parse_special is {shown(given['parse_special'])}, must be true or false")
@@ -86,7 +92,10 @@ def read(text: bytes, line: int, defaults: Defaults) -> Job:
     settings["sampling"] = replace(defaults.settings.get("sampling", AS_TRAINED), **changes)
     prompt = Prompt(prompt=_prompt(document), settings=cast(Settings, settings), n=document.get("n", defaults.n))
     asked = [defaults.model, prompt.prompt, prompt.n, settings | {"sampling": asdict(settings["sampling"])}]
-    told = json.dumps(asked, sort_keys=True, default=str)
+    try:
+        told = json.dumps(asked, sort_keys=True, default=str)
+    except RecursionError as error:
+        raise JobError("has a value that is nested too deep; no setting is a list of lists of lists") from error
     return Job(line=line, id=id_, prompt=prompt, digest=hashlib.sha256(told.encode()).hexdigest()[:16])
 
 
@@ -103,7 +112,7 @@ def _document(text: bytes) -> Mapping[str, Any]:
     except UnicodeDecodeError as error:
         raise JobError(f"is not UTF-8 at byte {error.start}") from error
     except (ValueError, RecursionError) as error:
-        raise JobError(f"is not JSON: {error}") from error
+        raise JobError(f"is not JSON that can be read: {error}") from error
     if not isinstance(document, dict):
         raise JobError(f"is a JSON {type(document).__name__}, must be an object such as {{'prompt': 'To be'}}")
     return document
@@ -129,7 +138,7 @@ def _bias(given: object) -> dict[int, Any]:
     try:
         return {int(id_): bias for id_, bias in given.items()}
     except ValueError as error:
-        raise JobError(f"logit_bias has a name that is no token id: {error}") from error
+        raise JobError(f"logit_bias has a name that is no token id: {' '.join(str(error).split())[:120]}") from error
 
 
 def _seed(seed: int, line: int) -> int:

@@ -21,6 +21,9 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from gpt2_runtime.errors import EmptyPromptError, SettingError, shown
 from gpt2_runtime.scoring import UNSCORED, TokenScore, log_likelihood, score
 from gpt2_runtime.session import Session
@@ -108,12 +111,12 @@ def score_windows(
     0 4 [5, 6, 7, 8]
     2 6 [9, 10]
     """
-    if len(ids) < 2:
-        raise EmptyPromptError(f"text has {len(ids)} tokens, must have at least 2; {UNSCORED}")
-    session.check_ids([ids])
+    row = session.check_row(ids)
+    if len(row) < 2:
+        raise EmptyPromptError(f"text has {len(row)} tokens, must have at least 2; {UNSCORED}")
     size, step = window_and_stride(session, window, stride)
     # The checks above run at the call, the loop at the first `next`.
-    return _score_windows(session, ids, size, step, top)
+    return _score_windows(session, row, size, step, top)
 
 
 def perplexity(
@@ -161,7 +164,7 @@ def windows(length: int, window: int, stride: int) -> Iterator[Window]:
 
 
 def _score_windows(
-    session: Session, ids: Sequence[int], size: int, stride: int, top: int
+    session: Session, ids: npt.NDArray[np.int64], size: int, stride: int, top: int
 ) -> Iterator[tuple[Window, tuple[TokenScore, ...]]]:
     cache = session.empty_cache(capacity=size - 1)  # the last token of a window is not read
     for window in windows(len(ids), size, stride):

@@ -117,7 +117,7 @@ class PrefixCache:
 
         It counts as used.
         """
-        text = np.asarray(ids)
+        text = _text(ids)
         with self._lock:
             shared = [prefix.shared(text) for prefix in self._prefixes]
             most = max(shared, default=0)
@@ -153,7 +153,8 @@ class PrefixCache:
         """
         if cache.owner is not self._owner:
             raise SettingError("cache is of another session; make a PrefixCache of that one")
-        text = np.array(ids[: whole_blocks(len(ids))])  # its own
+        text = _text(ids)
+        text = text[: whole_blocks(len(text))].copy()  # its own
         shape, dtype = cache.layout
         if not len(text) or math.prod(shape) * len(text) * dtype.itemsize > self.max_bytes:
             return
@@ -172,3 +173,22 @@ class PrefixCache:
 
     def _nbytes(self) -> int:
         return sum(prefix.snapshot.nbytes for prefix in self._prefixes)
+
+
+def check_prefixes(value: object, session: Session) -> None:
+    """SettingError for what is neither a PrefixCache of the session nor None."""
+    if value is not None and not isinstance(value, PrefixCache):
+        raise SettingError(f"prefixes are {shown(value)}, must be a PrefixCache; leave them out for none")
+    if value is not None:
+        value.check(session)
+
+
+def _text(ids: Sequence[int] | npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
+    """Token ids as [T]."""
+    try:
+        text = np.asarray(ids)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise SettingError(f"ids are {type(ids).__name__}, must be integers of shape [T]") from error
+    if text.ndim != 1 or (text.size and text.dtype.kind not in "iu"):
+        raise SettingError(f"ids are {text.dtype} of shape {text.shape}, must be integers of shape [T]")
+    return text

@@ -51,7 +51,7 @@ def choose_provider(name: str) -> Provider:
     >>> choose_provider("cpu").execution_provider
     'CPUExecutionProvider'
     """
-    if name not in PROVIDERS:
+    if not isinstance(name, str) or name not in PROVIDERS:
         raise ProviderError(f"provider is {shown(name)}, must be one of {', '.join(PROVIDERS)}")
     provider = PROVIDERS[name]
     available = load_onnxruntime().get_available_providers()

@@ -8,8 +8,8 @@ from typing import Literal, TypeGuard, get_args
 
 import numpy as np
 
-from gpt2_runtime.errors import EmptyPromptError, PromptTooLongError, SettingError, shown
-from gpt2_runtime.sampling import AS_TRAINED, SamplingConfig
+from gpt2_runtime.errors import EmptyPromptError, PromptError, PromptTooLongError, SettingError, shown
+from gpt2_runtime.sampling import AS_TRAINED, SamplingConfig, check_sampling
 
 Overflow = Literal["error", "truncate", "slide"]
 MOST_LOGPROBS = 100  # alternatives of a token
@@ -31,6 +31,7 @@ class Request:
 
     Raises:
         SettingError: a setting is out of range.
+        PromptError: `prompt_ids` is no list.
     """
 
     prompt_ids: Sequence[int]
@@ -41,9 +42,11 @@ class Request:
     logprobs: int | None = None
 
     def __post_init__(self) -> None:
+        _check_prompt(self.prompt_ids)
+        check_sampling(self.sampling)
         if not _is_count(self.max_new_tokens):
             raise SettingError(f"max_new_tokens is {shown(self.max_new_tokens)}, must be an integer of at least 0")
-        if self.overflow not in get_args(Overflow):
+        if not isinstance(self.overflow, str) or self.overflow not in get_args(Overflow):
             raise SettingError(f"overflow is {shown(self.overflow)}, must be 'error', 'truncate' or 'slide'")
         if self.stop_token_ids is not None:
             object.__setattr__(self, "stop_token_ids", _checked_stops(self.stop_token_ids))
@@ -72,6 +75,13 @@ def check_logprobs(name: str, value: object) -> None:
     if not _is_count(value) or value > MOST_LOGPROBS:
         limit = f"must be an integer from 0 to {MOST_LOGPROBS}"
         raise SettingError(f"{name} is {shown(value)}, {limit}; leave it out for none")
+
+
+def _check_prompt(ids: object) -> None:
+    """The ids themselves are looked at where they are read: a model knows its vocabulary."""
+    listed = ids.ndim == 1 if isinstance(ids, np.ndarray) else isinstance(ids, Sequence)
+    if not listed or isinstance(ids, str | bytes | bytearray):
+        raise PromptError(f"prompt_ids is {shown(ids)}, must be a list of token ids: [5, 6]")
 
 
 def _checked_stops(given: object) -> frozenset[int]:

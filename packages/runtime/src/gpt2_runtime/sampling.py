@@ -18,6 +18,7 @@ consequence; nor is its place after the penalties.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -126,7 +127,7 @@ class SamplingConfig:
     min_new_tokens: int = 0
 
     def __post_init__(self) -> None:
-        if not _is_number(self.temperature) or not 0 <= self.temperature < math.inf:
+        if not _is_number(self.temperature) or not 0 <= self.temperature <= sys.float_info.max:
             raise SettingError(f"temperature is {shown(self.temperature)}, must be a number of at least 0; 0 is greedy")
         if self.top_k is not None and (not _is_integer(self.top_k) or self.top_k < 1):
             raise SettingError(f"top_k is {shown(self.top_k)}, must be an integer of at least 1; {ALL}")
@@ -198,12 +199,19 @@ def check_vocabulary(config: SamplingConfig, vocab_size: int) -> None:
     ...
     gpt2_runtime.errors.SettingError: logit_bias has token id 300, must be below 300, the vocabulary's size; drop it
     """
-    words = (id_ for word in config.bad_words_ids for id_ in word)
-    for name, ids in (("logit_bias", config.bias[0].tolist()), ("bad_words_ids", words)):
+    pairs = cast(tuple[tuple[int, float], ...], config.logit_bias)
+    biased, words = (id_ for id_, _ in pairs), (id_ for word in config.bad_words_ids for id_ in word)
+    for name, ids in (("logit_bias", biased), ("bad_words_ids", words)):
         highest = max(ids, default=0)
         if highest >= vocab_size:
             limit = f"must be below {vocab_size}, the vocabulary's size; drop it"
-            raise SettingError(f"{name} has token id {highest}, {limit}")
+            raise SettingError(f"{name} has token id {shown(highest)}, {limit}")
+
+
+def check_sampling(value: object) -> None:
+    """SettingError for what is no SamplingConfig."""
+    if not isinstance(value, SamplingConfig):
+        raise SettingError(f"sampling is {shown(value)}, must be a SamplingConfig; leave it out for the model's own")
 
 
 def sample(

@@ -43,7 +43,7 @@ class TokenScore:
 
 def score(
     session: Session,
-    ids: Sequence[int],
+    ids: Sequence[int] | npt.NDArray[np.integer],
     *,
     first: int = 1,
     top: int = 0,
@@ -80,6 +80,8 @@ def score(
     _check_range("top", top, 0, sizes.vocab_size)
     # With places for the ids alone; by default a cache has places for all that the model reads.
     cache = session.empty_cache(capacity=len(row) - 1) if cache is None else cache
+    if not isinstance(cache, KeyValueCache):
+        raise SettingError(f"cache is {shown(cache)}, must come from empty_cache or a step")
     if cache.batch_size != 1 or cache.lengths[0] >= first:
         told = f"cache has {cache.batch_size} rows, and read {max(cache.lengths)} tokens"
         raise SettingError(f"{told}; it must have 1 row and fewer than the {first} tokens before the first score")
@@ -100,12 +102,12 @@ def score_prompt(session: Session, ids: Sequence[int], *, top: int = 0) -> tuple
     >>> [token.logprob is None for token in score_prompt(session, [5, 6, 7])]
     [True, False, False]
     """
-    if len(ids) == 1:
-        (row,) = session.check_ids([ids])
+    row = session.check_row(ids)
+    if len(row) == 1:
         _check_range("top", top, 0, session.bundle.architecture.vocab_size)
         return (TokenScore(id=int(row[0])),)
-    scores, _ = score(session, ids, top=top)
-    return (TokenScore(id=int(ids[0])), *scores)
+    scores, _ = score(session, row, top=top)
+    return (TokenScore(id=int(row[0])), *scores)
 
 
 def log_likelihood(scores: Sequence[TokenScore]) -> float:
@@ -126,15 +128,16 @@ def _scored(logits: npt.NDArray[np.float32], token: int, top: int) -> TokenScore
     )
 
 
-def _checked(session: Session, ids: Sequence[int]) -> npt.NDArray[np.int64]:
+def _checked(session: Session, ids: Sequence[int] | npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
     """The ids [T], 2 <= T <= n_positions + 1."""
-    if len(ids) < 2:
-        raise EmptyPromptError(f"text has {len(ids)} tokens, must have at least 2; {UNSCORED}")
+    row = session.check_row(ids)
+    if len(row) < 2:
+        raise EmptyPromptError(f"text has {len(row)} tokens, must have at least 2; {UNSCORED}")
     limit = session.bundle.architecture.n_positions
-    if len(ids) > limit + 1:
-        told = f"text has {len(ids)} tokens, the model reads {limit} and scores one more"
+    if len(row) > limit + 1:
+        told = f"text has {len(row)} tokens, the model reads {limit} and scores one more"
         raise PromptTooLongError(f"{told}; score a long text in windows")
-    return session.check_ids([ids])[0]
+    return row
 
 
 def _check_range(name: str, value: object, least: int, most: int) -> None:

@@ -25,11 +25,7 @@ class StopStrings:
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
-        if isinstance(stops, str):  # a sequence of its letters, which nobody means
-            raise SettingError(f"stop is {shown(stops)}, must be a list of strings; write [{shown(stops)}]")
-        for stop in stops:
-            if not isinstance(stop, str) or not stop:
-                raise SettingError(f"stop string is {shown(stop)}, must be text of at least one character")
+        check_texts("stop", "stop string", stops)
         self._stops = tuple(stops)
         self._held = ""
         self._found: str | None = None
@@ -66,3 +62,14 @@ class StopStrings:
             if any(stop.startswith(self._held[-count:]) for stop in self._stops):
                 return count
         return 0
+
+
+def check_texts(name: str, each: str, given: object) -> None:
+    """Refuses, as a SettingError, what is no list of strings, or has an empty one."""
+    if isinstance(given, str):  # a sequence of its letters, which nobody means
+        raise SettingError(f"{name} is {shown(given)}, must be a list of strings; write [{shown(given)}]")
+    if not isinstance(given, list | tuple):
+        raise SettingError(f"{name} is {shown(given)}, must be a list of strings; leave it out for none")
+    for text in given:
+        if not isinstance(text, str) or not text:
+            raise SettingError(f"{each} is {shown(text)}, must be text of at least one character")

@@ -17,16 +17,19 @@ from gpt2_runtime.decoding import Decoding
 from gpt2_runtime.errors import SettingError, TokenizerError, shown
 from gpt2_runtime.events import Event, FinishReason
 from gpt2_runtime.generate import run
-from gpt2_runtime.lookup import LookupConfig
-from gpt2_runtime.prefixes import PrefixCache
+from gpt2_runtime.lookup import LookupConfig, check_lookup
+from gpt2_runtime.prefixes import PrefixCache, check_prefixes
 from gpt2_runtime.request import Overflow, Request, check_logprobs
-from gpt2_runtime.sampling import AS_TRAINED, GREEDY, SamplingConfig
+from gpt2_runtime.sampling import AS_TRAINED, GREEDY, SamplingConfig, check_sampling
 from gpt2_runtime.scoring import score_prompt
 from gpt2_runtime.session import Session
 from gpt2_runtime.signature import GraphKind
+from gpt2_runtime.stopping import check_texts
 from gpt2_runtime.tokenizer import Tokenizer
 
 MAX_NEW_TOKENS = 100
+MOST_CONTINUATIONS = 1024  # of one prompt: each holds its text, and a generator of numbers
+SEEDS = 2**128  # as many states as the generator has
 
 
 class Settings(TypedDict, total=False):
@@ -93,8 +96,7 @@ class TextGenerator:
     prefixes: PrefixCache | None = None
 
     def __post_init__(self) -> None:
-        if self.prefixes is not None:
-            self.prefixes.check(self.session)
+        check_prefixes(self.prefixes, self.session)
 
     @classmethod
     def open(
@@ -150,6 +152,7 @@ class TextGenerator:
             SettingError: a setting is out of range.
             TokenizerError: text is asked for, and the folder has no tokenizer files.
         """
+        check_lookup(lookup)
         (transcript,) = self.prepare(prompt, **settings)
         return TextStream(run(self.session, transcript.decoding, lookup, self.prefixes), transcript)
 
@@ -186,8 +189,9 @@ class TextGenerator:
         (8, 'length')
         """
         for name in ("seed", "stop", "logprobs", "prompt_logprobs"):
-            if settings.get(name) not in (None, (), []):
-                raise SettingError(f"{name} is {shown(settings[name])}, beam search has none; leave it out")
+            value = settings.get(name)
+            if value is not None and not (isinstance(value, list | tuple) and not value):
+                raise SettingError(f"{name} is {shown(value)}, beam search has none; leave it out")
         settings.setdefault("sampling", GREEDY)
         (transcript,) = self.prepare(prompt, **settings)
         request = transcript.decoding.request
@@ -233,6 +237,11 @@ class TextGenerator:
 
         The seed of the second is one more than that of the first, and so on. Errors are those of `stream`.
         """
+        check_texts("stop", "stop string", stop)
+        check_texts("bad_words", "bad word", bad_words)
+        check_sampling(sampling)
+        if not isinstance(parse_special, bool):
+            raise SettingError(f"parse_special is {shown(parse_special)}, must be True or False")
         if self.tokenizer is None and (stop or bad_words or isinstance(prompt, str)):
             remedy = "pass token ids (--prompt-ids 464,3290), without stop strings or bad words"
             raise TokenizerError(f"{self.session.bundle.folder} has no tokenizer files; {remedy}")
@@ -242,9 +251,10 @@ class TextGenerator:
         if bad_words:
             sampling = replace(sampling, bad_words_ids=(*sampling.bad_words_ids, *self._spelled(bad_words)))
         seed = secrets.randbits(32) if seed is None else seed
-        for name, value, least in (("seed", seed, 0), ("n", n, 1)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise SettingError(f"{name} is {shown(value)}, must be an integer of at least {least}")
+        check_seed(seed)
+        if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MOST_CONTINUATIONS:
+            told = f"n is {shown(n)}, must be an integer from 1 to {MOST_CONTINUATIONS}"
+            raise SettingError(f"{told}; ask again with another seed for more")
         request = Request(
             prompt_ids=prompt,
             max_new_tokens=max_new_tokens,
@@ -267,13 +277,14 @@ class TextGenerator:
     def _spelled(self, words: Sequence[str]) -> list[list[int]]:
         """The token ids of each word, as it is and after a space."""
         assert self.tokenizer is not None
-        if isinstance(words, str):  # a sequence of its letters, which nobody means
-            raise SettingError(f"bad_words is {shown(words)}, must be a list of strings; write [{shown(words)}]")
-        for word in words:
-            if not isinstance(word, str) or not word:
-                raise SettingError(f"bad word is {shown(word)}, must be text of at least one character")
         forms = (form for word in words for form in (word, f" {word}"))
         return [self.tokenizer.encode(form, parse_special=False) for form in forms]
+
+
+def check_seed(value: object) -> None:
+    """SettingError for what is no seed."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < SEEDS:
+        raise SettingError(f"seed is {shown(value)}, must be an integer of at least 0 and below 2**128")
 
 
 class TextStream:

@@ -6,10 +6,13 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpt2_runtime.errors import PromptError, TokenizerError
+import numpy as np
+
+from gpt2_runtime.errors import PromptError, TokenIdError, TokenizerError, shown
 from gpt2_runtime.vocabulary import AddedToken, Vocabulary
 
 if TYPE_CHECKING:
@@ -52,6 +55,8 @@ class Tokenizer:
         Raises:
             TokenizerError: the files are absent, or not a byte-level BPE as GPT-2's.
         """
+        if not isinstance(folder, str | PathLike):
+            raise TokenizerError(f"folder is {shown(folder)}, must be the path of one")
         folder = Path(folder)
         vocab, merges = folder / "vocab.json", folder / "merges.txt"
         if (folder / "tokenizer.json").is_file():
@@ -69,8 +74,10 @@ class Tokenizer:
         """The token ids of `text`.
 
         Raises:
-            PromptError: the text holds half a surrogate pair, which is no character.
+            PromptError: it is no string, or holds half a surrogate pair, which is no character.
         """
+        if not isinstance(text, str):
+            raise PromptError(f"text is {shown(text)}, must be a string")
         try:
             text.encode()
         except UnicodeEncodeError as error:
@@ -82,8 +89,19 @@ class Tokenizer:
         return [id_ for piece in pieces for id_ in self._ids(piece)]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`; bytes that are no character are U+FFFD."""
-        return b"".join(map(self.token_bytes, ids)).decode(errors="replace")
+        """The text of `ids`; bytes that are no character are U+FFFD.
+
+        Raises:
+            TokenIdError: one is no integer.
+        """
+        try:
+            listed = list(ids)
+        except TypeError as error:
+            raise TokenIdError(f"ids are {shown(ids)}, must be integers: [5, 6]") from error
+        for id_ in listed:
+            if not isinstance(id_, int | np.integer) or isinstance(id_, bool):
+                raise TokenIdError(f"token id is {shown(id_)}, must be an integer")
+        return b"".join(map(self.token_bytes, listed)).decode(errors="replace")
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes of one token; none for an id that only pads the model's vocabulary, as in transformers."""

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from gpt2_runtime import TextGenerator, jobs
 from gpt2_runtime.cli import main
-from gpt2_runtime.errors import JobError
+from gpt2_runtime.errors import JobError, SettingError
 from gpt2_runtime.job import Defaults
 from gpt2_runtime.jobs import Progress, run
 
@@ -96,7 +96,17 @@ def test_an_answer_to_another_question_is_not_taken_for_this_ones(generator, ans
 
 
 @pytest.mark.parametrize(
-    "text", [b"my diary", b"my diary\n", b'{"id": 1}\n', b"5\n", b"\xff\xfe", b'{"id": "a", "digest": "b"}\nmy diary']
+    "text",
+    [
+        b"my diary",
+        b"my diary\n",
+        b'{"id": 1}\n',
+        b"5\n",
+        b"\xff\xfe",
+        b'{"id": "a", "digest": "b"}\nmy diary',
+        b'{"id": "a", "prompt": "a question, and the only one"}',
+        pytest.param(b'{"id": ' + b"[" * 10**5, id="nested"),
+    ],
 )
 def test_a_file_that_no_batch_wrote_is_left_as_it_is(generator, answers, text):
     answers.write_bytes(text)
@@ -111,6 +121,28 @@ def test_an_output_that_cannot_be_written_is_refused(generator, tmp_path):
             run(generator, lines(1), target, defaults=DEFAULTS)
     with pytest.raises(JobError, match="cannot be written: No such file or directory"):
         run(generator, lines(1), tmp_path / "none" / "out", defaults=DEFAULTS)
+    with pytest.raises(JobError, match="cannot be written: File name too long"):
+        run(generator, lines(1), tmp_path / ("x" * 5000), defaults=DEFAULTS)
+
+
+@pytest.mark.parametrize("before", [None, b'{"id": "cut'])
+def test_rows_out_of_range_are_refused_before_the_file_is_touched(generator, answers, before):
+    if before is not None:
+        answers.write_bytes(before)
+    with pytest.raises(SettingError, match="rows is 0"):
+        run(generator, lines(1), answers, defaults=DEFAULTS, rows=0)
+    assert (answers.read_bytes() if answers.exists() else None) == before
+
+
+def test_a_value_of_another_type_is_its_lines_error_alone(generator, answers):
+    values = [("stop", None), ("stop", 5), ("bad_words", {}), ("n", "2"), ("overflow", []), ("stop_token_ids", "a")]
+    source = [json.dumps({"prompt": "a", name: value}).encode() for name, value in values]
+    told = []
+    done = run(
+        generator, [*source, *lines(1)], answers, defaults=DEFAULTS, refused=lambda line, error: told.append(str(error))
+    )
+    assert (done.answered, done.failed) == (1, len(values))
+    assert [message.split(" is ")[0] for message in told] == [name for name, _ in values]
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="no device that is always full")

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from gpt2_runtime.batch import Prompt, complete_batch
 from gpt2_runtime.errors import Gpt2RuntimeError, JobError
 from gpt2_runtime.job import Defaults, Job, read, written
-from gpt2_runtime.scheduler import ROWS
+from gpt2_runtime.scheduler import ROWS, check_rows
 from gpt2_runtime.text import TextGenerator
 
 REMEDY = "give another OUTPUT, or delete this one"
@@ -70,6 +70,7 @@ def run(
         JobError: `target` is in use, was not written by a batch, or answers another question under the same id.
         SettingError: `rows` is out of range.
     """
+    check_rows(rows, generator.session)  # before a file is made, or its cut line dropped
     with _opened(target) as file:
         lines = _Lines(source, replace(defaults, model=_model(generator)), _answers(file, target), progress, refused)
         for result in complete_batch(generator, lines.prompts(target), rows=rows):
@@ -143,14 +144,13 @@ def _model(generator: TextGenerator) -> str:
 
 def _opened(target: Path) -> BinaryIO:
     """The file, for this process alone where the system can promise that."""
-    if target.exists() and not target.is_file():
-        raise JobError(
-            f"{target} is no regular file, so that an interrupted run could not be gone on with; name a file"
-        )
     try:
+        if target.exists() and not target.is_file():
+            told = f"{target} is no regular file, so that an interrupted run could not be gone on with"
+            raise JobError(f"{told}; name a file")
         file = target.open("a+b")
-    except OSError as error:
-        raise JobError(f"{target} cannot be written: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # a name that is too long; one with a NUL
+        raise JobError(f"{target} cannot be written: {getattr(error, 'strerror', None) or error}") from error
     try:
         _lock(file, target)
     except JobError:
@@ -186,7 +186,7 @@ def _answers(file: BinaryIO, target: Path) -> dict[str, str]:
     for number, text in enumerate(file, 1):
         try:
             if not text.endswith(b"\n"):
-                if not text.startswith(START[: len(text)]):
+                if not text.startswith(START[: len(text)]) or _anothers(text):
                     raise ValueError
                 break
             document = json.loads(text)
@@ -196,3 +196,13 @@ def _answers(file: BinaryIO, target: Path) -> dict[str, str]:
         whole += len(text)
     file.truncate(whole)
     return answers
+
+
+def _anothers(text: bytes) -> bool:
+    """Whether a line without an end is whole, and no answer: not one of ours that was cut."""
+    try:
+        return "digest" not in json.loads(text)
+    except ValueError:
+        return False
+    except RecursionError:
+        return True

@@ -66,11 +66,7 @@ class Scheduler:
     """
 
     def __init__(self, session: Session, *, rows: int = ROWS, prefixes: PrefixCache | None = None) -> None:
-        if isinstance(rows, bool) or not isinstance(rows, int) or not 1 <= rows <= MOST_ROWS:
-            raise SettingError(f"rows is {shown(rows)}, must be an integer from 1 to {MOST_ROWS}")
-        if rows > 1 and session.graph == "portable":
-            told = f"rows is {rows}, the portable graph decodes requests of different lengths one by one"
-            raise SettingError(f"{told}; pass 1, or open the serving graph")
+        check_rows(rows, session)
         check_prefixes(prefixes, session)
         self._session = session
         self._prefixes = prefixes
@@ -168,6 +164,15 @@ class Scheduler:
             snapshot = self._cache.taken(row, going_on[0].read)
             self._waiting.extendleft(_Waiting(decodings=(each,), snapshot=snapshot) for each in reversed(going_on))
         return told
+
+
+def check_rows(rows: object, session: Session) -> None:
+    """SettingError for a number of rows that a scheduler of this session cannot have."""
+    if isinstance(rows, bool) or not isinstance(rows, int) or not 1 <= rows <= MOST_ROWS:
+        raise SettingError(f"rows is {shown(rows)}, must be an integer from 1 to {MOST_ROWS}")
+    if rows > 1 and session.graph == "portable":
+        told = f"rows is {rows}, the portable graph decodes requests of different lengths one by one"
+        raise SettingError(f"{told}; pass 1, or open the serving graph")
 
 
 def _advanced(decoding: Decoding, logits: npt.NDArray[np.float32], start: float) -> Told:

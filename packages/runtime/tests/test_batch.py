@@ -114,3 +114,20 @@ def test_bad_words_never_come_as_they_are_or_after_a_space(generator):
     for wrong, told in (("word", r"write \['word'\]"), ([""], "at least one character"), ([3], "bad word is 3")):
         with pytest.raises(SettingError, match=told):
             generator.complete("The dog", bad_words=wrong, **settings)
+
+
+def test_what_is_no_prompt_is_an_error_of_its_own(generator):
+    good = Prompt(prompt="To be", settings={"max_new_tokens": 2})
+    bad, answered = sorted(complete_batch(generator, ["To be", good]), key=lambda result: result.index)
+    assert str(bad.error).startswith("prompt is 'To be', must be a Prompt")
+    assert answered.error is None
+    with pytest.raises(SettingError, match="prompts are 5, must be several Prompts"):
+        complete_batch(generator, 5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"), [({"temperature": 1}, "'temperature' is no setting; there are"), (5, "settings are 5")]
+)
+def test_settings_that_are_none_are_refused(settings, told):
+    with pytest.raises(SettingError, match=told):
+        Prompt(prompt="To be", settings=settings)

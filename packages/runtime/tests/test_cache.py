@@ -192,3 +192,16 @@ def test_what_does_not_fit_is_not_given_and_nothing_is_used_up(either, folder):
     with pytest.raises(ContextFullError, match="row 0 is given 5 tokens, the cache has room for 4; give fewer or ma"):
         small.given(0, snapshot)
     either.step([[1]], small)
+
+
+@pytest.mark.parametrize("lengths", [None, 1.5, True, {1}, np.array(1.0), np.eye(2), "ab", [1, None]], ids=repr)
+def test_lengths_that_are_no_integers_are_refused(either, lengths):
+    _, cache = either.step([[5, 6], [7, 8]], either.empty_cache(2))
+    with pytest.raises(SettingError, match=r"lengths? (is|are) "):
+        cache.rolled_back(lengths)
+
+
+@pytest.mark.parametrize("rows", [None, 1, np.array(1), np.eye(2), [[1], [1, 2]], {0}], ids=repr)
+def test_rows_that_are_no_list_are_refused(either, rows):
+    with pytest.raises(SettingError, match=r"rows? (is|are) "):
+        either.empty_cache(2).selected(rows)

@@ -1,6 +1,7 @@
 """A line of a batch's file: what it says, what it may not say, and what makes it another question."""
 
 import json
+from contextlib import suppress
 
 import pytest
 from gpt2_runtime import GREEDY, SamplingConfig
@@ -120,3 +121,28 @@ def test_a_setting_reaches_the_prompt(name):
     settings = line(**{name: SAMPLES[name]}).prompt.settings
     found = settings[name] if name in settings else getattr(settings["sampling"], name)
     assert found == (((1,),) if name == "bad_words_ids" else SAMPLES[name])
+
+
+@pytest.mark.parametrize("depth", [300, 900, 990, 3000, 10**5])
+def test_a_value_however_deep_is_read_or_refused(depth):
+    line = b'{"prompt": "a", "stop": ' + b"[" * depth + b"]" * depth + b"}"
+    with suppress(JobError):
+        assert read(line, 1, Defaults()).digest
+
+
+def test_an_id_that_no_line_could_answer_is_refused():
+    with pytest.raises(JobError, match="half a surrogate pair"):
+        read(rb'{"prompt": "a", "id": "\ud800"}', 1, Defaults())
+    assert read(rb'{"prompt": "a", "id": "\ud83d\ude42"}', 1, Defaults()).id == "🙂"
+
+
+def test_a_name_of_many_lines_is_told_in_one():
+    with pytest.raises(JobError) as refused:
+        read(rb'{"prompt": "a", "two\nlines": 1}', 1, Defaults())
+    assert len(str(refused.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("seed", [-1, 2**128, 1.5, None])
+def test_a_seed_that_is_none_is_refused(seed):
+    with pytest.raises(SettingError, match="seed is"):
+        Defaults(seed=seed)

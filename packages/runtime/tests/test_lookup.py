@@ -279,3 +279,8 @@ def test_a_hiccup_does_not_make_guessing_look_dear():
     ledger = ledger.after(seconds=0.5, guesses=4, tokens=5)
     assert (ledger.loss, ledger.costs) == (0.0, {4: 5.0})
     assert ledger.guesses(LookupConfig()) > 0
+
+
+def test_runs_so_long_that_they_are_never_indexed_are_refused():
+    with pytest.raises(SettingError, match="max_ngram is 65, must be at most 64"):
+        LookupConfig(max_ngram=65)

@@ -165,3 +165,15 @@ def test_damage_in_a_model_is_told(session, monkeypatch):
 
     with pytest.raises(LogitsError, match="highest logit is nan"):
         score(replace(session, opened=Damaged()), [1, 2, 3])
+
+
+@pytest.mark.parametrize("ids", [None, 5, "text", [[5, 6]], [5.0, 6.0], {5, 6}], ids=repr)
+def test_ids_of_another_type_are_refused(session, ids):
+    for scored in (score, score_prompt):
+        with pytest.raises(SettingError, match="row of ids is"):
+            scored(session, ids)
+
+
+def test_a_cache_that_is_none_is_refused(session):
+    with pytest.raises(SettingError, match="cache is 5, must come from empty_cache or a step"):
+        score(session, [5, 6], cache=5)

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 from gpt2_runtime.errors import SettingError
 from gpt2_runtime.stopping import StopStrings
@@ -62,4 +63,10 @@ def test_without_stop_strings_everything_passes_at_once():
 )
 def test_a_stop_that_is_no_text_is_refused(stops, message):
     with pytest.raises(SettingError, match=message):
+        StopStrings(stops)
+
+
+@pytest.mark.parametrize("stops", [None, 5, {"a"}, b"ab", np.array(["a", "b"]), iter(["a"])], ids=repr)
+def test_stops_that_are_no_list_are_refused(stops):
+    with pytest.raises(SettingError, match=r"stop is .*, must be a list of strings; leave it out for none"):
         StopStrings(stops)

@@ -3,7 +3,14 @@ from dataclasses import replace
 import pytest
 from gpt2_runtime import GREEDY, Gpt2RuntimeError, LookupConfig, SamplingConfig, TextGenerator, generate
 from gpt2_runtime.detokenizer import Detokenizer
-from gpt2_runtime.errors import BundleError, EmptyPromptError, PromptTooLongError, SettingError, TokenizerError
+from gpt2_runtime.errors import (
+    BundleError,
+    EmptyPromptError,
+    PromptError,
+    PromptTooLongError,
+    SettingError,
+    TokenizerError,
+)
 from gpt2_runtime.scoring import score_prompt
 
 # Without a stop token, so that each text has the length asked for, whatever the random weights are.
@@ -175,3 +182,31 @@ def test_the_prompts_own_logprobs_are_told_where_they_are_asked_for(generator):
     for wrong in (-1, 101, True):
         with pytest.raises(SettingError, match="prompt_logprobs is"):
             generator.complete("The dog", prompt_logprobs=wrong)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"n": 1025}, "n is 1025, must be an integer from 1 to 1024; ask again with another seed for more"),
+        ({"seed": 2**128}, "seed is 340282366920938463463374607431768211456, must be"),
+        ({"stop": None}, "stop is None, must be a list of strings; leave it out for none"),
+        ({"bad_words": 5}, "bad_words is 5, must be a list of strings; leave it out for none"),
+        ({"sampling": None}, "sampling is None, must be a SamplingConfig"),
+        ({"parse_special": "no"}, "parse_special is 'no', must be True or False"),
+    ],
+)
+def test_settings_of_another_type_or_beyond_a_limit_are_refused(folder, settings, told):
+    with pytest.raises(SettingError, match=told):
+        TextGenerator.open(folder, threads=1).prepare("To be", **settings)
+
+
+@pytest.mark.parametrize("prompt", [None, 5, b"bytes", {5}])
+def test_a_prompt_that_is_neither_text_nor_ids_is_refused(folder, prompt):
+    with pytest.raises(PromptError, match="prompt_ids is"):
+        TextGenerator.open(folder, threads=1).stream(prompt)
+
+
+@pytest.mark.parametrize("path", [None, 5, b"tiny", ["tiny"]])
+def test_a_folder_that_is_no_path_is_refused(path):
+    with pytest.raises(BundleError, match=r"folder is .*, must be the path of one"):
+        TextGenerator.open(path)

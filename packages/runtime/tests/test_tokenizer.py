@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from gpt2_runtime.errors import PromptError, TokenizerError
+from gpt2_runtime.errors import PromptError, TokenIdError, TokenizerError
 from gpt2_runtime.merges import BYTES
 from gpt2_runtime.tokenizer import WHITE_SPACE, Tokenizer
 from gpt2_runtime.vocabulary import AddedToken, Vocabulary
@@ -276,3 +276,18 @@ assert "tiktoken" in sys.modules
 assert not {{"requests", "urllib3", "regex", "tokenizers"}} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize("text", [None, 5, b"bytes", ["To be"]], ids=repr)
+def test_what_is_no_text_is_refused(small, text):
+    with pytest.raises(PromptError, match=r"text is .*, must be a string"):
+        small.encode(text)
+
+
+@pytest.mark.parametrize(
+    ("ids", "told"),
+    [(None, "ids are None"), ("a", "token id is 'a'"), ([1.5], "token id is 1.5"), ([[5]], "is .5."), ([True], "True")],
+)
+def test_ids_that_are_no_integers_are_refused(small, ids, told):
+    with pytest.raises(TokenIdError, match=told):
+        small.decode(ids)

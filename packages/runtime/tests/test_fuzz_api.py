@@ -1,0 +1,446 @@
+"""Values of any type for every argument: each call does what it says, or refuses in one line.
+
+GPT2_RUNTIME_FUZZ=20 tries twenty times as many.
+"""
+
+import json
+import math
+import os
+from datetime import timedelta
+
+import numpy as np
+import pytest
+from gpt2_runtime import (
+    Gpt2RuntimeError,
+    LookupConfig,
+    PrefixCache,
+    Prompt,
+    SamplingConfig,
+    Session,
+    TextGenerator,
+    Tokenizer,
+    beam_search,
+    complete_batch,
+    generate,
+    perplexity,
+    score,
+    score_prompt,
+    score_windows,
+)
+from gpt2_runtime.events import Finished
+from gpt2_runtime.job import NAMES, Defaults, read
+from gpt2_runtime.jobs import run
+from gpt2_runtime.request import Request
+from gpt2_runtime.sampling import sample
+from gpt2_runtime.scheduler import Scheduler
+from gpt2_runtime.stopping import StopStrings
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+TIMES = int(os.environ.get("GPT2_RUNTIME_FUZZ", "1"))
+VOCABULARY, POSITIONS = 300, 64
+
+TEXTS = st.text(max_size=8) | st.sampled_from(["<|endoftext|>", "a\0\n🙂", "half \ud800", "x" * 5000])
+NUMBERS = (
+    st.integers(-3, 400)
+    | st.sampled_from([-(10**400), -(2**63), 2**31, 2**63, 2**64, 10**12, 10**400, 10**4000])
+    | st.floats()
+    | st.sampled_from([0.5, 1.0, -1.0, 1e-300, 1e300, math.inf, -math.inf, math.nan])
+)
+DTYPES = arrays.scalar_dtypes() | st.sampled_from([np.dtype(object), np.dtype("U3"), np.dtype("S3")])
+ARRAYS = DTYPES.flatmap(
+    lambda dtype: arrays.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=3).map(
+        lambda shape: np.zeros(shape, dtype)
+    )
+)
+SCALARS = ARRAYS.map(lambda array: array.ravel()[0] if array.size else array)
+LEAVES = st.none() | st.booleans() | NUMBERS | TEXTS | st.binary(max_size=4) | ARRAYS | SCALARS
+RUBBISH = st.recursive(
+    LEAVES,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.lists(inner, max_size=3).map(tuple)
+        | st.dictionaries(st.integers(-2, 300) | st.text(max_size=3) | st.none(), inner, max_size=2)
+    ),
+    max_leaves=5,
+)
+
+IDS = st.integers(0, VOCABULARY - 1)
+PROMPTS = st.lists(IDS, min_size=1, max_size=12) | st.lists(IDS, max_size=80) | st.lists(IDS).map(np.array)
+WORDS = st.lists(st.lists(IDS, min_size=1, max_size=3), max_size=3)
+COUNTS = st.integers(0, 6)
+STRINGS = st.lists(st.text("To be, orntaie ", min_size=1, max_size=3), max_size=2)
+
+
+def mostly(good):
+    """Mostly what is right, so that what is wrong with one argument does not hide another."""
+    return st.integers(0, 9).flatmap(lambda number: good if number else RUBBISH)
+
+
+def keywords(**strategies):
+    """Some of the arguments."""
+    return st.fixed_dictionaries({}, optional={name: mostly(each) for name, each in strategies.items()})
+
+
+SAMPLING = keywords(
+    temperature=st.sampled_from([0, 0.5, 1.0, 100.0, 1e-300, 1e300]),
+    top_k=st.integers(1, 400) | st.none(),
+    top_p=st.floats(0.01, 1) | st.none(),
+    min_p=st.floats(0, 1) | st.none(),
+    typical_p=st.floats(0.01, 1) | st.none(),
+    repetition_penalty=st.sampled_from([0.5, 1, 1.5, 1e9, 1e-9]),
+    frequency_penalty=st.floats(-2, 2) | st.sampled_from([-1e9, 1e9]),
+    presence_penalty=st.floats(-2, 2) | st.sampled_from([-1e9, 1e9]),
+    no_repeat_ngram_size=st.integers(1, 4) | st.none(),
+    logit_bias=st.dictionaries(IDS, st.floats(-9, 9) | st.just(-math.inf), max_size=3),
+    bad_words_ids=WORDS,
+    min_new_tokens=COUNTS,
+)
+REQUEST = {
+    "max_new_tokens": COUNTS,
+    "sampling": SAMPLING.map(lambda given: answer(SamplingConfig, **given)).filter(bool),
+    "stop_token_ids": st.none() | st.lists(IDS, max_size=3),
+    "overflow": st.sampled_from(["error", "truncate", "slide"]),
+    "logprobs": st.none() | COUNTS,
+}
+SETTINGS = keywords(
+    **REQUEST,
+    seed=st.none() | st.integers(0, 2**64),
+    stop=STRINGS,
+    bad_words=STRINGS,
+    prompt_logprobs=st.none() | COUNTS,
+    parse_special=st.booleans(),
+)
+
+
+def fuzzed(examples):
+    """Enough to have found what was wrong once; the same ones every time."""
+    return settings(max_examples=examples * TIMES, derandomize=True, deadline=timedelta(seconds=20))
+
+
+def answer(call, *arguments, **keywords):
+    """What a call returns, or None where it refuses in one line. Any other exception is a failure."""
+    try:
+        return call(*arguments, **keywords)
+    except Gpt2RuntimeError as error:
+        told = str(error)
+        assert told.splitlines() == [told]
+        assert len(told) < 1000
+        return None
+
+
+def endless(settings):
+    """A text that slides ends only when it is told to."""
+    most = settings.get("max_new_tokens", 0)
+    return settings.get("overflow") == "slide" and isinstance(most, int) and most > 400
+
+
+def check_completion(found, tokenizer, given):
+    assert all(0 <= id_ < VOCABULARY for id_ in found.token_ids)
+    assert len(found.token_ids) <= given.get("max_new_tokens", 100)
+    assert found.finish_reason in ("stop", "length")
+    assert found.text == tokenizer.decode(found.token_ids) or given.get("stop")
+    assert (found.logprobs is None) == (given.get("logprobs") is None)
+    for told in (found.logprobs or ()) + (found.prompt_logprobs or ())[1:]:
+        assert told.logprob <= 0
+    json.dumps(found.document())
+
+
+@pytest.fixture(scope="module")
+def generator(folder):
+    return TextGenerator.open(folder, threads=1, prefix_bytes=2**16)
+
+
+@fuzzed(150)
+@given(SAMPLING, PROMPTS)
+def test_sampling(config, prompt):
+    made = answer(SamplingConfig, **config)
+    if made is not None:
+        logits = np.linspace(-9, 9, VOCABULARY, dtype=np.float32)
+        assume(not any(id_ >= VOCABULARY for word in made.bad_words_ids for id_ in word))
+        assume(not any(id_ >= VOCABULARY for id_, _ in made.logit_bias))
+        found = answer(
+            sample, logits, made, np.random.default_rng(0), prompt_ids=prompt, new_ids=[7], stop_token_ids=[5]
+        )
+        assert found is None or 0 <= found < VOCABULARY
+
+
+@fuzzed(150)
+@given(mostly(PROMPTS), keywords(**REQUEST))
+def test_request(prompt, given):
+    made = answer(Request, prompt_ids=prompt, **{"max_new_tokens": 1, **given})
+    if made is not None:
+        answer(made.fitting, POSITIONS, None)
+
+
+@fuzzed(120)
+@given(mostly(PROMPTS), keywords(**REQUEST, lookup=st.just(LookupConfig()), rng=st.none(), prefixes=st.none()))
+def test_generate(session, prompt, given):
+    given = {"max_new_tokens": 3, **given}
+    assume(not endless(given))
+    events = answer(lambda: list(generate(session, prompt, **given)))
+    if events is not None:
+        *tokens, end = events
+        assert isinstance(end, Finished)
+        assert [token.index for token in tokens] == list(range(len(tokens)))
+        assert all(0 <= token.id < VOCABULARY for token in tokens)
+        assert len(tokens) <= given["max_new_tokens"]
+
+
+@fuzzed(150)
+@given(mostly(TEXTS | PROMPTS), SETTINGS, mostly(st.none() | st.just(LookupConfig())))
+def test_complete(generator, prompt, given, lookup):
+    assume(not endless(given))
+    found = answer(generator.complete, prompt, lookup=lookup, **given)
+    if found is not None:
+        check_completion(found, generator.tokenizer, given)
+
+
+@fuzzed(60)
+@given(mostly(TEXTS | PROMPTS), SETTINGS)
+def test_stream(generator, prompt, given):
+    assume(not endless(given))
+    stream = answer(generator.stream, prompt, **given)
+    if stream is not None:
+        pieces = answer(list, stream)
+        assert pieces is None or "".join(pieces) == stream.completion.text
+
+
+@fuzzed(60)
+@given(mostly(TEXTS | PROMPTS), mostly(st.integers(1, 4)), SETTINGS)
+def test_prepare(generator, prompt, n, given):
+    made = answer(generator.prepare, prompt, n=n, **given)
+    assert made is None or len(made) == n
+
+
+BEAMS = keywords(
+    num_beams=st.integers(1, 4),
+    length_penalty=st.floats(-10, 10),
+    early_stopping=st.sampled_from([True, False, "never"]),
+)
+
+
+@fuzzed(80)
+@given(mostly(TEXTS | PROMPTS), BEAMS, mostly(st.integers(1, 2)), SETTINGS)
+def test_search(generator, prompt, beams, n, given):
+    found = answer(generator.search, prompt, **{"num_beams": 2, **beams}, n=n, **given)
+    if found is not None:
+        assert 1 <= len(found) <= n
+        assert all(each.text == generator.tokenizer.decode(each.token_ids) for each in found)
+
+
+@fuzzed(80)
+@given(mostly(PROMPTS), BEAMS, keywords(**{**REQUEST, "num_return_sequences": st.integers(1, 2)}))
+def test_beam_search(session, prompt, beams, given):
+    given.pop("logprobs", None)
+    found = answer(beam_search, session, prompt, **{"num_beams": 2, "max_new_tokens": 3, **beams, **given})
+    if found is not None:
+        scores = [beam.score for beam in found]
+        assert scores == sorted(scores, reverse=True)
+        assert all(0 <= id_ < VOCABULARY for beam in found for id_ in beam.token_ids)
+
+
+ENTRIES = st.builds(
+    lambda prompt, given, n: answer(Prompt, prompt=prompt, settings=given, n=n),
+    mostly(TEXTS | PROMPTS),
+    mostly(SETTINGS),
+    mostly(st.integers(1, 3)),
+)
+
+
+@fuzzed(60)
+@given(mostly(st.lists(mostly(ENTRIES), max_size=4)), mostly(st.integers(1, 5)))
+def test_complete_batch(generator, prompts, rows):
+    assume(not isinstance(prompts, list) or not any(isinstance(p, Prompt) and endless(p.settings) for p in prompts))
+    results = answer(lambda: list(complete_batch(generator, prompts, rows=rows)))
+    if results is not None:
+        assert sorted(result.index for result in results) == list(range(len(prompts)))
+        for result in results:
+            assert (result.error is None) == bool(result.completions)
+            for found in result.completions:
+                check_completion(found, generator.tokenizer, prompts[result.index].settings)
+
+
+@fuzzed(100)
+@given(mostly(PROMPTS), mostly(st.integers(1, 6)), mostly(COUNTS), mostly(st.none()))
+def test_score(session, ids, first, top, cache):
+    found = answer(score, session, ids, first=first, top=top, cache=cache)
+    if found is not None:
+        scores, after = found
+        assert len(scores) == len(ids) - first
+        assert after.lengths == (len(ids) - 1,)
+        assert all(token.logprob <= 0 and len(token.top) == top for token in scores)
+    echoed = answer(score_prompt, session, ids, top=top)
+    assert echoed is None or [token.id for token in echoed] == list(ids)
+
+
+@fuzzed(80)
+@given(mostly(PROMPTS), keywords(window=st.integers(2, POSITIONS), stride=st.integers(1, 8)), mostly(COUNTS))
+def test_perplexity(session, ids, given, top):
+    found = answer(perplexity, session, ids, **given)
+    if found is not None:
+        assert found.tokens == len(ids)
+        assert found.log_likelihood <= 0
+        assert found.perplexity >= 1
+    windows = answer(lambda: list(score_windows(session, ids, top=top, **given)))
+    assert windows is None or sum(len(scores) for _, scores in windows) == len(ids)
+
+
+@fuzzed(80)
+@given(mostly(st.integers(1, 10**6)), mostly(PROMPTS), mostly(st.just(0)))
+def test_prefix_cache(session, most, ids, row):
+    prefixes = answer(lambda: PrefixCache(session, max_bytes=most))
+    if prefixes is None:
+        return
+    _, cache = session.step([[5] * 40], session.empty_cache())
+    prefixes.keep([5] * 40, cache)
+    answer(prefixes.keep, ids, cache, row)
+    found = answer(prefixes.longest, ids)
+    assert found is None or found[1] <= len(ids)
+    assert prefixes.nbytes <= most
+
+
+@fuzzed(60)
+@given(mostly(st.integers(1, 9)), mostly(st.none()))
+def test_scheduler(session, rows, prefixes):
+    made = answer(lambda: Scheduler(session, rows=rows, prefixes=prefixes))
+    assert made is None or (made.idle and made.free == rows)
+
+
+@fuzzed(100)
+@given(mostly(st.lists(mostly(PROMPTS), min_size=1, max_size=3)), mostly(st.integers(1, 3)), mostly(COUNTS))
+def test_steps(serving, portable, ids, rows, keep):
+    for session in (serving, portable):
+        cache = answer(session.empty_cache, rows, capacity=keep) or session.empty_cache(3)
+        stepped = answer(session.step, ids, cache, keep)
+        if stepped is not None:
+            logits, after = stepped
+            assert logits.shape == (cache.batch_size, keep, VOCABULARY)
+            assert after.lengths == tuple(map(len, ids))
+        answer(session.step, [[5]], ids)
+        answer(session.empty_cache, capacity=rows)
+
+
+@fuzzed(100)
+@given(
+    mostly(COUNTS | st.lists(COUNTS, min_size=2, max_size=2)),
+    mostly(st.lists(st.integers(0, 1), min_size=1, max_size=4)),
+    mostly(st.integers(0, 1)),
+)
+def test_caches(serving, portable, lengths, rows, row):
+    for session in (serving, portable):
+        _, cache = session.step([[5, 6, 7], [8, 9, 10]], session.empty_cache(2))
+        shorter = answer(cache.rolled_back, lengths)
+        assert shorter is None or shorter.lengths == tuple(np.broadcast_to(lengths, 2))
+        taken = answer(cache.taken, row, lengths)
+        assert taken is None or taken.length == lengths
+        answer(cache.given, row, rows)
+        given = answer(cache.given, row, cache.taken(0, 3), lengths)
+        cache = given or cache
+        chosen = answer(cache.selected, rows)
+        assert chosen is None or chosen.batch_size == len(rows)
+
+
+@fuzzed(150)
+@given(mostly(TEXTS), mostly(st.lists(IDS)), st.booleans())
+def test_tokenizer(generator, text, ids, parse_special):
+    tokenizer = generator.tokenizer
+    found = answer(tokenizer.encode, text, parse_special=parse_special)
+    assert found is None or tokenizer.decode(found) == text
+    decoded = answer(tokenizer.decode, ids)
+    assert decoded is None or isinstance(decoded, str)
+
+
+@fuzzed(100)
+@given(mostly(STRINGS), st.lists(st.text("To be, orntaie ", max_size=9)))
+def test_stop_strings(stops, pieces):
+    matcher = answer(StopStrings, stops)
+    if matcher is not None:
+        passed = "".join(map(matcher.feed, pieces)) + matcher.flush()
+        assert "".join(pieces).startswith(passed)
+
+
+@fuzzed(60)
+@given(keywords(max_ngram=st.integers(2, 5), min_ngram=st.integers(1, 2), max_guesses=st.integers(1, 9)))
+def test_lookup(session, given):
+    made = answer(lambda: LookupConfig(**given))
+    if made is not None:
+        assert list(generate(session, [5, 6, 5, 6, 5], max_new_tokens=4, lookup=made))
+
+
+DOCUMENTS = st.fixed_dictionaries(
+    {},
+    optional={
+        name: st.recursive(
+            st.none() | st.booleans() | st.integers(-2, 9) | st.just(10**400) | st.floats() | TEXTS,
+            lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=2),
+            max_leaves=4,
+        )
+        for name in (*NAMES, "temprature", "two\nlines")
+    },
+)
+NESTED = st.integers(1, 3000).map(lambda depth: b'{"prompt": "a", "stop": ' + b"[" * depth + b"]" * depth + b"}")
+LINES = st.one_of(
+    DOCUMENTS.map(lambda document: json.dumps(document).encode()),
+    st.binary(max_size=20),
+    NESTED,
+    st.just(b'{"prompt": "a", "stop": ' + b"[" * 10**5),
+    st.just(b'{"prompt": "' + b"x" * 10**6 + b'"}'),
+    st.just(b'{"prompt": "a", "max_new_tokens": 2}'),
+).map(lambda line: line.replace(b"\n", b" "))
+
+
+@fuzzed(250)
+@given(LINES, mostly(st.integers(0, 9)))
+def test_job(line, seed):
+    defaults = answer(lambda: Defaults(seed=seed))
+    if defaults is not None:
+        job = answer(read, line, 1, defaults)
+        assert job is None or json.loads(job.key) == job.id
+
+
+@fuzzed(40)
+@given(st.lists(LINES, max_size=5), st.binary(max_size=30) | st.just(b""), mostly(st.integers(1, 3)))
+def test_jobs(generator, tmp_path_factory, lines, before, rows):
+    target = tmp_path_factory.mktemp("jobs") / "answers.jsonl"
+    target.write_bytes(before)
+    told = []
+    defaults = Defaults(settings={"max_new_tokens": 3})
+    lines = [line for line in lines if b"slide" not in line]
+    done = answer(
+        lambda: run(generator, lines, target, defaults=defaults, rows=rows, refused=lambda *bad: told.append(bad))
+    )
+    if done is None:
+        assert target.read_bytes() == before or told
+        return
+    answers = [json.loads(line) for line in target.read_text().splitlines()]
+    assert len(answers) == done.answered
+    assert len(told) == done.failed
+    for _, error in told:
+        answer(_raise, error)
+    assert answer(lambda: run(generator, lines, target, defaults=defaults, rows=rows)).answered == 0
+
+
+def _raise(error):
+    raise error
+
+
+@fuzzed(120)
+@given(
+    keywords(
+        precision=st.sampled_from(["fp32", "int8"]),
+        provider=st.just("cpu"),
+        threads=st.just(1),
+        graph=st.sampled_from(["serving", "portable"]),
+        prefix_bytes=st.none() | st.integers(1, 10**6),
+    ),
+    mostly(st.none()),
+)
+def test_opening(folder, given, other):
+    opened = answer(TextGenerator.open, folder if other is None else other, **{"threads": 1, **given})
+    if opened is not None:
+        assert opened.complete("To be", max_new_tokens=1).token_ids
+    if other is not None:
+        assert answer(Session.open, other) is None
+        assert answer(Tokenizer.open, other) is None

@@ -69,6 +69,13 @@ def test_json_is_the_one_object_that_was_promised(folder):
     assert 1 < found["peak_rss_mb"] < 10_000
 
 
+def test_what_is_asked_for_twice_is_measured_once(folder):
+    report = bench.bench(folder, contexts=(5, 5), batches=(2, 2), rounds=1)
+    assert [(decode.context, decode.batch) for decode in report.decode] == [(5, 2)]
+    with pytest.raises(SettingError, match="batch has no values"):
+        bench.bench(folder, batches=())
+
+
 def test_the_table_is_for_people(folder):
     result = CliRunner().invoke(main, ["bench", str(folder), "--rounds", "1", "--graph", "portable", "--threads", "1"])
     assert result.stdout.startswith("tiny: fp32, portable graph, CPUExecutionProvider, 1 threads\nload ")

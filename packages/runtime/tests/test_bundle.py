@@ -52,6 +52,7 @@ def replace(**fields):
         (lambda m: m["files"].pop("config.json"), r"files does not list config\.json"),
         (replace(graphs={"fp32": {"portable": "other.onnx"}}), r"portable is 'other\.onnx', which .* do not list"),
         (replace(weights={"fp32": "../model.safetensors"}), r"fp32 is '\.\./model\.safetensors', which .* do not list"),
+        (replace(weights={}), "weights has none of the fp32 graphs"),
         (replace(source=None), "source is null, not an object"),
         (replace(source={"name": "x", "revision": 3}), "revision is 3, not text"),
         (replace(parity="good"), 'parity is "good", not an object'),

@@ -122,7 +122,7 @@ def bench(
     session = Session.open(folder, precision=precision, provider=provider, threads=threads, graph=graph)
     load_seconds = perf_counter() - start
     limit = session.bundle.architecture.n_positions
-    contexts = _fitting(CONTEXTS, limit - STEPS) if contexts is None else contexts
+    contexts = _fitting(CONTEXTS, limit - STEPS) if contexts is None else tuple(dict.fromkeys(contexts))
     _refuse_outside("context", contexts)
     if max(contexts) > limit - STEPS:
         told = f"context is {shown(max(contexts))}, must be at most {limit - STEPS}"
@@ -137,7 +137,7 @@ def bench(
     _decode(session, _filled(session, ids[:1, : max(contexts)]))
     peak = peak_rss()  # before anything that is here for the sake of measuring
     filled: dict[int, KeyValueCache] = {}
-    for batch in sorted(batches):
+    for batch in sorted(set(batches)):
         filled[batch] = _filled(session, ids[:batch, : max(contexts)])
         progress(next(done), total)
 
@@ -264,6 +264,8 @@ def _fitting(sizes: Collection[int], limit: int) -> tuple[int, ...]:
 
 
 def _refuse_outside(name: str, values: Collection[int], most: int | None = None) -> None:
+    if not values:
+        raise SettingError(f"{name} has no values, must have one at least")
     for value in values:
         if isinstance(value, bool) or not isinstance(value, int) or value < 1 or (most is not None and value > most):
             limit = "of at least 1" if most is None else f"from 1 to {most}"

@@ -114,6 +114,10 @@ class Bundle:
         generation = config
         if "generation_config.json" in files:
             generation = Document.read(folder / "generation_config.json")
+        weights = _listed(manifest.document("weights"), files)
+        for precision in graphs:
+            if precision not in weights:
+                raise BundleError(f"{manifest.where}: weights has none of the {precision} graphs; {REMEDY}")
         generator, source = manifest.document("generator"), manifest.document("source")
         return cls(
             folder=folder,
@@ -121,7 +125,7 @@ class Bundle:
             source=Source(name=source.text("name"), revision=_optional_text(source, "revision")),
             files=files,
             graphs=MappingProxyType({p: _listed(graphs.document(p), files) for p in graphs}),
-            weights=_listed(manifest.document("weights"), files),
+            weights=weights,
             versions=_texts(manifest.document("versions")),
             parity=_optional_object(manifest, "parity"),
             architecture=_architecture(config),

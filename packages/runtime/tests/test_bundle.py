@@ -81,6 +81,11 @@ def test_a_config_that_is_wrong_is_refused_by_name(damaged, edit, change, messag
         Bundle.open(damaged)
 
 
+def test_a_name_that_is_not_utf8_is_refused(folder):
+    with pytest.raises(BundleError, match=r"tiny.udcff', which is not UTF-8; rename it"):
+        Bundle.open(f"{folder}\udcff")
+
+
 def test_a_missing_file_is_refused_by_name(damaged):
     (damaged / "vocab.json").unlink()
     with pytest.raises(BundleError, match=r"vocab\.json is not there, manifest\.json lists it"):

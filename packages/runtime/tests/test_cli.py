@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -229,6 +230,16 @@ def test_standard_input_that_is_not_utf8_is_refused(folder):
     assert refused("generate", folder, "-", stdin=b"ab\xff") == (
         "error: standard input is not UTF-8 at byte 2; convert it, e.g. with iconv\n"
     )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize("command", [["inspect"], ["generate", "The dog"]], ids=lambda command: command[0])
+def test_an_output_that_is_full_is_told_in_one_line(folder, command):
+    name, *words = command
+    with Path("/dev/full").open("w") as full:
+        process = subprocess.run([*COMMAND, name, folder, *words], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert process.returncode == 1
+    assert process.stderr == "error: output cannot be written: No space left on device\n"
 
 
 def test_an_argument_that_is_not_utf8_is_refused(folder):

@@ -43,7 +43,9 @@ def guarded(command: Command) -> Command:
 
 def _fail(error: Exception) -> NoReturn:
     message = " ".join(str(error).split())
-    if not isinstance(error, Gpt2RuntimeError):
+    if isinstance(error, OSError) and error.filename is None:  # files are named where they are opened
+        message = f"output cannot be written: {error.strerror or message}"
+    elif not isinstance(error, Gpt2RuntimeError):
         message = f"unexpected {type(error).__name__}: {message}; run again with --debug for the traceback"
     click.echo(f"error: {message}", err=True)
     sys.exit(1)

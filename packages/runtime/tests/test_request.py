@@ -21,3 +21,9 @@ def test_a_prompt_may_be_any_list(ids):
 def test_an_overflow_of_another_type_is_refused(overflow):
     with pytest.raises(SettingError, match=r"overflow is .*, must be 'error', 'truncate' or 'slide'"):
         Request(prompt_ids=[5], max_new_tokens=1, overflow=overflow)
+
+
+@pytest.mark.parametrize("ids", [5, "ab", b"ab", [1.5], [True], [[5]], np.array(5), np.eye(2), ["5"]], ids=repr)
+def test_stop_tokens_of_another_type_are_refused(ids):
+    with pytest.raises(SettingError, match=r"stop_token_ids is .*, must be a list of integers"):
+        Request(prompt_ids=[5], max_new_tokens=1, stop_token_ids=ids)

@@ -66,7 +66,11 @@ def test_a_stop_that_is_no_text_is_refused(stops, message):
         StopStrings(stops)
 
 
-@pytest.mark.parametrize("stops", [None, 5, {"a"}, b"ab", np.array(["a", "b"]), iter(["a"])], ids=repr)
+@pytest.mark.parametrize(
+    "stops",
+    [None, 5, {"a"}, b"ab", np.array(["a", "b"]), iter(["a"])],
+    ids=["None", "5", "set", "bytes", "array", "iterator"],
+)
 def test_stops_that_are_no_list_are_refused(stops):
     with pytest.raises(SettingError, match=r"stop is .*, must be a list of strings; leave it out for none"):
         StopStrings(stops)

@@ -87,9 +87,7 @@ class Bundle:
         if not isinstance(folder, str | PathLike):
             raise BundleError(f"folder is {shown(folder)}, must be the path of one")
         if re.search("[\ud800-\udfff]", str(folder)):  # so Python has bytes that are no UTF-8
-            raise BundleError(
-                f"folder is {shown(folder)}, which is not UTF-8; rename it, for onnxruntime opens none"
-            )
+            raise BundleError(f"folder is {shown(folder)}, which is not UTF-8; rename it, for onnxruntime opens none")
         try:
             return cls._open(Path(folder), check_hashes=check_hashes)
         except OSError as error:  # a folder that may not be entered, a file that may not be read

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-<<<<<<< HEAD
 from typing import Literal, TypeGuard, cast, get_args
-=======
-from typing import Any, Literal, TypeGuard, cast, get_args
->>>>>>> 72534bc11939a695e6bfb6141d18b1601e566072
 
 import numpy as np
 
@@ -91,11 +87,7 @@ def _check_prompt(ids: object) -> None:
 def _checked_stops(given: object) -> frozenset[int]:
     listed = given.ndim == 1 if isinstance(given, np.ndarray) else isinstance(given, Collection)
     if listed and not isinstance(given, str | bytes):
-<<<<<<< HEAD
         ids = list(cast(Collection[object], given))
-=======
-        ids = list(cast(Collection[Any], given))
->>>>>>> 72534bc11939a695e6bfb6141d18b1601e566072
         if all(isinstance(id_, int | np.integer) and not isinstance(id_, bool) for id_ in ids):
             return frozenset(int(id_) for id_ in ids)
     raise SettingError(f"stop_token_ids is {shown(given)}, must be a list of integers; leave it out for end-of-text")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeGuard, cast, get_args
+from typing import Any, Literal, TypeGuard, cast, get_args
 
 import numpy as np
 
@@ -87,7 +87,7 @@ def _check_prompt(ids: object) -> None:
 def _checked_stops(given: object) -> frozenset[int]:
     listed = given.ndim == 1 if isinstance(given, np.ndarray) else isinstance(given, Collection)
     if listed and not isinstance(given, str | bytes):
-        ids = list(cast(Collection[object], given))
+        ids = list(cast(Collection[Any], given))
         if all(isinstance(id_, int | np.integer) and not isinstance(id_, bool) for id_ in ids):
             return frozenset(int(id_) for id_ in ids)
     raise SettingError(f"stop_token_ids is {shown(given)}, must be a list of integers; leave it out for end-of-text")

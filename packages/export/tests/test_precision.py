@@ -53,7 +53,7 @@ def test_what_is_asked_for_comes_in_one_order_and_an_unknown_name_is_refused() -
 @all_precisions
 def test_every_tensor_is_read_by_a_graph_and_nothing_is_there_twice(quantized: Path, precision: Precision) -> None:
     files = tensorfile.places(quantized / precision.weights, tuple(tensorfile.DTYPES))
-    for kind in kinds.KINDS:
+    for kind in kinds.of(precision):
         proto = onnx.load(quantized / kinds.file_of(kind, precision), load_external_data=False)
         places = set()
         for tensor in proto.graph.initializer:
@@ -85,7 +85,7 @@ def test_blocks_stand_for_the_float32_weights(quantized: Path, model: GPT2, prec
 
 @blocked
 def test_products_are_of_blocks_and_round_activations_to_eight_bits(quantized: Path, precision: Precision) -> None:
-    for kind in kinds.KINDS:
+    for kind in kinds.of(precision):
         proto = graph.load(quantized / kinds.file_of(kind, precision))
         products = [node for node in proto.graph.node if node.op_type == "MatMulNBits"]
         assert len(products) == 4 * 2 + 1
@@ -100,7 +100,7 @@ def test_products_are_of_blocks_and_round_activations_to_eight_bits(quantized: P
 def test_both_kinds_of_graph_say_what_the_weights_say(quantized: Path, precision: Precision) -> None:
     """Their products are the same; attention rounds otherwise, and in eight bits that can move an activation a step."""
     reference = logits(backends.graph("serving", quantized))
-    found = [logits(backends.graph(kind.name, quantized, precision)) for kind in kinds.KINDS]
+    found = [logits(backends.graph(kind.name, quantized, precision)) for kind in kinds.of(precision)]
     apart = np.abs(found[0] - found[1]).max()
     lost = max(np.abs(each - reference).max() for each in found)
     assert 0 < lost < {"fp16": 0.05, "int8": 0.5, "int4": 6}[precision.name]
@@ -109,7 +109,7 @@ def test_both_kinds_of_graph_say_what_the_weights_say(quantized: Path, precision
 
 def test_half_the_cache_is_the_serving_graphs_alone() -> None:
     config = GPT2Config(vocab_size=50, n_positions=16, n_embd=16, n_layer=1, n_head=2)
-    for kind in kinds.KINDS:
+    for kind in kinds.of(FP16):
         inputs, outputs = kind.specs(config, FP16)
         types = {inputs["past_key_values.0.key"].type.name, outputs["present.0.value"].type.name}
         assert types == ({"FLOAT16"} if kind is SERVING else {"FLOAT"})
@@ -118,7 +118,7 @@ def test_half_the_cache_is_the_serving_graphs_alone() -> None:
 
 @pytest.mark.parametrize("operator", ["LayerNormalization", "Softmax", "FastGelu", "Gelu", "Gemm"])
 def test_in_half_precision_these_are_computed_in_float32(quantized: Path, operator: str) -> None:
-    for kind in kinds.KINDS:
+    for kind in kinds.of(FP16):
         proto = onnx.shape_inference.infer_shapes(onnx.load(quantized / kinds.file_of(kind, FP16)))
         types = {value.name: value.type.tensor_type.elem_type for value in proto.graph.value_info}
         for node in proto.graph.node:
@@ -187,10 +187,10 @@ def test_large_channels_of_every_norm_are_moved_and_far_less_is_lost(
 
     write()
     assert ("transformer.wte.weight.channels" in values(tmp_path, INT8)) == tied
-    smooth = [lost(kind.name) for kind in kinds.KINDS]
+    smooth = [lost(kind.name) for kind in kinds.of(INT8)]
     monkeypatch.setattr(smoothing, "factors", lambda weight, bias, reader: np.ones(len(weight), np.float32))
     write()
-    assert max(smooth) < 0.6 * min(lost(kind.name) for kind in kinds.KINDS)
+    assert max(smooth) < 0.6 * min(lost(kind.name) for kind in kinds.of(INT8))
 
 
 def test_a_graph_that_passes_blocks_over_is_refused(model: GPT2, made: Path, tmp_path: Path) -> None:

@@ -219,7 +219,7 @@ def test_only_the_places_that_are_asked_for_are_scored(made: Path, model: GPT2) 
         expected = model(torch.from_numpy(ids))[0].numpy().reshape(10, 300)
     for places in ([9], [4, 0, 7, 7], []):
         slots = {name: np.zeros((2, 2, 24, 8), np.float32) for name in SERVING.inputs(model.config) if "past" in name}
-        session = backends._session(SERVING, made, None)[1]
+        session = backends.open_graph(SERVING, made)[1]
         feeds = {
             "input_ids": ids,
             "position_ids": np.arange(5)[None].repeat(2, axis=0),

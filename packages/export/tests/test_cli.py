@@ -1,6 +1,7 @@
 """The command does what its help says, and a mistake is one line."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -51,6 +52,19 @@ def test_help_and_version_come_without_loading_torch() -> None:
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "gpt2_export.cli" in shown.split()
     assert "torch" not in shown.split()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_an_output_that_is_full_is_told_in_one_line() -> None:
+    """And not a second time, by Python, when it empties its buffer at the end."""
+    code = "import click, gpt2_export.cli\nwith gpt2_export.cli.one_line_errors(debug=False): click.echo('made')"
+    with Path("/dev/full").open("w") as full:
+        environment = {**os.environ, "PYTHONUNBUFFERED": ""}
+        process = subprocess.run(
+            [sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, env=environment
+        )
+    assert process.returncode == 1
+    assert process.stderr == "error: [Errno 28] No space left on device\n"
 
 
 def test_make_shows_its_stages_on_stderr_and_the_numbers_on_stdout(

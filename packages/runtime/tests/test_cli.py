@@ -236,8 +236,12 @@ def test_standard_input_that_is_not_utf8_is_refused(folder):
 @pytest.mark.parametrize("command", [["inspect"], ["generate", "The dog"]], ids=lambda command: command[0])
 def test_an_output_that_is_full_is_told_in_one_line(folder, command):
     name, *words = command
+    # What cannot be written must not be told a second time, by Python, when it empties its buffer at the end.
+    environment = {**os.environ, "PYTHONUNBUFFERED": ""}
     with Path("/dev/full").open("w") as full:
-        process = subprocess.run([*COMMAND, name, folder, *words], stdout=full, stderr=subprocess.PIPE, text=True)
+        process = subprocess.run(
+            [*COMMAND, name, folder, *words], stdout=full, stderr=subprocess.PIPE, text=True, env=environment
+        )
     assert process.returncode == 1
     assert process.stderr == "error: output cannot be written: No space left on device\n"
 

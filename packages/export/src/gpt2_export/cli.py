@@ -1,10 +1,11 @@
 """The command `gpt2-export`: one call into the package per subcommand, and errors as one line."""
 
+import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -285,6 +286,8 @@ def one_line_errors(debug: bool) -> Iterator[None]:
     except KeyboardInterrupt:
         click.echo("interrupted; nothing was left behind", err=True)
         raise SystemExit(130) from None
+    except BrokenPipeError:
+        raise  # click ends quietly then
     except (GPT2Error, ExportError, OSError) as error:
         if debug:
             traceback.print_exc()
@@ -294,7 +297,15 @@ def one_line_errors(debug: bool) -> Iterator[None]:
 
             click.echo(clear + "\n".join(sensitivity_lines(error.report["sensitivity"])), err=True)
         click.echo(f"{clear}error: {' '.join(str(error).split())}", err=True, color=True)
+        if isinstance(error, OSError):
+            _drop_output()
         raise SystemExit(1) from None
+
+
+def _drop_output() -> None:
+    """What could not be written is still in stdout's buffer, and Python would tell of it again when it ends."""
+    with suppress(OSError):  # not a file of the system's: a test's, for instance
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _finish(folder: Path, document: dict[str, Any], *lines: str) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import fields
 from typing import Any, NoReturn, cast
 
@@ -45,10 +47,17 @@ def _fail(error: Exception) -> NoReturn:
     message = " ".join(str(error).split())
     if isinstance(error, OSError) and error.filename is None:  # files are named where they are opened
         message = f"output cannot be written: {error.strerror or message}"
+        _drop_output()
     elif not isinstance(error, Gpt2RuntimeError):
         message = f"unexpected {type(error).__name__}: {message}; run again with --debug for the traceback"
     click.echo(f"error: {message}", err=True)
     sys.exit(1)
+
+
+def _drop_output() -> None:
+    """What could not be written is still in stdout's buffer, and Python would tell of it again when it ends."""
+    with suppress(OSError):  # not a file of the system's: a test's, for instance
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 folder = click.argument("folder")

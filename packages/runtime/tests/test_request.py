@@ -6,7 +6,11 @@ from gpt2_runtime.errors import PromptError, SettingError
 from gpt2_runtime.request import Request
 
 
-@pytest.mark.parametrize("ids", [None, 5, "text", b"bytes", {5}, {5: 6}, iter([5]), np.array(5), np.eye(2)], ids=repr)
+@pytest.mark.parametrize(
+    "ids",
+    [None, 5, "text", b"bytes", {5}, {5: 6}, iter([5]), np.array(5), np.eye(2)],
+    ids=lambda ids: type(ids).__name__,
+)
 def test_a_prompt_that_is_no_list_is_refused(ids):
     with pytest.raises(PromptError, match=r"prompt_ids is .*, must be a list of token ids"):
         Request(prompt_ids=ids, max_new_tokens=1)

@@ -23,15 +23,40 @@ def tokenizer_dir() -> Path:
     return Path(named)
 
 
+Shared = Callable[[str, Callable[[Path], None]], Path]
+
+
 @pytest.fixture(scope="session")
-def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
+    """Makes a folder under a name, once for all workers of a run: an export takes as long as many a file of tests."""
+    from filelock import FileLock
+
+    base = tmp_path_factory.getbasetemp()
+    place = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+
+    def make(name: str, write: Callable[[Path], None]) -> Path:
+        folder, partial = place / name, place / f"{name} partial"
+        place.mkdir(exist_ok=True)
+        with FileLock(place / f"{name}.lock"):
+            if not folder.exists():
+                partial.mkdir()
+                write(partial)
+                partial.rename(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def demo_folder(shared: Shared) -> Path:
     """The demo model's folder, unverified: a model of real text, which repeats itself as a random one does not."""
     from gpt2_export import add_graph, freeze_only
 
-    folder = tmp_path_factory.mktemp("demo") / "folder"
-    freeze_only("demo", folder)
-    add_graph(folder)
-    return folder
+    def write(place: Path) -> None:
+        freeze_only("demo", place / "folder")
+        add_graph(place / "folder")
+
+    return shared("demo", write) / "folder"
 
 
 class Made(NamedTuple):
@@ -42,20 +67,18 @@ class Made(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Made]:
-    """Makes the folder of a variant (see `checkpoints.py`), once a session and without verifying: that is done here."""
-    from functools import cache
-
+def made(shared: Shared) -> Callable[[str], Made]:
+    """Makes the folder of a variant (see `checkpoints.py`), once a run and without verifying: that is done here."""
     from checkpoints import VARIANTS, network
     from gpt2_export import add_graph, freeze_only
 
-    @cache
     def make(variant: str) -> Made:
-        place = tmp_path_factory.mktemp("made")
-        found = Made(source=place / "source", folder=place / "folder")
-        network(**VARIANTS[variant]).save_pretrained(found.source)
-        freeze_only(found.source, found.folder)
-        add_graph(found.folder)
-        return found
+        def write(place: Path) -> None:
+            network(**VARIANTS[variant]).save_pretrained(place / "source")
+            freeze_only(place / "source", place / "folder")
+            add_graph(place / "folder")
+
+        place = shared(variant, write)
+        return Made(source=place / "source", folder=place / "folder")
 
     return make

@@ -14,7 +14,7 @@ on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells 
 def test_what_is_written_is_its_own():
     before = Memory.now()
     # Pages of their own: np.ones may get some that another test has freed.
-    held = np.frombuffer(mmap.mmap(-1, 50 * MEGABYTE), np.uint8)
+    held = np.frombuffer(mmap.mmap(-1, 50 * MEGABYTE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.uint8)
     held[:] = 1
     after = Memory.now()
     assert 40 * MEGABYTE < after.own - before.own < 60 * MEGABYTE

@@ -9,6 +9,7 @@ import backends
 import numpy as np
 import pytest
 from gpt2_runtime import Session, binding, engine, plan, portable, serving
+from gpt2_runtime.buffers import Buffers
 from sweep import Array, Step
 
 Make = Callable[[pytest.MonkeyPatch], None]
@@ -254,7 +255,7 @@ def portable_in_old_order(patch: pytest.MonkeyPatch) -> None:
 def view_off_by_one(patch: pytest.MonkeyPatch) -> None:
     right = engine.Engine.binding
 
-    def wrong(self: Any, buffers: engine.Buffers, first: int, rows: int, tokens: int, logits: int) -> Any:
+    def wrong(self: Any, buffers: Buffers, first: int, rows: int, tokens: int, logits: int) -> Any:
         shifted = (first + 1) % buffers.array.shape[2] if rows == 1 else first
         return right(self, buffers, shifted, rows, tokens, logits)
 
@@ -306,9 +307,9 @@ def stale_binding(patch: pytest.MonkeyPatch) -> None:
 
 @mistake("a binding found by its tokens alone, whatever its rows")
 def binding_of_other_rows(patch: pytest.MonkeyPatch) -> None:
-    right, first_of = engine.Engine.binding, WeakKeyDictionary[engine.Buffers, dict[tuple[int, ...], int]]()
+    right, first_of = engine.Engine.binding, WeakKeyDictionary[Buffers, dict[tuple[int, ...], int]]()
 
-    def wrong(self: Any, buffers: engine.Buffers, first: int, rows: int, tokens: int, logits: int) -> Any:
+    def wrong(self: Any, buffers: Buffers, first: int, rows: int, tokens: int, logits: int) -> Any:
         found = first_of.setdefault(buffers, {}).setdefault((rows, tokens, logits), first)
         return right(self, buffers, found, rows, tokens, logits)
 

@@ -29,10 +29,11 @@ ARROWS = {
         inspection, tokenizer <- card <- repository; steps, inspection, repository <- cli
     """,
     "gpt2_runtime": """
-        errors <- cache, document, providers, stopping; document <- bundle, merges <- vocabulary <- tokenizer;
+        errors <- cache, cuda, document, stopping; cuda <- providers <- buffers, placement;
+        document <- bundle, merges <- vocabulary <- tokenizer;
         candidates, controls, errors <- sampling;
-        bundle <- signature; providers, signature <- binding <- engine; bundle, cache, engine, plan <- serving;
-        cache, providers, signature <- portable; hugepages, portable, serving <- session;
+        bundle <- signature; buffers, signature <- binding <- engine; bundle, cache, engine, plan <- serving;
+        cache, providers, signature <- portable; hugepages, placement, portable, serving <- session;
         errors <- logprobs; sampling <- lookup, request; events, logprobs, lookup, request, session <- decoding;
         session <- prefixes; decoding, prefixes <- generate, scheduler; events, logprobs, request, session <- beams;
         logprobs, session <- scoring <- perplexity; decoding, tokenizer, detokenizer, scoring, stopping <- completion;

@@ -10,9 +10,9 @@ import pytest
 from gpt2_runtime import GREEDY, Session, TextGenerator, generate
 from gpt2_runtime import engine as module
 from gpt2_runtime import session as sessions
-from gpt2_runtime.engine import BINDINGS, UNPACKED_TOKENS, Buffers, Engine
+from gpt2_runtime.buffers import Buffers, untouched
+from gpt2_runtime.engine import BINDINGS, UNPACKED_TOKENS, Engine
 from gpt2_runtime.errors import GraphError
-from gpt2_runtime.serving import untouched
 
 
 class Inference:
@@ -25,8 +25,8 @@ class Inference:
 class Binding:
     """Stands for a bound shape; it holds what a real one holds."""
 
-    def __init__(self, inference, memory, *, tokens, logits):
-        self.inference, self.memory, self.shape = inference, memory, (tokens, logits)
+    def __init__(self, inference, allocation, *, first, rows, tokens, logits):
+        self.inference, self.allocation, self.shape = inference, allocation, (first, rows, tokens, logits)
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_a_shape_is_bound_once_and_few_are_kept(monkeypatch):
     monkeypatch.setattr(module, "Binding", counted)
     engine, mine, other = unpacked(), buffers(), buffers()
     assert engine.binding(mine, 1, 2, 5, 1) is engine.binding(mine, 1, 2, 5, 1)
-    assert engine.binding(mine, 1, 2, 5, 1).memory.shape == (1, 2, 2, 1, 4, 8)
+    assert engine.binding(mine, 1, 2, 5, 1).shape == (1, 2, 5, 1)
     assert engine.binding(other, 1, 2, 5, 1) is not engine.binding(mine, 1, 2, 5, 1)
     assert len(made) == 2
     for tokens in range(BINDINGS):  # the least recently used goes

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from gpt2_runtime import serving as module
 from gpt2_runtime.binding import Binding
+from gpt2_runtime.buffers import untouched
 from gpt2_runtime.errors import ContextFullError, SettingError
 from gpt2_runtime.serving import ServingGraph
 from hypothesis import given, settings
@@ -226,7 +227,7 @@ def test_a_row_that_was_given_tokens_is_like_no_other(serving, oracle):
 
 def test_a_cache_that_the_system_has_no_memory_for_is_refused():
     with pytest.raises(SettingError, match="cache needs 4,000,000,000,000,000,000 bytes, the system has less"):
-        module.untouched((10**9, 10**9))
+        untouched((10**9, 10**9))
 
 
 def test_a_cache_that_has_been_stepped_is_refused(serving, oracle):

@@ -157,12 +157,15 @@ def test_residuals_and_norms_are_run_apart(folder, graph, tmp_path, monkeypatch)
     assert "SkipLayerNormalization" not in operators
 
 
-def test_the_serving_graph_is_the_cpus_where_the_folder_has_it(session, damaged, edit):
+def test_the_serving_graph_is_taken_where_folder_and_provider_have_it(session, damaged, edit):
     bundle = session.bundle
     assert session.graph == "serving"
     assert choose_graph(bundle, "fp32", PROVIDERS["cuda"], None) == "portable"
-    with pytest.raises(SettingError, match="graph is 'serving', which runs on the CPU alone, not on cuda"):
+    with pytest.raises(
+        SettingError, match="graph is 'serving', which has no fp32 kernel on cuda; pass --graph portable"
+    ):
         choose_graph(bundle, "fp32", PROVIDERS["cuda"], "serving")
+    assert [choose_graph(bundle, "fp16", PROVIDERS["cuda"], kind) for kind in (None, "serving")] == ["serving"] * 2
     with pytest.raises(SettingError, match="graph is 'fast', must be serving or portable"):
         Session.open(bundle, graph="fast")
     edit(damaged / "manifest.json", lambda m: m["graphs"]["fp32"].pop("serving"))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from gpt2_runtime import Session, engine, generate
-from gpt2_runtime import serving as module
+from gpt2_runtime import buffers as module
 
 WARM, REQUESTS = 200, 1000
 BOUND = 2_000_000  # without a leak the measure moves by 0.3 MB; those below cost 5 MB and more in a fifth of the time

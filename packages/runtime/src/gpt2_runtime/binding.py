@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from gpt2_runtime.buffers import Allocation
 from gpt2_runtime.providers import load_onnxruntime
 from gpt2_runtime.signature import cache_names
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession, OrtValue
 
 Array = npt.NDArray[Any]
+
+# GroupQueryAttention reads it before it starts anything on a device.
+ON_HOST = ("total_sequence_length",)
 
 
 class Binding:
@@ -24,13 +28,15 @@ class Binding:
 
     Args:
         inference: the serving graph.
-        memory: the rows' keys and values, [L, 2, B, H, capacity + 1, D]; the graph reads and writes them in place.
+        allocation: the cache's keys and values; the graph reads and writes them in place.
+        first, rows: B of them, from the first.
         tokens: T, of each row.
         logits: N, how many the graph computes.
     """
 
-    def __init__(self, inference: InferenceSession, memory: Array, *, tokens: int, logits: int) -> None:
-        rows = memory.shape[2]
+    def __init__(
+        self, inference: InferenceSession, allocation: Allocation, *, first: int, rows: int, tokens: int, logits: int
+    ) -> None:
         self._inference = inference
         self._inputs: dict[str, Array] = {
             "input_ids": np.empty((rows, tokens), dtype=np.int64),
@@ -41,23 +47,30 @@ class Binding:
         }
         self._logits_shape = (logits, inference.get_outputs()[0].shape[1])
         # The binding refers to memory that it does not keep alive: these do.
-        self._alive = [memory]
+        self._alive = [allocation]
         self._binding = inference.io_binding()
+        # What the host has is copied to a device when it is bound, not when it is run: there, it is written anew.
+        self._copies: dict[str, OrtValue] = {}
         for name, array in self._inputs.items():
-            self._binding.bind_ortvalue_input(name, wrapped(array))
-        n_layer = len(memory)
-        tensors = [wrapped(part) for layer in memory for part in layer]  # each [B, H, capacity + 1, D]
+            value = wrapped(array)
+            if allocation.remote and name not in ON_HOST:
+                value = self._copies[name] = type(value).ortvalue_from_numpy(np.zeros_like(array), allocation.device)
+            self._binding.bind_ortvalue_input(name, value)
+        shape = (rows, *allocation.shape[3:])  # [B, H, capacity + 1, D]
         for prefix, bind in (
-            ("past_key_values", self._binding.bind_ortvalue_input),
-            ("present", self._binding.bind_ortvalue_output),
+            ("past_key_values", self._binding.bind_input),
+            ("present", self._binding.bind_output),
         ):
-            for name, tensor in zip(cache_names(prefix, n_layer), tensors, strict=True):
-                bind(name, tensor)
+            names = cache_names(prefix, allocation.shape[0])
+            for name, address in zip(names, allocation.addresses(first), strict=True):
+                bind(name, allocation.device, 0, allocation.dtype, shape, address)
 
     def run(self, feeds: Mapping[str, Array]) -> npt.NDArray[np.float32]:
-        """Runs the graph once, which writes into the memory; logits [N, V], which are the caller's to keep."""
+        """Runs the graph once, which writes into the memory; logits [N, V] on the host, which are the caller's."""
         for name, array in self._inputs.items():
             array[...] = feeds[name]
+        for name, value in self._copies.items():
+            value.update_inplace(self._inputs[name])
         # The graph writes them where the caller reads them: to bind an output anew takes less than to copy it.
         logits = np.empty(self._logits_shape, dtype=np.float32)
         self._binding.bind_ortvalue_output("logits", wrapped(logits))

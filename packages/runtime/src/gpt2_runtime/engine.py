@@ -14,10 +14,8 @@ from threading import Lock
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-import numpy as np
-import numpy.typing as npt
-
 from gpt2_runtime.binding import Binding
+from gpt2_runtime.buffers import Allocation, Buffers
 from gpt2_runtime.errors import GraphError
 
 if TYPE_CHECKING:
@@ -32,20 +30,6 @@ BINDINGS = 16
 
 Table = Callable[[int, int, int, int], Binding]
 """(first row, rows, tokens, logits) -> Binding."""
-
-
-class Buffers:
-    """The keys and values of all rows of a cache, in one allocation that every step writes into.
-
-    Attributes:
-        array: [L, 2, B, H, capacity + 1, D]. The last position of a row takes what is written for it while it is full
-            and idle.
-        version: how many steps have written.
-    """
-
-    def __init__(self, array: npt.NDArray[np.floating]) -> None:
-        self.array = array
-        self.version = 0
 
 
 class Engine:
@@ -93,15 +77,15 @@ class Engine:
         """The graph bound to some rows of a cache, for one shape of run."""
         with self._lock:
             if buffers not in self._tables:
-                self._tables[buffers] = self._table(buffers.array)
+                self._tables[buffers] = self._table(buffers.allocation)
             return self._tables[buffers](first, rows, tokens, logits)
 
-    def _table(self, array: npt.NDArray[np.floating]) -> Table:
+    def _table(self, allocation: Allocation) -> Table:
         inference = self._current()
 
         @lru_cache(maxsize=BINDINGS)
         def binding(first: int, rows: int, tokens: int, logits: int) -> Binding:
-            return Binding(inference, array[:, :, first : first + rows], tokens=tokens, logits=logits)
+            return Binding(inference, allocation, first=first, rows=rows, tokens=tokens, logits=logits)
 
         return binding
 

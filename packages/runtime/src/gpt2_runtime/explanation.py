@@ -24,6 +24,7 @@ from gpt2_runtime.errors import (
     TokenizerError,
     shown,
 )
+from gpt2_runtime.placement import placed
 from gpt2_runtime.providers import choose_provider, choose_threads
 from gpt2_runtime.request import Overflow
 from gpt2_runtime.sampling import GREEDY
@@ -124,7 +125,9 @@ class Explainer:
             raise BundleError(f"{bundle.folder} has no {KIND} graph; {remedy}")
         path = bundle.graph("fp32", KIND)
         # Not packed: it multiplies by the head once for each layer, and each time a packed copy would be made.
-        inference = open_inference(path, choose_provider(provider), choose_threads(threads), False)
+        chosen = choose_provider(provider)
+        inference = open_inference(path, chosen, choose_threads(threads), False)
+        placed(inference, chosen, bundle.architecture.n_layer)
         signature_of(inference).check(str(path), Signature.explaining(bundle.architecture), KIND)
         return cls(bundle=bundle, tokenizer=open_tokenizer(bundle), inference=inference)
 

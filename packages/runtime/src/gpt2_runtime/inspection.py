@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 from gpt2_runtime.bundle import Bundle
 from gpt2_runtime.loading import Loading
+from gpt2_runtime.placement import Placement
 from gpt2_runtime.session import Session
 from gpt2_runtime.signature import TensorSpec
 from gpt2_runtime.tokenizer import Tokenizer
@@ -37,6 +38,7 @@ def report(session: Session, tokenizer: Tokenizer | None, loading: Loading | Non
         "graph": session.graph,
         "provider": session.provider.execution_provider,
         "threads": session.threads,
+        "placement": None if session.placement is None else asdict(session.placement),
         "versions": dict(bundle.versions),
         "parity": None if bundle.parity is None else dict(bundle.parity),
         "loading": None if loading is None else asdict(loading),
@@ -61,6 +63,7 @@ def lines(session: Session, tokenizer: Tokenizer | None, loading: Loading | None
             "precisions": _precisions(bundle),
             "runs on": f"{session.provider.execution_provider}, {session.precision} {session.graph} graph, "
             f"{session.threads} threads",
+            **({} if session.placement is None else {"operators": _placed(session.placement)}),
         }
     )
     if loading is not None:
@@ -84,6 +87,11 @@ def _costs(loading: Loading) -> dict[str, str]:
         "memory": f"{megabytes(loading.own_bytes)} of its own, {megabytes(loading.mapped_bytes)} mapped from files",
         "peak": megabytes(loading.peak_rss_bytes),
     }
+
+
+def _placed(placement: Placement) -> str:
+    sizes = ", ".join(f"{name} ({count})" for name, count in placement.cpu.items())
+    return f"{placement.provider} on the provider; on the CPU {f'of sizes alone: {sizes}' if sizes else 'none'}"
 
 
 def _precisions(bundle: Bundle) -> str:

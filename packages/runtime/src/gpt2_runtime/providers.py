@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
+from gpt2_runtime.cuda import load_cuda
 from gpt2_runtime.errors import ProviderError, SettingError, shown
 
 MAX_THREADS = 1024
@@ -43,10 +44,11 @@ def load_onnxruntime() -> ModuleType:
 
 
 def choose_provider(name: str) -> Provider:
-    """The provider of that name, which the installed onnxruntime has been built with.
+    """The provider of that name, which the installed onnxruntime has been built with and finds its libraries for.
 
     Raises:
-        ProviderError: an unknown name, or one that this onnxruntime lacks. CPU is never taken in its place.
+        ProviderError: an unknown name, one that this onnxruntime lacks, or a library that is missing. CPU is never
+            taken in its place.
 
     >>> choose_provider("cpu").execution_provider
     'CPUExecutionProvider'
@@ -59,6 +61,8 @@ def choose_provider(name: str) -> Provider:
         raise ProviderError(
             f"provider {name} is not in this onnxruntime, which has {_names(available)}; {_remedy(name)}"
         )
+    if name == "cuda":
+        load_cuda(load_onnxruntime())
     return provider
 
 

@@ -5,9 +5,6 @@ L layers, B rows, H heads, D head size, K logits after each row, V vocabulary.
 
 from __future__ import annotations
 
-import math
-import mmap
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -15,9 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from gpt2_runtime.buffers import Buffers, Cached, allocated
 from gpt2_runtime.bundle import Architecture
 from gpt2_runtime.cache import KeyValueCache, Layout
-from gpt2_runtime.engine import Buffers, Engine
+from gpt2_runtime.engine import Engine
 from gpt2_runtime.errors import SettingError
 from gpt2_runtime.plan import Ids, feeds, places, plan
 
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 Floats = npt.NDArray[np.float32]
-Cached = npt.NDArray[np.floating]
 Counts = npt.NDArray[np.int64]
 
 # A long text is read by so many tokens at once. Each chunk reads all weights again, which takes less than what a chunk
@@ -48,8 +45,8 @@ class SharedCache(KeyValueCache):
 
     @property
     def layout(self) -> Layout:
-        layers, both, _, heads, _, size = self.buffers.array.shape
-        return (layers, both, heads, size), self.buffers.array.dtype
+        layers, both, _, heads, _, size = self.buffers.allocation.shape
+        return (layers, both, heads, size), self.buffers.allocation.dtype
 
     def check_current(self) -> None:
         """Refuses a value that has been stepped or selected from, or given to."""
@@ -59,10 +56,11 @@ class SharedCache(KeyValueCache):
 
     def copy(self) -> SharedCache:
         self.check_current()
-        array = untouched(self.buffers.array.shape, self.buffers.array.dtype)
-        for row, length in enumerate(self.lengths):
-            array[:, :, row, :, :length] = self.buffers.array[:, :, row, :, :length]
-        return replace(self, buffers=Buffers(array), version=0)
+        array, buffers = self.buffers.array, self.buffers.of(self.batch_size)
+        with buffers.written() as into:
+            for row, length in enumerate(self.lengths):
+                into[:, :, row, :, :length] = array[:, :, row, :, :length]
+        return replace(self, buffers=buffers, version=0)
 
     def _shortened(self, lengths: tuple[int, ...]) -> SharedCache:
         self.check_current()
@@ -75,8 +73,8 @@ class SharedCache(KeyValueCache):
         """
         self.check_current()
         old, buffers = self.buffers.array, self.buffers
-        if len(rows) > old.shape[2]:
-            buffers = Buffers(untouched((*old.shape[:2], len(rows), *old.shape[3:]), old.dtype))
+        if len(rows) > self.buffers.allocation.shape[2]:
+            buffers = self.buffers.of(len(rows))
         alike = self.alike.copy()
         np.fill_diagonal(alike, self.lengths)
         texts = {}  # place -> its row, and the positions that it lacks
@@ -85,11 +83,12 @@ class SharedCache(KeyValueCache):
             if start < self.lengths[row]:
                 texts[place] = row, slice(start, self.lengths[row])
         self.buffers.version += 1  # before anything is written: what is interrupted has written too
-        for layer, into in zip(old, buffers.array, strict=True):
-            # All are read before one is written, which may stand where another is read.
-            held = [layer[:, row, :, lacking].copy() for row, lacking in texts.values()]  # each [2, H, positions, D]
-            for (place, (_, lacking)), text in zip(texts.items(), held, strict=True):
-                into[:, place, :, lacking] = text
+        with buffers.written() as array:
+            for layer, into in zip(old, array, strict=True):
+                # All are read before one is written, which may stand where another is read.
+                held = [layer[:, row, :, lacking].copy() for row, lacking in texts.values()]  # [2, H, positions, D]
+                for (place, (_, lacking)), text in zip(texts.items(), held, strict=True):
+                    into[:, place, :, lacking] = text
         lengths = tuple(self.lengths[row] for row in rows)
         return replace(self, lengths=lengths, buffers=buffers, version=buffers.version, alike=alike[np.ix_(rows, rows)])
 
@@ -101,7 +100,8 @@ class SharedCache(KeyValueCache):
         self.check_current()
         length = text.shape[3]
         self.buffers.version += 1  # before anything is written: what is interrupted has written too
-        self.buffers.array[:, :, row, :, :length] = text
+        with self.buffers.written() as array:
+            array[:, :, row, :, :length] = text
         lengths = (*self.lengths[:row], length, *self.lengths[row + 1 :])
         alike = self.alike.copy()
         alike[row] = alike[:, row] = 0
@@ -110,11 +110,12 @@ class SharedCache(KeyValueCache):
 
 @dataclass(frozen=True, kw_only=True)
 class ServingGraph:
-    """The graph in onnxruntime, on the CPU; its keys and values are of `cache_type`."""
+    """The graph in onnxruntime; its keys and values are of `cache_type`, on `device`."""
 
     engine: Engine
     sizes: Architecture
     cache_type: npt.DTypeLike = np.float32
+    device: str = "cpu"
 
     @property
     def owner(self) -> Engine:
@@ -136,7 +137,7 @@ class ServingGraph:
             lengths=(0,) * batch_size,
             capacity=capacity,
             owner=self.engine,
-            buffers=Buffers(untouched(shape, self.cache_type)),
+            buffers=allocated(shape, self.cache_type, self.device),
             version=0,
             alike=np.zeros((batch_size, batch_size), dtype=np.int64),
         )
@@ -163,19 +164,3 @@ class ServingGraph:
             for place, found in zip(places(run, rows, keep), part, strict=True):
                 gathered[place] = found
         return gathered, stepped
-
-
-def untouched(shape: Sequence[int], dtype: npt.DTypeLike = np.float32) -> Cached:
-    """Zeros, of which a page takes memory once it is written to.
-
-    np.zeros would ask Linux for huge pages, and the first token of each head would fill all of them.
-    """
-    private = {} if sys.platform == "win32" else {"flags": mmap.MAP_PRIVATE}  # a fork must not write into its parent's
-    size = np.dtype(dtype).itemsize * math.prod(shape)
-    try:
-        pages = mmap.mmap(-1, size, **private)
-    except (OSError, OverflowError) as error:
-        raise SettingError(f"cache needs {size:,} bytes, the system has less; lower its rows or capacity") from error
-    if hasattr(mmap, "MADV_NOHUGEPAGE"):  # for systems that give them unasked
-        pages.madvise(mmap.MADV_NOHUGEPAGE)
-    return np.frombuffer(pages, dtype=dtype).reshape(shape)

@@ -20,6 +20,7 @@ from gpt2_runtime.cache import MOST_ROWS, KeyValueCache
 from gpt2_runtime.engine import Engine
 from gpt2_runtime.errors import BundleError, ContextFullError, GraphError, SettingError, TokenIdError, shown
 from gpt2_runtime.hugepages import on_huge_pages
+from gpt2_runtime.placement import Placement, placed, record
 from gpt2_runtime.portable import PortableGraph
 from gpt2_runtime.providers import Provider, check_provider, choose_provider, choose_threads, load_onnxruntime
 from gpt2_runtime.serving import ServingGraph
@@ -63,6 +64,7 @@ class Session:
         bundle: the folder.
         precision: of its weights, "fp32", "fp16", "int8" or "int4".
         graph: which of its graphs, "serving" or "portable".
+        placement: where its operators run; None on the CPU.
 
     >>> session = Session.open(folder)
     >>> logits, cache = session.step([[5, 6, 7]], session.empty_cache())
@@ -79,6 +81,7 @@ class Session:
     provider: Provider
     threads: int
     signature: Signature
+    placement: Placement | None
     opened: Graph[Any]
 
     @classmethod
@@ -100,7 +103,8 @@ class Session:
             provider: "cpu" or "cuda"; the other is never taken in its place.
             threads: how many threads one operator may use; by default what affinity and quota let this process use.
             graph: "serving" (a preallocated cache, rows of any lengths) or "portable" (standard operators, rows of
-                one length). By default the serving one on the CPU where the folder has it, the portable one elsewhere.
+                one length). By default the serving one where the folder has it and the provider runs it (CUDA does in
+                fp16), else the portable one.
             prepack: whether the serving graph's weights are packed for this processor before this returns, which is
                 most of the time that loading takes. False leaves it until the first step and a few tokens more were
                 read: the first token comes sooner, and a short text as a whole. It is for fp32: other precisions and
@@ -124,9 +128,12 @@ class Session:
             files = [path, bundle.files[bundle.weights[precision]].path]
             # Unpacked, blocks of 8 or 4 bits are multiplied in another way: slower, and with other results.
             engine = Engine(
-                partial(open_inference, path, chosen, threads), files, packed=prepack or precision != "fp32"
+                partial(open_inference, path, chosen, threads),
+                files,
+                packed=prepack or precision != "fp32" or chosen.device != "cpu",
             )
-            opened = ServingGraph(engine=engine, sizes=sizes, cache_type=np.dtype(CACHES.get(precision, "float32")))
+            cache_type = np.dtype(CACHES.get(precision, "float32"))
+            opened = ServingGraph(engine=engine, sizes=sizes, cache_type=cache_type, device=chosen.device)
         else:
             inference = open_inference(path, chosen, threads, True)
             opened = PortableGraph(inference=inference, sizes=sizes, device=chosen.device)
@@ -139,6 +146,7 @@ class Session:
             provider=chosen,
             threads=threads,
             signature=signature,
+            placement=placed(opened.inference, chosen, sizes.n_layer),
             opened=opened,
         )
 
@@ -241,14 +249,14 @@ def choose_graph(bundle: Bundle, precision: str, provider: Provider, graph: Grap
         BundleError: the folder lacks the one asked for.
         SettingError: there is no such kind, or the provider cannot run it.
     """
-    on_cpu = provider.name == "cpu"
+    serves = provider.name == "cpu" or precision in CACHES  # GroupQueryAttention's kernel for CUDA is of float16 alone
     if graph is None:
-        return "serving" if on_cpu and "serving" in bundle.graphs.get(precision, {}) else "portable"
+        return "serving" if serves and "serving" in bundle.graphs.get(precision, {}) else "portable"
     if not isinstance(graph, str) or graph not in get_args(GraphKind):
         raise SettingError(f"graph is {shown(graph)}, must be {' or '.join(get_args(GraphKind))}")
-    if graph == "serving" and not on_cpu:
-        told = f"graph is 'serving', which runs on the CPU alone, not on {provider.name}"
-        raise SettingError(f"{told}; pass --graph portable")
+    if graph == "serving" and not serves:
+        told = f"graph is 'serving', which has no {precision} kernel on {provider.name}"
+        raise SettingError(f"{told}; pass --graph portable or --precision {next(iter(CACHES))}")
     head = bundle.architecture.head_dim
     if graph == "serving" and head % HEAD_MULTIPLE:
         told = f"heads are {head} wide, the serving graph needs a multiple of {HEAD_MULTIPLE}"
@@ -275,6 +283,8 @@ def open_inference(path: Path, provider: Provider, threads: int, packed: bool) -
     # A memory pattern is planned for one set of shapes; here shapes vary with every prompt, and so would the plans.
     options.enable_mem_pattern = False
     options.log_severity_level = 4  # what goes wrong comes as an exception, not also on stderr
+    if provider.device != "cpu":
+        record(options)
     if not packed:  # then the weights are read where the file is mapped
         options.add_session_config_entry("session.disable_prepacking", "1")
     try:

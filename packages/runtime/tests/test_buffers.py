@@ -1,0 +1,81 @@
+"""Buffers on a device, tried where there is none: they lie on the CPU, but all goes by the device's road."""
+
+import numpy as np
+import pytest
+from gpt2_runtime import GREEDY, LookupConfig, Session, TextGenerator, beam_search, buffers, serving
+from gpt2_runtime.buffers import Buffers, DeviceBuffers, allocated
+from gpt2_runtime.errors import SettingError
+
+
+@pytest.fixture
+def _on_a_device(monkeypatch):
+    def on_device(shape, dtype, device):
+        return DeviceBuffers(np.zeros(shape, dtype), device)
+
+    monkeypatch.setattr(serving, "allocated", on_device)
+    monkeypatch.setattr(buffers, "allocated", on_device)
+
+
+@pytest.fixture(params=["fp32", "fp16", "int8", "int4"])
+def there(request, folder, _on_a_device):
+    """A session whose caches take the device's road."""
+    session = Session.open(folder, threads=1, precision=request.param)
+    assert isinstance(session.empty_cache().buffers, DeviceBuffers)
+    return session
+
+
+def steps(session):
+    """Logits and lengths of ragged steps, chunks, a roll-back, a selection, a copy and a snapshot."""
+    rng = np.random.default_rng(0)
+    ids = rng.integers(300, size=40)
+    found, cache = [], session.empty_cache(3, capacity=60)
+    for rows in ([ids[:7], ids[7:8], ids[8:30]], [ids[30:31], [], ids[31:40]], [ids[:1], ids[1:2], ids[2:3]]):
+        logits, cache = session.step(rows, cache)
+        found.append(logits)
+    logits, cache = session.step([ids[3:6]] * 3, cache.rolled_back([3, 1, 20]), logits_to_keep=2)
+    found.append(logits)
+    kept = cache.copy()
+    logits, cache = session.step([[5], [6], [7], [8]], cache.selected([2, 0, 0, 1]))
+    found.append(logits)
+    logits, _ = session.step([[5], [6], [7], [8]], cache.given(3, kept.taken(2, 9)))
+    found.append(logits)
+    logits, _ = session.step([[5], [6], [7]], kept)
+    return [*found, logits]
+
+
+def test_every_use_of_a_cache_is_what_it_is_on_the_host(there, folder, monkeypatch):
+    found = steps(there)
+    monkeypatch.undo()
+    host = Session.open(folder, threads=1, precision=there.precision)
+    assert type(host.empty_cache().buffers) is Buffers
+    for ours, expected in zip(found, steps(host), strict=True):
+        np.testing.assert_array_equal(ours, expected)
+
+
+def test_texts_are_those_of_the_host(there, folder, monkeypatch):
+    def texts(session):
+        generator = TextGenerator(session=session, tokenizer=None)
+        settings = {"max_new_tokens": 20, "stop_token_ids": ()}
+        plain = generator.complete([5, 6, 7], sampling=GREEDY, **settings).token_ids
+        guessed = generator.complete([5, 6, 7] * 4, sampling=GREEDY, lookup=LookupConfig(), **settings).token_ids
+        beams = [beam.token_ids for beam in beam_search(session, [5, 6, 7], num_beams=3, **settings)]
+        return plain, guessed, beams
+
+    found = texts(there)
+    monkeypatch.undo()
+    assert found == texts(Session.open(folder, threads=1, precision=there.precision))
+
+
+def test_a_row_begins_where_the_ones_before_it_end():
+    array = np.zeros((2, 2, 3, 4, 5, 6), dtype=np.float16)
+    expected = [array[layer, part, 1].ctypes.data for layer in range(2) for part in range(2)]
+    assert Buffers(array).allocation.addresses(1) == expected
+
+
+def test_memory_that_a_device_has_not_is_told_in_one_line(monkeypatch):
+    def full(*_):
+        raise RuntimeError("Failed to allocate memory\nfor requested buffer")
+
+    monkeypatch.setattr(buffers.load_onnxruntime().OrtValue, "ortvalue_from_numpy", full)
+    with pytest.raises(SettingError, match=r"^cache needs 1,440 bytes, cuda has less; lower its rows or capacity$"):
+        allocated((2, 2, 3, 2, 5, 6), np.float16, "cuda")

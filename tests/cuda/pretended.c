@@ -1,0 +1,74 @@
+/* As much of CUDA as onnxruntime needs to open a graph on a machine without a GPU: memory is the host's, and kernels
+   do nothing. What it computes is rubbish; where it puts each operator, and what it is given, is real. */
+
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int handle; /* what every stream, event and library is */
+
+#define MAKES(name, ...) \
+    int name(void **made __VA_ARGS__) { \
+        *made = &handle; \
+        return 0; \
+    }
+#define ALLOCATES(name, ...) \
+    int name(void **made, size_t size __VA_ARGS__) { \
+        *made = calloc(size ? size : 1, 1); \
+        return *made ? 0 : 2; \
+    }
+#define COMMA ,
+
+MAKES(cudaStreamCreate)
+MAKES(cudaStreamCreateWithFlags, COMMA unsigned flags)
+MAKES(cudaEventCreate)
+MAKES(cudaEventCreateWithFlags, COMMA unsigned flags)
+MAKES(cublasCreate_v2)
+MAKES(cublasLtCreate)
+MAKES(cudnnCreate)
+MAKES(curandCreateGenerator, COMMA int kind)
+ALLOCATES(cudaMalloc)
+ALLOCATES(cudaMallocHost)
+ALLOCATES(cudaHostAlloc, COMMA unsigned flags)
+
+int cudaFree(void *memory) { free(memory); return 0; }
+int cudaFreeHost(void *memory) { free(memory); return 0; }
+int cudaMemcpy(void *to, const void *from, size_t size, int kind) { memcpy(to, from, size); return 0; }
+int cudaMemcpyAsync(void *to, const void *from, size_t size, int kind, void *stream) { memcpy(to, from, size); return 0; }
+int cudaMemset(void *to, int value, size_t size) { memset(to, value, size); return 0; }
+int cudaMemsetAsync(void *to, int value, size_t size, void *stream) { memset(to, value, size); return 0; }
+int cudaMemGetInfo(size_t *left, size_t *all) { *left = (size_t)70 << 30; *all = (size_t)80 << 30; return 0; }
+
+int cudaGetDevice(int *device) { *device = 0; return 0; }
+int cudaGetDeviceCount(int *count) { *count = 1; return 0; }
+int cudaDriverGetVersion(int *version) { *version = 13000; return 0; }
+int cudaRuntimeGetVersion(int *version) { *version = 13000; return 0; }
+int cudaStreamIsCapturing(void *stream, int *status) { *status = 0; return 0; }
+int cudaGetDriverEntryPointByVersion(void) { return 1; }
+const char *cudaGetErrorString(int error) { return "a pretended error"; }
+const char *cudaGetErrorName(int error) { return "pretended"; }
+const char *cudnnGetErrorString(int error) { return "a pretended error"; }
+size_t cudnnGetVersion(void) { return 92000; }
+
+int cudaDeviceGetAttribute(int *value, int attribute, int device) {
+    switch (attribute) {
+    case 1: *value = 1024; break;  /* threads of a block */
+    case 10: *value = 32; break;   /* threads of a warp */
+    case 16: *value = 132; break;  /* multiprocessors */
+    case 75: *value = 9; break;    /* of compute capability 9.0, a Hopper */
+    case 76: *value = 0; break;
+    default: *value = 100000;
+    }
+    return 0;
+}
+
+int cudaGetDeviceProperties(char *properties, int device) {
+    struct { char name[256]; char ids[32]; size_t memory, shared; int registers, warp; size_t pitch; int threads,
+             block[3], grid[3]; size_t constants; int major, minor; size_t alignments[2]; int multiprocessors; } found = {
+        .name = "pretended", .memory = (size_t)80 << 30, .shared = 49152, .registers = 65536, .warp = 32,
+        .threads = 1024, .block = {1024, 1024, 64}, .grid = {2147483647, 65535, 65535}, .constants = 65536, .major = 9,
+        .alignments = {512, 32}, .multiprocessors = 132,
+    };
+    memcpy(properties, &found, sizeof found);
+    return 0;
+}

@@ -1,0 +1,48 @@
+"""CUDA's libraries as far as onnxruntime needs them to open a graph, made of `pretended.c` where there is no GPU.
+
+A function of them that the file does not define does nothing and returns 0.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+SOURCE = Path(__file__).with_suffix(".c")
+NAMES = ("libcuda.so.1", "libcudart.so.13", "libcublas.so.13", "libcublasLt.so.13", "libcurand.so.10", "libcudnn.so.9")
+
+
+def provider() -> Path | None:
+    """onnxruntime's CUDA provider; None where this onnxruntime is built without."""
+    found = find_spec("onnxruntime")
+    assert found is not None
+    assert found.origin is not None
+    library = Path(found.origin).parent / "capi/libonnxruntime_providers_cuda.so"
+    return library if library.exists() else None
+
+
+def why_not() -> str | None:
+    """Why it cannot be pretended here."""
+    if sys.platform != "linux" or not (shutil.which("cc") and shutil.which("nm")):
+        return "CUDA is pretended on Linux, with a C compiler and nm"
+    return None if provider() else "this onnxruntime is not built for CUDA (install onnxruntime-gpu)"
+
+
+def make(folder: Path) -> dict[str, str]:
+    """Makes the libraries in a folder, and gives the environment in which a process finds them."""
+    library = provider()
+    assert library is not None
+    table = subprocess.run(["nm", "-D", "--undefined-only", library], capture_output=True, text=True, check=True).stdout
+    linked = re.findall(r" U ((?:__cuda|cuda|cublas|curand|cu)[A-Z]\w+)", table)
+    looked_up = [name.decode() for name in re.findall(rb"\b(cudnn[A-Z]\w+)\0", library.read_bytes())]
+    stubs = folder / "stubs.c"
+    lines = [f"__attribute__((weak)) long {name}(void) {{ return 0; }}\n" for name in sorted({*linked, *looked_up})]
+    stubs.write_text("".join(lines), encoding="utf-8")
+    first, *others = (folder / name for name in NAMES)
+    subprocess.run(["cc", "-shared", "-fPIC", "-w", "-o", first, SOURCE, stubs], check=True)
+    for other in others:
+        other.symlink_to(first)
+    return {**os.environ, "LD_LIBRARY_PATH": str(folder)}

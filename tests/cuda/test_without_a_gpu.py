@@ -1,0 +1,77 @@
+"""onnxruntime's own CUDA provider, on libraries that are pretended: it puts every operator where it would on a GPU."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pretended
+import pytest
+
+HERE = Path(__file__).parent
+TINY = HERE.parents[1] / "packages/runtime/tests/data/tiny"
+
+pytestmark = pytest.mark.skipif(bool(pretended.why_not()), reason=str(pretended.why_not()))
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What `session_without_gpu.py` prints."""
+    environment = pretended.make(tmp_path_factory.mktemp("libraries"))
+    command = [sys.executable, "-X", "faulthandler", str(HERE / "session_without_gpu.py"), str(TINY)]
+    process = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    answer: dict[str, Any] = json.loads(process.stdout)
+    return answer
+
+
+@pytest.mark.parametrize("name", ["fp32 portable", "fp16 portable", "int8 portable", "int4 portable", "explaining"])
+def test_of_the_portable_graph_sizes_alone_are_on_the_cpu(name: str, found: dict[str, Any]) -> None:
+    assert found[name]["provider"] >= 80
+    assert set(found[name]["cpu"]) <= {"Concat", "Reshape", "Squeeze", "Sub"}
+
+
+def test_of_the_serving_graph_in_fp16_nothing_is_on_the_cpu(found: dict[str, Any]) -> None:
+    assert found["fp16 serving"] == {"provider": 56, "cpu": {}}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
+def test_where_attention_would_be_on_the_cpu_the_serving_graph_is_refused(
+    precision: str, found: dict[str, Any]
+) -> None:
+    assert f"graph is 'serving', which has no {precision} kernel on cuda" in found[f"{precision} serving"]
+
+
+def test_the_default_is_the_fastest_graph_that_there_are_kernels_for(found: dict[str, Any]) -> None:
+    defaults = {name.split()[0]: graph for name, graph in found.items() if name.endswith("default")}
+    assert defaults == {"fp32": "portable", "fp16": "serving", "int8": "portable", "int4": "portable"}
+
+
+def test_without_libraries_the_missing_one_is_told_in_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from gpt2_runtime.cli import main; main()"]
+    process = subprocess.run(
+        [*command, "inspect", str(TINY), "--provider", "cuda"],
+        env={**pretended.make(tmp_path), "LD_LIBRARY_PATH": ""},
+        capture_output=True,
+        text=True,
+    )
+    if process.returncode == 0:
+        pytest.skip("there is a GPU, and its libraries")
+    assert process.stdout == ""
+    (line,) = process.stderr.splitlines()
+    assert line.startswith("error: provider cuda ")
+    assert "CPU" not in line
+
+
+def test_what_would_run_on_the_cpu_is_not_let_through(tmp_path: Path) -> None:
+    """The same graph, had nobody known of the kernel that is missing."""
+    program = (
+        "import sys; from gpt2_runtime import Session, session\n"
+        "session.choose_graph = lambda *_: 'serving'\n"
+        f"try: Session.open({str(TINY)!r}, provider='cuda')\n"
+        "except Exception as error: print(error)"
+    )
+    environment = pretended.make(tmp_path)
+    told = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True).stdout
+    assert told.startswith("provider cuda would leave operators to the CPU: GroupQueryAttention (2); ")

@@ -1,7 +1,7 @@
 """What a batch's scheduler costs and brings: ratios within a round, in one process.
 
     python benchmarks/batches.py FOLDER
-    python benchmarks/batches.py FOLDER --precision int8 --rounds 9
+    python benchmarks/batches.py FOLDER --precision int8 --rounds 9 --figure alike
 
 It needs gpt2-runtime. The first figure is the benchmark's batch, 8 x (32 + 64) tokens: how many times the tokens a
 second of plain steps of 8 rows, each of whose tokens is the likeliest, `complete_batch` makes of the same prompts. The
@@ -27,6 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--precision", default=None, help="(default: the most exact one)")
+    parser.add_argument("--figure", choices=["alike", "mixed"], help="(default: both; mixed takes minutes a round)")
     parser.add_argument("--rounds", type=int, default=5, help="(default: 5)")
     parser.add_argument("--threads", type=int, default=2, help="(default: 2)")
     options = parser.parse_args()
@@ -36,11 +37,11 @@ def main() -> None:
     rng = np.random.default_rng(0)
     alike = [(prompt, WORKS["batch"].new) for prompt in WORKS["batch"].prompts(vocabulary)]
     mixed = [(rng.integers(vocabulary, size=size).tolist(), NEW) for size in rng.integers(1, LONGEST + 1, size=MANY)]
-    figures: list[tuple[str, list[tuple[list[int], int]], Callable[[], None]]] = [
-        ("8 x (32 + 64), to plain steps", alike, lambda: plain(session, alike)),
-        ("64 x (1 to 512 + 64), to one by one", mixed, lambda: one_by_one(generator, mixed)),
-    ]
-    for name, work, other in figures:
+    figures: dict[str, tuple[str, list[tuple[list[int], int]], Callable[[], None]]] = {
+        "alike": ("8 x (32 + 64), to plain steps", alike, lambda: plain(session, alike)),
+        "mixed": ("64 x (1 to 512 + 64), to one by one", mixed, lambda: one_by_one(generator, mixed)),
+    }
+    for name, work, other in [figures[options.figure]] if options.figure else figures.values():
         ratios, paces = [], []
         for number in range(options.rounds + 1):
             there, here = seconds(other), seconds(lambda work=work: batch(generator, work))

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from gpt2_runtime import SamplingConfig
-from gpt2_runtime.errors import MOST_SHOWN, SettingError, shown
+from gpt2_runtime import SamplingConfig, Session, Tokenizer
+from gpt2_runtime.errors import MOST_SHOWN, Gpt2RuntimeError, SettingError, shown
 
 
 def nested(depth):
@@ -38,3 +38,14 @@ def test_a_refusal_shows_its_value_so(value):
         SamplingConfig(min_p=value)
     assert len(str(refused.value).splitlines()) == 1
     assert len(str(refused.value)) < 200
+
+
+@pytest.mark.parametrize("name", ["a\rb", "a\nb", "a\x1b[31mb", "a\u2028b", "x" * 5000, "\n" * 5000])
+def test_a_folder_of_any_name_is_refused_in_one_short_line(name):
+    for call in (Session.open, Tokenizer.open):
+        with pytest.raises(Gpt2RuntimeError) as refusal:
+            call(name)
+        told = str(refusal.value)
+        assert told.isprintable()
+        assert len(told) < 1000
+    assert str(SettingError("Zoë 你好, as it is")) == "Zoë 你好, as it is"

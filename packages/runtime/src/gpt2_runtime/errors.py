@@ -19,7 +19,17 @@
 
 
 class Gpt2RuntimeError(Exception):
-    """The root: catch it to catch every refusal of this package."""
+    """The root: catch it to catch every refusal of this package.
+
+    >>> print(SettingError("a name of two\\nlines is refused"))
+    a name of two\\nlines is refused
+    """
+
+    def __init__(self, message: str) -> None:
+        # Names of files and values come from anywhere: they may have line breaks, or be pages long.
+        line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in message)
+        middle = MOST_TOLD // 2
+        super().__init__(line if len(line) <= MOST_TOLD else f"{line[:middle]} ... {line[-middle:]}")
 
 
 class BundleError(Gpt2RuntimeError):
@@ -70,7 +80,8 @@ class LogitsError(Gpt2RuntimeError):
     """The model computed NaN or infinity, so there is no token to choose."""
 
 
-MOST_SHOWN = 80  # characters of a value in a message
+MOST_TOLD = 900  # characters of a message
+MOST_SHOWN = 80  # of a value in it
 
 
 def shown(value: object) -> str:

@@ -59,10 +59,13 @@ class Tokenizer:
             raise TokenizerError(f"folder is {shown(folder)}, must be the path of one")
         folder = Path(folder)
         vocab, merges = folder / "vocab.json", folder / "merges.txt"
-        if (folder / "tokenizer.json").is_file():
-            return cls(Vocabulary.from_tokenizer_json(folder / "tokenizer.json"))
-        if vocab.is_file() and merges.is_file():
-            return cls(Vocabulary.from_vocab_and_merges(vocab, merges))
+        try:
+            if (folder / "tokenizer.json").is_file():
+                return cls(Vocabulary.from_tokenizer_json(folder / "tokenizer.json"))
+            if vocab.is_file() and merges.is_file():
+                return cls(Vocabulary.from_vocab_and_merges(vocab, merges))
+        except OSError as error:  # a folder that may not be entered, a name that is too long
+            raise TokenizerError(f"{folder} cannot be read: {error.strerror or error}") from error
         raise TokenizerError(f"{folder} has no tokenizer files (tokenizer.json, or vocab.json and merges.txt)")
 
     @property

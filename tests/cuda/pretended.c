@@ -7,30 +7,21 @@
 
 static int handle; /* what every stream, event and library is */
 
-#define MAKES(name, ...) \
-    int name(void **made __VA_ARGS__) { \
-        *made = &handle; \
-        return 0; \
-    }
-#define ALLOCATES(name, ...) \
-    int name(void **made, size_t size __VA_ARGS__) { \
-        *made = calloc(size ? size : 1, 1); \
-        return *made ? 0 : 2; \
-    }
-#define COMMA ,
+static int made(void **it) { *it = &handle; return 0; }
+static int allocated(void **it, size_t size) { *it = calloc(size ? size : 1, 1); return *it ? 0 : 2; }
 
-MAKES(cudaStreamCreate)
-MAKES(cudaStreamCreateWithFlags, COMMA unsigned flags)
-MAKES(cudaEventCreate)
-MAKES(cudaEventCreateWithFlags, COMMA unsigned flags)
-MAKES(cublasCreate_v2)
-MAKES(cublasLtCreate)
-MAKES(cudnnCreate)
-MAKES(curandCreateGenerator, COMMA int kind)
-ALLOCATES(cudaMalloc)
-ALLOCATES(cudaMallocHost)
-ALLOCATES(cudaHostAlloc, COMMA unsigned flags)
+int cudaStreamCreate(void **stream) { return made(stream); }
+int cudaStreamCreateWithFlags(void **stream, unsigned flags) { return made(stream); }
+int cudaEventCreate(void **event) { return made(event); }
+int cudaEventCreateWithFlags(void **event, unsigned flags) { return made(event); }
+int cublasCreate_v2(void **library) { return made(library); }
+int cublasLtCreate(void **library) { return made(library); }
+int cudnnCreate(void **library) { return made(library); }
+int curandCreateGenerator(void **generator, int kind) { return made(generator); }
 
+int cudaMalloc(void **memory, size_t size) { return allocated(memory, size); }
+int cudaMallocHost(void **memory, size_t size) { return allocated(memory, size); }
+int cudaHostAlloc(void **memory, size_t size, unsigned flags) { return allocated(memory, size); }
 int cudaFree(void *memory) { free(memory); return 0; }
 int cudaFreeHost(void *memory) { free(memory); return 0; }
 int cudaMemcpy(void *to, const void *from, size_t size, int kind) { memcpy(to, from, size); return 0; }

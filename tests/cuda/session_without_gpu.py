@@ -1,6 +1,6 @@
 """Opens every precision of a folder on CUDA and prints, as JSON, where its operators run, or why it is refused.
 
-python session_without_gpu.py FOLDER
+It is given the folder: `test_without_a_gpu.py` runs it where CUDA is pretended.
 """
 
 import json

@@ -1,4 +1,3 @@
-import ctypes
 import sys
 from types import SimpleNamespace
 
@@ -68,4 +67,3 @@ def test_the_system_is_asked_where_nothing_else_is_said():
     """Of a CUDA that nobody has: the first library of it that is looked for is not there."""
     with pytest.raises(ProviderError, match=r"lib\w+\.so\.\d+ of .* is not there \(lib"):
         load_cuda(SimpleNamespace(cuda_version="99.0", preload_dlls=preload))
-    assert load_cuda.__defaults__ == (ctypes.CDLL,)

@@ -1,10 +1,12 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 import onnxruntime
 import pytest
 from gpt2_runtime.errors import ProviderError
+from gpt2_runtime.inspection import lines, report
 from gpt2_runtime.placement import MOST_SIZES, Placement, placed, record
-from gpt2_runtime.providers import PROVIDERS
+from gpt2_runtime.providers import PROVIDERS, Provider
 
 CUDA = PROVIDERS["cuda"]
 
@@ -56,6 +58,17 @@ def test_onnxruntime_records_what_is_asked_for(folder):
     options = onnxruntime.SessionOptions()
     record(options)
     inference = onnxruntime.InferenceSession(folder / "model_serving.onnx", options, providers=["CPUExecutionProvider"])
-    found = placed(inference, CUDA.__class__(name="there", execution_provider="CPUExecutionProvider", device="x"), 2)
+    found = placed(inference, Provider(name="there", execution_provider="CPUExecutionProvider", device="x"), 2)
     assert found.provider > 20
     assert found.cpu == {}
+
+
+def test_inspect_tells_where_operators_are(session):
+    on_gpu = replace(session, placement=Placement(provider=80, cpu={"Concat": 3, "Sub": 1}))
+    told = "operators   80 on the provider; on the CPU of sizes alone: Concat (3), Sub (1)"
+    assert told in lines(on_gpu, None)
+    assert report(on_gpu, None)["placement"] == {"provider": 80, "cpu": {"Concat": 3, "Sub": 1}}
+    nothing = replace(session, placement=Placement(provider=56, cpu={}))
+    assert "operators   56 on the provider; on the CPU none" in lines(nothing, None)
+    assert not [line for line in lines(session, None) if line.startswith("operators")]
+    assert report(session, None)["placement"] is None

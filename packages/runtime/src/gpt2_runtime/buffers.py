@@ -62,9 +62,7 @@ class Buffers:
 
     def __init__(self, array: Cached) -> None:
         address = int(array.ctypes.data)
-        self.allocation = Allocation(
-            owner=array, address=address, shape=array.shape, dtype=array.dtype, device="cpu", remote=False
-        )
+        self.allocation = Allocation(owner=array, address=address, shape=array.shape, dtype=array.dtype, device="cpu")
         self.version = 0
         self._array = array
 

@@ -72,7 +72,7 @@ class SharedCache(KeyValueCache):
         A row that takes the place of one it shares its first tokens with, as a beam does, brings the others alone.
         """
         self.check_current()
-        old, buffers = self.buffers.array, self.buffers
+        buffers = self.buffers
         if len(rows) > self.buffers.allocation.shape[2]:
             buffers = self.buffers.of(len(rows))
         alike = self.alike.copy()
@@ -84,6 +84,7 @@ class SharedCache(KeyValueCache):
                 texts[place] = row, slice(start, self.lengths[row])
         self.buffers.version += 1  # before anything is written: what is interrupted has written too
         with buffers.written() as array:
+            old = array if buffers is self.buffers else self.buffers.array
             for layer, into in zip(old, array, strict=True):
                 # All are read before one is written, which may stand where another is read.
                 held = [layer[:, row, :, lacking].copy() for row, lacking in texts.values()]  # [2, H, positions, D]

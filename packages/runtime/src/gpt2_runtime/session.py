@@ -128,9 +128,7 @@ class Session:
             files = [path, bundle.files[bundle.weights[precision]].path]
             # Unpacked, blocks of 8 or 4 bits are multiplied in another way: slower, and with other results.
             engine = Engine(
-                partial(open_inference, path, chosen, threads),
-                files,
-                packed=prepack or precision != "fp32" or chosen.device != "cpu",
+                partial(open_inference, path, chosen, threads), files, packed=prepack or precision != "fp32"
             )
             cache_type = np.dtype(CACHES.get(precision, "float32"))
             opened = ServingGraph(engine=engine, sizes=sizes, cache_type=cache_type, device=chosen.device)

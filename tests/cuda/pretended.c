@@ -28,6 +28,21 @@ int cudaMemcpy(void *to, const void *from, size_t size, int kind) { memcpy(to, f
 int cudaMemcpyAsync(void *to, const void *from, size_t size, int kind, void *stream) { memcpy(to, from, size); return 0; }
 int cudaMemset(void *to, int value, size_t size) { memset(to, value, size); return 0; }
 int cudaMemsetAsync(void *to, int value, size_t size, void *stream) { memset(to, value, size); return 0; }
+
+/* As driver_types.h lays it out. */
+typedef struct { size_t x, y, z; } position;
+typedef struct { char *start; size_t pitch, width, rows; } pitched;
+typedef struct { void *array; position from; pitched source; void *other_array; position at; pitched target;
+                 struct { size_t width, height, depth; } extent; int kind; } box;
+
+int cudaMemcpy3D(const box *asked) {
+    for (size_t slice = 0; slice < asked->extent.depth; slice++)
+        for (size_t row = 0; row < asked->extent.height; row++)
+            memcpy(asked->target.start + (slice * asked->target.rows + row) * asked->target.pitch,
+                   asked->source.start + (slice * asked->source.rows + row) * asked->source.pitch, asked->extent.width);
+    return 0;
+}
+
 int cudaMemGetInfo(size_t *left, size_t *all) { *left = (size_t)70 << 30; *all = (size_t)80 << 30; return 0; }
 
 int cudaGetDevice(int *device) { *device = 0; return 0; }
@@ -46,7 +61,7 @@ int cudaDeviceGetAttribute(int *value, int attribute, int device) {
     case 1: *value = 1024; break;  /* threads of a block */
     case 10: *value = 32; break;   /* threads of a warp */
     case 16: *value = 132; break;  /* multiprocessors */
-    case 75: *value = 9; break;    /* of compute capability 9.0, a Hopper */
+    case 75: *value = 8; break;    /* of compute capability 8.0, an Ampere: a Hopper would ask cuDNN how to attend */
     case 76: *value = 0; break;
     default: *value = 100000;
     }
@@ -57,7 +72,7 @@ int cudaGetDeviceProperties(char *properties, int device) {
     struct { char name[256]; char ids[32]; size_t memory, shared; int registers, warp; size_t pitch; int threads,
              block[3], grid[3]; size_t constants; int major, minor; size_t alignments[2]; int multiprocessors; } found = {
         .name = "pretended", .memory = (size_t)80 << 30, .shared = 49152, .registers = 65536, .warp = 32,
-        .threads = 1024, .block = {1024, 1024, 64}, .grid = {2147483647, 65535, 65535}, .constants = 65536, .major = 9,
+        .threads = 1024, .block = {1024, 1024, 64}, .grid = {2147483647, 65535, 65535}, .constants = 65536, .major = 8,
         .alignments = {512, 32}, .multiprocessors = 132,
     };
     memcpy(properties, &found, sizeof found);

@@ -45,7 +45,7 @@ def move_rows(session: Session) -> None:
     snapshot = Snapshot(owner=cache.owner, array=text)
     moved = cache.given(1, snapshot).selected([1, 0, 1, 1]).rolled_back(0).given(2, snapshot).copy()
     np.testing.assert_array_equal(moved.taken(2, 7).array, text)
-    engine.binding(moved.buffers, 1, 2, 5, 3)
+    session.step([[5, 6], [], [7], [8]], moved)
 
 
 if __name__ == "__main__":

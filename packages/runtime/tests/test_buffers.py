@@ -1,19 +1,66 @@
-"""Buffers on a device, tried where there is none: they lie on the CPU, but all goes by the device's road."""
+"""Buffers on a device, tried where there is none: they lie on the CPU, but all goes by the device's road.
+
+`PretendedRuntime` copies as CUDA's own documentation of cudaMemcpy3D says.
+"""
+
+import ctypes
 
 import numpy as np
 import pytest
-from gpt2_runtime import GREEDY, LookupConfig, Session, TextGenerator, beam_search, buffers, serving
-from gpt2_runtime.buffers import Buffers, DeviceBuffers, allocated
-from gpt2_runtime.errors import SettingError
+from gpt2_runtime import GREEDY, LookupConfig, Session, TextGenerator, beam_search, buffers, serving, transfer
+from gpt2_runtime.buffers import DeviceBuffers, HostBuffers, allocated
+from gpt2_runtime.errors import ProviderError, SettingError
+
+
+class PretendedRuntime:
+    """Stands for libcudart."""
+
+    def __init__(self):
+        self.started = 0  # copies that nobody has waited for
+        self.status = 0
+
+    def cudaMemcpy3D(self, reference):
+        asked = reference._obj
+        width, height, depth = asked.extent.width, asked.extent.height, asked.extent.depth
+        assert asked.kind in (1, 2, 3)
+        for pointer in (asked.srcPtr, asked.dstPtr):
+            assert pointer.pitch >= width
+            assert pointer.ysize >= height
+        for layer in range(depth):
+            for row in range(height):
+                into, source = (
+                    pointer.ptr + (layer * pointer.ysize + row) * pointer.pitch
+                    for pointer in (asked.dstPtr, asked.srcPtr)
+                )
+                ctypes.memmove(into, source, width)
+        self.started += 1
+        return self.status
+
+    def cudaMemset(self, address, value, size):
+        ctypes.memset(address, value, size.value)
+        self.started += 1
+        return self.status
+
+    def cudaStreamSynchronize(self, stream):
+        self.started = 0
+        return self.status
+
+    @staticmethod
+    def cudaGetErrorString(status):
+        return b"out of memory" if status == 2 else b"unknown"
 
 
 @pytest.fixture
-def _on_a_device(monkeypatch):
-    def on_device(shape, dtype, device):
-        return DeviceBuffers(np.zeros(shape, dtype), device)
+def runtime(monkeypatch):
+    pretended = PretendedRuntime()
+    monkeypatch.setattr(transfer, "runtime", lambda: pretended)
+    return pretended
 
-    monkeypatch.setattr(serving, "allocated", on_device)
-    monkeypatch.setattr(buffers, "allocated", on_device)
+
+@pytest.fixture
+def _on_a_device(monkeypatch, runtime):
+    monkeypatch.setattr(serving, "allocated", DeviceBuffers)
+    monkeypatch.setattr(buffers, "allocated", DeviceBuffers)
 
 
 @pytest.fixture(params=["fp32", "fp16", "int8", "int4"])
@@ -47,7 +94,7 @@ def test_every_use_of_a_cache_is_what_it_is_on_the_host(there, folder, monkeypat
     found = steps(there)
     monkeypatch.undo()
     host = Session.open(folder, threads=1, precision=there.precision)
-    assert type(host.empty_cache().buffers) is Buffers
+    assert type(host.empty_cache().buffers) is HostBuffers
     for ours, expected in zip(found, steps(host), strict=True):
         np.testing.assert_array_equal(ours, expected)
 
@@ -69,13 +116,43 @@ def test_texts_are_those_of_the_host(there, folder, monkeypatch):
 def test_a_row_begins_where_the_ones_before_it_end():
     array = np.zeros((2, 2, 3, 4, 5, 6), dtype=np.float16)
     expected = [array[layer, part, 1].ctypes.data for layer in range(2) for part in range(2)]
-    assert Buffers(array).allocation.addresses(1) == expected
+    assert HostBuffers(array).allocation.addresses(1) == expected
 
 
 def test_memory_that_a_device_has_not_is_told_in_one_line(monkeypatch):
     def full(*_):
         raise RuntimeError("Failed to allocate memory\nfor requested buffer")
 
-    monkeypatch.setattr(buffers.load_onnxruntime().OrtValue, "ortvalue_from_numpy", full)
+    monkeypatch.setattr(buffers.load_onnxruntime().OrtValue, "ortvalue_from_shape_and_type", full)
     with pytest.raises(SettingError, match=r"^cache needs 1,440 bytes, cuda has less; lower its rows or capacity$"):
         allocated((2, 2, 3, 2, 5, 6), np.float16, "cuda")
+
+
+def test_what_the_device_was_told_to_copy_is_waited_for(there, runtime):
+    _, cache = there.step([[5, 6, 7], [8]], there.empty_cache(2))
+    assert runtime.started == 0
+    uses = {
+        "copy": cache.copy,
+        "read": lambda: cache.taken(0, 2),
+        "write": lambda: cache.copy().given(1, cache.taken(0, 3)),
+        "select": lambda: cache.copy().selected([1, 0]),
+        "select more": lambda: cache.selected([1, 0, 1]),
+    }
+    for name, use in uses.items():
+        use()
+        assert runtime.started == 0, name
+
+
+def test_a_device_that_fails_is_told_in_one_line(there, runtime):
+    _, cache = there.step([[5, 6, 7]], there.empty_cache())
+    runtime.status = 2
+    with pytest.raises(ProviderError, match=r"^provider cuda fails to copy its memory \(out of memory\); see nvidia"):
+        cache.taken(0, 2)
+    with pytest.raises(ProviderError, match=r"^provider cuda fails to clear its memory"):
+        there.empty_cache()
+
+
+def test_a_runtime_that_is_not_there_is_named():
+    transfer.runtime.cache_clear()
+    with pytest.raises(ProviderError, match=r"^provider cuda cannot copy, .*cudart.* is not there; install CUDA"):
+        transfer.runtime()

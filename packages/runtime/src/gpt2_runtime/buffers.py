@@ -8,16 +8,18 @@ from __future__ import annotations
 import math
 import mmap
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from gpt2_runtime import transfer
 from gpt2_runtime.errors import SettingError
 from gpt2_runtime.providers import load_onnxruntime
+from gpt2_runtime.transfer import Box, Direction, Extent
 
 if TYPE_CHECKING:
     from onnxruntime import OrtValue
@@ -45,6 +47,11 @@ class Allocation:
     device: str
     remote: bool = False
 
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.dtype.itemsize * math.prod(self.shape)
+
     def addresses(self, first: int) -> list[int]:
         """Of row `first` of each layer's keys and values, [L * 2]; the rows after it follow."""
         layers, both, rows, *sizes = self.shape
@@ -52,57 +59,124 @@ class Allocation:
         return [self.address + row * (part * rows + first) for part in range(layers * both)]
 
 
-class Buffers:
-    """The keys and values of all rows of a cache, in one allocation on the host.
+class Move(NamedTuple):
+    """Some positions of a row, on their way into the same ones of another row."""
+
+    row: int
+    into: int
+    start: int
+    stop: int
+
+
+class Buffers(ABC):
+    """The keys and values of all rows of a cache.
 
     Attributes:
         allocation: where they are. The last position of a row takes what is written for it while it is full and idle.
         version: how many steps have written.
     """
 
-    def __init__(self, array: Cached) -> None:
-        address = int(array.ctypes.data)
-        self.allocation = Allocation(owner=array, address=address, shape=array.shape, dtype=array.dtype, device="cpu")
-        self.version = 0
-        self._array = array
-
-    @property
-    def array(self) -> Cached:
-        """[L, 2, B, H, capacity + 1, D], to be read."""
-        return self._array
-
-    @contextmanager
-    def written(self) -> Iterator[Cached]:
-        """The same, to be written into."""
-        yield self._array
+    allocation: Allocation
+    version: int = 0
 
     def of(self, rows: int) -> Buffers:
         """Others, of as many rows, in the same place; nothing is in them."""
         found = self.allocation
         return allocated((*found.shape[:2], rows, *found.shape[3:]), found.dtype, found.device)
 
+    @abstractmethod
+    def read(self, row: int, length: int) -> Cached:
+        """The first positions of a row, [L, 2, H, length, D], copied."""
+
+    @abstractmethod
+    def write(self, row: int, text: Cached) -> None:
+        """Overwrites the first positions of a row by `text`, [L, 2, H, length, D]."""
+
+    @abstractmethod
+    def take(self, moves: Sequence[Move], source: Self) -> None:
+        """Copies from rows of `source`, which may be these; all are read before one is written."""
+
+
+class HostBuffers(Buffers):
+    """One array, [L, 2, B, H, capacity + 1, D]."""
+
+    def __init__(self, array: Cached) -> None:
+        address = int(array.ctypes.data)
+        self.allocation = Allocation(owner=array, address=address, shape=array.shape, dtype=array.dtype, device="cpu")
+        self.array = array
+
+    def read(self, row: int, length: int) -> Cached:
+        return self.array[:, :, row, :, :length].copy()
+
+    def write(self, row: int, text: Cached) -> None:
+        self.array[:, :, row, :, : text.shape[3]] = text
+
+    def take(self, moves: Sequence[Move], source: Self) -> None:
+        for old, new in zip(source.array, self.array, strict=True):  # of a layer
+            texts = [old[:, move.row, :, move.start : move.stop] for move in moves]  # [2, H, positions, D]
+            held = [text.copy() for text in texts] if source is self else texts
+            for move, text in zip(moves, held, strict=True):
+                new[:, move.into, :, move.start : move.stop] = text
+
 
 class DeviceBuffers(Buffers):
-    """Those that lie on a device. What is not a step of the graph goes through the host, all of it."""
+    """One tensor of that shape on a device, which itself copies what is moved."""
 
-    def __init__(self, array: Cached, device: str) -> None:
-        value = load_onnxruntime().OrtValue.ortvalue_from_numpy(array, device)
+    def __init__(self, shape: Sequence[int], dtype: npt.DTypeLike, device: str) -> None:
+        self._value: OrtValue = load_onnxruntime().OrtValue.ortvalue_from_shape_and_type(list(shape), dtype, device)
         self.allocation = Allocation(
-            owner=value, address=int(value.data_ptr()), shape=array.shape, dtype=array.dtype, device=device, remote=True
+            owner=self._value,
+            address=int(self._value.data_ptr()),
+            shape=tuple(shape),
+            dtype=np.dtype(dtype),
+            device=device,
+            remote=True,
         )
-        self.version = 0
-        self._value: OrtValue = value
+        # A kernel may read past a row's end before it masks what it finds there.
+        transfer.clear(self.allocation.address, self.allocation.size)
+        transfer.wait()
 
-    @property
-    def array(self) -> Cached:
-        found: Cached = self._value.numpy()
-        return found
+    def read(self, row: int, length: int) -> Cached:
+        layers, both, _, heads, _, size = self.allocation.shape
+        text = np.empty((layers, both, heads, length, size), self.allocation.dtype)
+        transfer.copy(_whole(text), self._box(row), self._extent(length), Direction.TO_HOST)
+        transfer.wait()
+        return text
 
-    @contextmanager
-    def written(self) -> Iterator[Cached]:
-        array = np.array(self._value.numpy())
-        yield array
-        self._value.update_inplace(array)
+    def write(self, row: int, text: Cached) -> None:
+        text = np.ascontiguousarray(text)
+        transfer.copy(self._box(row), _whole(text), self._extent(text.shape[3]), Direction.TO_DEVICE)
+        transfer.wait()
+
+    def take(self, moves: Sequence[Move], source: Self) -> None:
+        if source is not self:
+            self._take(moves, source)
+        elif moves:
+            held = DeviceBuffers((*self.allocation.shape[:2], len(moves), *self.allocation.shape[3:]), self.allocation.dtype, self.allocation.device)
+            held._take([move._replace(into=place) for place, move in enumerate(moves)], self)
+            self._take([move._replace(row=place) for place, move in enumerate(moves)], held)
+        transfer.wait()
+
+    def _take(self, moves: Sequence[Move], source: DeviceBuffers) -> None:
+        for move in moves:
+            boxes = self._box(move.into, move.start), source._box(move.row, move.start)
+            transfer.copy(*boxes, self._extent(move.stop - move.start), Direction.ON_DEVICE)
+
+    def _box(self, row: int, start: int = 0) -> Box:
+        """A row from a position on: a slice is a layer's keys or values, of which it has a row of each head."""
+        _, _, rows, heads, positions, size = self.allocation.shape
+        token = size * self.allocation.dtype.itemsize
+        (address, *_) = self.allocation.addresses(row)
+        return Box(address=address + start * token, pitch=positions * token, rows=rows * heads)
+
+    def _extent(self, length: int) -> Extent:
+        layers, both, _, heads, _, size = self.allocation.shape
+        return Extent(width=length * size * self.allocation.dtype.itemsize, height=heads, depth=layers * both)
+
+
+def _whole(text: Cached) -> Box:
+    """An array on the host, [L, 2, H, length, D]."""
+    return Box(address=int(text.ctypes.data), pitch=text.strides[2], rows=text.shape[2])
 
 
 def allocated(shape: Sequence[int], dtype: npt.DTypeLike, device: str) -> Buffers:
@@ -112,10 +186,9 @@ def allocated(shape: Sequence[int], dtype: npt.DTypeLike, device: str) -> Buffer
         SettingError: there is not as much memory.
     """
     if device == "cpu":
-        return Buffers(untouched(shape, dtype))
+        return HostBuffers(untouched(shape, dtype))
     try:
-        # Zeros, for a kernel may read past a row's end before it masks what it finds there.
-        return DeviceBuffers(np.zeros(shape, dtype), device)
+        return DeviceBuffers(shape, dtype, device)
     except (RuntimeError, MemoryError) as error:  # onnxruntime's own errors are of the first
         raise SettingError(_too_large(shape, dtype, device)) from error
 

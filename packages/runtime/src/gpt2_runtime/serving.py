@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from gpt2_runtime.buffers import Buffers, Cached, allocated
+from gpt2_runtime.buffers import Buffers, Cached, Move, allocated
 from gpt2_runtime.bundle import Architecture
 from gpt2_runtime.cache import KeyValueCache, Layout
 from gpt2_runtime.engine import Engine
@@ -56,10 +56,8 @@ class SharedCache(KeyValueCache):
 
     def copy(self) -> SharedCache:
         self.check_current()
-        array, buffers = self.buffers.array, self.buffers.of(self.batch_size)
-        with buffers.written() as into:
-            for row, length in enumerate(self.lengths):
-                into[:, :, row, :, :length] = array[:, :, row, :, :length]
+        buffers = self.buffers.of(self.batch_size)
+        buffers.take([Move(row, row, 0, length) for row, length in enumerate(self.lengths)], self.buffers)
         return replace(self, buffers=buffers, version=0)
 
     def _shortened(self, lengths: tuple[int, ...]) -> SharedCache:
@@ -77,33 +75,25 @@ class SharedCache(KeyValueCache):
             buffers = self.buffers.of(len(rows))
         alike = self.alike.copy()
         np.fill_diagonal(alike, self.lengths)
-        texts = {}  # place -> its row, and the positions that it lacks
+        moves = []  # of the positions that a place lacks
         for place, row in enumerate(rows):
             start = int(alike[place, row]) if buffers is self.buffers and place < self.batch_size else 0
             if start < self.lengths[row]:
-                texts[place] = row, slice(start, self.lengths[row])
+                moves.append(Move(row, place, start, self.lengths[row]))
         self.buffers.version += 1  # before anything is written: what is interrupted has written too
-        with buffers.written() as array:
-            old = array if buffers is self.buffers else self.buffers.array
-            for layer, into in zip(old, array, strict=True):
-                # All are read before one is written, which may stand where another is read.
-                held = [layer[:, row, :, lacking].copy() for row, lacking in texts.values()]  # [2, H, positions, D]
-                for (place, (_, lacking)), text in zip(texts.items(), held, strict=True):
-                    into[:, place, :, lacking] = text
+        buffers.take(moves, self.buffers)
         lengths = tuple(self.lengths[row] for row in rows)
         return replace(self, lengths=lengths, buffers=buffers, version=buffers.version, alike=alike[np.ix_(rows, rows)])
 
     def _read(self, row: int, length: int) -> Cached:
         self.check_current()
-        return self.buffers.array[:, :, row, :, :length].copy()
+        return self.buffers.read(row, length)
 
     def _written(self, row: int, text: Cached) -> SharedCache:
         self.check_current()
-        length = text.shape[3]
         self.buffers.version += 1  # before anything is written: what is interrupted has written too
-        with self.buffers.written() as array:
-            array[:, :, row, :, :length] = text
-        lengths = (*self.lengths[:row], length, *self.lengths[row + 1 :])
+        self.buffers.write(row, text)
+        lengths = (*self.lengths[:row], text.shape[3], *self.lengths[row + 1 :])
         alike = self.alike.copy()
         alike[row] = alike[:, row] = 0
         return replace(self, lengths=lengths, version=self.buffers.version, alike=alike)

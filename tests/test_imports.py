@@ -29,10 +29,11 @@ ARROWS = {
         inspection, tokenizer <- card <- repository; steps, inspection, repository <- cli
     """,
     "gpt2_runtime": """
-        errors <- cache, cuda, document, stopping; cuda <- providers <- buffers, placement;
+        errors <- cache, cuda, document, stopping; cuda <- providers <- placement, transfer;
+        transfer <- buffers <- pool;
         document <- bundle, merges <- vocabulary <- tokenizer;
         candidates, controls, errors <- sampling;
-        bundle <- signature; buffers, signature <- binding <- engine; bundle, cache, engine, plan <- serving;
+        bundle <- signature; buffers, signature <- binding <- engine; bundle, cache, engine, plan, pool <- serving;
         cache, providers, signature <- portable; hugepages, placement, portable, serving <- session;
         errors <- logprobs; sampling <- lookup, request; events, logprobs, lookup, request, session <- decoding;
         session <- prefixes; decoding, prefixes <- generate, scheduler; events, logprobs, request, session <- beams;
@@ -40,7 +41,7 @@ ARROWS = {
         beams, completion, generate <- text <- lm_eval; scheduler, text <- batch <- job <- jobs;
         memory, text <- loading <- inspection;
         text <- explanation; detokenizer, explanation, glyphs <- page;
-        bundle <- roofline; memory, roofline, session <- bench; bench, inspection, jobs, page, perplexity <- cli
+        buffers, bundle <- roofline; memory, roofline, session <- bench; bench, inspection, jobs, page, perplexity <- cli
     """,
 }
 NEVER = {

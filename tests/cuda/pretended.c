@@ -7,11 +7,20 @@
 
 static int handle; /* what every stream, event and library is */
 
+int pretended_kernels, pretended_graphs; /* so many were launched */
+
+int __cudaLaunchKernel(void) { pretended_kernels++; return 0; }
+int cudaLaunchKernel(void) { pretended_kernels++; return 0; }
+int cudaLaunchKernelExC(void) { pretended_kernels++; return 0; }
+int cudaGraphLaunch(void *graph, void *stream) { pretended_graphs++; return 0; }
+
 static int made(void **it) { *it = &handle; return 0; }
 static int allocated(void **it, size_t size) { *it = calloc(size ? size : 1, 1); return *it ? 0 : 2; }
 
 int cudaStreamCreate(void **stream) { return made(stream); }
 int cudaStreamCreateWithFlags(void **stream, unsigned flags) { return made(stream); }
+int cudaStreamEndCapture(void *stream, void **graph) { return made(graph); }
+int cudaGraphInstantiate(void **program, void *graph, unsigned long long flags) { return made(program); }
 int cudaEventCreate(void **event) { return made(event); }
 int cudaEventCreateWithFlags(void **event, unsigned flags) { return made(event); }
 int cublasCreate_v2(void **library) { return made(library); }

@@ -3,6 +3,7 @@
 It is given the folder: `test_without_a_gpu.py` runs it where CUDA is pretended.
 """
 
+import ctypes
 import json
 import sys
 from dataclasses import asdict
@@ -31,6 +32,7 @@ def main(folder: str) -> None:
             continue
         found[f"{precision} serving"] = asdict(session.placement) if session.placement else None
         move_rows(session)
+    found["launches"] = {name: launches(folder, name == "captured") for name in ("told", "captured")}
     explainer = Explainer.open(folder, provider="cuda")
     placement = placed(explainer.inference, PROVIDERS["cuda"], explainer.bundle.architecture.n_layer)
     found["explaining"] = asdict(placement) if placement else None
@@ -38,14 +40,36 @@ def main(folder: str) -> None:
 
 
 def move_rows(session: Session) -> None:
-    """What a cache on the device can do without a kernel, and a binding to it."""
+    """What a cache on the device can do without a kernel, and steps over it."""
     cache: Any = session.empty_cache(3, capacity=20)
-    engine = cache.owner
     text = np.random.default_rng(0).random((*cache.layout[0][:3], 7, cache.layout[0][3])).astype(np.float16)
     snapshot = Snapshot(owner=cache.owner, array=text)
     moved = cache.given(1, snapshot).selected([1, 0, 1, 1]).rolled_back(0).given(2, snapshot).copy()
     np.testing.assert_array_equal(moved.taken(2, 7).array, text)
     session.step([[5, 6], [], [7], [8]], moved)
+
+
+def launches(folder: str, cuda_graph: bool) -> list[tuple[int, int]]:
+    """The kernels and the CUDA graphs that some steps launch: of all rows by one token four times, of less, and again.
+
+    Then the same in a second cache.
+    """
+    library = ctypes.CDLL("libcudart.so.13")
+    counted = []
+    session = Session.open(folder, provider="cuda", precision="fp16", cuda_graph=cuda_graph)
+    for _ in range(2):
+        cache = session.empty_cache(2, capacity=20)
+        for rows in ([[5, 6], [7]], *[[[8], [9]]] * 4, [[5], []], [[5], [6]]):
+            before = counts(library)
+            logits, cache = session.step(rows, cache)
+            assert logits.shape == (2, 1, session.bundle.architecture.vocab_size)
+            counted.append(tuple(after - start for after, start in zip(counts(library), before, strict=True)))
+        del cache
+    return counted
+
+
+def counts(library: ctypes.CDLL) -> list[int]:
+    return [ctypes.c_int.in_dll(library, f"pretended_{what}").value for what in ("kernels", "graphs")]
 
 
 if __name__ == "__main__":

@@ -49,6 +49,22 @@ def test_the_default_is_the_fastest_graph_that_there_are_kernels_for(found: dict
     assert defaults == {"fp32": "portable", "fp16": "serving", "int8": "portable", "int4": "portable"}
 
 
+def test_a_captured_step_is_one_launch_where_another_is_one_for_each_kernel(
+    found: dict[str, Any],
+) -> None:
+    told, captured = (found["launches"][name] for name in ("told", "captured"))
+    assert all(kernels > 20 and graphs == 0 for kernels, graphs in told)
+    prompt, first, *steps, ragged, last = captured[:7]
+    assert [prompt, ragged] == [told[0], told[5]]
+    assert first[0] > told[1][0]  # onnxruntime runs it before it captures it
+    assert [first[1], *steps, last] == [1, [0, 1], [0, 1], [0, 1], [0, 1]]
+
+
+def test_the_next_cache_finds_its_step_captured(found: dict[str, Any]) -> None:
+    told, captured = (found["launches"][name][7:] for name in ("told", "captured"))
+    assert captured == [told[0], *[[0, 1]] * 4, told[5], [0, 1]]
+
+
 @pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there may be a GPU, and its libraries")
 def test_without_libraries_the_missing_one_is_told_in_one_line() -> None:
     command = [sys.executable, "-c", "from gpt2_runtime.cli import main; main()", "inspect", str(TINY)]

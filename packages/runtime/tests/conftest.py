@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gpt2_runtime import Session
+from gpt2_runtime import Session, transfer
+from pretended_runtime import PretendedRuntime
 
 Logits = Callable[[Sequence[int]], np.ndarray]
 
@@ -114,3 +115,11 @@ def resident() -> Callable[[], int]:
     if not statm.is_file():
         pytest.skip("no /proc/self/statm on this system")
     return lambda: int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.fixture
+def cuda_runtime(monkeypatch):
+    """The CUDA runtime, pretended: what is said to be on a device is on the host."""
+    pretended = PretendedRuntime()
+    monkeypatch.setattr(transfer, "runtime", lambda: pretended)
+    return pretended

@@ -1,12 +1,15 @@
 """What `bench` reports, and that its figures follow from what was measured. How fast it is, is not tested."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
-from gpt2_runtime import bench, roofline
+from gpt2_runtime import Session, bench, roofline
+from gpt2_runtime.buffers import on_device
 from gpt2_runtime.cli import main
 from gpt2_runtime.errors import SettingError
+from gpt2_runtime.providers import PROVIDERS
 
 STEPS = bench.STEPS
 
@@ -108,3 +111,23 @@ def test_a_model_of_few_positions_is_measured_at_half_of_them(damaged, edit):
 def test_a_bool_is_no_number(folder):
     with pytest.raises(SettingError, match="rounds is True"):
         bench.bench(folder, rounds=True)
+
+
+def test_on_a_device_the_roofline_is_of_what_lies_there(folder, clock, monkeypatch, cuda_runtime):
+    """Numbers of 2 bytes, read as they are stored, at the speed of the device's own copies; pretended on the CPU."""
+    session = Session.open(folder, precision="fp16", threads=2)
+    monkeypatch.setattr(bench, "on_device", lambda shape, dtype, device: on_device(shape, dtype, "cpu"))
+    monkeypatch.setattr(roofline, "perf_counter", bench.perf_counter)
+    elsewhere = replace(session, provider=PROVIDERS["cuda"])
+    monkeypatch.setattr(bench.Session, "open", lambda *_, **__: elsewhere)
+    report = bench.bench(folder, contexts=(5,), rounds=1)
+    assert report.read_bandwidth_gb_per_second == 2 * 80_000 / 1e9  # read and written, in a second
+    weights = 2 * (300 * 32 + 2 * 12 * 32 * 32) + 4 * (2 * 13 * 32 + 2 * 32)  # biases and norms stay float32
+    cache = 2 * 2 * 2 * 32 * (5 + STEPS // 2)
+    assert [decode.batch for decode in report.decode] == [1, 8, 64, 256]
+    assert report.decode[0].roofline == pytest.approx((weights + cache) / (2 * 80_000) / (1 / STEPS))
+    told = list(bench.lines(replace(report, cuda_graph=True)))
+    assert told[0] == "tiny: fp16, serving graph, CUDAExecutionProvider, 2 threads, a step is one CUDA graph"
+    assert told[3].endswith("MB of the host")
+    assert told[4].startswith("copy bandwidth  ")
+    assert "of the copy roofline" in "".join(told)

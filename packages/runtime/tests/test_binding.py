@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from gpt2_runtime.binding import Binding, wrapped
-from gpt2_runtime.buffers import Buffers
+from gpt2_runtime.buffers import HostBuffers
 from gpt2_runtime.plan import Run, feeds
 
 IDS = np.array([5, 60, 7])
@@ -26,7 +26,7 @@ def test_an_array_that_would_be_copied_is_a_bug():
 
 
 def test_a_run_writes_keys_and_values_where_they_lie(session, memory, oracle):
-    binding = Binding(session.opened.inference, Buffers(memory).allocation, first=0, rows=1, tokens=3, logits=1)
+    binding = Binding(session.opened.inference, HostBuffers(memory).allocation, first=0, rows=1, tokens=3, logits=1)
     logits = binding.run(feeds(Run(0, (range(3),)), [IDS], [0], keep=1))
     np.testing.assert_allclose(logits, oracle(IDS)[-1:], atol=1e-4)
     written = np.abs(memory).max(axis=(2, 3, 5))  # [L, 2, positions]
@@ -35,7 +35,7 @@ def test_a_run_writes_keys_and_values_where_they_lie(session, memory, oracle):
 
 
 def test_a_binding_is_used_again_and_its_logits_are_the_callers_to_keep(session, memory, oracle):
-    first = Binding(session.opened.inference, Buffers(memory).allocation, first=0, rows=1, tokens=1, logits=1)
+    first = Binding(session.opened.inference, HostBuffers(memory).allocation, first=0, rows=1, tokens=1, logits=1)
     kept = []
     for past in range(len(IDS)):
         kept.append(first.run(feeds(Run(0, (range(1),)), [IDS[past : past + 1]], [past], keep=1))[0])
@@ -43,6 +43,6 @@ def test_a_binding_is_used_again_and_its_logits_are_the_callers_to_keep(session,
 
 
 def test_no_logits_may_be_asked_for(session, memory):
-    binding = Binding(session.opened.inference, Buffers(memory).allocation, first=0, rows=1, tokens=2, logits=0)
+    binding = Binding(session.opened.inference, HostBuffers(memory).allocation, first=0, rows=1, tokens=2, logits=0)
     fed = feeds(Run(0, (range(2),)), [IDS], [0], keep=1)
     assert binding.run(fed).shape == (0, 300)

@@ -1,66 +1,19 @@
-"""Buffers on a device, tried where there is none: they lie on the CPU, but all goes by the device's road.
-
-`PretendedRuntime` copies as CUDA's own documentation of cudaMemcpy3D says.
-"""
-
-import ctypes
+"""Buffers on a device, tried where there is none: they lie on the CPU, but all goes by the device's road."""
 
 import numpy as np
 import pytest
 from gpt2_runtime import GREEDY, LookupConfig, Session, TextGenerator, beam_search, buffers, serving, transfer
-from gpt2_runtime.buffers import DeviceBuffers, HostBuffers, allocated
+from gpt2_runtime.buffers import DeviceBuffers, HostBuffers, allocated, on_device
 from gpt2_runtime.errors import ProviderError, SettingError
 
 
-class PretendedRuntime:
-    """Stands for libcudart."""
-
-    def __init__(self):
-        self.started = 0  # copies that nobody has waited for
-        self.status = 0
-
-    def cudaMemcpy3D(self, reference):
-        asked = reference._obj
-        width, height, depth = asked.extent.width, asked.extent.height, asked.extent.depth
-        assert asked.kind in (1, 2, 3)
-        for pointer in (asked.srcPtr, asked.dstPtr):
-            assert pointer.pitch >= width
-            assert pointer.ysize >= height
-        for layer in range(depth):
-            for row in range(height):
-                into, source = (
-                    pointer.ptr + (layer * pointer.ysize + row) * pointer.pitch
-                    for pointer in (asked.dstPtr, asked.srcPtr)
-                )
-                ctypes.memmove(into, source, width)
-        self.started += 1
-        return self.status
-
-    def cudaMemset(self, address, value, size):
-        ctypes.memset(address, value, size.value)
-        self.started += 1
-        return self.status
-
-    def cudaStreamSynchronize(self, stream):
-        self.started = 0
-        return self.status
-
-    @staticmethod
-    def cudaGetErrorString(status):
-        return b"out of memory" if status == 2 else b"unknown"
-
-
 @pytest.fixture
-def runtime(monkeypatch):
-    pretended = PretendedRuntime()
-    monkeypatch.setattr(transfer, "runtime", lambda: pretended)
-    return pretended
+def _on_a_device(monkeypatch, cuda_runtime):
+    def allocated(shape, dtype, device):
+        return DeviceBuffers(on_device(shape, dtype, device))
 
-
-@pytest.fixture
-def _on_a_device(monkeypatch, runtime):
-    monkeypatch.setattr(serving, "allocated", DeviceBuffers)
-    monkeypatch.setattr(buffers, "allocated", DeviceBuffers)
+    monkeypatch.setattr(serving, "allocated", allocated)
+    monkeypatch.setattr(buffers, "allocated", allocated)
 
 
 @pytest.fixture(params=["fp32", "fp16", "int8", "int4"])
@@ -128,9 +81,9 @@ def test_memory_that_a_device_has_not_is_told_in_one_line(monkeypatch):
         allocated((2, 2, 3, 2, 5, 6), np.float16, "cuda")
 
 
-def test_what_the_device_was_told_to_copy_is_waited_for(there, runtime):
+def test_what_the_device_was_told_to_copy_is_waited_for(there, cuda_runtime):
     _, cache = there.step([[5, 6, 7], [8]], there.empty_cache(2))
-    assert runtime.started == 0
+    assert cuda_runtime.started == 0
     uses = {
         "copy": cache.copy,
         "read": lambda: cache.taken(0, 2),
@@ -140,12 +93,12 @@ def test_what_the_device_was_told_to_copy_is_waited_for(there, runtime):
     }
     for name, use in uses.items():
         use()
-        assert runtime.started == 0, name
+        assert cuda_runtime.started == 0, name
 
 
-def test_a_device_that_fails_is_told_in_one_line(there, runtime):
+def test_a_device_that_fails_is_told_in_one_line(there, cuda_runtime):
     _, cache = there.step([[5, 6, 7]], there.empty_cache())
-    runtime.status = 2
+    cuda_runtime.status = 2
     with pytest.raises(ProviderError, match=r"^provider cuda fails to copy its memory \(out of memory\); see nvidia"):
         cache.taken(0, 2)
     with pytest.raises(ProviderError, match=r"^provider cuda fails to clear its memory"):

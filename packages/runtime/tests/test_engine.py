@@ -10,9 +10,9 @@ import pytest
 from gpt2_runtime import GREEDY, Session, TextGenerator, generate
 from gpt2_runtime import engine as module
 from gpt2_runtime import session as sessions
-from gpt2_runtime.buffers import Buffers, untouched
+from gpt2_runtime.buffers import HostBuffers, untouched
 from gpt2_runtime.engine import BINDINGS, UNPACKED_TOKENS, Engine
-from gpt2_runtime.errors import GraphError
+from gpt2_runtime.errors import GraphError, SettingError
 
 
 class Inference:
@@ -25,8 +25,9 @@ class Inference:
 class Binding:
     """Stands for a bound shape; it holds what a real one holds."""
 
-    def __init__(self, inference, allocation, *, first, rows, tokens, logits):
-        self.inference, self.allocation, self.shape = inference, allocation, (first, rows, tokens, logits)
+    def __init__(self, inference, allocation, *, first, rows, tokens, logits, capture):
+        self.inference, self.memory, self.shape = inference, allocation.owner, (first, rows, tokens, logits)
+        self.capture = capture
 
 
 @pytest.fixture
@@ -34,8 +35,8 @@ def _plain(monkeypatch):
     monkeypatch.setattr(module, "Binding", Binding)
 
 
-def buffers():
-    return Buffers(untouched((1, 2, 3, 1, 4, 8)))
+def memory():
+    return HostBuffers(untouched((1, 2, 3, 1, 4, 8))).allocation
 
 
 def unpacked(*files):
@@ -72,7 +73,7 @@ def test_a_second_prompt_packs_before_it_is_read():
 @pytest.mark.usefixtures("_plain")
 def test_what_is_unpacked_is_let_go_before_what_is_packed_is_opened():
     """Its bindings too, and those of a cache that takes no part: all of them would keep the mapped file."""
-    held, stepped, idle = [], buffers(), buffers()
+    held, stepped, idle = [], memory(), memory()
 
     def open_graph(packed):
         alive = [ref for ref in held if ref() is not None]
@@ -103,7 +104,7 @@ def test_a_shape_is_bound_once_and_few_are_kept(monkeypatch):
         return Binding(*arguments, **shape)
 
     monkeypatch.setattr(module, "Binding", counted)
-    engine, mine, other = unpacked(), buffers(), buffers()
+    engine, mine, other = unpacked(), memory(), memory()
     assert engine.binding(mine, 1, 2, 5, 1) is engine.binding(mine, 1, 2, 5, 1)
     assert engine.binding(mine, 1, 2, 5, 1).shape == (1, 2, 5, 1)
     assert engine.binding(other, 1, 2, 5, 1) is not engine.binding(mine, 1, 2, 5, 1)
@@ -116,7 +117,7 @@ def test_a_shape_is_bound_once_and_few_are_kept(monkeypatch):
 
 @pytest.mark.usefixtures("_plain")
 def test_the_bindings_of_a_cache_go_with_it():
-    engine, mine = unpacked(), buffers()
+    engine, mine = unpacked(), memory()
     bound = weakref.ref(engine.binding(mine, 0, 1, 1, 1))
     gc.disable()
     try:
@@ -222,3 +223,35 @@ def test_threads_may_share_a_session_while_it_packs(folder):
     for number, prompt in enumerate(prompts):
         ids = [event.id for event in found[number][:-1]]
         assert ids == [event.id for event in text(alone, prompt)[:-1]]
+
+
+@pytest.mark.usefixtures("_plain")
+def test_steps_of_all_rows_by_one_token_are_captured_each_under_its_own_number():
+    engine = Engine(Inference, [], packed=True, captures=True)
+    mine, other = memory(), memory()
+    assert [engine.binding(each, 0, 3, 1, 3).capture for each in (mine, other, mine)] == [0, 1, 0]
+    for shape in [(0, 3, 2, 3), (0, 2, 1, 2), (1, 2, 1, 2), (0, 3, 1, 2)]:
+        assert engine.binding(mine, *shape).capture == -1
+
+
+@pytest.mark.usefixtures("_plain")
+def test_so_many_are_captured_and_no_more(monkeypatch):
+    monkeypatch.setattr(module, "MOST_CAPTURED", 2)
+    engine = Engine(Inference, [], packed=True, captures=True)
+    held = [memory() for _ in range(4)]
+    assert [engine.binding(each, 0, 3, 1, 3).capture for each in held] == [0, 1, -1, -1]
+
+
+@pytest.mark.usefixtures("_plain")
+def test_where_nothing_is_captured_threads_need_not_take_turns():
+    engine = unpacked()
+    assert engine.binding(memory(), 0, 3, 1, 3).capture is None
+    with engine.turn, engine.turn:
+        pass
+
+
+@pytest.mark.parametrize("graph", ["serving", "portable"])
+def test_on_the_cpu_there_is_nothing_to_capture(folder, graph):
+    told = rf"^cuda_graph is on, which is for the serving graph on cuda, not the {graph} one on cpu; leave it off$"
+    with pytest.raises(SettingError, match=told):
+        Session.open(folder, graph=graph, cuda_graph=True)

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpt2_runtime import roofline
+from gpt2_runtime.buffers import on_device
 from gpt2_runtime.cache import MOST_ROWS, KeyValueCache
 from gpt2_runtime.errors import SettingError, shown
 from gpt2_runtime.memory import peak_rss
@@ -23,11 +24,14 @@ from gpt2_runtime.session import Session
 from gpt2_runtime.signature import GraphKind
 
 CONTEXTS = (32, 512, 896)
-BATCHES = (1, 8)
+BATCHES = {"cpu": (1, 8), "cuda": (1, 8, 64, 256)}
 PROMPTS = (32, 128, 512)
 ROUNDS, MOST_ROUNDS = 5, 1000
 STEPS = 16  # decode steps of one cell in one round
 PAUSE = 0.1  # seconds, after which the session's threads, which wait for more work by spinning, have gone to sleep
+
+Bandwidth = Callable[[], float]
+"""Bytes per second, at the moment."""
 
 Progress = Callable[[int, int], None]
 """(done, total): called after each of the parts."""
@@ -48,7 +52,7 @@ class Decode:
 
     Attributes:
         tokens_per_second: of all rows together.
-        roofline: the share of the rate that the read bandwidth allows, which is 1 where nothing but reading takes time.
+        roofline: the share of the rate that the bandwidth allows, which is 1 where nothing but reading takes time.
     """
 
     context: int
@@ -64,13 +68,17 @@ class Report:
     Attributes:
         load_seconds: opening the session, imports excluded.
         first_token_seconds: the first prompt of that session, up to its first token.
-        peak_rss_mb: the most memory this process held until a row had been decoded at the longest context; None where
-            the system does not tell.
+        cuda_graph: whether a decode step was one captured CUDA graph.
+        peak_rss_mb: the most memory of the host that this process held until a row had been decoded at the longest
+            context; None where the system does not tell.
+        read_bandwidth_gb_per_second: of the memory that holds the weights. On the CPU by reading; on CUDA by copying
+            there, what is read and what is written.
     """
 
     folder: str
     precision: str
     graph: str
+    cuda_graph: bool
     provider: str
     threads: int
     load_seconds: float
@@ -95,8 +103,9 @@ def bench(
     threads: int | None = None,
     graph: GraphKind | None = None,
     contexts: Collection[int] | None = None,
-    batches: Collection[int] = BATCHES,
+    batches: Collection[int] | None = None,
     rounds: int = ROUNDS,
+    cuda_graph: bool = False,
     progress: Progress = silent,
 ) -> Report:
     """Measures a folder.
@@ -108,8 +117,9 @@ def bench(
         threads: as for `Session.open`.
         graph: as for `Session.open`.
         contexts: tokens already read when decoding is measured; by default 32, 512 and 896 as far as the model reads.
-        batches: rows decoded at once.
+        batches: rows decoded at once; by default 1 and 8, on CUDA 64 and 256 too.
         rounds: how often everything is measured.
+        cuda_graph: as for `Session.open`.
         progress: told of each part.
 
     Raises:
@@ -117,10 +127,14 @@ def bench(
         Gpt2RuntimeError: the folder or the provider is refused.
     """
     _refuse_outside("rounds", [rounds], MOST_ROUNDS)
-    _refuse_outside("batch", batches, MOST_ROWS)
+    if batches is not None:
+        _refuse_outside("batch", batches, MOST_ROWS)
     start = perf_counter()
-    session = Session.open(folder, precision=precision, provider=provider, threads=threads, graph=graph)
+    session = Session.open(
+        folder, precision=precision, provider=provider, threads=threads, graph=graph, cuda_graph=cuda_graph
+    )
     load_seconds = perf_counter() - start
+    batches = BATCHES[session.provider.name] if batches is None else batches
     limit = session.bundle.architecture.n_positions
     contexts = _fitting(CONTEXTS, limit - STEPS) if contexts is None else tuple(dict.fromkeys(contexts))
     _refuse_outside("context", contexts)
@@ -141,20 +155,21 @@ def bench(
         filled[batch] = _filled(session, ids[:batch, : max(contexts)])
         progress(next(done), total)
 
-    array = roofline.bandwidth_array()
+    memory = _bandwidth(session)
     measured: dict[object, list[float]] = {}
     for number in range(rounds + 1):
-        for what, seconds in _round(session, array, ids, prompts, contexts, filled):
+        for what, seconds in _round(session, memory, ids, prompts, contexts, filled):
             if number:  # the first round warms up: buffers are made, the clock of the processor rises
                 measured.setdefault(what, []).append(seconds)
             progress(next(done), total)
 
     medians = {what: float(np.median(seconds)) for what, seconds in measured.items()}
-    bandwidth = array.nbytes / medians["bandwidth"]
+    bandwidth = 1 / medians["bandwidth"]
     return Report(
         folder=session.bundle.folder.name,
         precision=session.precision,
         graph=session.graph,
+        cuda_graph=cuda_graph,
         provider=session.provider.execution_provider,
         threads=session.threads,
         load_seconds=load_seconds,
@@ -196,23 +211,37 @@ def versions() -> dict[str, str]:
 def lines(report: Report) -> Iterator[str]:
     """The report for people."""
     memory = "unknown here" if report.peak_rss_mb is None else f"{report.peak_rss_mb:.0f} MB"
-    yield f"{report.folder}: {report.precision}, {report.graph} graph, {report.provider}, {report.threads} threads"
+    device = report.provider != "CPUExecutionProvider"
+    captured = ", a step is one CUDA graph" if report.cuda_graph else ""
+    where = f"{report.provider}, {report.threads} threads{captured}"
+    yield f"{report.folder}: {report.precision}, {report.graph} graph, {where}"
     yield f"load            {report.load_seconds:.2f} s"
     yield f"first token     {report.first_token_seconds:.2f} s"
-    yield f"peak memory     {memory}"
-    yield f"read bandwidth  {report.read_bandwidth_gb_per_second:.1f} GB/s"
+    yield f"peak memory     {memory}{' of the host' if device else ''}"
+    yield f"{'copy' if device else 'read'} bandwidth  {report.read_bandwidth_gb_per_second:.1f} GB/s"
     yield f"\n{'prompt':>8} {'ms':>10} {'tokens/s':>10}"
     for prefill in report.prefill:
         yield f"{prefill.tokens:>8} {prefill.milliseconds:>10.1f} {prefill.tokens_per_second:>10.1f}"
-    yield f"\n{'context':>8} {'batch':>10} {'tokens/s':>10} {'of the read roofline':>22}"
+    roof = f"of the {'copy' if device else 'read'} roofline"
+    yield f"\n{'context':>8} {'batch':>10} {'tokens/s':>10} {roof:>22}"
     for decode in report.decode:
         yield f"{decode.context:>8} {decode.batch:>10} {decode.tokens_per_second:>10.1f} {decode.roofline:>22.0%}"
     yield f"\nmedians of {report.rounds} rounds"
 
 
+def _bandwidth(session: Session) -> Bandwidth:
+    """Of the memory that the session's weights are in."""
+    device = session.provider.device
+    if device == "cpu":
+        array = roofline.bandwidth_array()
+        return lambda: roofline.read_bandwidth(array, session.threads)
+    memory = on_device((2 * roofline.ARRAY_BYTES,), np.uint8, device)
+    return lambda: roofline.copy_bandwidth(memory)
+
+
 def _round(
     session: Session,
-    array: npt.NDArray[np.uint8],
+    memory: Bandwidth,
     ids: npt.NDArray[np.int64],
     prompts: Collection[int],
     contexts: Collection[int],
@@ -220,7 +249,7 @@ def _round(
 ) -> Iterator[tuple[object, float]]:
     """Everything once: what, and its seconds."""
     sleep(PAUSE)
-    yield "bandwidth", array.nbytes / roofline.read_bandwidth(array, session.threads)
+    yield "bandwidth", 1 / memory()  # seconds of a byte
     for tokens in prompts:
         yield tokens, _prefill(session, ids[:1, :tokens])
     for context in contexts:
@@ -254,8 +283,11 @@ def _decode(session: Session, cache: KeyValueCache) -> float:
 
 def _possible(session: Session, context: int, batch: int, bandwidth: float) -> float:
     """Seconds of a step that does nothing but read."""
-    weights = roofline.weight_bytes(session.bundle, session.precision)
-    return (weights + roofline.cache_bytes(session.bundle, context + STEPS // 2, batch)) / bandwidth
+    device = session.provider.device
+    weights = roofline.weight_bytes(session.bundle, session.precision, device=device)
+    itemsize = roofline.FLOAT32_BYTES if device == "cpu" else session.empty_cache(capacity=1).layout[1].itemsize
+    cached = roofline.cache_bytes(session.bundle, context + STEPS // 2, batch, itemsize=itemsize)
+    return (weights + cached) / bandwidth
 
 
 def _fitting(sizes: Collection[int], limit: int) -> tuple[int, ...]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from gpt2_runtime import transfer
 from gpt2_runtime.buffers import Allocation
 from gpt2_runtime.providers import load_onnxruntime
 from gpt2_runtime.signature import cache_names
@@ -17,8 +19,7 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
-# GroupQueryAttention reads it before it starts anything on a device.
-ON_HOST = ("total_sequence_length",)
+ALIGNMENT = 64  # bytes: of every input in the memory that they share
 
 
 class Binding:
@@ -32,30 +33,54 @@ class Binding:
         first, rows: B of them, from the first.
         tokens: T, of each row.
         logits: N, how many the graph computes.
+        capture: the number of the CUDA graph that its first run is captured as and the others replay; -1 where each
+            run is told anew in a session that captures others, None in one that captures nothing.
     """
 
     def __init__(
-        self, inference: InferenceSession, allocation: Allocation, *, first: int, rows: int, tokens: int, logits: int
+        self,
+        inference: InferenceSession,
+        allocation: Allocation,
+        *,
+        first: int,
+        rows: int,
+        tokens: int,
+        logits: int,
+        capture: int | None = None,
     ) -> None:
         self._inference = inference
-        self._inputs: dict[str, Array] = {
-            "input_ids": np.empty((rows, tokens), dtype=np.int64),
-            "position_ids": np.empty((rows, tokens), dtype=np.int64),
-            "seqlens_k": np.empty(rows, dtype=np.int32),
-            "total_sequence_length": np.empty((), dtype=np.int32),
-            "logits_index": np.empty(logits, dtype=np.int64),
-        }
         self._logits_shape = (logits, inference.get_outputs()[0].shape[1])
-        # The binding refers to memory that it does not keep alive: these do.
-        self._alive = [allocation]
+        # GroupQueryAttention reads it on the host, to choose how it goes about the others. A captured run is one for
+        # all lengths: it is told the longest, and finds each row's own length on the device.
+        self._total = np.full((), allocation.shape[4], dtype=np.int32)
+        self._captured = capture is not None and capture >= 0
+        self._inputs, self._packed = _packed(
+            input_ids=((rows, tokens), np.int64),
+            position_ids=((rows, tokens), np.int64),
+            seqlens_k=((rows,), np.int32),
+            logits_index=((logits,), np.int64),
+        )
         self._binding = inference.io_binding()
-        # What the host has is copied to a device when it is bound, not when it is run: there, it is written anew.
-        self._copies: dict[str, OrtValue] = {}
+        self._copy: OrtValue | None = None
+        values = load_onnxruntime().OrtValue
+        if allocation.remote:
+            # What the host has is copied to a device when it is bound, not when it is run: there, it is written anew.
+            self._copy = values.ortvalue_from_numpy(self._packed, allocation.device)
+        start = self._copy.data_ptr() if self._copy is not None else self._packed.ctypes.data
         for name, array in self._inputs.items():
-            value = wrapped(array)
-            if allocation.remote and name not in ON_HOST:
-                value = self._copies[name] = type(value).ortvalue_from_numpy(np.zeros_like(array), allocation.device)
-            self._binding.bind_ortvalue_input(name, value)
+            address = start + array.ctypes.data - self._packed.ctypes.data
+            self._binding.bind_input(name, allocation.device, 0, array.dtype, array.shape, address)
+        self._binding.bind_ortvalue_input("total_sequence_length", wrapped(self._total))
+        self._logits: OrtValue | None = None
+        self._options = None
+        if self._captured:
+            self._logits = values.ortvalue_from_shape_and_type(self._logits_shape, np.float32, allocation.device)
+            self._binding.bind_ortvalue_output("logits", self._logits)
+        if capture is not None:
+            self._options = load_onnxruntime().RunOptions()
+            self._options.add_run_config_entry("gpu_graph_id", str(capture))
+        # The binding refers to memory that it does not keep alive: this does.
+        self._alive = allocation.owner
         shape = (rows, *allocation.shape[3:])  # [B, H, capacity + 1, D]
         for prefix, bind in (
             ("past_key_values", self._binding.bind_input),
@@ -69,13 +94,37 @@ class Binding:
         """Runs the graph once, which writes into the memory; logits [N, V] on the host, which are the caller's."""
         for name, array in self._inputs.items():
             array[...] = feeds[name]
-        for name, value in self._copies.items():
-            value.update_inplace(self._inputs[name])
-        # The graph writes them where the caller reads them: to bind an output anew takes less than to copy it.
+        if not self._captured:
+            self._total[...] = feeds["total_sequence_length"]
+        if self._copy is not None:
+            self._copy.update_inplace(self._packed)
         logits = np.empty(self._logits_shape, dtype=np.float32)
-        self._binding.bind_ortvalue_output("logits", wrapped(logits))
-        self._inference.run_with_iobinding(self._binding)
+        if self._logits is None:
+            # The graph writes them where the caller reads them: to bind an output anew takes less than to copy it.
+            self._binding.bind_ortvalue_output("logits", wrapped(logits))
+        self._inference.run_with_iobinding(self._binding, self._options)
+        if self._logits is not None:
+            transfer.bring(logits, self._logits.data_ptr())
         return logits
+
+
+def _packed(**inputs: tuple[tuple[int, ...], npt.DTypeLike]) -> tuple[dict[str, Array], npt.NDArray[np.uint8]]:
+    """Arrays side by side in one memory, so that one copy takes all of them to a device; and the memory.
+
+    >>> arrays, memory = _packed(a=((2, 3), np.int64), b=((1,), np.int32))
+    >>> arrays["a"].shape, arrays["b"].ctypes.data - memory.ctypes.data
+    ((2, 3), 64)
+    """
+    starts, size = {}, 0
+    for name, (shape, dtype) in inputs.items():
+        starts[name] = size
+        size += -(-math.prod(shape) * np.dtype(dtype).itemsize // ALIGNMENT) * ALIGNMENT
+    memory = np.zeros(size, dtype=np.uint8)
+    arrays = {}
+    for name, (shape, dtype) in inputs.items():
+        count = math.prod(shape) * np.dtype(dtype).itemsize
+        arrays[name] = memory[starts[name] : starts[name] + count].view(dtype).reshape(shape)
+    return arrays, memory
 
 
 def wrapped(array: Array) -> OrtValue:

@@ -11,7 +11,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -21,15 +21,12 @@ from gpt2_runtime.errors import SettingError
 from gpt2_runtime.providers import load_onnxruntime
 from gpt2_runtime.transfer import Box, Direction, Extent
 
-if TYPE_CHECKING:
-    from onnxruntime import OrtValue
-
 Cached = npt.NDArray[np.floating]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Allocation:
-    """Where the keys and values lie, for whoever runs through them; it keeps them alive, but not their Buffers.
+    """Where the keys and values lie, for whoever runs through them; whoever holds `owner` keeps them alive.
 
     Attributes:
         owner: of the memory.
@@ -82,7 +79,11 @@ class Buffers(ABC):
     def of(self, rows: int) -> Buffers:
         """Others, of as many rows, in the same place; nothing is in them."""
         found = self.allocation
-        return allocated((*found.shape[:2], rows, *found.shape[3:]), found.dtype, found.device)
+        return self.another((*found.shape[:2], rows, *found.shape[3:]), found.dtype, found.device)
+
+    def another(self, shape: Sequence[int], dtype: npt.DTypeLike, device: str) -> Buffers:
+        """Made as these were made."""
+        return allocated(shape, dtype, device)
 
     @abstractmethod
     def read(self, row: int, length: int) -> Cached:
@@ -122,18 +123,10 @@ class HostBuffers(Buffers):
 class DeviceBuffers(Buffers):
     """One tensor of that shape on a device, which itself copies what is moved."""
 
-    def __init__(self, shape: Sequence[int], dtype: npt.DTypeLike, device: str) -> None:
-        self._value: OrtValue = load_onnxruntime().OrtValue.ortvalue_from_shape_and_type(list(shape), dtype, device)
-        self.allocation = Allocation(
-            owner=self._value,
-            address=int(self._value.data_ptr()),
-            shape=tuple(shape),
-            dtype=np.dtype(dtype),
-            device=device,
-            remote=True,
-        )
+    def __init__(self, allocation: Allocation) -> None:
+        self.allocation = allocation
         # A kernel may read past a row's end before it masks what it finds there.
-        transfer.clear(self.allocation.address, self.allocation.size)
+        transfer.clear(allocation.address, allocation.size)
         transfer.wait()
 
     def read(self, row: int, length: int) -> Cached:
@@ -152,7 +145,8 @@ class DeviceBuffers(Buffers):
         if source is not self:
             self._take(moves, source)
         elif moves:
-            held = DeviceBuffers((*self.allocation.shape[:2], len(moves), *self.allocation.shape[3:]), self.allocation.dtype, self.allocation.device)
+            held = self.of(len(moves))
+            assert isinstance(held, DeviceBuffers)
             held._take([move._replace(into=place) for place, move in enumerate(moves)], self)
             self._take([move._replace(row=place) for place, move in enumerate(moves)], held)
         transfer.wait()
@@ -185,12 +179,21 @@ def allocated(shape: Sequence[int], dtype: npt.DTypeLike, device: str) -> Buffer
     Raises:
         SettingError: there is not as much memory.
     """
-    if device == "cpu":
-        return HostBuffers(untouched(shape, dtype))
+    return HostBuffers(untouched(shape, dtype)) if device == "cpu" else DeviceBuffers(on_device(shape, dtype, device))
+
+
+def on_device(shape: Sequence[int], dtype: npt.DTypeLike, device: str) -> Allocation:
+    """New memory; anything may be in it.
+
+    Raises:
+        SettingError: there is not as much.
+    """
     try:
-        return DeviceBuffers(shape, dtype, device)
+        value = load_onnxruntime().OrtValue.ortvalue_from_shape_and_type(list(shape), dtype, device)
     except (RuntimeError, MemoryError) as error:  # onnxruntime's own errors are of the first
         raise SettingError(_too_large(shape, dtype, device)) from error
+    address, sizes, number = int(value.data_ptr()), tuple(shape), np.dtype(dtype)
+    return Allocation(owner=value, address=address, shape=sizes, dtype=number, device=device, remote=True)
 
 
 def untouched(shape: Sequence[int], dtype: npt.DTypeLike = np.float32) -> Cached:

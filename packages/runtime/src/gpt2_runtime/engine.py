@@ -7,15 +7,17 @@ it is clear that more than a few tokens will be read.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from contextlib import AbstractContextManager, nullcontext
+from itertools import count
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from gpt2_runtime.binding import Binding
-from gpt2_runtime.buffers import Allocation, Buffers
+from gpt2_runtime.buffers import Allocation
 from gpt2_runtime.errors import GraphError
 
 if TYPE_CHECKING:
@@ -28,8 +30,11 @@ UNPACKED_TOKENS = 16
 # A cache keeps so many shapes of runs bound; of those that come and go with the prompts the oldest are forgotten.
 BINDINGS = 16
 
-Table = Callable[[int, int, int, int], Binding]
-"""(first row, rows, tokens, logits) -> Binding."""
+# onnxruntime lets go of a captured graph with the session, not before.
+MOST_CAPTURED = 64
+
+Shape = tuple[int, int, int, int]
+"""First row, rows, tokens, logits."""
 
 
 class Engine:
@@ -39,15 +44,26 @@ class Engine:
         open_graph: packed? -> onnxruntime's session.
         files: what it reads; they must be the same when it is called again.
         packed: whether to pack now, or after the first step and UNPACKED_TOKENS tokens more.
+        captures: whether steps of all rows of a cache by one token are captured as CUDA graphs. Threads then take
+            turns, as onnxruntime asks for.
     """
 
-    def __init__(self, open_graph: Callable[[bool], InferenceSession], files: Sequence[Path], *, packed: bool) -> None:
+    def __init__(
+        self,
+        open_graph: Callable[[bool], InferenceSession],
+        files: Sequence[Path],
+        *,
+        packed: bool,
+        captures: bool = False,
+    ) -> None:
         self._open_graph = open_graph
         self._files = {file: _state(file) for file in files}
         self._lock = Lock()
         self._left: int | None = None  # tokens that are still read unpacked; not counted before the first step
         self._inference: InferenceSession | None = open_graph(packed)
-        self._tables: WeakKeyDictionary[Buffers, Table] = WeakKeyDictionary()
+        self._bindings: WeakKeyDictionary[Allocation, OrderedDict[Shape, Binding]] = WeakKeyDictionary()
+        self._captures = count() if captures else None
+        self.turn: AbstractContextManager[object] = Lock() if captures else nullcontext()
         self.packed = packed
 
     @property
@@ -73,21 +89,27 @@ class Engine:
                 self._left = 0  # should packing fail, the next step tries it again
                 self._pack()
 
-    def binding(self, buffers: Buffers, first: int, rows: int, tokens: int, logits: int) -> Binding:
+    def binding(self, allocation: Allocation, first: int, rows: int, tokens: int, logits: int) -> Binding:
         """The graph bound to some rows of a cache, for one shape of run."""
+        shape = first, rows, tokens, logits
         with self._lock:
-            if buffers not in self._tables:
-                self._tables[buffers] = self._table(buffers.allocation)
-            return self._tables[buffers](first, rows, tokens, logits)
+            known = self._bindings.setdefault(allocation, OrderedDict())
+            if shape not in known:
+                known[shape] = self._bound(allocation, shape)
+                if len(known) > BINDINGS:
+                    known.popitem(last=False)
+            known.move_to_end(shape)
+            return known[shape]
 
-    def _table(self, allocation: Allocation) -> Table:
+    def _bound(self, allocation: Allocation, shape: Shape) -> Binding:
+        first, rows, tokens, logits = shape
+        capture = None
+        if self._captures:
+            steady = shape == (0, allocation.shape[2], 1, allocation.shape[2])
+            number = next(self._captures) if steady else MOST_CAPTURED
+            capture = number if number < MOST_CAPTURED else -1
         inference = self._current()
-
-        @lru_cache(maxsize=BINDINGS)
-        def binding(first: int, rows: int, tokens: int, logits: int) -> Binding:
-            return Binding(inference, allocation, first=first, rows=rows, tokens=tokens, logits=logits)
-
-        return binding
+        return Binding(inference, allocation, first=first, rows=rows, tokens=tokens, logits=logits, capture=capture)
 
     def _pack(self) -> None:
         for file, state in self._files.items():
@@ -95,7 +117,7 @@ class Engine:
                 raise GraphError(f"{file} has changed since the folder was opened; open it again")
         # The mapped file goes before the packed copy comes, so that memory never holds both.
         self._inference = None
-        self._tables.clear()
+        self._bindings.clear()
         self._inference = self._open_graph(True)
         self.packed = True
 

@@ -10,8 +10,11 @@ from time import perf_counter
 import numpy as np
 import numpy.typing as npt
 
+from gpt2_runtime import transfer
+from gpt2_runtime.buffers import Allocation
 from gpt2_runtime.bundle import Bundle
 from gpt2_runtime.errors import BundleError
+from gpt2_runtime.transfer import Direction
 
 ARRAY_BYTES = 512_000_000  # far beyond any cache
 PASSES = 3
@@ -35,6 +38,22 @@ def read_bandwidth(array: npt.NDArray[np.uint8], threads: int) -> float:
     return array.nbytes / min(_pass(parts) for _ in range(PASSES))
 
 
+def copy_bandwidth(memory: Allocation) -> float:
+    """Bytes per second, read and written, of the fastest of a few copies between two halves of a device's memory.
+
+    To read alone would need a kernel of our own.
+    """
+    half = memory.size // 2
+
+    def seconds() -> float:
+        start = perf_counter()
+        transfer.copy_bytes(memory.address + half, memory.address, half, Direction.ON_DEVICE)
+        transfer.wait()
+        return perf_counter() - start
+
+    return 2 * half / min(seconds() for _ in range(PASSES))
+
+
 def _pass(parts: Sequence[npt.NDArray[np.uint8]]) -> float:
     workers = [Thread(target=np.max, args=(part,)) for part in parts]
     start = perf_counter()
@@ -45,23 +64,24 @@ def _pass(parts: Sequence[npt.NDArray[np.uint8]]) -> float:
     return perf_counter() - start
 
 
-def weight_bytes(bundle: Bundle, precision: str = "fp32") -> int:
+def weight_bytes(bundle: Bundle, precision: str = "fp32", *, device: str = "cpu") -> int:
     """What every step reads of the weights: all but the embeddings, of which it reads a row a token.
 
     A tied head is the embedding, and is read whole. The CPU multiplies by a float32 copy of what is stored in float16,
-    which is what it reads then, and keys and values alike.
+    which is what it reads then, and keys and values alike; a GPU reads what is stored.
 
     Raises:
         BundleError: the file of weights is no safetensors file.
     """
     path = bundle.files[bundle.weights[precision]].path
+    copied = 2 if device == "cpu" else 1
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             header = dict(json.loads(file.read(length).ljust(length, b"?")))  # what is cut off is no JSON
         header.pop("__metadata__", None)
         sizes = {
-            name: (entry["data_offsets"][1] - entry["data_offsets"][0]) * (2 if entry["dtype"] == "F16" else 1)
+            name: (entry["data_offsets"][1] - entry["data_offsets"][0]) * (copied if entry["dtype"] == "F16" else 1)
             for name, entry in header.items()
         }
         if not sizes:
@@ -73,7 +93,7 @@ def weight_bytes(bundle: Bundle, precision: str = "fp32") -> int:
     return sum(size for name, size in sizes.items() if not name.removeprefix("transformer.").startswith(unread))
 
 
-def cache_bytes(bundle: Bundle, context: int, batch: int) -> int:
-    """What a step reads of the keys and values of `batch` rows of `context` tokens."""
+def cache_bytes(bundle: Bundle, context: int, batch: int, *, itemsize: int = FLOAT32_BYTES) -> int:
+    """What a step reads of the keys and values of `batch` rows of `context` tokens; a number has `itemsize` bytes."""
     sizes = bundle.architecture
-    return 2 * sizes.n_layer * sizes.n_embd * FLOAT32_BYTES * context * batch
+    return 2 * sizes.n_layer * sizes.n_embd * itemsize * context * batch

@@ -18,6 +18,7 @@ from gpt2_runtime.cache import KeyValueCache, Layout
 from gpt2_runtime.engine import Engine
 from gpt2_runtime.errors import SettingError
 from gpt2_runtime.plan import Ids, feeds, places, plan
+from gpt2_runtime.pool import Pool
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -28,6 +29,8 @@ Counts = npt.NDArray[np.int64]
 # A long text is read by so many tokens at once. Each chunk reads all weights again, which takes less than what a chunk
 # saves: of the scores, [H, T, P + T], half of those within it count for nothing.
 PREFILL_CHUNK = 256
+
+POOLED_CAPACITY = 256  # a multiple of it
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -101,12 +104,13 @@ class SharedCache(KeyValueCache):
 
 @dataclass(frozen=True, kw_only=True)
 class ServingGraph:
-    """The graph in onnxruntime; its keys and values are of `cache_type`, on `device`."""
+    """The graph in onnxruntime; its keys and values are of `cache_type`, on `device`, in memory of `pool` if any."""
 
     engine: Engine
     sizes: Architecture
     cache_type: npt.DTypeLike = np.float32
     device: str = "cpu"
+    pool: Pool | None = None
 
     @property
     def owner(self) -> Engine:
@@ -123,12 +127,15 @@ class ServingGraph:
     def empty_cache(self, batch_size: int, capacity: int) -> SharedCache:
         """Of `batch_size` rows, each with room for `capacity` tokens."""
         sizes = self.sizes
-        shape = (sizes.n_layer, 2, batch_size, sizes.n_head, capacity + 1, sizes.head_dim)
+        # From a pool, caches of about one size have memory of one shape, for which a step may be captured already.
+        room = capacity if self.pool is None else -(-capacity // POOLED_CAPACITY) * POOLED_CAPACITY
+        shape = (sizes.n_layer, 2, batch_size, sizes.n_head, room + 1, sizes.head_dim)
+        make = allocated if self.pool is None else self.pool.allocated
         return SharedCache(
             lengths=(0,) * batch_size,
             capacity=capacity,
             owner=self.engine,
-            buffers=allocated(shape, self.cache_type, self.device),
+            buffers=make(shape, self.cache_type, self.device),
             version=0,
             alike=np.zeros((batch_size, batch_size), dtype=np.int64),
         )
@@ -144,7 +151,9 @@ class ServingGraph:
         for run in runs:
             fed = feeds(run, rows, past, keep)
             shape = run.first, len(run.reads), run.tokens, len(fed["logits_index"])
-            parts.append(self.engine.binding(cache.buffers, *shape).run(fed))
+            binding = self.engine.binding(cache.buffers.allocation, *shape)
+            with self.engine.turn:
+                parts.append(binding.run(fed))
         lengths = tuple(length + count for length, count in zip(past, new, strict=True))
         stepped = replace(cache, lengths=lengths, version=cache.buffers.version)
         logits = parts[-1]  # [N, V]

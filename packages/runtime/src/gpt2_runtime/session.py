@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, get_args
@@ -21,6 +21,7 @@ from gpt2_runtime.engine import Engine
 from gpt2_runtime.errors import BundleError, ContextFullError, GraphError, SettingError, TokenIdError, shown
 from gpt2_runtime.hugepages import on_huge_pages
 from gpt2_runtime.placement import Placement, placed, record
+from gpt2_runtime.pool import Pool
 from gpt2_runtime.portable import PortableGraph
 from gpt2_runtime.providers import Provider, check_provider, choose_provider, choose_threads, load_onnxruntime
 from gpt2_runtime.serving import ServingGraph
@@ -94,6 +95,7 @@ class Session:
         threads: int | None = None,
         graph: GraphKind | None = None,
         prepack: bool = True,
+        cuda_graph: bool = False,
     ) -> Session:
         """Opens a graph of the folder.
 
@@ -109,12 +111,15 @@ class Session:
                 most of the time that loading takes. False leaves it until the first step and a few tokens more were
                 read: the first token comes sooner, and a short text as a whole. It is for fp32: other precisions and
                 the portable graph pack at once.
+            cuda_graph: whether a step of all rows by one token is captured once as a CUDA graph and then replayed,
+                instead of being told to the GPU operator by operator. For the serving graph on CUDA; threads take
+                turns then, and up to MOST_FREE allocations stay on the GPU for the caches that come.
 
         Raises:
             BundleError: the folder is damaged (GraphError: its graph is not the one its config describes), or it lacks
                 the precision or the graph asked for.
             ProviderError: the provider is not there.
-            SettingError: `threads` or `graph` is out of range.
+            SettingError: `threads` or `graph` is out of range, or there is nothing that `cuda_graph` could capture.
         """
         bundle = folder if isinstance(folder, Bundle) else Bundle.open(folder)
         chosen = choose_provider(provider)
@@ -124,14 +129,28 @@ class Session:
         threads = choose_threads(threads)
         sizes = bundle.architecture
         opened: Graph[Any]
+        if cuda_graph:
+            if kind != "serving" or chosen.device == "cpu":
+                told = f"cuda_graph is on, which is for the serving graph on cuda, not the {kind} one on {chosen.name}"
+                raise SettingError(f"{told}; leave it off")
+            chosen = replace(chosen, options={**chosen.options, "enable_cuda_graph": "1"})
         if kind == "serving":
             files = [path, bundle.files[bundle.weights[precision]].path]
             # Unpacked, blocks of 8 or 4 bits are multiplied in another way: slower, and with other results.
             engine = Engine(
-                partial(open_inference, path, chosen, threads), files, packed=prepack or precision != "fp32"
+                partial(open_inference, path, chosen, threads),
+                files,
+                packed=prepack or precision != "fp32",
+                captures=cuda_graph,
             )
             cache_type = np.dtype(CACHES.get(precision, "float32"))
-            opened = ServingGraph(engine=engine, sizes=sizes, cache_type=cache_type, device=chosen.device)
+            opened = ServingGraph(
+                engine=engine,
+                sizes=sizes,
+                cache_type=cache_type,
+                device=chosen.device,
+                pool=Pool() if cuda_graph else None,
+            )
         else:
             inference = open_inference(path, chosen, threads, True)
             opened = PortableGraph(inference=inference, sizes=sizes, device=chosen.device)

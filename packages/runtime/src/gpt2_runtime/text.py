@@ -110,6 +110,7 @@ class TextGenerator:
         prepack: bool = True,
         prefix_bytes: int | None = None,
         check_hashes: bool = False,
+        cuda_graph: bool = False,
     ) -> TextGenerator:
         """Opens a folder's graph and tokenizer. A folder without tokenizer files takes token ids only.
 
@@ -123,6 +124,7 @@ class TextGenerator:
             prefix_bytes: keep so many bytes of keys and values of prompts: one that starts like an earlier one does not
                 compute that again, and its text is the same. By default none are kept.
             check_hashes: compare every file's SHA-256 with the manifest.
+            cuda_graph: see `Session.open`.
 
         Raises:
             BundleError: the folder is missing, damaged, or without the precision or the graph asked for.
@@ -131,7 +133,13 @@ class TextGenerator:
         """
         bundle = Bundle.open(folder, check_hashes=check_hashes)
         session = Session.open(
-            bundle, precision=precision, provider=provider, threads=threads, graph=graph, prepack=prepack
+            bundle,
+            precision=precision,
+            provider=provider,
+            threads=threads,
+            graph=graph,
+            prepack=prepack,
+            cuda_graph=cuda_graph,
         )
         prefixes = None if prefix_bytes is None else PrefixCache(session, max_bytes=prefix_bytes)
         return cls(session=session, tokenizer=open_tokenizer(bundle), prefixes=prefixes)

@@ -12,6 +12,8 @@ from enum import IntEnum
 from functools import cache
 from typing import Any
 
+import numpy.typing as npt
+
 from gpt2_runtime.errors import ProviderError
 from gpt2_runtime.providers import load_onnxruntime
 
@@ -108,6 +110,18 @@ def copy(target: Box, source: Box, extent: Extent, direction: Direction) -> None
         kind=int(direction),
     )
     _check(runtime().cudaMemcpy3D(ctypes.byref(parameters)), "copy")
+
+
+def copy_bytes(target: int, source: int, size: int, direction: Direction) -> None:
+    """The same of bytes that lie in a row, from address to address."""
+    addresses = ctypes.c_void_p(target), ctypes.c_void_p(source)
+    _check(runtime().cudaMemcpy(*addresses, ctypes.c_size_t(size), int(direction)), "copy")
+
+
+def bring(array: npt.NDArray[Any], address: int) -> None:
+    """Fills an array on the host with what is on the device at an address."""
+    copy_bytes(int(array.ctypes.data), address, array.nbytes, Direction.TO_HOST)
+    wait()
 
 
 def clear(address: int, size: int) -> None:

@@ -40,6 +40,7 @@ PREFIX_MB = 100
 @options.provider
 @options.threads
 @options.graph
+@options.cuda_graph
 @options.check_hashes
 @options.guarded
 def batch(
@@ -54,6 +55,7 @@ def batch(
     provider: str,
     threads: int | None,
     graph: GraphKind | None,
+    cuda_graph: bool,
     check_hashes: bool,
     **continuation: object,
 ) -> None:
@@ -77,6 +79,7 @@ def batch(
             provider=provider,
             threads=threads,
             graph=graph,
+            cuda_graph=cuda_graph,
             prefix_bytes=prefix_mb * 10**6 or None,
             check_hashes=check_hashes,
         )

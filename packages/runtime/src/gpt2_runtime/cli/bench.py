@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 import click
 
-from gpt2_runtime.bench import BATCHES, ROUNDS
+from gpt2_runtime.bench import ROUNDS
 from gpt2_runtime.bench import bench as measure
 from gpt2_runtime.bench import lines as report_lines
 from gpt2_runtime.cli import options
@@ -25,6 +25,7 @@ from gpt2_runtime.signature import GraphKind
 @options.provider
 @options.threads
 @options.graph
+@options.cuda_graph
 @options.guarded
 def bench(
     folder: str,
@@ -36,12 +37,14 @@ def bench(
     provider: str,
     threads: int | None,
     graph: GraphKind | None,
+    cuda_graph: bool,
 ) -> None:
     """Measures how fast this machine runs FOLDER.
 
     Prefill is the time from a prompt to its first token. Decoding is measured after several contexts and in batches,
     and as a share of the read roofline: a step reads all weights and all cached keys and values, and memory gives them
-    no faster than it is read. More than all of it is reached by a model that the processor's caches hold.
+    no faster than it is read. More than all of it is reached by a model that the processor's caches hold. On cuda the
+    bandwidth is that of a copy on the device, read and written.
 
     \b
     Examples:
@@ -60,8 +63,9 @@ def bench(
             provider=provider,
             threads=threads,
             graph=graph,
+            cuda_graph=cuda_graph,
             contexts=contexts or None,
-            batches=batches or BATCHES,
+            batches=batches or None,
             rounds=rounds,
             progress=progress,
         )

@@ -49,6 +49,7 @@ def token_ids(_: click.Context, __: click.Parameter, value: str | None) -> list[
 @options.provider
 @options.threads
 @options.graph
+@options.cuda_graph
 @options.check_hashes
 @options.guarded
 def generate(
@@ -66,6 +67,7 @@ def generate(
     provider: str,
     threads: int | None,
     graph: GraphKind | None,
+    cuda_graph: bool,
     check_hashes: bool,
     **continuation: Any,
 ) -> None:
@@ -101,6 +103,7 @@ def generate(
         provider=provider,
         threads=threads,
         graph=graph,
+        cuda_graph=cuda_graph,
         prepack=False,
         check_hashes=check_hashes,
     )

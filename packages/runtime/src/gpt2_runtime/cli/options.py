@@ -73,6 +73,9 @@ graph = click.option(
     type=click.Choice(["serving", "portable"]),
     help="Which of the folder's graphs.  [default: serving on the CPU, if FOLDER has it]",
 )
+cuda_graph = click.option(
+    "--cuda-graph", is_flag=True, help="On cuda, capture a step by one token once and replay it (precision fp16)."
+)
 check_hashes = click.option(
     "--check-hashes", is_flag=True, help="First compare every file with the manifest's SHA-256."
 )

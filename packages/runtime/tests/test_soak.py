@@ -70,16 +70,16 @@ def test_memory_is_flat_on_the_portable_graph(portable, resident):
 
 
 def test_a_table_of_bindings_without_bound_would_be_seen(serving, resident, monkeypatch):
-    monkeypatch.setattr(engine, "BINDINGS", None)
+    monkeypatch.setattr(engine, "BINDINGS", 10**9)
     assert growth(slots(serving, np.random.default_rng(0)), REQUESTS // 2, resident) > BOUND
 
 
 def test_caches_that_are_kept_would_be_seen(serving, resident, monkeypatch):
-    kept, made = [], module.Buffers
+    kept, made = [], module.HostBuffers
 
     def keep(*arguments):
         kept.append(made(*arguments))
         return kept[-1]
 
-    monkeypatch.setattr(module, "Buffers", keep)
+    monkeypatch.setattr(module, "HostBuffers", keep)
     assert growth(requests(serving, np.random.default_rng(0)), REQUESTS // 5, resident) > BOUND

@@ -19,6 +19,10 @@ class PeerError(Exception):
     """A peer could not be installed, converted, started or run: one line for the report."""
 
 
+class RefusedError(PeerError):
+    """An adapter answered with an error: it waits for the next request."""
+
+
 class Adapter:
     """A running adapter. It computes only between a request and its reply.
 
@@ -53,7 +57,7 @@ class Adapter:
             raise PeerError(f"{op}: the process has ended; {last_line(self.log)}") from error
         reply: dict[str, Any] = json.loads(self._line(op, timeout))
         if "error" in reply:
-            raise PeerError(f"{op}: {reply['error']}")
+            raise RefusedError(f"{op}: {reply['error']}")
         return reply
 
     def _line(self, op: str, timeout: float) -> bytes:
@@ -107,6 +111,7 @@ def environment(threads: int, base: Mapping[str, str] | None = None) -> dict[str
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # nvidia-smi's, which names the GPU of the report
     }
 
 

@@ -164,17 +164,21 @@ def process_tree(pid: int) -> list[int]:
     found = [pid]
     for each in found:
         for children in Path(f"/proc/{each}/task").glob("*/children"):
-            found += map(int, children.read_text().split())
+            with suppress(OSError):  # it has ended meanwhile
+                found += map(int, children.read_text().split())
     return found
 
 
 def _status_bytes(pid: int, name: str) -> int:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith(name):
-            return int(line.split()[1]) * 1024  # its kB are kibibytes
+    with suppress(OSError):  # a child that has ended meanwhile, as torch's compilers do when they are idle
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith(name):
+                return int(line.split()[1]) * 1024  # its kB are kibibytes
     return 0
 
 
 def _cpu_ticks(pid: int) -> int:
+    if not Path(f"/proc/{pid}/stat").exists():
+        return 0
     user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
     return int(user) + int(system)

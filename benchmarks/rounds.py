@@ -182,12 +182,19 @@ class Bench:
 
     @contextmanager
     def turn(self, variant: Variant) -> Iterator[None]:
-        """A block in which a runtime computes; where memory is short, it gives back what it holds at the end."""
+        """A block in which a runtime computes; where memory is short, it gives back what it holds at the end.
+
+        Not so one that does not answer, or that Ctrl-C found at work: it is not asked again.
+        """
+        refused = None
         try:
             yield
-        finally:
-            if self.device.crowded:
-                self.living[variant].ask("release")
+        except RefusedError as error:
+            refused = error
+        if self.device.crowded:
+            self.living[variant].ask("release")
+        if refused:
+            raise refused
 
     @contextmanager
     def failing(self, variant: Variant, work: str | None = None) -> Iterator[None]:

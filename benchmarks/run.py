@@ -34,6 +34,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     peers = read_peers(options.device.peers)
     if options.show:
+        if not (options.out / "records.jsonl").exists():
+            tell(f"{options.out} has no records.jsonl to show; run without --show first, or name its folder by --out")
+            return 1
         run = read_run(options.out / "records.jsonl")
     else:
         try:

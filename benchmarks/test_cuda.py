@@ -69,6 +69,11 @@ def test_without_a_gpu_it_is_refused_in_one_line(tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.iterdir())
 
 
+def test_without_records_there_is_nothing_to_show(tmp_path, capsys):
+    assert command.main(["--device", "cuda", "--show", "--out", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.startswith(f"{tmp_path} has no records.jsonl to show")
+
+
 def test_a_device_has_its_own_peers_precisions_works_and_results():
     options = command.parse(["--device", "cuda"])
     assert (options.peers, options.precisions, options.works) == (list(PEERS), ["fp16"], list(CUDA_WORKS))

@@ -40,7 +40,7 @@ def chart(run: Run, peers: dict[str, Peer]) -> str:
         _text(
             MARGIN,
             48,
-            f"{run.machine}, {counted(run.threads, 'thread')}; medians of {counted(run.rounds, 'round')}",
+            f"{run.machine.short}, {counted(run.threads, 'thread')}; medians of {counted(run.rounds, 'round')}",
             "faint",
         )
     )

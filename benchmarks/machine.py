@@ -45,6 +45,11 @@ class Machine:
         host = f"{self.cpu}, {self.cores} cores, {self.memory_gb} GB, {self.system}, Python {self.python}"
         return ", ".join(part for part in (self.date, self.gpu, host) if part)
 
+    @property
+    def short(self) -> str:
+        """One line of a chart: of a machine with a GPU the GPU, and what is beside it in the table only."""
+        return f"{self.date}, {self.gpu}" if self.gpu else str(self)
+
 
 def _field(file: str, name: str) -> str | None:
     for line in Path(file).read_text(encoding="utf-8").splitlines():

@@ -245,7 +245,9 @@ def test_the_chart_is_of_one_column(run):
     bars = root.findall(".//{*}rect")
     assert [bar.get("class") for bar in bars] == ["bar ours", "bar", "bar ours", "bar", "bar ours", "bar"]
     assert all(float(bar.get("x")) + float(bar.get("width")) <= 960 - 16 for bar in bars)
-    assert "GPT-2 124M on a GPU in fp16" in "".join(root.itertext())
+    told = "".join(root.itertext())
+    assert "GPT-2 124M on a GPU in fp16" in told
+    assert f"2026-11-22, {GPU}, 2 threads; medians of 2 rounds" in told
 
 
 def test_a_run_comes_back_from_its_records(run, tmp_path):

@@ -2,15 +2,15 @@
 
 from html import escape
 
-from peers import OURS, PRECISIONS, Peer, Variant
+from devices import DEVICES, Device
+from peers import OURS, Peer, Variant
 from ratios import Cell, cells
 from records import Run
 from table import counted
 from works import FIGURES, Figure
 
 WIDTH, MARGIN, GAP = 960, 16, 24
-PANEL = (WIDTH - 2 * MARGIN - 2 * GAP) / 3
-LABEL, NUMBER = 112, 52  # beside a bar: who it is, what it says
+NUMBER = 52  # beside a bar: what it says
 BAR, HEAD = 18, 46
 STYLE = """
 text { font: 12px system-ui, sans-serif; fill: #3b4048; }
@@ -32,23 +32,24 @@ text { font: 12px system-ui, sans-serif; fill: #3b4048; }
 
 def chart(run: Run, peers: dict[str, Peer]) -> str:
     """The whole picture."""
-    found = cells(run)
+    found, device = cells(run), DEVICES[run.device]
+    width = panel_width(len(device.precisions))
     figures = [name for name in FIGURES if any(key[1] == name for key in found)]
-    parts = [_text(MARGIN, 28, "GPT-2 124M on a CPU: gpt2-runtime beside its peers", "title")]
+    parts = [_text(MARGIN, 28, f"GPT-2 124M {device.title}: gpt2-runtime beside its peers", "title")]
     parts.append(
         _text(
             MARGIN,
             48,
-            f"{run.machine}, {counted(run.threads, 'thread')}; medians of {counted(run.rounds, 'round')}",
+            f"{run.machine.short}, {counted(run.threads, 'thread')}; medians of {counted(run.rounds, 'round')}",
             "faint",
         )
     )
     y = 64.0
     for name in figures:
-        panels = [_bars(found, peers, name, precision) for precision in PRECISIONS]
-        for column, (precision, bars) in enumerate(zip(PRECISIONS, panels, strict=True)):
-            x = MARGIN + column * (PANEL + GAP)
-            parts.append(_panel(x, y, FIGURES[name], precision, bars))
+        panels = [_bars(found, peers, name, precision) for precision in device.precisions]
+        for column, (precision, bars) in enumerate(zip(device.precisions, panels, strict=True)):
+            x = MARGIN + column * (width + GAP)
+            parts.append(_panel(x, y, width - device.label - NUMBER, device, FIGURES[name], precision, bars))
         better = "more is better" if FIGURES[name].larger_is_better else "less is better"
         parts.append(_text(MARGIN, y + 18, FIGURES[name].title, "head"))
         parts.append(_text(WIDTH - MARGIN, y + 18, f"{FIGURES[name].unit}, {better}", "faint", anchor="end"))
@@ -59,6 +60,14 @@ def chart(run: Run, peers: dict[str, Peer]) -> str:
         + "\n".join(parts)
         + "\n</svg>\n"
     )
+
+
+def panel_width(columns: int) -> float:
+    """
+    >>> panel_width(1), panel_width(2)
+    (928.0, 452.0)
+    """
+    return (WIDTH - 2 * MARGIN - (columns - 1) * GAP) / columns
 
 
 Bar = tuple[Peer, float]
@@ -74,18 +83,21 @@ def _bars(found: dict[tuple[Variant, str], Cell], peers: dict[str, Peer], name: 
     return sorted(bars, key=lambda bar: bar[1], reverse=FIGURES[name].larger_is_better)
 
 
-def _panel(x: float, y: float, figure: Figure, precision: str, bars: list[Bar]) -> str:
-    parts = [_text(x + LABEL, y + 34, precision, "faint")]
+def _panel(x: float, y: float, room: float, device: Device, figure: Figure, precision: str, bars: list[Bar]) -> str:
+    """One precision of a figure; the longest bar takes all the room."""
+    left = x + device.label
+    parts = [_text(left, y + 34, precision, "faint")]
     if not bars:
-        parts.append(_text(x + LABEL, y + HEAD + 3, "-", "faint"))
+        parts.append(_text(left, y + HEAD + 3, "-", "faint"))
     longest = max((value for _, value in bars), default=1.0)
     for index, (peer, value) in enumerate(bars):
         top = y + HEAD - 8 + index * BAR
-        width = max(1.0, (PANEL - LABEL - NUMBER) * value / longest)
-        kind = "bar ours" if peer.name == OURS else "bar"
-        parts.append(_text(x + LABEL - 8, top + 11, peer.title, "name head" if peer.name == OURS else "name"))
-        parts.append(f'<rect class="{kind}" x="{x + LABEL:.1f}" y="{top:.1f}" width="{width:.1f}" height="13" rx="2"/>')
-        parts.append(_text(x + LABEL + width + 6, top + 11, figure.text(value), "faint"))
+        width = max(1.0, room * value / longest)
+        ours = peer.adapter == OURS
+        parts.append(_text(left - 8, top + 11, peer.title, "name head" if ours else "name"))
+        kind = "bar ours" if ours else "bar"
+        parts.append(f'<rect class="{kind}" x="{left:.1f}" y="{top:.1f}" width="{width:.1f}" height="13" rx="2"/>')
+        parts.append(_text(left + width + 6, top + 11, figure.text(value), "faint"))
     return "\n".join(parts)
 
 

@@ -13,6 +13,9 @@ class Machine:
 
     >>> str(Machine(date="2026-11-22", cpu="AMD EPYC", cores=2, memory_gb=24, system="Linux 6.8", python="3.11.7"))
     '2026-11-22, AMD EPYC, 2 cores, 24 GB, Linux 6.8, Python 3.11.7'
+
+    Attributes:
+        gpu: where it was measured on one: its name, memory, driver and CUDA.
     """
 
     date: str
@@ -21,9 +24,10 @@ class Machine:
     memory_gb: int
     system: str
     python: str
+    gpu: str | None = None
 
     @classmethod
-    def this(cls) -> "Machine":
+    def this(cls, gpu: str | None = None) -> "Machine":
         """This machine, today."""
         cpu = _field("/proc/cpuinfo", "model name") or platform.processor() or platform.machine()
         memory = _field("/proc/meminfo", "MemTotal") or "0 kB"
@@ -34,10 +38,17 @@ class Machine:
             memory_gb=round(int(memory.split()[0]) / 2**20),
             system=f"{platform.system()} {platform.release().partition('-')[0]}",
             python=platform.python_version(),
+            gpu=gpu,
         )
 
     def __str__(self) -> str:
-        return f"{self.date}, {self.cpu}, {self.cores} cores, {self.memory_gb} GB, {self.system}, Python {self.python}"
+        host = f"{self.cpu}, {self.cores} cores, {self.memory_gb} GB, {self.system}, Python {self.python}"
+        return ", ".join(part for part in (self.date, self.gpu, host) if part)
+
+    @property
+    def short(self) -> str:
+        """One line of a chart: of a machine with a GPU the GPU, and what is beside it in the table only."""
+        return f"{self.date}, {self.gpu}" if self.gpu else str(self)
 
 
 def _field(file: str, name: str) -> str | None:

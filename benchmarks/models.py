@@ -4,20 +4,22 @@ import json
 import shutil
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+from devices import Device
 from environments import digest, environment_key
-from peers import HERE, OURS, PRECISIONS, ROOT, Peer
+from peers import HERE, OURS, ROOT, Peer
 from processes import Adapter, PeerError, run
 
 
 class Models:
     """Everything that is made once and kept: `folder`/checkpoint, and one folder a peer and precision."""
 
-    def __init__(self, folder: Path, logs: Path) -> None:
-        self.folder, self.logs = folder, logs
+    def __init__(self, folder: Path, logs: Path, device: Device) -> None:
+        self.folder, self.logs, self.device = folder, logs, device
         self.checkpoint = folder / "checkpoint"
 
     def make_checkpoint(self) -> Path:
@@ -34,23 +36,25 @@ class Models:
         def make(target: Path) -> None:
             program = Path(sys.executable).with_name("gpt2-export")
             # Random weights this wide lose more in 4 bits than is allowed by default; here their speed counts.
-            options = ["--precision", ",".join(PRECISIONS), "--max-ppl-increase", "1000"]
-            run([str(program), "make", str(self.checkpoint), str(target), *options], log=self.logs / "export.log")
+            options = ["--precision", ",".join(self.device.precisions), "--max-ppl-increase", "1000"]
+            log = self.logs / f"{self.device.prefix}export.log"
+            run([str(program), "make", str(self.checkpoint), str(target), *options], log=log)
 
         sources = [*(ROOT / "packages/model/src").rglob("*.py"), *(ROOT / "packages/export/src").rglob("*.py")]
-        return self._kept(OURS, {"code": digest(sources)}, make)
+        return self._kept(f"{self.device.prefix}{OURS}", {"code": digest(sources)}, make)
 
     def convert(self, peer: Peer, precision: str, python: Path) -> Path:
         """The peer's own form of the checkpoint, made by its adapter."""
 
+        name = f"{self.device.prefix}{peer.name}-{precision}"
+
         def make(target: Path) -> None:
-            log = self.logs / f"{peer.name}-{precision}-convert.log"
-            with Adapter(python, peer.name, threads=2, log=log) as adapter:
+            with Adapter(python, peer.adapter, threads=2, log=self.logs / f"{name}-convert.log") as adapter:
                 adapter.ask("convert", checkpoint=str(self.checkpoint), target=str(target), precision=precision)
 
         adapters = HERE / "adapters"
-        key = environment_key(peer) | {"code": digest([adapters / f"{peer.name}.py", adapters / "tensors.py"])}
-        return self._kept(f"{peer.name}-{precision}", key, make)
+        key = environment_key(peer) | {"code": digest([adapters / f"{peer.adapter}.py", adapters / "tensors.py"])}
+        return self._kept(name, key, make)
 
     def _kept(self, name: str, key: dict[str, str], make: Callable[[Path], None]) -> Path:
         """`folder`/`name`, made again where its key, or the checkpoint it was made from, is another."""
@@ -80,15 +84,15 @@ def remove(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def our_precisions(folder: Path) -> list[str]:
-    """The precision classes whose graph the folder has."""
-    graphs = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["graphs"]
-    return [precision for precision in PRECISIONS if precision in graphs]
+def our_precisions(folder: Path, precisions: Iterable[str]) -> list[str]:
+    """Of some precision classes those whose graph the folder has."""
+    graphs = manifest_of(folder)["graphs"]
+    return [precision for precision in precisions if precision in graphs]
 
 
 def our_megabytes(folder: Path, precision: str) -> float:
     """Of the folder, which holds every precision, the files that one of them reads."""
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    manifest = manifest_of(folder)
     files = [manifest["weights"][precision], manifest["graphs"][precision]["serving"]]
     return sum((folder / file).stat().st_size for file in files) / 1e6
 
@@ -98,15 +102,29 @@ def megabytes(folder: Path) -> float:
     return sum(file.stat().st_size for file in folder.resolve().rglob("*") if file.is_file()) / 1e6
 
 
-def bytes_a_token(folder: Path) -> int:
-    """What decoding one token has to read in float32: every weight but the embeddings, of which it reads a row.
+def manifest_of(folder: Path) -> dict[str, Any]:
+    """What our folder says of itself."""
+    return dict(json.loads((folder / "manifest.json").read_text(encoding="utf-8")))
+
+
+def bytes_a_token(weights: Path) -> int:
+    """What a step of decoding has to read of the weights: every one but the embeddings, of which it reads a row.
 
     GPT-2's head is its token embedding, and is read whole, unless the file has a head beside it.
     """
-    with (folder / "model.safetensors").open("rb") as file:
+    with weights.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(length))
     header.pop("__metadata__", None)
     names = {name.removeprefix("transformer."): entry["data_offsets"] for name, entry in header.items()}
     unread = {"wpe.weight"} | ({"wte.weight"} if "lm_head.weight" in names else set())
     return sum(end - start for name, (start, end) in names.items() if name not in unread)
+
+
+def cached_bytes(config: Mapping[str, Any], size: int) -> int:
+    """The keys and values of one token in all layers, in numbers of so many bytes.
+
+    >>> cached_bytes({"n_layer": 12, "n_embd": 768}, 2)
+    36864
+    """
+    return 2 * int(config["n_layer"]) * int(config["n_embd"]) * size

@@ -1,13 +1,13 @@
 """peers.toml, read: who is measured, in what environment, with what weights."""
 
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 OURS = "ours"
-PRECISIONS = ("fp32", "int8", "int4")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,18 +15,24 @@ class Peer:
     """One runtime.
 
     Attributes:
-        name: also its adapter's, adapters/NAME.py.
+        name: unique in the file.
+        adapter: adapters/ADAPTER.py.
+        environment: the peer in whose environment it runs.
         title: as people call it.
         package: whose version is shown.
         requirements: of its environment; a path is a package of this checkout.
         weights: precision class -> what the runtime calls its weights of that class.
+        options: what its adapter's `load` takes beside what all are told.
     """
 
     name: str
+    adapter: str
+    environment: str
     title: str
     package: str
     requirements: tuple[str, ...]
     weights: dict[str, str]
+    options: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -45,20 +51,25 @@ class Variant:
 
 
 def read_peers(path: Path = HERE / "peers.toml") -> dict[str, Peer]:
-    """Every peer by its name, ours among them.
+    """Every peer by its name, ours among them. One that is `like` an earlier one is that one with other options.
 
     >>> read_peers()["ctranslate2"].weights["int8"]
     'int8_float32'
     """
     with path.open("rb") as stream:
         entries = tomllib.load(stream)
-    return {
-        name: Peer(
+    peers = {}
+    for name, entry in entries.items():
+        same = entry.get("like", name)
+        entry = entries[same] | entry
+        peers[name] = Peer(
             name=name,
+            adapter=same,
+            environment=same,
             title=entry["title"],
             package=entry["package"],
             requirements=tuple(each.format(root=ROOT) for each in entry["requirements"]),
             weights=entry["weights"],
+            options=entry.get("options", {}),
         )
-        for name, entry in entries.items()
-    }
+    return peers

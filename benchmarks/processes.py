@@ -19,6 +19,10 @@ class PeerError(Exception):
     """A peer could not be installed, converted, started or run: one line for the report."""
 
 
+class RefusedError(PeerError):
+    """An adapter answered with an error: it waits for the next request."""
+
+
 class Adapter:
     """A running adapter. It computes only between a request and its reply.
 
@@ -53,7 +57,7 @@ class Adapter:
             raise PeerError(f"{op}: the process has ended; {last_line(self.log)}") from error
         reply: dict[str, Any] = json.loads(self._line(op, timeout))
         if "error" in reply:
-            raise PeerError(f"{op}: {reply['error']}")
+            raise RefusedError(f"{op}: {reply['error']}")
         return reply
 
     def _line(self, op: str, timeout: float) -> bytes:
@@ -107,6 +111,7 @@ def environment(threads: int, base: Mapping[str, str] | None = None) -> dict[str
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # nvidia-smi's, which names the GPU of the report
     }
 
 
@@ -159,17 +164,21 @@ def process_tree(pid: int) -> list[int]:
     found = [pid]
     for each in found:
         for children in Path(f"/proc/{each}/task").glob("*/children"):
-            found += map(int, children.read_text().split())
+            with suppress(OSError):  # it has ended meanwhile
+                found += map(int, children.read_text().split())
     return found
 
 
 def _status_bytes(pid: int, name: str) -> int:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith(name):
-            return int(line.split()[1]) * 1024  # its kB are kibibytes
+    with suppress(OSError):  # a child that has ended meanwhile, as torch's compilers do when they are idle
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith(name):
+                return int(line.split()[1]) * 1024  # its kB are kibibytes
     return 0
 
 
 def _cpu_ticks(pid: int) -> int:
+    if not Path(f"/proc/{pid}/stat").exists():
+        return 0
     user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
     return int(user) + int(system)

@@ -2,8 +2,11 @@
 
     {"op": "convert", "checkpoint": PATH, "target": PATH, "precision": "int8"}   -> {}
     {"op": "load", "model": PATH, "precision": "int8", "threads": 2}             -> {}
+        and on a GPU "device": "cuda", with the options that peers-cuda.toml has for the peer
     {"op": "generate", "prompts": [[ids], ...], "new_tokens": 64}
         -> {"ids": [[ids], ...], "first_token_seconds": 0.1, "decode_seconds": 1.2}
+    {"op": "release"}                                                            -> {}
+        on a GPU, whose memory the runtimes share: what is not needed until the next `generate` is given back
     {"op": "read"}                                                               -> {"bytes": ..., "seconds": ...}
 
 A request that failed is answered with {"error": TEXT}. The adapter ends with its standard input. Greedy, no stop token,

@@ -1,12 +1,14 @@
 """Records -> medians, and how ours stands to each peer: compared within a round, then the median of the rounds."""
 
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass
 from statistics import median
 
+from devices import DEVICES
 from peers import OURS, Variant
 from records import Record, Run
-from works import FIGURES
+from works import FIGURES, Work
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +18,7 @@ class Cell:
     Attributes:
         value: the median.
         ratio: how many times better ours of the same precision is; None where ours has none, and of ours itself.
-        equal, total: the fewest ids of a round that were those of float32; None where the work tells no ids.
+        equal, total: the fewest ids of a round that were the base's; None where the work tells no ids.
         differs: a float32 runtime whose ids are not ours: it computed something else, and its time does not count.
     """
 
@@ -27,48 +29,72 @@ class Cell:
     differs: bool
 
 
+Values = dict[tuple[Variant, str], dict[int, Record]]
+"""(runtime, figure) -> round -> record."""
+
+
 def cells(run: Run) -> dict[tuple[Variant, str], Cell]:
     """Every figure of every runtime that has it."""
-    values: dict[tuple[Variant, str], dict[int, Record]] = defaultdict(dict)
+    values = by_round(run)
+    return {key: _cell(*key, values) for key in values}
+
+
+def by_round(run: Run) -> Values:
+    """The records of runtimes, sorted."""
+    values: Values = defaultdict(dict)
     for record in run.records:
         if record.figure in FIGURES:
             variant = Variant(peer=record.peer, precision=record.precision)
             values[variant, record.figure][record.round] = record
-    return {key: _cell(*key, values) for key in values}
+    return values
 
 
-def _cell(variant: Variant, figure: str, values: dict[tuple[Variant, str], dict[int, Record]]) -> Cell:
-    theirs = values[variant, figure]
-    ours = values.get((Variant(peer=OURS, precision=variant.precision), figure), {})
-    both = sorted(theirs.keys() & ours.keys()) if variant.peer != OURS else []
-    ratios = [FIGURES[figure].ratio(ours[number].value, theirs[number].value) for number in both]
+def ratio(values: Values, mine: Variant, theirs: Variant, figure: str) -> float | None:
+    """How many times better one runtime is than another: the median of the rounds that both have."""
+    left, right = values.get((mine, figure), {}), values.get((theirs, figure), {})
+    both = sorted(left.keys() & right.keys())
+    ratios = [FIGURES[figure].ratio(left[number].value, right[number].value) for number in both]
+    return median(ratios) if ratios else None
+
+
+def _cell(variant: Variant, figure: str, values: Values) -> Cell:
+    theirs, ours = values[variant, figure], Variant(peer=OURS, precision=variant.precision)
     least = min(theirs.values(), key=lambda record: record.equal or 0)
     return Cell(
         value=median(record.value for record in theirs.values()),
-        ratio=median(ratios) if ratios else None,
+        ratio=ratio(values, ours, variant, figure) if variant.peer != OURS else None,
         equal=least.equal,
         total=least.total,
         differs=variant.precision == "fp32" and least.equal != least.total,
     )
 
 
-def best_peer(found: dict[tuple[Variant, str], Cell], figure: str, precision: str) -> tuple[Variant, Cell] | None:
-    """The runtime beside ours that is best at a figure: by ratio where there is one, else by value."""
+def best_peer(
+    found: dict[tuple[Variant, str], Cell], figure: str, precision: str, own: Collection[str] = (OURS,)
+) -> tuple[Variant, Cell] | None:
+    """The runtime beside our own that is best at a figure: by ratio where there is one, else by value."""
     rivals = [
         (variant, cell)
         for (variant, name), cell in found.items()
-        if name == figure and variant.precision == precision and variant.peer != OURS and not cell.differs
+        if name == figure and variant.precision == precision and variant.peer not in own and not cell.differs
     ]
     sign = 1 if FIGURES[figure].larger_is_better else -1
     return max(rivals, key=lambda rival: (-(rival[1].ratio or 0), sign * rival[1].value), default=None)
 
 
-def roofline(run: Run, peer: str = OURS) -> float | None:
-    """Float32 decoding as a part of what the memory allows: bytes read a second over what was read in that round."""
+def step_bytes(run: Run, work: Work) -> float:
+    """What a step of a work has to read: the weights, and every row's keys and values where the run counts them."""
+    return run.bytes_a_token + run.cached_bytes * work.context * work.rows
+
+
+def roofline(run: Run, figure: str = "decode", peer: str = OURS) -> float | None:
+    """Decoding in the base precision as a part of what the memory allows: bytes read a second over that round's."""
+    device = DEVICES[run.device]
+    work = device.works[figure]
     parts = [
-        record.value * run.bytes_a_token / record.bandwidth
+        record.value / work.rows * step_bytes(run, work) / record.bandwidth
         for record in run.records
-        if record.figure == "decode" and record.peer == peer and record.precision == "fp32" and record.bandwidth
+        if (record.figure, record.peer, record.precision) == (figure, peer, device.base.precision) and record.bandwidth
     ]
     return median(parts) if parts else None
 

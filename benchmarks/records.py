@@ -17,7 +17,7 @@ class Record:
         value: in the figure's unit.
         round: counted from 0.
         first_token_seconds, decode_seconds: what the value was computed from.
-        equal, total: how many of the new ids are those of ours in float32, and how many there are.
+        equal, total: how many of the new ids are those of ours in the base precision, and how many there are.
         bandwidth: bytes a second that the memory gave in that round, just before this work.
         others: processor seconds that the waiting adapters used meanwhile; it should be none.
     """
@@ -42,8 +42,10 @@ class Run:
     Attributes:
         versions: peer -> the version of its package.
         megabytes: "peer precision" -> size of its model on the disk.
-        bytes_a_token: what float32 decoding reads for each token.
-        failures: peer, or "peer precision" -> the reason in one line.
+        bytes_a_token: what a step of decoding reads of the weights, in the base precision.
+        failures: peer, or "peer precision", with a work or without -> the reason in one line.
+        device: a key of devices.DEVICES.
+        cached_bytes: what a step reads of a row's keys and values for each token so far; 0 where it is not counted.
     """
 
     machine: Machine
@@ -53,6 +55,8 @@ class Run:
     versions: dict[str, str]
     megabytes: dict[str, float]
     failures: dict[str, str] = field(default_factory=dict)
+    device: str = "cpu"
+    cached_bytes: int = 0
     records: list[Record] = field(default_factory=list)
 
 

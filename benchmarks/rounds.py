@@ -8,13 +8,23 @@ from pathlib import Path
 from time import perf_counter, sleep
 from typing import Any
 
-from peers import OURS, Variant
-from processes import Adapter, PeerError
+from devices import Device
+from peers import Variant
+from processes import Adapter, PeerError, RefusedError
 from records import Record, equal_ids
-from works import WORKS, speed
+from works import FIGURES, speed
 
 SETTLE_SECONDS = 0.3  # OpenMP threads go on spinning for up to 0.2 s after a call, and would take the next one's cores
-BASE = Variant(peer=OURS, precision="fp32")  # whose ids are the right ones
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """What is started for a variant: an adapter, the Python it runs on, the model and the options it loads."""
+
+    python: Path
+    adapter: str
+    model: Path
+    options: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass
@@ -22,12 +32,14 @@ class Bench:
     """The runtimes of a run while they live.
 
     Attributes:
-        programs: what to start for each variant: its Python and its model.
+        programs: what to start for each variant.
         failures: filled as runtimes fail; a failed one takes no further part.
         tell: a line of progress.
+        refused: works that a runtime could not do, and goes on without.
     """
 
-    programs: Mapping[Variant, tuple[Path, Path]]
+    device: Device
+    programs: Mapping[Variant, Program]
     threads: int
     vocabulary: int
     logs: Path
@@ -35,12 +47,14 @@ class Bench:
     tell: Callable[[str], None]
     living: dict[Variant, Adapter] = field(default_factory=dict)
     reference: dict[str, list[list[int]]] = field(default_factory=dict)
+    refused: set[tuple[Variant, str]] = field(default_factory=set)
 
     def measure(self, works: list[str], rounds: int) -> Generator[Record, None, None]:
-        """Every record of the run, as it is taken; PeerError where ours in float32 does not run, which all hangs on."""
+        """Every record of the run, as it is taken; PeerError where the base does not run, which all hangs on."""
         with ExitStack() as stack:
-            memory = stack.enter_context(self.adapter(Path(sys.executable), "bandwidth", "bandwidth"))
-            memory.ask("load", model="", precision="", threads=self.threads)
+            memory = stack.enter_context(self.memory())
+            with self.without_roofline():
+                memory.ask("load", model="", precision="", threads=self.threads)
             for variant in self.programs:
                 self.tell(f"loading {variant}")
                 with self.failing(variant):
@@ -48,16 +62,19 @@ class Bench:
             self.warm_up(works)
             for number in range(rounds):
                 for name in works:
-                    read = memory.ask("read")
-                    bandwidth = read["bytes"] / read["seconds"]
-                    yield Record(peer="memory", precision="", figure="bandwidth", value=bandwidth / 1e9, round=number)
-                    for variant in rotated(list(self.living), number):
+                    bandwidth = None
+                    with self.without_roofline():
+                        read = memory.ask("read")
+                        bandwidth = read["bytes"] / read["seconds"]
+                        value = bandwidth / 1e9
+                        yield Record(peer="memory", precision="", figure="bandwidth", value=value, round=number)
+                    for variant in rotated(self.able(name), number):
                         self.tell(f"round {number + 1} of {rounds}: {name}, {variant}")
-                        with self.failing(variant):
+                        with self.failing(variant, name):
                             sleep(SETTLE_SECONDS)
                             take = self.start if name == "start" else self.work
                             yield from take(variant, name, number, bandwidth)
-            for variant, adapter in self.living.items():
+            for variant, adapter in self.living.items() if self.device.resident else ():
                 yield Record(
                     peer=variant.peer,
                     precision=variant.precision,
@@ -71,24 +88,27 @@ class Bench:
         for name in works:
             for variant in list(self.living):
                 self.tell(f"warming up: {name}, {variant}")
-                with self.failing(variant):
+                with self.failing(variant, name), self.turn(variant):
                     reply = self.generate(self.living[variant], name)
-                    if variant == BASE:
+                    if variant == self.device.base:
                         self.reference[name] = reply["ids"]
 
-    def work(self, variant: Variant, name: str, number: int, bandwidth: float) -> Iterator[Record]:
+    def work(self, variant: Variant, name: str, number: int, bandwidth: float | None) -> Iterator[Record]:
         """One work of one runtime that is loaded already."""
         waiting = [adapter for other, adapter in self.living.items() if other != variant]
-        before = sum(adapter.cpu_seconds() for adapter in waiting)
-        reply = self.generate(self.living[variant], name)
-        others = sum(adapter.cpu_seconds() for adapter in waiting) - before
+        with self.turn(variant):
+            if self.device.crowded:  # buffers are made again; a GPU's clock comes up
+                self.generate(self.living[variant], name)
+            before = sum(adapter.cpu_seconds() for adapter in waiting)
+            reply = self.generate(self.living[variant], name)
+            others = sum(adapter.cpu_seconds() for adapter in waiting) - before
         first, decode = reply["first_token_seconds"], reply["decode_seconds"]
-        equal, total = equal_ids(reply["ids"], self.reference[name])
+        equal, total = self.equal(name, reply["ids"])
         yield Record(
             peer=variant.peer,
             precision=variant.precision,
             figure=name,
-            value=speed(name, WORKS[name], first, decode),
+            value=speed(self.device.works[name], first, decode),
             round=number,
             first_token_seconds=first,
             decode_seconds=decode,
@@ -98,15 +118,16 @@ class Bench:
             others=others,
         )
 
-    def start(self, variant: Variant, name: str, number: int, bandwidth: float) -> Iterator[Record]:
+    def start(self, variant: Variant, name: str, number: int, bandwidth: float | None) -> Iterator[Record]:
         """A fresh process: the seconds from its start to its first token and to its last, and the memory it takes."""
         begin = perf_counter()
         with self.open(variant) as adapter:
             reply = self.generate(adapter, name)
             whole = perf_counter() - begin
             peak = adapter.peak_megabytes()
-        equal, total = equal_ids(reply["ids"], self.reference[name])
-        for figure, value in (("start", whole - reply["decode_seconds"]), ("whole", whole), ("memory", peak)):
+        equal, total = self.equal(name, reply["ids"])
+        figures = {"start": whole - reply["decode_seconds"], "whole": whole}
+        for figure, value in (figures | ({"memory": peak} if self.device.resident else {})).items():
             yield Record(
                 peer=variant.peer,
                 precision=variant.precision,
@@ -118,32 +139,81 @@ class Bench:
                 bandwidth=bandwidth,
             )
 
+    def memory(self) -> Adapter:
+        """What tells how fast the device's memory is."""
+        same = [each.python for variant, each in self.programs.items() if variant.peer == self.device.bandwidth_peer]
+        return self.adapter((same or [Path(sys.executable)])[0], self.device.bandwidth, self.device.bandwidth)
+
     def adapter(self, python: Path, name: str, log: str) -> Adapter:
         return Adapter(python, name, threads=self.threads, log=self.logs / f"{log}.log")
 
     def open(self, variant: Variant) -> Adapter:
         """A runtime's process with its model loaded."""
-        python, model = self.programs[variant]
+        program, log = self.programs[variant], f"{variant.peer}-{variant.precision}"
+        told = {"precision": variant.precision, "threads": self.threads, **self.device.load, **program.options}
         with ExitStack() as opening:  # whatever ends the loading, Ctrl-C included, closes the process
-            adapter = opening.enter_context(self.adapter(python, variant.peer, f"{variant.peer}-{variant.precision}"))
-            adapter.ask("load", model=str(model), precision=variant.precision, threads=self.threads)
+            adapter = opening.enter_context(self.adapter(program.python, program.adapter, log))
+            adapter.ask("load", model=str(program.model), **told)
             opening.pop_all()
         return adapter
 
     def generate(self, adapter: Adapter, name: str) -> dict[str, Any]:
-        work = WORKS[name]
+        work = self.device.works[name]
         return adapter.ask("generate", prompts=work.prompts(self.vocabulary), new_tokens=work.new)
 
+    def able(self, name: str) -> list[Variant]:
+        """Who takes part in a work."""
+        return [variant for variant in self.living if (variant, name) not in self.refused]
+
+    def equal(self, name: str, ids: list[list[int]]) -> tuple[int | None, int | None]:
+        """How many ids are the base's, and of how many; unknown where the base could not do the work."""
+        reference = self.reference.get(name)
+        return (None, None) if reference is None else equal_ids(ids, reference)
+
     @contextmanager
-    def failing(self, variant: Variant) -> Iterator[None]:
-        """A block in which a runtime may fail: it is noted and left out from there on. Not so ours in float32."""
+    def without_roofline(self) -> Iterator[None]:
+        """A block in which the memory's adapter may fail: the first failure is noted, and the run goes on without."""
         try:
             yield
         except PeerError as error:
+            if "bandwidth" not in self.failures:
+                self.tell(f"failed: bandwidth: {error}")
+            self.failures.setdefault("bandwidth", str(error))
+
+    @contextmanager
+    def turn(self, variant: Variant) -> Iterator[None]:
+        """A block in which a runtime computes; where memory is short, it gives back what it holds at the end.
+
+        Not so one that does not answer, or that Ctrl-C found at work: it is not asked again.
+        """
+        refused = None
+        try:
+            yield
+        except RefusedError as error:
+            refused = error
+        if self.device.crowded:
+            self.living[variant].ask("release")
+        if refused:
+            raise refused
+
+    @contextmanager
+    def failing(self, variant: Variant, work: str | None = None) -> Iterator[None]:
+        """A block in which a runtime may fail: it is noted and left out from there on. Not so the base.
+
+        Where memory is short, a work that was refused is left out alone.
+        """
+        try:
+            yield
+        except PeerError as error:
+            if work and self.device.crowded and isinstance(error, RefusedError):
+                self.refused.add((variant, work))
+                self.failures[f"{variant}, {FIGURES[work].title}"] = str(error)
+                self.tell(f"failed: {variant}, {work}: {error}")
+                return
             adapter = self.living.pop(variant, None)
             if adapter:
                 adapter.close()
-            if variant == BASE:
+            if variant == self.device.base:
                 raise
             self.failures[str(variant)] = str(error)
             self.tell(f"failed: {variant}: {error}")
@@ -155,5 +225,5 @@ def rotated(variants: list[Variant], number: int) -> list[Variant]:
     >>> rotated(["a", "b", "c"], 4)
     ['b', 'c', 'a']
     """
-    start = number % len(variants)
+    start = number % max(1, len(variants))
     return variants[start:] + variants[:start]

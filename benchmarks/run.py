@@ -4,6 +4,8 @@ Runs one work after another on every runtime in turn, round after round, each ru
 environment, on the same random GPT-2 124M weights and the same token ids. Environments and converted models are made
 at the first run and kept in --work (about 8 GB; llama.cpp is compiled, which takes minutes). Keep the
 machine quiet meanwhile: one process computes at a time, and ratios are taken within a round.
+
+With --device cuda the runtimes, works and precisions are others, those of a GPU, and so is the folder of the results.
 """
 
 import argparse
@@ -14,37 +16,43 @@ from contextlib import closing
 from pathlib import Path
 
 from chart import chart
+from devices import DEVICES
 from environments import installed_version, prepare
+from gpu import NoGpuError
 from machine import Machine
-from models import Models, bytes_a_token, megabytes, our_megabytes, our_precisions
-from peers import HERE, OURS, PRECISIONS, ROOT, Peer, Variant, read_peers
+from models import Models, bytes_a_token, cached_bytes, manifest_of, megabytes, our_megabytes, our_precisions
+from peers import HERE, OURS, ROOT, Peer, Variant, read_peers
 from processes import PeerError, ended_by_signals
 from records import Run, read_run, write_run
-from rounds import Bench
+from rounds import Bench, Program
 from table import table
-from works import FIGURES, WORKS
-
-QUICK_WORKS = ["decode", "prefill", "start"]
+from works import FIGURES
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; its exit code."""
     options = parse(arguments)
-    peers = read_peers()
+    peers = read_peers(options.device.peers)
     if options.show:
+        if not (options.out / "records.jsonl").exists():
+            tell(f"{options.out} has no records.jsonl to show; run without --show first, or name its folder by --out")
+            return 1
         run = read_run(options.out / "records.jsonl")
     else:
         try:
             with ended_by_signals():
                 run = measure(options, peers)
+            options.out.mkdir(parents=True, exist_ok=True)
+            write_run(run, options.out / "records.jsonl")
+        except NoGpuError as error:
+            tell(f"--device cuda finds no NVIDIA GPU here ({error}); leave it out to measure on the CPU")
+            return 1
         except KeyboardInterrupt:
             tell("interrupted; nothing was written")
             return 130
         except PeerError as error:
             tell(f"gpt2-runtime itself failed, and every ratio is against it: {error}; see {options.work / 'logs'}")
             return 1
-    options.out.mkdir(parents=True, exist_ok=True)
-    write_run(run, options.out / "records.jsonl")
     (options.out / "table.md").write_text(table(run, peers), encoding="utf-8")
     (options.out / "chart.svg").write_text(chart(run, peers), encoding="utf-8")
     print(table(run, peers), end="")
@@ -55,10 +63,18 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """
     >>> parse(["--quick"]).rounds, parse([]).rounds
     (1, 5)
+    >>> parse(["--device", "cuda"]).precisions
+    ['fp16']
     """
-    names = list(read_peers())
+    first = argparse.ArgumentParser(add_help=False)
+    first.add_argument("--device", choices=list(DEVICES), default="cpu", help="what computes (default: cpu)")
+    device = DEVICES[first.parse_known_args(arguments)[0].device]
+    names, works = list(read_peers(device.peers)), list(device.works)
     parser = argparse.ArgumentParser(
-        prog="python benchmarks/run.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python benchmarks/run.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[first],
     )
     parser.add_argument("--rounds", type=int, help="how often each work is done by each runtime (default: 5)")
     parser.add_argument(
@@ -70,15 +86,15 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--precisions",
-        type=_names(list(PRECISIONS)),
-        default=list(PRECISIONS),
+        type=_names(list(device.precisions)),
+        default=list(device.precisions),
         metavar="NAME,...",
-        help=f"of {', '.join(PRECISIONS)}",
+        help=f"of {', '.join(device.precisions)}",
     )
-    parser.add_argument("--works", type=_names(list(WORKS)), metavar="NAME,...", help=f"of {', '.join(WORKS)}")
+    parser.add_argument("--works", type=_names(works), metavar="NAME,...", help=f"of {', '.join(works)}")
     parser.add_argument("--threads", type=int, default=2, help="of every runtime (default: 2)")
     parser.add_argument(
-        "--quick", action="store_true", help=f"one round of {', '.join(QUICK_WORKS)}, written to benchmarks/trial"
+        "--quick", action="store_true", help=f"one round of {', '.join(device.quick)}, written to benchmarks/trial"
     )
     parser.add_argument("--show", action="store_true", help="measure nothing; make table and chart of the records")
     parser.add_argument(
@@ -87,11 +103,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         default=ROOT / ".tox" / "bench-peers",
         help="environments and models (default: .tox/bench-peers)",
     )
-    parser.add_argument("--out", type=Path, help="where the results go (default: benchmarks/results)")
+    parser.add_argument("--out", type=Path, help=f"where the results go (default: {device.results.relative_to(ROOT)})")
     options = parser.parse_args(arguments)
     options.rounds = options.rounds or (1 if options.quick else 5)
-    options.works = options.works or (QUICK_WORKS if options.quick else list(WORKS))
-    options.out = options.out or HERE / ("trial" if options.quick else "results")
+    options.device = device
+    options.works = options.works or (list(device.quick) if options.quick else works)
+    options.out = options.out or (HERE / "trial" if options.quick else device.results)
     options.work = options.work.resolve()
     if options.rounds < 1 or options.threads < 1:
         parser.error("--rounds and --threads must be at least 1")
@@ -111,50 +128,62 @@ def _names(known: list[str]) -> Callable[[str], list[str]]:
 
 def measure(options: argparse.Namespace, peers: dict[str, Peer]) -> Run:
     """Environments, models, rounds."""
-    logs = options.work / "logs"
-    models = Models(options.work / "models", logs)
+    device, logs = options.device, options.work / "logs"
+    machine = Machine.this(device.find())
+    models = Models(options.work / "models", logs, device)
     tell("the checkpoint and gpt2-runtime's folder")
     checkpoint = models.make_checkpoint()
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     folder = models.make_ours()
     failures: dict[str, str] = {}
     versions: dict[str, str] = {}
-    programs: dict[Variant, tuple[Path, Path]] = {}
+    programs: dict[Variant, Program] = {}
     for name in dict.fromkeys([OURS, *options.peers]):
-        peer, place = peers[name], options.work / "environments" / name
+        peer = peers[name]
+        kept = f"{device.prefix}{peer.environment}"
+        place = options.work / "environments" / kept
         tell(f"the environment of {name}")
         try:
-            python = prepare(peer, place, logs / f"{name}-install.log")
+            python = prepare(peer, place, logs / f"{kept}-install.log")
         except PeerError as error:
             if name == OURS:
                 raise
             failures[name] = f"does not install: {error}"
             continue
         versions[name] = installed_version(peer.package, place)
-        having = our_precisions(folder) if name == OURS else peer.weights
+        ours = peer.adapter == OURS
+        having = our_precisions(folder, device.precisions) if ours else peer.weights
         for precision in (precision for precision in having if precision in options.precisions):
             variant = Variant(peer=name, precision=precision)
             tell(f"the model of {variant}")
             try:
-                model = folder if name == OURS else models.convert(peer, precision, python)
+                model = folder if ours else models.convert(peer, precision, python)
             except PeerError as error:
                 failures[str(variant)] = f"does not convert: {error}"
                 continue
-            programs[variant] = (python, model)
+            programs[variant] = Program(python=python, adapter=peer.adapter, model=model, options=peer.options)
     run = Run(
-        machine=Machine.this(),
+        machine=machine,
         threads=options.threads,
         rounds=options.rounds,
-        bytes_a_token=bytes_a_token(folder),
+        bytes_a_token=bytes_a_token(folder / manifest_of(folder)["weights"][device.base.precision]),
         versions=versions,
         megabytes={
-            str(variant): our_megabytes(model, variant.precision) if variant.peer == OURS else megabytes(model)
-            for variant, (_, model) in programs.items()
+            str(variant): our_megabytes(folder, variant.precision) if each.adapter == OURS else megabytes(each.model)
+            for variant, each in programs.items()
         },
         failures=failures,
+        device=device.name,
+        cached_bytes=cached_bytes(config, device.cached),
     )
-    vocabulary = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))["vocab_size"]
     bench = Bench(
-        programs=programs, threads=options.threads, vocabulary=vocabulary, logs=logs, failures=failures, tell=tell
+        device=device,
+        programs=programs,
+        threads=options.threads,
+        vocabulary=config["vocab_size"],
+        logs=logs,
+        failures=failures,
+        tell=tell,
     )
     with closing(bench.measure(options.works, options.rounds)) as records:
         for record in records:

@@ -1,7 +1,8 @@
 """A run as Markdown: ours against the best peer, then everybody."""
 
-from peers import OURS, PRECISIONS, Peer, Variant
-from ratios import Cell, bandwidth, best_peer, cells, roofline
+from devices import DEVICES, Device
+from peers import OURS, Peer, Variant
+from ratios import Cell, bandwidth, best_peer, by_round, cells, ratio, roofline, step_bytes
 from records import Run
 from works import FIGURES, Figure
 
@@ -10,22 +11,22 @@ Found = dict[tuple[Variant, str], Cell]
 
 def table(run: Run, peers: dict[str, Peer]) -> str:
     """The whole report."""
-    found = cells(run)
-    parts = [against_best(found, peers), everybody(run, found, peers), *notes(run, peers)]
-    return "\n\n".join(parts) + "\n"
+    found, device = cells(run), DEVICES[run.device]
+    parts = [against_best(found, peers, device), aims(run, peers, device), everybody(run, found, peers, device)]
+    return "\n\n".join([*filter(None, parts), *notes(run, peers, device)]) + "\n"
 
 
-def against_best(found: Found, peers: dict[str, Peer]) -> str:
+def against_best(found: Found, peers: dict[str, Peer], device: Device) -> str:
     """How many times better ours is than the best peer of the same precision, work by work."""
     rows = []
     for name, figure in FIGURES.items():
         if any(key[1] == name for key in found):
-            rows.append([figure.title, *(_verdict(found, peers, name, precision) for precision in PRECISIONS)])
-    return _rows(["gpt2-runtime / best peer", *PRECISIONS], rows)
+            rows.append([figure.title, *(_verdict(found, peers, name, precision) for precision in device.precisions)])
+    return _rows(["gpt2-runtime / best peer", *device.precisions], rows)
 
 
 def _verdict(found: Found, peers: dict[str, Peer], name: str, precision: str) -> str:
-    figure, best = FIGURES[name], best_peer(found, name, precision)
+    figure, best = FIGURES[name], best_peer(found, name, precision, own(peers))
     ours = found.get((Variant(peer=OURS, precision=precision), name))
     if not ours:
         return "-" if best is None else f"- ({peers[best[0].peer].title} {_with_unit(figure, best[1].value)})"
@@ -35,12 +36,39 @@ def _verdict(found: Found, peers: dict[str, Peer], name: str, precision: str) ->
     return f"**{best[1].ratio:.2f}** ({_with_unit(figure, ours.value)}; {theirs})"
 
 
-def everybody(run: Run, found: Found, peers: dict[str, Peer]) -> str:
+def own(peers: dict[str, Peer]) -> list[str]:
+    """Those that are gpt2-runtime, opened in one way or another."""
+    return [name for name, peer in peers.items() if peer.adapter == OURS]
+
+
+def aims(run: Run, peers: dict[str, Peer], device: Device) -> str:
+    """What the device holds ours to, and what was found, of each way to open it."""
+    rows, values = [], by_round(run)
+    for aim in device.aims:
+        theirs = Variant(peer=aim.peer, precision=device.base.precision)
+        mine = [Variant(peer=name, precision=device.base.precision) for name in own(peers)]
+        ratios = [ratio(values, variant, theirs, aim.figure) for variant in mine]
+        title = f"{FIGURES[aim.figure].title}, against {peers[aim.peer].title}"
+        rows.append([title, f"{aim.least:.1f}", *(_aimed(found, aim.least) for found in ratios)])
+    return _rows(["aim", "at least", *(peers[name].title for name in own(peers))], rows) if rows else ""
+
+
+def _aimed(found: float | None, least: float) -> str:
+    """
+    >>> _aimed(2.1, 2.0), _aimed(1.9, 2.0), _aimed(None, 2.0)
+    ('2.10', '**1.90**', '-')
+    """
+    if found is None:
+        return "-"
+    return f"{found:.2f}" if found >= least else f"**{found:.2f}**"
+
+
+def everybody(run: Run, found: Found, peers: dict[str, Peer], device: Device) -> str:
     """Every runtime at every precision: the median, and in brackets how many times better ours is."""
     figures = [name for name in FIGURES if any(key[1] == name for key in found)]
     head = ["runtime", "weights", *(f"{FIGURES[name].title}, {FIGURES[name].unit}" for name in figures)]
     rows = []
-    for precision in PRECISIONS:
+    for precision in device.precisions:
         for peer in peers.values():
             variant = Variant(peer=peer.name, precision=precision)
             if any(key[0] == variant for key in found):
@@ -48,7 +76,7 @@ def everybody(run: Run, found: Found, peers: dict[str, Peer]) -> str:
                 figure_cells = (_figure(FIGURES[name], found.get((variant, name))) for name in figures)
                 title = f"{peer.title} {run.versions.get(peer.name, '')}".strip()
                 rows.append([title, peer.weights[precision], *figure_cells, ids, f"{size:,.0f}" if size else "-"])
-    return _rows([*head, "decode: ids of fp32", "file, MB"], rows)
+    return _rows([*head, f"decode: ids of {device.reference}", "file, MB"], rows)
 
 
 def _figure(figure: Figure, cell: Cell | None) -> str:
@@ -63,26 +91,40 @@ def _ids(cell: Cell | None) -> str:
     return "-" if cell is None or cell.total is None else f"{cell.equal} of {cell.total}"
 
 
-def notes(run: Run, peers: dict[str, Peer]) -> list[str]:
+def notes(run: Run, peers: dict[str, Peer], device: Device) -> list[str]:
     """The roofline, how to read the numbers, who is missing and why, where and when."""
     part, (low, middle, high) = roofline(run), bandwidth(run)
     rounds, threads = counted(run.rounds, "interleaved round"), counted(run.threads, "thread")
     told = []
     if part is not None:
-        told.append(
-            f"In fp32, gpt2-runtime decodes at {part:.0%} of the roofline: each token reads "
-            f"{run.bytes_a_token / 1e6:,.1f} MB of weights, and {threads} read {middle:.1f} GB/s here (median; "
-            f"{low:.1f} to {high:.1f})."
-        )
+        weights, cache = run.bytes_a_token / 1e6, run.cached_bytes / 1e3
+        numbers = {"part": part, "weights": weights, "cache": cache, "threads": threads}
+        told.append(device.roofline.format(**numbers, low=low, middle=middle, high=high))
+        told += filter(None, [rooflines(run, peers, device)])
     told.append(
         f"Medians of {rounds}, {threads}; in brackets, how many times better gpt2-runtime is in the same round (above "
-        "1: faster, or smaller). Greedy, GPT-2 124M with random weights, the same ids for all; an fp32 runtime whose "
-        "ids differ gets no time."
+        f"1: faster, or smaller). Greedy, GPT-2 124M with random weights, the same ids for all; {device.rule}"
     )
     missing = [f"- {name}: {reason}" for name, reason in run.failures.items()]
     if missing:
         told.append("Not measured:\n\n" + "\n".join(missing))
     return [*told, f"{run.machine}."]
+
+
+def rooflines(run: Run, peers: dict[str, Peer], device: Device) -> str:
+    """For each work what a step of it reads, and at what part of the roofline ours decodes."""
+    rows = []
+    for name in device.rooflines:
+        work = device.works[name]
+        parts = [roofline(run, name, peer) for peer in own(peers)]
+        if any(part is not None for part in parts):
+            shown = ("-" if part is None else f"{part:.0%}" for part in parts)
+            rows.append([FIGURES[name].title, f"{step_bytes(run, work) / 1e6:,.0f}", *shown])
+    return (
+        _rows(["of the roofline", "a step reads, MB", *(peers[name].title for name in own(peers))], rows)
+        if rows
+        else ""
+    )
 
 
 def counted(number: int, noun: str) -> str:

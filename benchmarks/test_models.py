@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import environments
 import pytest
+from devices import CPU, CUDA
 from environments import environment_key, prepare
 from models import Models, bytes_a_token, megabytes, our_megabytes, our_precisions
 from peers import read_peers
@@ -23,17 +24,18 @@ def write_tensors(folder, sizes):
 
 def test_a_tied_head_is_read_whole_and_positions_are_not(tmp_path):
     write_tensors(tmp_path, {"transformer.wte.weight": 400, "transformer.wpe.weight": 80, "transformer.ln_f.bias": 8})
-    assert bytes_a_token(tmp_path) == 408
+    assert bytes_a_token(tmp_path / "model.safetensors") == 408
 
 
 def test_a_head_of_its_own_is_read_instead(tmp_path):
     write_tensors(tmp_path, {"wte.weight": 400, "wpe.weight": 80, "lm_head.weight": 400, "ln_f.bias": 8})
-    assert bytes_a_token(tmp_path) == 408
+    assert bytes_a_token(tmp_path / "model.safetensors") == 408
 
 
 def test_ours_has_the_precisions_of_its_manifest(tmp_path):
     (tmp_path / "manifest.json").write_text('{"graphs": {"int8": {}, "fp32": {}}}')
-    assert our_precisions(tmp_path) == ["fp32", "int8"]
+    assert our_precisions(tmp_path, CPU.precisions) == ["fp32", "int8"]
+    assert our_precisions(tmp_path, CUDA.precisions) == []
 
 
 def test_of_ours_a_precision_is_as_large_as_what_it_reads(tmp_path):
@@ -52,7 +54,7 @@ def test_a_model_is_made_again_only_from_another_checkpoint(tmp_path):
         made.append(target)
         target.write_text("model")
 
-    models = Models(tmp_path, tmp_path)
+    models = Models(tmp_path, tmp_path, CPU)
     for key in ("a", "a", "b", "b"):
         models._kept("model", {"from": key}, make)
     assert len(made) == 2
@@ -67,7 +69,7 @@ def test_a_conversion_that_fails_leaves_nothing(tmp_path):
         raise PeerError("no")
 
     with pytest.raises(PeerError, match="no"):
-        Models(tmp_path, tmp_path)._kept("model", {}, make)
+        Models(tmp_path, tmp_path, CPU)._kept("model", {}, make)
     assert not list(tmp_path.iterdir())
 
 

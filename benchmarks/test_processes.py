@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import processes
 import pytest
 from processes import Adapter, PeerError, kill_group, last_line, process_tree, run
 
@@ -57,6 +58,13 @@ def test_memory_and_time_are_those_of_the_tree(counting):
     counting.ask("generate", prompts=[[1]], new_tokens=1)
     assert 1 < counting.peak_megabytes() < 1000
     assert counting.cpu_seconds() >= 0
+
+
+def test_a_process_that_has_ended_takes_nothing():
+    process = subprocess.Popen(["true"])
+    process.wait()
+    assert process_tree(process.pid) == [process.pid]
+    assert (processes._cpu_ticks(process.pid), processes._status_bytes(process.pid, "VmHWM:")) == (0, 0)
 
 
 def test_an_adapter_ends_with_its_input(counting):

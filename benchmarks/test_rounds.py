@@ -1,26 +1,30 @@
 """A whole run with a fake runtime: the order, the reference ids, and a peer that fails."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import rounds
-from peers import Variant
+from devices import CPU
+from peers import OURS, Variant
 from processes import PeerError
-from rounds import Bench
+from rounds import Bench, Program
 from works import Work
 
-FP32, INT8 = (Variant(peer="counting", precision=precision) for precision in ("fp32", "int8"))
+FP32, INT8 = (Variant(peer=OURS, precision=precision) for precision in ("fp32", "int8"))
+PROGRAM = Program(python=Path(sys.executable), adapter="counting", model=Path("model"))
 
 
 @pytest.fixture
 def bench(tmp_path, monkeypatch):
     pytest.importorskip("numpy")
-    monkeypatch.setattr(rounds, "BASE", FP32)
     monkeypatch.setattr(rounds, "SETTLE_SECONDS", 0)
-    monkeypatch.setattr(rounds, "WORKS", {name: Work(rows=2, prompt=3, new=4) for name in ("decode", "start")})
-    programs = {FP32: (Path(sys.executable), Path("model")), INT8: (Path(sys.executable), Path("model"))}
-    return Bench(programs=programs, threads=1, vocabulary=50, logs=tmp_path, failures={}, tell=lambda line: None)
+    device = replace(CPU, works={name: Work(rows=2, prompt=3, new=4) for name in ("decode", "start")})
+    programs = {FP32: PROGRAM, INT8: PROGRAM}
+    return Bench(
+        device=device, programs=programs, threads=1, vocabulary=50, logs=tmp_path, failures={}, tell=lambda line: None
+    )
 
 
 def test_every_work_is_measured_in_every_round(bench):
@@ -34,12 +38,12 @@ def test_every_work_is_measured_in_every_round(bench):
 
 def test_a_peer_that_fails_is_noted_and_left_out(bench):
     records = list(bench.measure(["decode"], 1))
-    assert bench.failures == {"counting int8": "load: ValueError: int8 is not known"}
+    assert bench.failures == {"ours int8": "load: ValueError: int8 is not known"}
     assert {record.precision for record in records if record.figure == "decode"} == {"fp32"}
 
 
 def test_without_ours_there_is_no_run(bench):
-    bench.programs = {FP32: (Path("/bin/false"), Path("model"))}
+    bench.programs = {FP32: replace(PROGRAM, python=Path("/bin/false"))}
     with pytest.raises(PeerError):
         list(bench.measure(["decode"], 1))
 

@@ -21,6 +21,15 @@ class Work:
         rng = random.Random(0)
         return [[rng.randrange(vocabulary) for _ in range(self.prompt)] for _ in range(self.rows)]
 
+    @property
+    def context(self) -> float:
+        """The tokens that a step of decoding attends to, on average: prompt + 1 in the first, prompt + new - 1 at last.
+
+        >>> Work(rows=1, prompt=32, new=128).context
+        96.0
+        """
+        return self.prompt + self.new / 2
+
 
 WORKS = {
     "decode": Work(rows=1, prompt=32, new=128),
@@ -28,6 +37,19 @@ WORKS = {
     "prefill": Work(rows=1, prompt=512, new=1),
     "batch": Work(rows=8, prompt=32, new=64),
     # The same as `decode` in a fresh process: the first token, the last, and the memory that alone takes.
+    "start": Work(rows=1, prompt=32, new=128),
+}
+CUDA_WORKS = {
+    "decode": Work(rows=1, prompt=32, new=128),
+    "decode_8": Work(rows=8, prompt=32, new=128),
+    "decode_64": Work(rows=64, prompt=32, new=128),
+    "decode_256": Work(rows=256, prompt=32, new=128),
+    "context": Work(rows=1, prompt=896, new=100),
+    "context_8": Work(rows=8, prompt=896, new=100),
+    "context_64": Work(rows=64, prompt=896, new=100),
+    "context_256": Work(rows=256, prompt=896, new=100),
+    "prefill": Work(rows=1, prompt=512, new=1),
+    "prefill_8": Work(rows=8, prompt=512, new=1),
     "start": Work(rows=1, prompt=32, new=128),
 }
 
@@ -55,8 +77,15 @@ class Figure:
 
 FIGURES = {
     "decode": Figure(title="decode, 32 + 128 tokens", unit="tokens/s", larger_is_better=True),
+    "decode_8": Figure(title="decode, 8 x (32 + 128)", unit="tokens/s", larger_is_better=True),
+    "decode_64": Figure(title="decode, 64 x (32 + 128)", unit="tokens/s", larger_is_better=True),
+    "decode_256": Figure(title="decode, 256 x (32 + 128)", unit="tokens/s", larger_is_better=True),
     "context": Figure(title="decode at 900, 896 + 100", unit="tokens/s", larger_is_better=True),
+    "context_8": Figure(title="decode at 900, 8 x (896 + 100)", unit="tokens/s", larger_is_better=True),
+    "context_64": Figure(title="decode at 900, 64 x (896 + 100)", unit="tokens/s", larger_is_better=True),
+    "context_256": Figure(title="decode at 900, 256 x (896 + 100)", unit="tokens/s", larger_is_better=True),
     "prefill": Figure(title="first token of 512", unit="ms"),
+    "prefill_8": Figure(title="first tokens of 8 x 512", unit="ms"),
     "batch": Figure(title="batch, 8 x (32 + 64)", unit="tokens/s", larger_is_better=True),
     "start": Figure(title="start to first token", unit="s", digits=2),
     "whole": Figure(title="start to 128 tokens", unit="s", digits=2),
@@ -65,12 +94,12 @@ FIGURES = {
 }
 
 
-def speed(name: str, work: Work, first_token_seconds: float, decode_seconds: float) -> float:
-    """The figure of a work: tokens a second after the first, over all rows; for `prefill`, milliseconds to the first.
+def speed(work: Work, first_token_seconds: float, decode_seconds: float) -> float:
+    """The figure of a work: tokens a second after the first, over all rows; of a prefill, milliseconds to the first.
 
-    >>> speed("batch", Work(rows=8, prompt=32, new=64), 0.1, 2.0)
+    >>> speed(Work(rows=8, prompt=32, new=64), 0.1, 2.0)
     252.0
     """
-    if name == "prefill":
+    if work.new == 1:
         return first_token_seconds * 1000
     return work.rows * (work.new - 1) / decode_seconds

@@ -41,7 +41,8 @@ ARROWS = {
         beams, completion, generate <- text <- lm_eval; scheduler, text <- batch <- job <- jobs;
         memory, text <- loading <- inspection;
         text <- explanation; detokenizer, explanation, glyphs <- page;
-        buffers, bundle <- roofline; memory, roofline, session <- bench; bench, inspection, jobs, page, perplexity <- cli
+        buffers, bundle <- roofline; memory, roofline, session <- bench;
+        bench, inspection, jobs, page, perplexity <- cli
     """,
 }
 NEVER = {

@@ -6,12 +6,27 @@ from protocol import Generated, serve
 
 
 class Counting:
-    def load(self, model: str, precision: str, threads: int) -> None:
+    most = 1000
+
+    def load(
+        self, model: str, precision: str, threads: int, device: str = "cpu", most: int = 1000, known: str = "fp32"
+    ) -> None:
+        """It knows one precision, and cannot hold more than `most` rows; no precision is for `read` alone."""
         print("loading", model)
-        if precision != "fp32":
+        self.most = most
+        if precision not in (known, ""):
             raise ValueError(f"{precision} is\nnot known")
 
+    def release(self) -> None:
+        print("released", flush=True)
+
+    def read(self) -> dict[str, float]:
+        """As an adapter of bandwidth does."""
+        return {"bytes": 1e9, "seconds": 0.5}
+
     def generate(self, prompts: list[list[int]], new_tokens: int) -> Generated:
+        if len(prompts) > self.most:
+            raise MemoryError(f"{len(prompts)} rows are too many")
         start = perf_counter()
         ids = [[prompt[-1] + 1 + index for index in range(new_tokens)] for prompt in prompts]
         first = perf_counter()

@@ -3,6 +3,8 @@
 Its converter for transformers would bring torch into this environment, and then `import ctranslate2` imports torch too.
 """
 
+import ctypes
+import sysconfig
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -11,7 +13,8 @@ from protocol import Generated, serve
 
 from adapters.tensors import dummy_tokens, read_config, read_tensors
 
-COMPUTE_TYPES = {"fp32": "float32", "int8": "int8_float32"}
+COMPUTE_TYPES = {"fp32": "float32", "fp16": "float16", "int8": "int8_float32"}
+CUBLAS = ("libcublasLt.so.12", "libcublas.so.12")
 
 
 class CTranslate2:
@@ -42,14 +45,35 @@ class CTranslate2:
         Path(target).mkdir()
         spec.save(target)
 
-    def load(self, model: str, precision: str, threads: int) -> None:
+    def load(self, model: str, precision: str, threads: int, device: str = "cpu") -> None:
         from ctranslate2 import Generator
 
+        if device == "cuda":
+            load_cublas(Path(sysconfig.get_path("purelib")))
+        self.device = device
         self.generator = Generator(
-            model, device="cpu", compute_type=COMPUTE_TYPES[precision], inter_threads=1, intra_threads=threads
+            model, device=device, compute_type=COMPUTE_TYPES[precision], inter_threads=1, intra_threads=threads
         )
 
+    def release(self) -> None:
+        """Weights and buffers; the next run loads them again."""
+        self.generator.unload_model()
+
     def generate(self, prompts: list[list[int]], new_tokens: int) -> Generated:
+        if not self.generator.model_is_loaded:
+            self.generator.load_model()
+        return self.called_back(prompts, new_tokens) if self.device == "cpu" else self.twice(prompts, new_tokens)
+
+    def twice(self, prompts: list[list[int]], new_tokens: int) -> Generated:
+        """The first token in a run of its own: to be called back for every token of every row is dear on a GPU."""
+        start = perf_counter()
+        self.run(prompts, 1)
+        first = perf_counter() - start
+        start = perf_counter()
+        ids = self.run(prompts, new_tokens)
+        return Generated(ids, (start, start + first, perf_counter()))
+
+    def called_back(self, prompts: list[list[int]], new_tokens: int) -> Generated:
         first: list[float] = []
 
         def note_first(step: Any) -> bool:
@@ -58,16 +82,28 @@ class CTranslate2:
             return False
 
         start = perf_counter()
+        ids = self.run(prompts, new_tokens, callback=note_first)
+        end = perf_counter()
+        return Generated(ids, (start, first[-1], end))
+
+    def run(self, prompts: list[list[int]], new_tokens: int, **more: Any) -> list[list[int]]:
         results = self.generator.generate_batch(
             [[f"t{token}" for token in prompt] for prompt in prompts],
             max_length=new_tokens,
             end_token=[],
             beam_size=1,
             include_prompt_in_result=False,  # with it the prompt is read token by token
-            callback=note_first,
+            **more,
         )
-        end = perf_counter()
-        return Generated([result.sequences_ids[0] for result in results], (start, first[-1], end))
+        return [result.sequences_ids[0] for result in results]
+
+
+def load_cublas(packages: Path) -> None:
+    """NVIDIA's wheel, where it is installed: CTranslate2 opens the library by its name, which is then known."""
+    for name in CUBLAS:
+        library = packages / "nvidia/cublas/lib" / name
+        if library.exists():
+            ctypes.CDLL(str(library))
 
 
 def set_norm(spec: Any, tensors: dict[str, Any], name: str) -> None:

@@ -1,6 +1,7 @@
 """gpt2_runtime: one prompt as a user would generate, a batch through the session's steps."""
 
 from time import perf_counter
+from typing import Any
 
 from protocol import Generated, serve
 
@@ -8,11 +9,17 @@ from protocol import Generated, serve
 class Ours:
     """The folder that gpt2-export makes is opened as it is; the driver made it."""
 
-    def load(self, model: str, precision: str, threads: int) -> None:
+    def load(self, model: str, precision: str, threads: int, device: str = "cpu", **options: Any) -> None:
+        """`options` are the session's own, `cuda_graph` for one."""
         from gpt2_runtime import Session
 
         # As `gpt2-runtime generate` opens it: in float32, weights are packed once a few tokens were read.
-        self.session = Session.open(model, precision=precision, threads=threads, prepack=False)
+        self.session = Session.open(
+            model, precision=precision, provider=device, threads=threads, prepack=False, **options
+        )
+
+    def release(self) -> None:
+        """A cache's memory goes back to onnxruntime, which keeps it for the next."""
 
     def generate(self, prompts: list[list[int]], new_tokens: int) -> Generated:
         return self.one(prompts[0], new_tokens) if len(prompts) == 1 else self.batch(prompts, new_tokens)

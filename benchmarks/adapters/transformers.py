@@ -1,25 +1,67 @@
-"""transformers: GPT2LMHeadModel.generate on the checkpoint itself, float32, torch's scaled_dot_product_attention."""
+"""transformers: GPT2LMHeadModel.generate on the checkpoint itself, torch's scaled_dot_product_attention.
 
+Compiled, it is what `generate` does by itself on a GPU with a static cache: the prompt is read as it is, the steps
+after it by `torch.compile(model, mode="reduce-overhead")`, which is a CUDA graph. Three things are done for it that a
+program with one shape of work does not need. Each shape is compiled for itself (by default, the second makes all that
+follow dynamic). More shapes are let compile than torch's 8, beyond which it would not compile at all. And a shape keeps
+its cache: `generate` makes one for each call, as long as the longest so far, and the CUDA graph is recorded again.
+"""
+
+import gc
 from pathlib import Path
+from typing import Any
 
 from protocol import Generated, serve
 
 from adapters import streaming
+
+SHAPES = 64
+ALIGNED = 8  # a mask of other lengths is copied by torch's attention
 
 
 class Transformers:
     def convert(self, checkpoint: str, target: str, precision: str) -> None:
         Path(target).symlink_to(checkpoint)
 
-    def load(self, model: str, precision: str, threads: int) -> None:
+    def load(self, model: str, precision: str, threads: int, device: str = "cpu", compiled: bool = False) -> None:
         import torch
         from transformers import GPT2LMHeadModel
 
         torch.set_num_threads(threads)
-        self.model = GPT2LMHeadModel.from_pretrained(model, dtype=torch.float32, attn_implementation="sdpa").eval()
+        dtype = {"fp32": torch.float32, "fp16": torch.float16}[precision]
+        self.model = GPT2LMHeadModel.from_pretrained(model, dtype=dtype, attn_implementation="sdpa").eval().to(device)
+        self.compiled, self.caches = compiled, {}
+        if compiled:
+            torch._dynamo.config.recompile_limit = SHAPES
+            torch._dynamo.config.fail_on_recompile_limit_hit = True
+
+    def release(self) -> None:
+        """What torch keeps for later; a compiled shape keeps its cache, for the CUDA graph is of that memory."""
+        import torch
+
+        gc.collect()
+        torch.cuda.empty_cache()
 
     def generate(self, prompts: list[list[int]], new_tokens: int) -> Generated:
-        return streaming.generate(self.model, prompts, new_tokens)
+        options = self.static(len(prompts), len(prompts[0]) + new_tokens) if self.compiled else {}
+        return streaming.generate(self.model, prompts, new_tokens, **options)
+
+    def static(self, rows: int, length: int) -> dict[str, Any]:
+        """What makes `generate` compile: a static cache, empty, that is the same one for the same shape."""
+        import torch
+        from transformers import CompileConfig, StaticCache
+
+        if (rows, length) not in self.caches:
+            longest = -(-length // ALIGNED) * ALIGNED
+            self.caches[rows, length] = StaticCache(config=self.model.config, max_cache_len=longest)
+        cache = self.caches[rows, length]
+        with torch.inference_mode():  # as `generate` fills it
+            cache.reset()
+        if self.model.device.type == "cuda":
+            torch.cuda.synchronize()  # it is emptied before the clock is read
+        settings = CompileConfig(fullgraph=True, dynamic=False)
+        settings._compile_all_devices = True  # the CPU too, on which this adapter can be tried
+        return {"cache": cache, "compile_config": settings}
 
 
 if __name__ == "__main__":

@@ -1,0 +1,65 @@
+"""No runtime: how fast this GPU copies within its memory at the moment, by CUDA's own copy.
+
+In the environment of gpt2-runtime, whose onnxruntime brings libcudart.
+"""
+
+import ctypes
+from time import perf_counter
+from typing import Any
+
+from protocol import serve
+
+BYTES = 512 * 2**20  # far beyond any cache
+COPIES = 10  # between two looks at the clock: to start one and to wait for it takes a hundredth of a copy
+PASSES = 3
+DEVICE_TO_DEVICE = 3  # cudaMemcpyDeviceToDevice
+
+
+class Bandwidth:
+    def load(self, model: str, precision: str, threads: int) -> None:
+        self.start(libcudart())
+
+    def start(self, runtime: Any, size: int = BYTES) -> None:
+        """Two pieces of the device's memory."""
+        self.runtime, self.size = runtime, size
+        self.source, self.target = ctypes.c_void_p(), ctypes.c_void_p()
+        for pointer in (self.source, self.target):
+            self.call("cudaMalloc", ctypes.byref(pointer), ctypes.c_size_t(size))
+            self.call("cudaMemset", pointer, ctypes.c_int(1), ctypes.c_size_t(size))
+        self.pass_over()
+
+    def pass_over(self) -> None:
+        size, kind = ctypes.c_size_t(self.size), ctypes.c_int(DEVICE_TO_DEVICE)
+        for _ in range(COPIES):
+            self.call("cudaMemcpyAsync", self.target, self.source, size, kind, ctypes.c_void_p())
+        self.call("cudaDeviceSynchronize")
+
+    def read(self) -> dict[str, float]:
+        """The fastest of a few passes; what is copied is read and written. One more before brings up the clock."""
+        self.pass_over()
+        seconds = []
+        for _ in range(PASSES):
+            start = perf_counter()
+            self.pass_over()
+            seconds.append(perf_counter() - start)
+        return {"bytes": 2 * COPIES * self.size, "seconds": min(seconds)}
+
+    def call(self, name: str, *arguments: Any) -> None:
+        status = getattr(self.runtime, name)(*arguments)
+        if status:
+            told = self.runtime.cudaGetErrorString
+            told.restype = ctypes.c_char_p
+            raise RuntimeError(f"{name} failed with {status}: {told(status).decode()}")
+
+
+def libcudart() -> Any:
+    """CUDA's runtime, as gpt2-runtime finds it; its ProviderError where there is none."""
+    import onnxruntime
+    from gpt2_runtime.providers import choose_provider
+
+    choose_provider("cuda")
+    return ctypes.CDLL(f"libcudart.so.{str(onnxruntime.cuda_version).partition('.')[0]}")
+
+
+if __name__ == "__main__":
+    serve(Bandwidth())

@@ -1,11 +1,15 @@
 """What the tests between the packages share; it imports none of them, for `tests/cuda` has only the runtime."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
+
+if TYPE_CHECKING:
+    from shared import Shared
 
 pytest.register_assert_rewrite("goldens")
 
@@ -23,32 +27,27 @@ def tokenizer_dir() -> Path:
     return Path(named)
 
 
-Shared = Callable[[str, Callable[[Path], None]], Path]
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> "Shared":
+    """Makes a folder under a name, once for all workers of a run."""
+    from shared import shared_below
+
+    return shared_below(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _traced_once() -> Iterator[None]:
+    if find_spec("gpt2_export") is None:
+        yield
+        return
+    from traces import once, traced
+
+    with traced(once):
+        yield
 
 
 @pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
-    """Makes a folder under a name, once for all workers of a run: an export takes as long as many a file of tests."""
-    from filelock import FileLock
-
-    base = tmp_path_factory.getbasetemp()
-    place = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
-
-    def make(name: str, write: Callable[[Path], None]) -> Path:
-        folder, partial = place / name, place / f"{name} partial"
-        place.mkdir(exist_ok=True)
-        with FileLock(place / f"{name}.lock"):
-            if not folder.exists():
-                partial.mkdir()
-                write(partial)
-                partial.rename(folder)
-        return folder
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def demo_folder(shared: Shared) -> Path:
+def demo_folder(shared: "Shared") -> Path:
     """The demo model's folder, unverified: a model of real text, which repeats itself as a random one does not."""
     from gpt2_export import add_graph, freeze_only
 
@@ -67,7 +66,7 @@ class Made(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def made(shared: Shared) -> Callable[[str], Made]:
+def made(shared: "Shared") -> Callable[[str], Made]:
     """Makes the folder of a variant (see `checkpoints.py`), once a run and without verifying: that is done here."""
     from checkpoints import VARIANTS, network
     from gpt2_export import add_graph, freeze_only
@@ -82,3 +81,26 @@ def made(shared: Shared) -> Callable[[str], Made]:
         return Made(source=place / "source", folder=place / "folder")
 
     return make
+
+
+@pytest.fixture(scope="session")
+def full_size(shared: "Shared") -> Made:
+    """124M weights of transformers' own initialiser, and their folder without the explaining graph.
+
+    Nothing reads that here, and of twelve layers it takes 20 seconds; the demo is made with it.
+    """
+    import torch
+    from gpt2_export import freeze_only
+    from gpt2_export.portable import PORTABLE
+    from gpt2_export.serving import SERVING
+    from traces import add_graphs
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    def write(place: Path) -> None:
+        torch.manual_seed(0)
+        GPT2LMHeadModel(GPT2Config()).save_pretrained(place / "source")
+        freeze_only(place / "source", place / "folder")
+        add_graphs(place / "folder", [PORTABLE, SERVING])
+
+    place = shared("full size", write)
+    return Made(source=place / "source", folder=place / "folder")

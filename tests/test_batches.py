@@ -6,12 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 from checkpoints import network
-from gpt2_export import add_graph, freeze_only
+from gpt2_export import freeze_only
+from gpt2_export.serving import SERVING
 from gpt2_runtime import GREEDY, Completion, Prompt, SamplingConfig, TextGenerator, complete_batch, lookup
 from gpt2_runtime.batch import complete
 from gpt2_runtime.decoding import Decoding
 from gpt2_runtime.sampling import sample
 from gpt2_runtime.serving import SharedCache
+from traces import add_graphs
 
 PROMPTS = 64
 LONGEST = 900
@@ -24,7 +26,7 @@ def generator(tmp_path_factory: pytest.TempPathFactory) -> TextGenerator:
     place = tmp_path_factory.mktemp("batches")
     network(vocab_size=VOCABULARY, n_positions=1024, n_embd=32, n_layer=2, n_head=4).save_pretrained(place / "source")
     freeze_only(place / "source", place / "folder")
-    add_graph(place / "folder")
+    add_graphs(place / "folder", [SERVING])
     return TextGenerator.open(place / "folder")
 
 

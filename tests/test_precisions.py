@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import backends
 import gpt2_export
@@ -17,7 +18,6 @@ from gpt2_export.verify import kl
 from gpt2_model import GPT2Config
 from gpt2_runtime import Session
 from sweep import Array, Step
-from transformers import GPT2Config as TheirConfig
 from transformers import GPT2LMHeadModel
 
 WEIGHTS = "model.safetensors"
@@ -28,10 +28,8 @@ OUTLIERS = [5, 200, 411, 700]  # channels
 LIMITS = {"int8": 1e-4, "int4": 1.2e-2, "int8, outliers": 1e-3}
 
 
-def large(change: Callable[[str, torch.Tensor], None] = lambda name, parameter: None) -> GPT2LMHeadModel:
-    """124M weights of transformers' own initialiser."""
-    torch.manual_seed(0)
-    made = GPT2LMHeadModel(TheirConfig())
+def changed(source: Path, change: Callable[[str, torch.Tensor], None]) -> GPT2LMHeadModel:
+    made = GPT2LMHeadModel.from_pretrained(source)
     with torch.no_grad():
         for name, parameter in made.named_parameters():
             change(name, parameter)
@@ -58,12 +56,13 @@ def frozen(made: GPT2LMHeadModel, place: Path) -> Path:
 class Large:
     """Folders of one config, whose graph is traced once: every tensor lies at the same place in each."""
 
-    def __init__(self, place: Path) -> None:
-        self.place = place
+    def __init__(self, full_size: Any, place: Path) -> None:
+        self.source = full_size.source
         self.config = GPT2Config()
-        self.folders = {"plain": frozen(large(), place / "plain")}
-        self.base = graph.base(SERVING, self.config, self.folders["plain"] / WEIGHTS)
-        kinds.write_all({SERVING: self.base}, self.config, self.folders["plain"])
+        self.folders = {"plain": place}
+        for file in (WEIGHTS, SERVING.file):
+            (place / file).hardlink_to(full_size.folder / file)  # others read it: what is added goes beside
+        self.base = graph.base(SERVING, self.config, place / WEIGHTS)
 
     def add(self, name: str, precision: Precision, keep: tuple[str, ...] = ()) -> Path:
         """The folder of that name with a precision."""
@@ -82,8 +81,8 @@ class Large:
 
 
 @pytest.fixture(scope="module")
-def at_full_size(tmp_path_factory: pytest.TempPathFactory) -> Large:
-    return Large(tmp_path_factory.mktemp("large"))
+def at_full_size(full_size: Any, tmp_path_factory: pytest.TempPathFactory) -> Large:
+    return Large(full_size, tmp_path_factory.mktemp("large"))
 
 
 @pytest.mark.parametrize(("precision", "share"), [(INT8, 0.285), (INT4, 0.2)], ids=["int8", "int4"])
@@ -101,7 +100,7 @@ def test_size_and_loss_at_full_size(at_full_size: Large, precision: Precision, s
 def test_outliers_cost_int8_little_with_the_rescaling_and_too_much_without(
     at_full_size: Large, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    at_full_size.folders["outliers"] = frozen(large(with_outliers), tmp_path)
+    at_full_size.folders["outliers"] = frozen(changed(at_full_size.source, with_outliers), tmp_path)
     kinds.write_all({SERVING: at_full_size.base}, at_full_size.config, at_full_size.folders["outliers"])
     at_full_size.add("outliers", INT8)
     assert at_full_size.lost("outliers", INT8) <= LIMITS["int8, outliers"]
@@ -115,7 +114,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with every precision."""
     folder = frozen(network(**VARIANTS["as published"]), tmp_path_factory.mktemp("small"))
     config = GPT2Config(vocab_size=97, n_positions=80, n_embd=32, n_layer=2, n_head=4)
-    bases, _ = kinds.trace_all(config, folder / WEIGHTS)
+    bases, _ = kinds.trace_all(config, folder / WEIGHTS, kinds=[SERVING])
     kinds.write_all(bases, config, folder)
     for precision in PRECISIONS.values():
         kinds.write_all(bases, config, folder, (precision, precision.freeze(config, folder / WEIGHTS, folder)))

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import load_file
+from traces import anew, traced
 
 DATA = Path(__file__).parents[1] / "packages/runtime/tests/data"
 
 
 def test_the_committed_folder_is_what_the_export_makes_today(tmp_path: Path) -> None:
-    runpy.run_path(str(DATA / "make_tiny.py"))["main"](tmp_path / "tiny")
+    with traced(anew):
+        runpy.run_path(str(DATA / "make_tiny.py"))["main"](tmp_path / "tiny")
     committed, made = DATA / "tiny", tmp_path / "tiny"
     assert sorted(path.name for path in made.iterdir()) == sorted(path.name for path in committed.iterdir())
     for name in {path.name for path in made.iterdir()} - {"manifest.json", "model.safetensors"}:  # versions, rounding

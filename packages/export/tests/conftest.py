@@ -5,8 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,10 @@ from gpt2_model import GPT2, GPT2Config
 from gpt2_model.weights import stored_tensors
 from hypothesis import settings
 from safetensors.torch import save_file
+from shared import Shared, shared_below
 from tokenizers import ByteLevelBPETokenizer
 from torch import Tensor
+from traces import anew, once, traced
 
 # The same examples on every run: a red run can be repeated, and a green one means the same everywhere.
 settings.register_profile("repeatable", derandomize=True, database=None, deadline=None, max_examples=25)
@@ -37,6 +38,7 @@ MakeModel = Callable[..., GPT2]
 Freeze = Callable[[GPT2, Path], None]
 MakeCheckpoint = Callable[..., Path]
 Run = Callable[..., Result]
+Stage = tuple[str, int, int]
 
 # Runs command lines in one process (torch takes seconds to import) and prints what each of them did.
 DRIVER = """
@@ -104,47 +106,62 @@ def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def source(make_checkpoint: MakeCheckpoint, vocabulary: Path) -> Path:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
+    """Makes a folder under a name, once for all workers of a run."""
+    return shared_below(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture(scope="session")
+def source(shared: Shared, make_checkpoint: MakeCheckpoint, vocabulary: Path) -> Path:
     """A whole checkpoint, for reading: weights, config, tokenizer."""
-    folder = make_checkpoint(config={"bos_token_id": 299, "eos_token_id": 299})
-    for file in vocabulary.iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
-    return folder
+
+    def write(place: Path) -> None:
+        shutil.copytree(make_checkpoint(config={"bos_token_id": 299, "eos_token_id": 299}), place / "checkpoint")
+        shutil.copytree(vocabulary, place / "checkpoint", dirs_exist_ok=True)
+
+    return shared("source", write) / "checkpoint"
 
 
 @pytest.fixture(scope="session")
-def stages() -> list[tuple[str, int, int]]:
-    """What `made` told its progress."""
-    return []
-
-
-@pytest.fixture(scope="session")
-def made(source: Path, stages: list[tuple[str, int, int]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(shared: Shared, source: Path) -> Path:
     """`source`, made; for reading."""
-    out = tmp_path_factory.mktemp("made") / "out"
-    make(source, out, progress=lambda *stage: stages.append(stage))
-    return out
+
+    def write(place: Path) -> None:
+        stages: list[Stage] = []
+        with traced(anew):  # its bytes are compared
+            make(source, place / "out", progress=lambda *stage: stages.append(stage))
+        (place / "stages.json").write_text(json.dumps(stages))
+
+    return shared("made", write) / "out"
 
 
 @pytest.fixture(scope="session")
-def quantized(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def stages(made: Path) -> list[Stage]:
+    """What `made` told its progress."""
+    return [(name, done, total) for name, done, total in json.loads((made.parent / "stages.json").read_text())]
+
+
+@pytest.fixture(scope="session")
+def quantized(shared: Shared, made: Path) -> Path:
     """`made` with every precision, for reading; so small and wild a network may lose what it wants."""
-    folder = Path(shutil.copytree(made, tmp_path_factory.mktemp("quantized") / "out"))
-    quantize(folder, ["fp16", "int8", "int4"], max_ppl_increase=1000)
-    return folder
+
+    def write(place: Path) -> None:
+        quantize(shutil.copytree(made, place / "out"), ["fp16", "int8", "int4"], max_ppl_increase=1000)
+
+    return shared("quantized", write) / "out"
 
 
-@pytest.fixture(scope="session")
-def trace() -> Callable[..., Any]:
-    """`graph.trace`, which takes seconds and depends on kind and config alone: each is traced once, and cloned."""
-    once = cache(graph.trace)
-    return lambda kind, config: once(kind, config).clone()
+@pytest.fixture(scope="session", autouse=True)
+def _traced_once() -> Iterator[None]:
+    with traced(once):
+        yield
 
 
 @pytest.fixture
-def traced_once(made: Path, trace: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests that quantize; `made` itself, whose bytes are compared, comes before it."""
-    monkeypatch.setattr(graph, "trace", trace)
+def _traced_anew() -> Iterator[None]:
+    """For what is true of tracing itself."""
+    with traced(anew):
+        yield
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 from gpt2_export import graph
 from gpt2_export.graph import Kind
-from gpt2_model import GPT2, GPT2Config
+from gpt2_model import GPT2
 from gpt2_model.weights import stored_tensors
 from safetensors.numpy import load_file
 
@@ -122,6 +122,7 @@ def test_a_written_graph_holds_no_path_of_where_it_was_made(made: Path, kind: Ki
     onnx.checker.check_model(Path(moved) / kind.file, full_check=True)
 
 
+@pytest.mark.usefixtures("_traced_anew")
 def test_the_exporters_remarks_on_itself_are_not_shown(
     made: Path, kind: Kind, frozen: Path, model: GPT2, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -132,9 +133,9 @@ def test_the_exporters_remarks_on_itself_are_not_shown(
     assert np.array_equal(load_file(frozen / WEIGHTS)["transformer.ln_f.bias"], model.ln_f.bias.detach().numpy())
 
 
-def test_weights_that_are_equal_stay_apart(kind: Kind, freeze_network: Freeze, tmp_path: Path) -> None:
+def test_weights_that_are_equal_stay_apart(kind: Kind, model: GPT2, freeze_network: Freeze, tmp_path: Path) -> None:
     """As they are before training: norms of ones, biases of zeros. In another precision they need not be equal."""
-    untrained = GPT2(GPT2Config(vocab_size=50, n_positions=16, n_embd=16, n_layer=2, n_head=2))
+    untrained = GPT2(model.config)
     freeze_network(untrained, tmp_path)
     base = graph.base(kind, untrained.config, tmp_path / WEIGHTS)
     weights = {name: value for name, value in base.graph.initializers.items() if name.startswith("transformer.")}

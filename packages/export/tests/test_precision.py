@@ -15,8 +15,6 @@ from gpt2_export.serving import SERVING
 from gpt2_model import GPT2, GPT2Config
 from gpt2_model.weights import TRANSPOSE, from_file_name
 
-pytestmark = pytest.mark.usefixtures("traced_once")
-
 MakeModel = Callable[..., GPT2]
 Freeze = Callable[[GPT2, Path], None]
 WEIGHTS = "model.safetensors"
@@ -174,7 +172,7 @@ def test_large_channels_of_every_norm_are_moved_and_far_less_is_lost(
             if "ln_" in name and name.endswith("weight"):
                 parameter[[3, 17]] *= 30
     freeze_network(model, tmp_path)
-    bases, _ = kinds.trace_all(model.config, tmp_path / WEIGHTS)
+    bases, _ = kinds.trace_all(model.config, tmp_path / WEIGHTS, kinds=kinds.of(INT8))
     kinds.write_all(bases, model.config, tmp_path)
     expected = logits(backends.graph("serving", tmp_path))
 
@@ -194,7 +192,7 @@ def test_large_channels_of_every_norm_are_moved_and_far_less_is_lost(
 
 
 def test_a_graph_that_passes_blocks_over_is_refused(model: GPT2, made: Path, tmp_path: Path) -> None:
-    bases, _ = kinds.trace_all(model.config, made / WEIGHTS)
+    bases, _ = kinds.trace_all(model.config, made / WEIGHTS, kinds=[SERVING])
     weights = INT8.freeze(model.config, made / WEIGHTS, tmp_path)
     proto = bases[SERVING]
     product = next(node for node in proto.graph if node.op_type == "MatMul")

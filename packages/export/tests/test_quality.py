@@ -15,8 +15,6 @@ from gpt2_export.errors import PrecisionError, QualityError
 from gpt2_export.precision import INT4, INT8
 from gpt2_model import GPT2, GPT2Config
 
-pytestmark = pytest.mark.usefixtures("traced_once")
-
 IDS = np.random.default_rng(0).integers(300, size=60)
 
 
@@ -165,7 +163,7 @@ def test_float16_is_refused_where_an_activation_would_not_fit(
 ) -> None:
     from gpt2_export import make
 
-    model = make_model(n_layer=1)
+    model = make_model()
     with torch.no_grad():
         model.h[0].mlp.c_fc.bias[2] = 3e5  # of which the product is still float32's
     out = tmp_path / "out"

@@ -11,8 +11,6 @@ from gpt2_export.calibration import OWN
 from gpt2_export.errors import FolderError, PrecisionError, StorageError
 from gpt2_model import GPT2
 
-pytestmark = pytest.mark.usefixtures("traced_once")
-
 Run = Callable[..., Result]
 INT8 = ["--precision", "int8", "--max-ppl-increase", "1000"]
 

@@ -121,7 +121,7 @@ def test_when_a_step_fails_there_is_no_folder(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("stage", "next_step"), [("freeze", "kinds.export_all"), ("export", "verify")])
+@pytest.mark.parametrize(("stage", "next_step"), [("freeze", "kinds.trace_all"), ("export", "verify")])
 def test_a_command_that_is_killed_leaves_no_folder_and_the_next_one_cleans_up(
     source: Path, tmp_path: Path, stage: str, next_step: str
 ) -> None:

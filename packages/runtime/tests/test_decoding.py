@@ -30,15 +30,16 @@ def slid(oracle, prompt, count):
 
 
 @pytest.mark.parametrize("length", [1, 4, 63, 64, 100])
-def test_a_full_window_goes_on_from_its_last_half(either, oracle, length):
+def test_a_full_window_goes_on_from_its_last_half(serving, portable, oracle, length):
     prompt = np.random.default_rng(length).integers(0, 299, size=length).tolist()
-    events, last = run(either, prompt, max_new_tokens=110, overflow="slide")
-    assert [event.id for event in events] == slid(oracle, prompt, 110)
-    assert last.reason == "length"
-    assert last.truncated == max(0, length - LIMIT)
+    expected = slid(oracle, prompt, 110)
     # The first slide is when a window of LIMIT tokens is to be read with one more; each later one after half a window.
     beyond = min(length, LIMIT) + 110 - 1 - LIMIT
-    assert last.slides == 1 + (beyond - 1) // (LIMIT - LIMIT // 2 + 1) if beyond > 0 else 0
+    slides = 1 + (beyond - 1) // (LIMIT - LIMIT // 2 + 1) if beyond > 0 else 0
+    for session in (serving, portable):
+        events, last = run(session, prompt, max_new_tokens=110, overflow="slide")
+        assert [event.id for event in events] == expected
+        assert (last.reason, last.truncated, last.slides) == ("length", max(0, length - LIMIT), slides)
 
 
 def test_sliding_changes_nothing_of_a_text_that_fits(either):

@@ -111,6 +111,7 @@ def chi_square_limit(freedom):
     return freedom * (1 - 2 / (9 * freedom) + 3.09 * math.sqrt(2 / (9 * freedom))) ** 3
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 @pytest.mark.parametrize("guesses", [(0, 0), (1, 2), (2, 1)])
 def test_guesses_leave_the_distribution_as_it_is(sampling, guesses):

@@ -126,6 +126,7 @@ def test_a_conversation_is_the_same_with_it_and_without(either, sampling):
     assert reused == [0, 0, 16, 16, 32]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 def test_prompts_with_shared_starts_are_the_same_with_it_and_without(opened, sampling):
     reused = assert_same_texts(opened, heads(40), sampling=SAMPLINGS[sampling])

@@ -140,6 +140,7 @@ EVERY_SETTING = [
 ]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("size", [1, 2, 700, FEW + 1, 5003, 50257])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_tokens_kept_and_drawn_are_those_of_the_plain_definition(shape, size):

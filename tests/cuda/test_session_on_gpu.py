@@ -3,14 +3,13 @@
 Skipped where there is no GPU.
 """
 
-import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 from gpt2_runtime import GREEDY, LookupConfig, Session, Token, generate, portable, serving
 from gpt2_runtime.errors import SettingError
+from gpus import gpus
 
 TINY = Path(__file__).parents[2] / "packages/runtime/tests/data/tiny"
 # float32 with TF32 off; it must still catch TF32 itself, which costs 1e-2 on these weights. In fp16 both round, each in
@@ -19,14 +18,6 @@ TINY = Path(__file__).parents[2] / "packages/runtime/tests/data/tiny"
 ATOL = {"fp32": 1e-4, "fp16": 2e-2, "int8": 0.3, "int4": 0.3}
 PRECISIONS = list(ATOL)
 Both = tuple[Session, Session]
-
-
-def gpus() -> str:
-    """What nvidia-smi lists, one line a GPU; empty where there is none."""
-    if shutil.which("nvidia-smi") is None:
-        return ""
-    found = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False)
-    return found.stdout if found.returncode == 0 else ""
 
 
 pytestmark = pytest.mark.skipif(not gpus(), reason="no NVIDIA GPU on this machine (nvidia-smi lists none)")

@@ -7,16 +7,16 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import torch
-from gpt2_export import make
-from transformers import GPT2Config, GPT2LMHeadModel
-
 NAMES = ("demo", "random")
 PRECISIONS = ("fp32", "fp16")
 
 
 def main(place: Path) -> None:
-    """The program."""
+    """The program. It imports here what is not installed where the folders are compared."""
+    import torch
+    from gpt2_export import make
+    from transformers import GPT2Config, GPT2LMHeadModel
+
     place.mkdir(parents=True, exist_ok=True)
     if not (place / "demo").exists():
         make("demo", place / "demo", precision=PRECISIONS)

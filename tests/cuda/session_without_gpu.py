@@ -10,12 +10,15 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from gpt2_runtime import Session
+from gpt2_runtime import GREEDY, LookupConfig, Session, TextGenerator, beam_search
 from gpt2_runtime.cache import Snapshot
 from gpt2_runtime.errors import SettingError
 from gpt2_runtime.explanation import Explainer
 from gpt2_runtime.placement import placed
 from gpt2_runtime.providers import PROVIDERS
+from gpt2_runtime.text import Settings
+
+TOKENS = 80  # more than the model reads at once
 
 
 def main(folder: str) -> None:
@@ -33,6 +36,10 @@ def main(folder: str) -> None:
         found[f"{precision} serving"] = asdict(session.placement) if session.placement else None
         move_rows(session)
     found["launches"] = {name: launches(folder, name == "captured") for name in ("told", "captured")}
+    found["texts"] = {
+        f"{precision}{' captured' if captured else ''}": texts(folder, precision, captured)
+        for precision, captured in [("fp16", True), *((name, False) for name in ("fp32", "fp16", "int8", "int4"))]
+    }
     explainer = Explainer.open(folder, provider="cuda")
     placement = placed(explainer.inference, PROVIDERS["cuda"], explainer.bundle.architecture.n_layer)
     found["explaining"] = asdict(placement) if placement else None
@@ -66,6 +73,19 @@ def launches(folder: str, cuda_graph: bool) -> list[tuple[int, int]]:
             counted.append(tuple(after - start for after, start in zip(counts(library), before, strict=True)))
         del cache
     return counted
+
+
+def texts(folder: str, precision: str, cuda_graph: bool) -> list[int]:
+    """How long the texts of all roads are: greedy, guessed, slid, of beams. What is in them is rubbish."""
+    session = Session.open(folder, provider="cuda", precision=precision, cuda_graph=cuda_graph)
+    generator = TextGenerator(session=session, tokenizer=None)
+    settings = Settings(max_new_tokens=TOKENS, sampling=GREEDY, stop_token_ids=(), overflow="slide")
+    found = [
+        generator.complete([5, 6, 7], **settings),
+        generator.complete([5, 6, 7] * 4, lookup=LookupConfig(), **settings),
+        *beam_search(session, [5, 6, 7], num_beams=3, max_new_tokens=TOKENS // 2, stop_token_ids=()),
+    ]
+    return [len(each.token_ids) for each in found]
 
 
 def counts(library: ctypes.CDLL) -> list[int]:

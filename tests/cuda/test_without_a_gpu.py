@@ -49,6 +49,11 @@ def test_the_default_is_the_fastest_graph_that_there_are_kernels_for(found: dict
     assert defaults == {"fp32": "portable", "fp16": "serving", "int8": "portable", "int4": "portable"}
 
 
+@pytest.mark.parametrize("name", ["fp16 captured", "fp32", "fp16", "int8", "int4"])
+def test_every_way_to_a_text_runs_through(name: str, found: dict[str, Any]) -> None:
+    assert found["texts"][name] == [80, 80, 40]
+
+
 def test_a_captured_step_is_one_launch_where_another_is_one_for_each_kernel(
     found: dict[str, Any],
 ) -> None:

@@ -34,7 +34,8 @@ ARROWS = {
         document <- bundle, merges <- vocabulary <- tokenizer;
         candidates, controls, errors <- sampling;
         bundle <- signature; buffers, signature <- binding <- engine; bundle, cache, engine, plan, pool <- serving;
-        cache, providers, signature <- portable; hugepages, placement, portable, serving <- session;
+        transfer <- tensors; cache, providers, signature, tensors <- portable;
+        hugepages, placement, portable, serving <- session;
         errors <- logprobs; sampling <- lookup, request; events, logprobs, lookup, request, session <- decoding;
         session <- prefixes; decoding, prefixes <- generate, scheduler; events, logprobs, request, session <- beams;
         logprobs, session <- scoring <- perplexity; decoding, tokenizer, detokenizer, scoring, stopping <- completion;

@@ -28,6 +28,7 @@ def main(folder: str) -> None:
         found[f"{precision} default"] = Session.open(folder, provider="cuda", precision=precision).graph
         session = Session.open(folder, provider="cuda", precision=precision, graph="portable")
         found[f"{precision} portable"] = asdict(session.placement) if session.placement else None
+        grow_rows(session)
         try:
             session = Session.open(folder, provider="cuda", precision=precision, graph="serving")
         except SettingError as error:
@@ -54,6 +55,16 @@ def move_rows(session: Session) -> None:
     moved = cache.given(1, snapshot).selected([1, 0, 1, 1]).rolled_back(0).given(2, snapshot).copy()
     np.testing.assert_array_equal(moved.taken(2, 7).array, text)
     session.step([[5, 6], [], [7], [8]], moved)
+
+
+def grow_rows(session: Session) -> None:
+    """The same of the portable graph's, whose rows are of one length."""
+    _, cache = session.step([[5, 6, 7], [8, 9, 10]], session.empty_cache(2))
+    heads, size = cache.layout[0][2:]
+    text = np.random.default_rng(0).random((cache.layout[0][0], 2, heads, 3, size)).astype(np.float32)
+    moved = cache.given(1, Snapshot(owner=cache.owner, array=text)).selected([0, 1, 1]).rolled_back(2)
+    np.testing.assert_array_equal(moved.taken(2, 2).array, text[:, :, :, :2])
+    session.step([[5], [6], [7]], moved)
 
 
 def launches(folder: str, cuda_graph: bool) -> list[tuple[int, int]]:

@@ -17,6 +17,7 @@ from gpt2_runtime.cache import KeyValueCache, Layout
 from gpt2_runtime.errors import SettingError
 from gpt2_runtime.providers import load_onnxruntime
 from gpt2_runtime.signature import cache_names
+from gpt2_runtime.tensors import cut, gathered, read, replaced
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, OrtValue
@@ -45,23 +46,23 @@ class GrownCache(KeyValueCache):
         length = only(lengths, "rows are to be rolled back to")
         if lengths == self.lengths:
             return self
-        return replace(self, lengths=lengths, tensors=tuple(_cut(tensor, length) for tensor in self.tensors))
+        return replace(self, lengths=lengths, tensors=tuple(cut(tensor, length) for tensor in self.tensors))
 
     def _selected(self, rows: tuple[int, ...]) -> GrownCache:
         if rows == tuple(range(self.batch_size)):
             return self
         lengths = tuple(self.lengths[row] for row in rows)
-        return replace(self, lengths=lengths, tensors=tuple(_gathered(tensor, rows) for tensor in self.tensors))
+        return replace(self, lengths=lengths, tensors=tuple(gathered(tensor, rows) for tensor in self.tensors))
 
     def _read(self, row: int, length: int) -> npt.NDArray[np.floating]:
-        parts = [tensor.numpy()[row, :, :length] for tensor in self.tensors]  # each [H, length, D]
+        parts = [read(tensor, row, length) for tensor in self.tensors]  # each [H, length, D]
         return np.stack([np.stack(parts[::2]), np.stack(parts[1::2])], axis=1)  # [L, 2, H, length, D]
 
     def _written(self, row: int, text: npt.NDArray[np.floating]) -> GrownCache:
         lengths = (*self.lengths[:row], text.shape[3], *self.lengths[row + 1 :])
         only(lengths, "rows are to hold")
         parts = [part for layer in text for part in layer]  # each [H, length, D], in the order of the tensors
-        tensors = tuple(_replaced(tensor, row, part) for tensor, part in zip(self.tensors, parts, strict=True))
+        tensors = tuple(replaced(tensor, row, part) for tensor, part in zip(self.tensors, parts, strict=True))
         return replace(self, lengths=lengths, tensors=tensors)
 
 
@@ -129,22 +130,3 @@ def only(counts: Sequence[int], what: str) -> int:
         told = ", ".join(map(str, counts))
         raise SettingError(f"{what} {told} tokens, the portable graph's rows are of one length; {REMEDY}")
     return counts[0]
-
-
-def _cut(tensor: OrtValue, length: int) -> OrtValue:
-    kept = np.ascontiguousarray(tensor.numpy()[:, :, :length])  # through the host
-    return type(tensor).ortvalue_from_numpy(kept, tensor.device_name())
-
-
-def _gathered(tensor: OrtValue, rows: Sequence[int]) -> OrtValue:
-    taken = tensor.numpy()[list(rows)]  # through the host
-    return type(tensor).ortvalue_from_numpy(taken, tensor.device_name())
-
-
-def _replaced(tensor: OrtValue, row: int, part: npt.NDArray[np.floating]) -> OrtValue:
-    if tensor.shape()[0] == 1:
-        rows = part[None].copy()  # of its own: onnxruntime goes on reading the memory that it is given
-    else:
-        rows = tensor.numpy().copy()  # through the host
-        rows[row] = part
-    return type(tensor).ortvalue_from_numpy(rows, tensor.device_name())

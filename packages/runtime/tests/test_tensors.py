@@ -1,0 +1,55 @@
+"""A tensor of keys on a device, tried where there is none: it lies on the CPU, but goes by the device's road."""
+
+import numpy as np
+import onnxruntime
+import pytest
+from gpt2_runtime import GREEDY, LookupConfig, Session, TextGenerator, beam_search, tensors
+
+ARRAY = np.random.default_rng(0).standard_normal((3, 4, 5, 6)).astype(np.float32)  # [B, H, P, D]
+PART = np.ones((4, 5, 6), np.float32)
+
+
+@pytest.fixture(params=[False, True], ids=["host", "device"])
+def tensor(request, monkeypatch, cuda_runtime):
+    monkeypatch.setattr(tensors, "remote", lambda tensor: request.param)
+    yield onnxruntime.OrtValue.ortvalue_from_numpy(ARRAY)
+    assert cuda_runtime.started == 0, "nobody has waited for a copy"
+
+
+@pytest.mark.parametrize("length", [0, 2, 5])
+def test_all_rows_are_cut(tensor, length):
+    np.testing.assert_array_equal(tensors.cut(tensor, length).numpy(), ARRAY[:, :, :length])
+
+
+def test_rows_are_gathered_in_any_order_and_number(tensor):
+    np.testing.assert_array_equal(tensors.gathered(tensor, [2, 0, 0, 1]).numpy(), ARRAY[[2, 0, 0, 1]])
+
+
+def test_one_row_is_replaced_and_the_tensor_stays(tensor):
+    found = tensors.replaced(tensor, 1, PART[:, :, ::-1]).numpy()
+    np.testing.assert_array_equal(found, [ARRAY[0], PART, ARRAY[2]])
+    np.testing.assert_array_equal(tensor.numpy(), ARRAY)
+
+
+def test_the_only_row_may_be_of_another_length(tensor):
+    one = tensors.gathered(tensor, [1])
+    np.testing.assert_array_equal(tensors.replaced(one, 0, PART[:, :2]).numpy(), PART[None, :, :2])
+
+
+@pytest.mark.parametrize("length", [0, 2, 5])
+def test_a_row_is_read(tensor, length):
+    np.testing.assert_array_equal(tensors.read(tensor, 2, length), ARRAY[2, :, :length])
+
+
+def test_texts_are_those_of_the_host(folder, monkeypatch, cuda_runtime):
+    session = Session.open(folder, threads=1, graph="portable")
+
+    def texts():
+        generator = TextGenerator(session=session, tokenizer=None)
+        settings = {"max_new_tokens": 20, "stop_token_ids": ()}
+        guessed = generator.complete([5, 6, 7] * 4, sampling=GREEDY, lookup=LookupConfig(), **settings).token_ids
+        return guessed, [beam.token_ids for beam in beam_search(session, [5, 6, 7], num_beams=3, **settings)]
+
+    expected = texts()
+    monkeypatch.setattr(tensors, "remote", lambda tensor: True)
+    assert texts() == expected

@@ -9,7 +9,7 @@ import backends
 import numpy as np
 import pytest
 from gpt2_runtime import Session, binding, engine, plan, portable, serving
-from gpt2_runtime.buffers import Buffers
+from gpt2_runtime.buffers import Allocation
 from sweep import Array, Step
 
 Make = Callable[[pytest.MonkeyPatch], None]
@@ -74,7 +74,7 @@ def portable_positions_anew(patch: pytest.MonkeyPatch) -> None:
 
 @mistake("a roll-back of the portable session that keeps the tensors", graph="portable", reader=backends.restless)
 def portable_not_cut(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(portable, "_cut", lambda tensor, length: tensor)
+    patch.setattr(portable, "cut", lambda tensor, length: tensor)
 
 
 @mistake("prefill of the portable session with the last chunk alone", graph="portable")
@@ -247,17 +247,17 @@ def written_before_read(array: Array, rows: tuple[int, ...]) -> None:
 
 @mistake("a selection of the portable session in the rows' old order", graph="portable", reader=backends.shuffled)
 def portable_in_old_order(patch: pytest.MonkeyPatch) -> None:
-    right = portable._gathered
-    patch.setattr(portable, "_gathered", lambda tensor, rows: right(tensor, sorted(rows)))
+    right = portable.gathered
+    patch.setattr(portable, "gathered", lambda tensor, rows: right(tensor, sorted(rows)))
 
 
 @mistake("the view of a row's cache off by one row")
 def view_off_by_one(patch: pytest.MonkeyPatch) -> None:
     right = engine.Engine.binding
 
-    def wrong(self: Any, buffers: Buffers, first: int, rows: int, tokens: int, logits: int) -> Any:
-        shifted = (first + 1) % buffers.array.shape[2] if rows == 1 else first
-        return right(self, buffers, shifted, rows, tokens, logits)
+    def wrong(self: Any, allocation: Allocation, first: int, rows: int, tokens: int, logits: int) -> Any:
+        shifted = (first + 1) % allocation.shape[2] if rows == 1 else first
+        return right(self, allocation, shifted, rows, tokens, logits)
 
     patch.setattr(engine.Engine, "binding", wrong)
 
@@ -307,11 +307,11 @@ def stale_binding(patch: pytest.MonkeyPatch) -> None:
 
 @mistake("a binding found by its tokens alone, whatever its rows")
 def binding_of_other_rows(patch: pytest.MonkeyPatch) -> None:
-    right, first_of = engine.Engine.binding, WeakKeyDictionary[Buffers, dict[tuple[int, ...], int]]()
+    right, first_of = engine.Engine.binding, WeakKeyDictionary[Allocation, dict[tuple[int, ...], int]]()
 
-    def wrong(self: Any, buffers: Buffers, first: int, rows: int, tokens: int, logits: int) -> Any:
-        found = first_of.setdefault(buffers, {}).setdefault((rows, tokens, logits), first)
-        return right(self, buffers, found, rows, tokens, logits)
+    def wrong(self: Any, allocation: Allocation, first: int, rows: int, tokens: int, logits: int) -> Any:
+        found = first_of.setdefault(allocation, {}).setdefault((rows, tokens, logits), first)
+        return right(self, allocation, found, rows, tokens, logits)
 
     patch.setattr(engine.Engine, "binding", wrong)
 

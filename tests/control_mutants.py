@@ -13,7 +13,6 @@ from gpt2_runtime.candidates import (
     keep_top_p,
     keep_typical_p,
     probabilities,
-    temper,
 )
 from sweep import Array
 
@@ -150,8 +149,8 @@ def least_surprising(patch: pytest.MonkeyPatch) -> None:
 def filtered(*order: str) -> Make:
     """The filters in another order."""
 
-    def wrong(logits: Array, config: SamplingConfig) -> Candidates:
-        left = temper(logits, 1.0)
+    def wrong(tempered: Candidates, config: SamplingConfig) -> Candidates:
+        left = Candidates(ids=tempered.ids, logits=tempered.logits, temperature=1.0)
         for name in order:
             if name == "temperature":
                 left = Candidates(ids=left.ids, logits=left.logits, temperature=config.temperature)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from gpt2_runtime import Session, binding, engine, plan, portable, serving
 from gpt2_runtime.buffers import Allocation
+from gpt2_runtime.scores import HostScores, Scores
 from sweep import Array, Step
 
 Make = Callable[[pytest.MonkeyPatch], None]
@@ -83,8 +84,8 @@ def last_chunk_alone(patch: pytest.MonkeyPatch) -> None:
     run = portable.PortableGraph._run
 
     def forgetting(self: Any, ids: Array, cache: Any) -> Any:
-        logits, after = run(self, ids, cache)
-        return logits, after if ids.shape[1] < 8 else cache
+        scores, after = run(self, ids, cache)
+        return scores, after if ids.shape[1] < 8 else cache
 
     patch.setattr(portable.PortableGraph, "_run", forgetting)
 
@@ -273,16 +274,14 @@ def idle_overwritten(fed: Fed, run: plan.Run, past: Sequence[int]) -> None:
 @mistake("rows of one token after the others, which loses what those have just written", reader=backends.restless)
 def one_token_last(patch: pytest.MonkeyPatch) -> None:
     right = serving.plan
-    patch.setattr(
-        serving, "plan", lambda past, new, chunk: sorted(right(past, new, chunk), key=lambda run: run.tokens == 1)
-    )
+    patch.setattr(serving, "plan", lambda *given: sorted(right(*given), key=lambda run: run.tokens == 1))
 
 
 @mistake("padding over rows that are not empty", reader=backends.restless)
 def padded_over_a_past(patch: pytest.MonkeyPatch) -> None:
     right = serving.plan
     # The operator refuses several rows of several tokens, unless it is told that all are empty.
-    patch.setattr(serving, "plan", lambda past, new, chunk: right([0] * len(past), new, chunk))
+    patch.setattr(serving, "plan", lambda past, *rest: right([0] * len(past), *rest))
 
     @fed_with
     def make(fed: Fed, run: plan.Run, past: Sequence[int]) -> None:
@@ -296,11 +295,10 @@ def padded_over_a_past(patch: pytest.MonkeyPatch) -> None:
 def stale_binding(patch: pytest.MonkeyPatch) -> None:
     right = binding.Binding.run
 
-    def wrong(self: Any, feeds: Fed) -> Array:
+    def wrong(self: Any, feeds: Fed) -> Scores:
         self.first_feeds = getattr(self, "first_feeds", feeds)
         kept = {name: self.first_feeds[name] for name in ("seqlens_k", "total_sequence_length")}
-        found: Array = right(self, feeds | kept)
-        return found
+        return right(self, feeds | kept)
 
     patch.setattr(binding.Binding, "run", wrong)
 
@@ -320,10 +318,10 @@ def binding_of_other_rows(patch: pytest.MonkeyPatch) -> None:
 def logits_reused(patch: pytest.MonkeyPatch) -> None:
     right, kept = binding.Binding.run, {}
 
-    def wrong(self: Any, feeds: Fed) -> Array:
-        found = right(self, feeds)
+    def wrong(self: Any, feeds: Fed) -> Scores:
+        found = right(self, feeds).all()
         buffer: Array = kept.setdefault(found.shape, found)
         buffer[...] = found
-        return buffer
+        return HostScores(buffer)
 
     patch.setattr(binding.Binding, "run", wrong)

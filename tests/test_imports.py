@@ -31,10 +31,12 @@ ARROWS = {
     "gpt2_runtime": """
         errors <- cache, cuda, document, stopping; cuda <- providers <- placement, transfer;
         transfer <- buffers <- pool;
+        shortlist <- finder; finder, transfer <- scores;
         document <- bundle, merges <- vocabulary <- tokenizer;
-        candidates, controls, errors <- sampling;
-        bundle <- signature; buffers, signature <- binding <- engine; bundle, cache, engine, plan, pool <- serving;
-        transfer <- tensors; cache, providers, signature, tensors <- portable;
+        candidates, controls, errors, shortlist <- sampling;
+        bundle <- signature; buffers, scores, signature <- binding <- engine;
+        bundle, cache, engine, plan, pool <- serving;
+        transfer <- tensors; cache, providers, scores, signature, tensors <- portable;
         hugepages, placement, portable, serving <- session;
         errors <- logprobs; sampling <- lookup, request; events, logprobs, lookup, request, session <- decoding;
         session <- prefixes; decoding, prefixes <- generate, scheduler; events, logprobs, request, session <- beams;
@@ -42,7 +44,7 @@ ARROWS = {
         beams, completion, generate <- text <- lm_eval; scheduler, text <- batch <- job <- jobs;
         memory, text <- loading <- inspection;
         text <- explanation; detokenizer, explanation, glyphs <- page;
-        buffers, bundle <- roofline; memory, roofline, session <- bench;
+        buffers, bundle <- roofline; memory, roofline, sampling, session <- bench;
         bench, inspection, jobs, page, perplexity <- cli
     """,
 }

@@ -29,6 +29,7 @@ def main(folder: str) -> None:
         session = Session.open(folder, provider="cuda", precision=precision, graph="portable")
         found[f"{precision} portable"] = asdict(session.placement) if session.placement else None
         grow_rows(session)
+        search_rows(session)
         try:
             session = Session.open(folder, provider="cuda", precision=precision, graph="serving")
         except SettingError as error:
@@ -36,6 +37,8 @@ def main(folder: str) -> None:
             continue
         found[f"{precision} serving"] = asdict(session.placement) if session.placement else None
         move_rows(session)
+        search_rows(session)
+        found["finder"] = searched(session)
     found["launches"] = {name: launches(folder, name == "captured") for name in ("told", "captured")}
     found["texts"] = {
         f"{precision}{' captured' if captured else ''}": texts(folder, precision, captured)
@@ -65,6 +68,19 @@ def grow_rows(session: Session) -> None:
     moved = cache.given(1, Snapshot(owner=cache.owner, array=text)).selected([0, 1, 1]).rolled_back(2)
     np.testing.assert_array_equal(moved.taken(2, 2).array, text[:, :, :, :2])
     session.step([[5], [6], [7]], moved)
+
+
+def search_rows(session: Session) -> None:
+    """Rows enough that the highest logits are found where they lie. All are alike, and so all come after all."""
+    rows, _ = session.step_shortlists([[5]] * 20, session.empty_cache(20), [1, 5] * 10)
+    assert [type(row) for (row,) in rows] == [np.ndarray] * 20
+
+
+def searched(session: Session) -> Any:
+    """Where the finder's operators are."""
+    opened: Any = session.opened
+    placement = placed(opened.finder.inference, PROVIDERS["cuda"], 0)
+    return asdict(placement) if placement else None
 
 
 def launches(folder: str, cuda_graph: bool) -> list[tuple[int, int]]:

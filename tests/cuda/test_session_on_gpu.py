@@ -9,6 +9,11 @@ import numpy as np
 import pytest
 from gpt2_runtime import GREEDY, LookupConfig, Session, Token, generate, portable, serving
 from gpt2_runtime.errors import SettingError
+from gpt2_runtime.portable import PortableGraph
+from gpt2_runtime.providers import load_onnxruntime
+from gpt2_runtime.scores import LEAST_ROWS, DeviceScores
+from gpt2_runtime.serving import ServingGraph
+from gpt2_runtime.shortlist import Shortlist
 from gpus import gpus
 
 TINY = Path(__file__).parents[2] / "packages/runtime/tests/data/tiny"
@@ -60,7 +65,7 @@ def test_the_graph_is_one_that_the_gpu_has_kernels_for(both: Both) -> None:
 def test_a_prefill_in_chunks_is_one_prefill(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = np.random.default_rng(1).integers(300, size=(1, 50))
     whole = [session.step(ids, session.empty_cache())[0] for session in both]
-    monkeypatch.setattr(serving, "PREFILL_CHUNK", 7)
+    monkeypatch.setattr(serving, "DEVICE_CHUNK", 7)
     monkeypatch.setattr(portable, "PREFILL_CHUNK", 7)
     parts = [session.step(ids, session.empty_cache())[0] for session in both]
     assert_close(both, parts)
@@ -103,6 +108,42 @@ def test_rows_are_selected_copied_and_given(both: Both) -> None:
         given, _ = session.step([[5], [6], [7]], kept.given(0, kept.taken(2, 9)))
         logits.append(np.concatenate([found, given]))
     assert_close(both, logits)
+
+
+@pytest.mark.parametrize("batch", [1, 16, 200])
+def test_shortlists_are_of_the_logits_that_a_step_brings(both: Both, batch: int) -> None:
+    """16 rows are searched where they lie. Rounding leaves some of them, not all, with more ties than are found."""
+    _, session = both
+    ids = np.random.default_rng(4).integers(300, size=(batch, 3))
+    counts = [(1, 5, None, 40)[row % 4] for row in range(batch)]
+    logits, cache = session.step(ids, session.empty_cache(batch))
+    found, _ = session.step_shortlists(ids[:, -1:], cache.rolled_back(2), counts)
+    for row, (one,), count in zip(logits[:, -1], found, counts, strict=True):
+        if isinstance(one, Shortlist):
+            assert count is not None
+            lowest = np.sort(one.logits)[-count]
+            assert set(np.flatnonzero(row > lowest + ATOL[session.precision])) <= set(one.ids.tolist())
+            np.testing.assert_allclose(one.logits, row[one.ids], rtol=0, atol=ATOL[session.precision])
+        else:
+            np.testing.assert_allclose(one, row, rtol=0, atol=ATOL[session.precision])
+    searched = sum(isinstance(one, Shortlist) for (one,) in found)
+    assert searched >= batch // 4 if batch >= LEAST_ROWS else not searched
+
+
+def test_damaged_logits_are_noticed_on_the_gpu(both: Both) -> None:
+    """Numbers that are not finite, among as many rows as are searched there."""
+    _, session = both
+    logits = np.random.default_rng(5).standard_normal((16, 50257)).astype(np.float32)
+    logits[3, 7], logits[5, 50256], logits[9, 0] = np.nan, np.inf, -np.inf
+    value = load_onnxruntime().OrtValue.ortvalue_from_numpy(logits, "cuda")
+    assert isinstance(session.opened, ServingGraph | PortableGraph)
+    rows = DeviceScores(value, value.data_ptr(), logits.shape).rows([20] * 16, session.opened.finder)
+    assert [place for place, row in enumerate(rows) if not isinstance(row, Shortlist)] == [3, 5, 9]
+    for row, one in zip(logits, rows, strict=True):
+        if isinstance(one, Shortlist):
+            assert one.ids.tolist() == sorted(np.argsort(-row)[:20].tolist())
+        else:
+            np.testing.assert_array_equal(one, row)
 
 
 @pytest.mark.parametrize("lookup", [None, LookupConfig()])

@@ -37,6 +37,10 @@ def test_of_the_serving_graph_in_fp16_nothing_is_on_the_cpu(found: dict[str, Any
     assert found["fp16 serving"] == {"provider": 56, "cpu": {}}
 
 
+def test_the_highest_logits_are_found_on_the_provider(found: dict[str, Any]) -> None:
+    assert found["finder"] == {"provider": 2, "cpu": {}}
+
+
 @pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
 def test_where_attention_would_be_on_the_cpu_the_serving_graph_is_refused(
     precision: str, found: dict[str, Any]

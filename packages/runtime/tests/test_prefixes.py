@@ -177,8 +177,10 @@ def test_a_prompt_is_kept_before_its_first_token_comes(either):
 def test_only_the_rest_is_read(either, monkeypatch):
     kept = PrefixCache(either, max_bytes=ROOM)
     told(either, TEXT[:40], kept)
-    lengths, step = [], Session.step
-    monkeypatch.setattr(Session, "step", lambda self, ids, *rest: lengths.append(len(ids[0])) or step(self, ids, *rest))
+    lengths, step = [], Session.step_shortlists
+    monkeypatch.setattr(
+        Session, "step_shortlists", lambda self, ids, *rest: lengths.append(len(ids[0])) or step(self, ids, *rest)
+    )
     told(either, [*TEXT[:35], 7, 8], kept, max_new_tokens=3)
     assert lengths == [37 - 32, 1, 1]
 

@@ -94,9 +94,11 @@ def test_rows_out_of_range_are_refused(session, rows):
 
 @pytest.mark.parametrize("rows", [1, 2, 8])
 def test_continuations_of_one_prompt_read_it_once(session, monkeypatch, rows):
-    read, step = [], type(session).step
+    read, step = [], type(session).step_shortlists
     monkeypatch.setattr(
-        type(session), "step", lambda self, ids, *rest: read.append(sum(map(len, ids))) or step(self, ids, *rest)
+        type(session),
+        "step_shortlists",
+        lambda self, ids, *rest: read.append(sum(map(len, ids))) or step(self, ids, *rest),
     )
     request = Request(
         prompt_ids=list(range(5, 45)), max_new_tokens=6, sampling=SamplingConfig(), stop_token_ids=frozenset()

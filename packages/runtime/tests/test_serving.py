@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -265,6 +266,18 @@ def test_a_long_prompt_is_never_read_at_once(serving, monkeypatch):
     _, cache = serving.step([text(0, 50)], serving.empty_cache())
     serving.step([[5]], cache)
     assert read == [(1, 16), (1, 16), (1, 16), (1, 2), (1, 1)]
+
+
+def test_on_a_device_a_run_takes_what_its_kernels_can_take(serving, monkeypatch):
+    """The same graph, told that it is elsewhere."""
+    run, read = Binding.run, []
+    monkeypatch.setattr(Binding, "run", lambda self, feeds: read.append(feeds["input_ids"].shape) or run(self, feeds))
+    elsewhere = replace(serving.opened, device="cuda")
+    prompts = [text(row, 5 * row + 1) for row in range(9)]
+    for opened in (serving.opened, elsewhere):
+        opened.step(prompts, serving.empty_cache(9), 1)
+    assert len(read) > 2
+    assert read[-1] == (9, 41)
 
 
 def test_logits_are_computed_only_where_they_are_asked_for(serving, monkeypatch):

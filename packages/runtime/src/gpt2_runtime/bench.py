@@ -20,6 +20,7 @@ from gpt2_runtime.buffers import on_device
 from gpt2_runtime.cache import MOST_ROWS, KeyValueCache
 from gpt2_runtime.errors import SettingError, shown
 from gpt2_runtime.memory import peak_rss
+from gpt2_runtime.sampling import GREEDY, sample
 from gpt2_runtime.session import Session
 from gpt2_runtime.signature import GraphKind
 
@@ -273,11 +274,12 @@ def _filled(session: Session, ids: npt.NDArray[np.int64]) -> KeyValueCache:
 
 def _decode(session: Session, cache: KeyValueCache) -> float:
     """Seconds of one step of all rows."""
-    unread = np.zeros((cache.batch_size, 1), np.int64)
+    rng = np.random.default_rng(0)  # of which greedy takes nothing
+    unread, counts = [[0]] * cache.batch_size, [GREEDY.needed] * cache.batch_size
     start = perf_counter()
     for _ in range(STEPS):
-        logits, cache = session.step(unread, cache)
-        unread = logits[:, -1].argmax(axis=-1)[:, None]
+        rows, cache = session.step_shortlists(unread, cache, counts)
+        unread = [[sample(row, GREEDY, rng)] for (row,) in rows]
     return (perf_counter() - start) / STEPS
 
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from gpt2_runtime import transfer
 from gpt2_runtime.buffers import Allocation
 from gpt2_runtime.providers import load_onnxruntime
+from gpt2_runtime.scores import DeviceScores, HostScores, Scores
 from gpt2_runtime.signature import cache_names
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Binding:
         self._binding.bind_ortvalue_input("total_sequence_length", wrapped(self._total))
         self._logits: OrtValue | None = None
         self._options = None
-        if self._captured:
+        if allocation.remote:
             self._logits = values.ortvalue_from_shape_and_type(self._logits_shape, np.float32, allocation.device)
             self._binding.bind_ortvalue_output("logits", self._logits)
         if capture is not None:
@@ -90,22 +90,22 @@ class Binding:
             for name, address in zip(names, allocation.addresses(first), strict=True):
                 bind(name, allocation.device, 0, allocation.dtype, shape, address)
 
-    def run(self, feeds: Mapping[str, Array]) -> npt.NDArray[np.float32]:
-        """Runs the graph once, which writes into the memory; logits [N, V] on the host, which are the caller's."""
+    def run(self, feeds: Mapping[str, Array]) -> Scores:
+        """Runs the graph once, which writes into the memory; logits [N, V], on a device until the next run."""
         for name, array in self._inputs.items():
             array[...] = feeds[name]
         if not self._captured:
             self._total[...] = feeds["total_sequence_length"]
         if self._copy is not None:
             self._copy.update_inplace(self._packed)
-        logits = np.empty(self._logits_shape, dtype=np.float32)
-        if self._logits is None:
-            # The graph writes them where the caller reads them: to bind an output anew takes less than to copy it.
-            self._binding.bind_ortvalue_output("logits", wrapped(logits))
-        self._inference.run_with_iobinding(self._binding, self._options)
         if self._logits is not None:
-            transfer.bring(logits, self._logits.data_ptr())
-        return logits
+            self._inference.run_with_iobinding(self._binding, self._options)
+            return DeviceScores(self._logits, self._logits.data_ptr(), self._logits_shape)
+        logits = np.empty(self._logits_shape, dtype=np.float32)
+        # The graph writes them where the caller reads them: to bind an output anew takes less than to copy it.
+        self._binding.bind_ortvalue_output("logits", wrapped(logits))
+        self._inference.run_with_iobinding(self._binding, self._options)
+        return HostScores(logits)
 
 
 def _packed(**inputs: tuple[tuple[int, ...], npt.DTypeLike]) -> tuple[dict[str, Array], npt.NDArray[np.uint8]]:

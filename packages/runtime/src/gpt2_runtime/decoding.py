@@ -3,7 +3,8 @@
 The loop around it, for one request or for many::
 
     unread = decoding.next_read()                      ids; the cache must hold `decoding.read` tokens before them
-    choices = decoding.choose(logits)                  logits [1 + G, V], after the last of them and after each guess
+    choices = decoding.choose(logits)                  [1 + G], after the last of them and after each guess: of the
+                                                       logits [V] at least the `decoding.needed` highest
     events = decoding.take(choices, seconds=...)
 
 G guesses, V vocabulary.
@@ -15,13 +16,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from gpt2_runtime.events import Event, Finished, FinishReason, Timings, Token
 from gpt2_runtime.logprobs import likeliest, log_softmax
 from gpt2_runtime.lookup import accepted
 from gpt2_runtime.request import Request
 from gpt2_runtime.sampling import check_vocabulary
+from gpt2_runtime.scores import Row
 from gpt2_runtime.session import Session
 
 
@@ -104,6 +105,11 @@ class Decoding:
         left = self._room - len(self.new_ids)
         return max(0, min(left, self._limit - (len(self.ids) - self._start)) - 1)
 
+    @property
+    def needed(self) -> int | None:
+        """Of how many of the highest logits a token is chosen, and of what ties with the last of them; None for all."""
+        return self.request.sampling.needed if self.request.logprobs is None else None
+
     def begin(self) -> list[Event]:
         """The events before the first step: the end, where no token was asked for."""
         return [] if self._room else [self._end("length")]
@@ -120,17 +126,19 @@ class Decoding:
             self.read = 0
         return self.ids[self._start + self.read :]
 
-    def choose(self, logits: npt.NDArray[np.float32], guesses: Sequence[int] = ()) -> list[Choice]:
+    def choose(self, logits: Sequence[Row], guesses: Sequence[int] = ()) -> list[Choice]:
         """The next tokens, 1 to 1 + G of them: as many as the guesses are right, and one more.
 
         Raises:
-            LogitsError: the logits [1 + G, V] hold NaN or infinity.
+            LogitsError: the logits hold NaN or infinity.
         """
         request = self.request
-        chosen = accepted(logits, guesses, request.sampling, self._rng, self._stops, self.prompt_ids, self.new_ids)
+        # Each is a copy, and only controls look at them.
+        text = (self.prompt_ids, self.new_ids) if request.sampling.controls else ()
+        chosen = accepted(logits, guesses, request.sampling, self._rng, self._stops, *text)
         if request.logprobs is None:
             return [Choice(id=id_) for id_ in chosen]
-        rows = log_softmax(logits[: len(chosen)])
+        rows = log_softmax(np.array(logits[: len(chosen)]))
         return [
             Choice(id=id_, logprob=float(row[id_]), top_logprobs=likeliest(row, request.logprobs))
             for id_, row in zip(chosen, rows, strict=True)
@@ -157,7 +165,7 @@ class Decoding:
                 )
             )
             self.ids.append(choice.id)
-        if len(self.new_ids) == self._room:
+        if len(self.ids) - self._prompt_length == self._room:
             events.append(self._end("length"))
         return events
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 FinishReason = Literal["stop", "length"]
@@ -35,8 +35,8 @@ class Timings:
         """These timings and one token more, which took `seconds` and the verification of `guesses`."""
         if self.first_token_seconds is None:
             return Timings(first_token_seconds=seconds)
-        return replace(
-            self,
+        return Timings(
+            first_token_seconds=self.first_token_seconds,
             decode_seconds=self.decode_seconds + seconds,
             decode_tokens=self.decode_tokens + 1,
             guesses=self.guesses + guesses,

@@ -94,10 +94,11 @@ def run(
         if known is not None and not seen:  # a window that slid starts within a text, as no prompt does
             cache, decoding.reused = known.given(cache, unread, len(unread + guesses))
             unread = unread[decoding.reused :]
-        logits, cache = session.step([unread + guesses], cache, 1 + len(guesses))  # [1, 1 + G, V]
+        ids = [unread + guesses]
+        (logits,), cache = session.step_shortlists(ids, cache, [decoding.needed], 1 + len(guesses))  # [1 + G]
         if known is not None and not seen:
             known.keep(decoding.ids, cache)
-        choices = decoding.choose(logits[0], guesses)
+        choices = decoding.choose(logits, guesses)
         seconds = perf_counter() - start
         if guesser and seen and len(unread) == 1:  # a step that reads a text anew measures nothing
             guesser.learn(seconds, guesses=len(guesses), tokens=len(choices))

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from gpt2_runtime.errors import SettingError, shown
 from gpt2_runtime.sampling import SamplingConfig, sample
+from gpt2_runtime.shortlist import Shortlist
 
 MOST_NGRAM = 64
 
@@ -99,7 +100,7 @@ class LookupIndex:
 
 
 def accepted(
-    logits: npt.NDArray[np.floating],
+    logits: npt.NDArray[np.floating] | Sequence[npt.NDArray[np.floating] | Shortlist],
     guesses: Sequence[int],
     sampling: SamplingConfig,
     rng: np.random.Generator,
@@ -114,7 +115,7 @@ def accepted(
     are those of plain decoding, so that a seed's text is the same with and without guesses.
 
     Args:
-        logits: [K + 1, V], after the last token and after each guess.
+        logits: [K + 1, V], after the last token and after each guess; or of each as many as the settings need.
         guesses: [K]; no more than there is room for, as tokens beyond it would draw numbers.
         sampling: how a token is chosen.
         rng: where the draws come from: one for each token that is returned, none where it is greedy.

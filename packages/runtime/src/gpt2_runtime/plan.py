@@ -15,7 +15,7 @@ from itertools import chain, pairwise
 import numpy as np
 import numpy.typing as npt
 
-# One run more takes about as long as so many tokens more in a run: it reads all weights again.
+# One run more takes about as long as so many tokens more in a run: on the CPU it reads all weights again.
 RUN_COST = 16
 
 Ids = npt.NDArray[np.int64]
@@ -40,13 +40,14 @@ class Run:
         return max(map(len, self.reads))
 
 
-def plan(past: Sequence[int], new: Sequence[int], chunk: int) -> list[Run]:
+def plan(past: Sequence[int], new: Sequence[int], chunk: int, run_cost: int = RUN_COST) -> list[Run]:
     """The runs of a step.
 
     Args:
         past: the tokens that each row has, [B].
         new: those that it reads, [B]; 0 leaves it as it is.
         chunk: the most tokens of one run, padding included.
+        run_cost: how many tokens of padding are spent for one run less.
 
     >>> plan([9, 0, 4], [1, 0, 1], chunk=256)  # every row by one token: one run; the idle one goes along
     [Run(first=0, reads=(range(0, 1), range(0, 0), range(0, 1)))]
@@ -55,7 +56,7 @@ def plan(past: Sequence[int], new: Sequence[int], chunk: int) -> list[Run]:
     >>> plan([0, 5], [7, 2], chunk=4)  # a long row in chunks, and one that is not empty by itself
     [Run(first=0, reads=(range(0, 4),)), Run(first=0, reads=(range(4, 7),)), Run(first=1, reads=(range(0, 2),))]
     """
-    together = _fresh(past, new, chunk)
+    together = _fresh(past, new, chunk, run_cost)
     joined = set(chain.from_iterable(together))
     rest = [row for row, count in enumerate(new) if count and row not in joined]
     by_one = [row for row in rest if new[row] == 1]
@@ -72,11 +73,11 @@ def plan(past: Sequence[int], new: Sequence[int], chunk: int) -> list[Run]:
     return runs
 
 
-def _fresh(past: Sequence[int], new: Sequence[int], chunk: int) -> list[range]:
+def _fresh(past: Sequence[int], new: Sequence[int], chunk: int, run_cost: int) -> list[range]:
     """Consecutive empty rows, two and more, of which padding them to one length is cheaper than a run for each."""
     groups, first = [], 0
     for end in range(1, len(new) + 1):
-        if end < len(new) and _cheaper(past[first : end + 1], new[first : end + 1], chunk):
+        if end < len(new) and _cheaper(past[first : end + 1], new[first : end + 1], chunk, run_cost):
             continue
         if end - first > 1 and max(new[first:end]) > 1:
             groups.append(range(first, end))
@@ -84,9 +85,9 @@ def _fresh(past: Sequence[int], new: Sequence[int], chunk: int) -> list[range]:
     return groups
 
 
-def _cheaper(past: Sequence[int], new: Sequence[int], chunk: int) -> bool:
+def _cheaper(past: Sequence[int], new: Sequence[int], chunk: int, run_cost: int) -> bool:
     padded = len(new) * max(new)
-    return not any(past) and all(new) and padded <= min(chunk, sum(new) + RUN_COST * (len(new) - 1))
+    return not any(past) and all(new) and padded <= min(chunk, sum(new) + run_cost * (len(new) - 1))
 
 
 def feeds(run: Run, rows: Sequence[Ids], past: Sequence[int], keep: int) -> dict[str, npt.NDArray[np.integer]]:

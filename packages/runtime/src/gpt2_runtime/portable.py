@@ -15,9 +15,11 @@ import numpy.typing as npt
 from gpt2_runtime.bundle import Architecture
 from gpt2_runtime.cache import KeyValueCache, Layout
 from gpt2_runtime.errors import SettingError
+from gpt2_runtime.finder import Finder
 from gpt2_runtime.providers import load_onnxruntime
+from gpt2_runtime.scores import DeviceScores, HostScores, Row, Scores
 from gpt2_runtime.signature import cache_names
-from gpt2_runtime.tensors import cut, gathered, read, replaced
+from gpt2_runtime.tensors import cut, gathered, read, remote, replaced
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, OrtValue
@@ -68,11 +70,12 @@ class GrownCache(KeyValueCache):
 
 @dataclass(frozen=True, kw_only=True)
 class PortableGraph:
-    """The graph in onnxruntime, on the device of the session's provider."""
+    """The graph in onnxruntime, on the device of the session's provider; there `finder` finds the highest logits."""
 
     inference: InferenceSession
     sizes: Architecture
     device: str
+    finder: Finder | None = None
 
     @property
     def owner(self) -> InferenceSession:
@@ -94,16 +97,29 @@ class PortableGraph:
         self, rows: Sequence[npt.NDArray[np.int64]], cache: GrownCache, keep: int
     ) -> tuple[npt.NDArray[np.float32], GrownCache]:
         """Reads rows [B] of [T], which the cache has room for; logits [B, K, V]."""
-        T = only([len(row) for row in rows], "rows read")
-        ids = np.array(rows)  # [B, T]
+        ids = joined(rows)  # [B, T]
+        B, T = ids.shape
         parts = []
         for start in range(0, T, PREFILL_CHUNK):
-            logits, cache = self._run(ids[:, start : start + PREFILL_CHUNK], cache)  # [B, chunk, V]
-            parts.append(logits[:, max(0, T - keep - start) :])
+            chunk = ids[:, start : start + PREFILL_CHUNK]
+            scores, cache = self._run(chunk, cache)
+            parts.append(scores.ends(B, chunk.shape[1] - min(chunk.shape[1], max(0, T - keep - start))))
         return np.concatenate(parts, axis=1), cache
 
-    def _run(self, ids: npt.NDArray[np.int64], cache: GrownCache) -> tuple[npt.NDArray[np.float32], GrownCache]:
-        """Reads ids [B, T] in one call; logits [B, T, V] on the host. The present does not leave the device."""
+    def step_shortlists(
+        self, rows: Sequence[npt.NDArray[np.int64]], cache: GrownCache, keep: int, counts: Sequence[int | None]
+    ) -> tuple[list[list[Row]], GrownCache]:
+        """The same; of the logits after each row's last K tokens, what `counts` [B] asks for."""
+        ids = joined(rows)
+        if ids.shape[1] == keep <= PREFILL_CHUNK:
+            scores, cache = self._run(ids, cache)
+            found = scores.rows([count for count in counts for _ in range(keep)], self.finder)
+            return [found[start : start + keep] for start in range(0, len(found), keep)], cache
+        logits, cache = self.step(rows, cache, keep)
+        return [list(row) for row in logits], cache
+
+    def _run(self, ids: npt.NDArray[np.int64], cache: GrownCache) -> tuple[Scores, GrownCache]:
+        """Reads ids [B, T] in one call; logits [B * T, V]. The present does not leave the device."""
         B, T = ids.shape
         P = cache.lengths[0]
         feeds = {
@@ -116,12 +132,24 @@ class PortableGraph:
             binding.bind_cpu_input(name, np.ascontiguousarray(array))
         for name, tensor in zip(cache_names("past_key_values", self.sizes.n_layer), cache.tensors, strict=True):
             binding.bind_ortvalue_input(name, tensor)
-        binding.bind_output("logits", "cpu")
+        binding.bind_output("logits", self.device)
         for name in cache_names("present", self.sizes.n_layer):
             binding.bind_output(name, self.device)
         self.inference.run_with_iobinding(binding)
         logits, *present = binding.get_outputs()
-        return logits.numpy(), replace(cache, lengths=(P + T,) * B, tensors=tuple(present))
+        shape = B * T, self.sizes.vocab_size
+        scores: Scores
+        if remote(logits):
+            scores = DeviceScores(logits, logits.data_ptr(), shape)
+        else:
+            scores = HostScores(logits.numpy().reshape(shape))
+        return scores, replace(cache, lengths=(P + T,) * B, tensors=tuple(present))
+
+
+def joined(rows: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
+    """Rows of one length, [B, T]; SettingError where they differ."""
+    only([len(row) for row in rows], "rows read")
+    return np.array(rows)
 
 
 def only(counts: Sequence[int], what: str) -> int:

@@ -1,10 +1,11 @@
 """Keys and values of earlier prompts, for later ones that start like them. Bounded; the least recently used goes first.
 
-What is given from here has the very bits that would be computed. That takes more than the same tokens, for what a run
-computes of a token hangs, in its last bits, on the run's length: the kernels take tokens in blocks of a few rows, and
-those of a last block that is not full, or a token alone, in another order of sums. So a prompt goes on after as many
-tokens as `reusable` says, and of a prompt is kept what `whole_blocks` says. New tokens are not kept, for they were read
-one by one: in a prompt they are read together. (Seen in every precision of both graphs: the tests compare bits.)
+What is given from here has, on the CPU, the very bits that would be computed. That takes more than the same tokens, for
+what a run computes of a token hangs, in its last bits, on the run's length: the kernels take tokens in blocks of a few
+rows, and those of a last block that is not full, or a token alone, in another order of sums. So a prompt goes on after
+as many tokens as `reusable` says, and of a prompt is kept what `whole_blocks` says. New tokens are not kept, for they
+were read one by one: in a prompt they are read together. (Seen in every precision of both graphs: the tests compare
+bits. What a GPU makes of this has not been seen.)
 """
 
 from __future__ import annotations
@@ -70,8 +71,9 @@ class Prefix:
 class PrefixCache:
     """What a session has computed of earlier prompts. Threads may share it.
 
-    Pass it to `generate`, or open a `TextGenerator` with `prefix_bytes`: the results are those without it. While a
-    session's weights are not packed (`prepack=False`) its numbers are others, and it is left aside.
+    Pass it to `generate`, or open a `TextGenerator` with `prefix_bytes`: the results are those without it, on a GPU up
+    to rounding. While a session's weights are not packed (`prepack=False`) its numbers are others, and it is left
+    aside.
 
     Args:
         session: the one that it is for.

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeGuard, cast
 
@@ -39,6 +39,7 @@ from gpt2_runtime.controls import (
     penalise_repetition,
 )
 from gpt2_runtime.errors import LogitsError, SettingError, shown
+from gpt2_runtime.shortlist import Shortlist
 
 ALL = "leave it out to keep all tokens"
 ID = "must be an integer of at least 0; ids are the tokenizer's"
@@ -163,6 +164,13 @@ class SamplingConfig:
         return tuple(name for name in CONTROLS if getattr(self, name) != getattr(AS_TRAINED, name))
 
     @cached_property
+    def needed(self) -> int | None:
+        """Of how many of the highest logits the next token is one, or ties with the last of them; None for any."""
+        if self.controls:
+            return None
+        return 1 if self.temperature == 0 else self.top_k
+
+    @cached_property
     def bias(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         """The ids and the values of `logit_bias`, [N] and [N]."""
         pairs = cast(tuple[tuple[int, float], ...], self.logit_bias)
@@ -215,7 +223,7 @@ def check_sampling(value: object) -> None:
 
 
 def sample(
-    logits: npt.NDArray[np.floating],
+    logits: npt.NDArray[np.floating] | Shortlist,
     config: SamplingConfig,
     rng: np.random.Generator,
     *,
@@ -226,7 +234,7 @@ def sample(
     """Chooses one token id; greedy leaves `rng` untouched, anything else draws one number from it.
 
     Args:
-        logits: [V], after the last token of the text. They are left as they are.
+        logits: [V], after the last token of the text; or as many of them as `config.needed`. They are left as they are.
         config: how to choose. Its ids must be in the vocabulary, see `check_vocabulary`.
         rng: where the draw comes from.
         prompt_ids, new_ids: the text so far. Only controls ask for it.
@@ -234,7 +242,7 @@ def sample(
 
     Raises:
         LogitsError: the logits hold NaN or +infinity. (-infinity is a token that cannot come.)
-        SettingError: the controls forbid every token.
+        SettingError: the controls forbid every token, or the logits are fewer than needed.
 
     >>> logits = np.array([1.0, 3.0, 2.0], dtype=np.float32)
     >>> sample(logits, GREEDY, np.random.default_rng(0))
@@ -242,6 +250,8 @@ def sample(
     >>> sample(logits, SamplingConfig(top_k=1, no_repeat_ngram_size=1), np.random.default_rng(0), prompt_ids=[1])
     2
     """
+    if isinstance(logits, Shortlist):
+        return _listed(logits, config, rng)
     likeliest = int(logits.argmax())  # the first NaN, where there is one
     highest = float(logits[likeliest])
     if not math.isfinite(highest):
@@ -249,7 +259,17 @@ def sample(
     if config.controls:
         logits = _permitted(logits, config, prompt_ids, new_ids, stop_token_ids)
         likeliest = int(logits.argmax())
-    return likeliest if config.temperature == 0 else draw(_filtered(logits, config), rng)
+    return likeliest if config.temperature == 0 else draw(_filtered(temper(logits, config.temperature), config), rng)
+
+
+def _listed(found: Shortlist, config: SamplingConfig, rng: np.random.Generator) -> int:
+    """The token that `sample` chooses of all logits; those of a shortlist are finite."""
+    if config.needed is None or config.needed > found.reach:
+        told = "all logits" if config.needed is None else f"the {config.needed} highest logits"
+        raise SettingError(f"logits are the {found.reach} highest, must be {told} for these settings; ask for those")
+    if config.temperature == 0:
+        return int(found.ids[found.logits.argmax()])
+    return draw(_filtered(replace(temper(found.logits, config.temperature), ids=found.ids), config), rng)
 
 
 def candidates(
@@ -265,7 +285,8 @@ def candidates(
     Raises:
         SettingError: the controls forbid every token.
     """
-    return _filtered(_permitted(logits, config, prompt_ids, new_ids, stop_token_ids), config)
+    permitted = _permitted(logits, config, prompt_ids, new_ids, stop_token_ids)
+    return _filtered(temper(permitted, config.temperature), config)
 
 
 def controlled(
@@ -315,8 +336,7 @@ def _permitted(
     return left
 
 
-def _filtered(logits: npt.NDArray[np.floating], config: SamplingConfig) -> Candidates:
-    left = temper(logits, config.temperature)
+def _filtered(left: Candidates, config: SamplingConfig) -> Candidates:
     if config.top_k is not None:
         left = keep_top_k(left, config.top_k)
     if config.top_p is not None:

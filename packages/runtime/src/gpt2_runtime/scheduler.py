@@ -16,14 +16,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 
-import numpy as np
-import numpy.typing as npt
-
 from gpt2_runtime.cache import MOST_ROWS, Snapshot
 from gpt2_runtime.decoding import Decoding
 from gpt2_runtime.errors import Gpt2RuntimeError, SettingError, shown
 from gpt2_runtime.events import Event
 from gpt2_runtime.prefixes import PrefixCache, check_prefixes
+from gpt2_runtime.scores import Row
 from gpt2_runtime.session import Session
 
 ROWS = 8
@@ -51,6 +49,7 @@ class Scheduler:
     Raises:
         SettingError: `rows` is out of range, or the prefixes are of another session.
 
+    >>> import numpy as np
     >>> from gpt2_runtime import GREEDY
     >>> from gpt2_runtime.decoding import Decoding
     >>> from gpt2_runtime.request import Request
@@ -146,7 +145,7 @@ class Scheduler:
             for row in running.keys() & set(fresh):
                 self._cache, reused = known.given(self._cache, reads[row], len(reads[row]), row)
                 reads[row], running[row].reused = reads[row][reused:], reused
-        logits, self._cache = self._session.step(reads, self._cache)  # [B, 1, V]
+        logits, self._cache = self._session.step_shortlists(reads, self._cache, self._needed())  # [B] of [1]
         told: Told = []
         for row, decoding in running.items():
             if known is not None and row in fresh:
@@ -156,8 +155,16 @@ class Scheduler:
                 told += self._follow(followers, row, logits[row], start)
         return told
 
-    def _follow(self, followers: Sequence[Decoding], row: int, logits: npt.NDArray[np.float32], start: float) -> Told:
-        """Takes the first token of each from the logits [1, V] of the prompt that `row` has read for all of them."""
+    def _needed(self) -> list[int | None]:
+        """For each row so many of the highest logits as it and those that share its prompt need, [B]."""
+        counts: list[int | None] = []
+        for row, running in enumerate(self._rows):
+            needed = [each.needed for each in (running, *self._followers.get(row, ())) if each is not None]
+            counts.append(None if None in needed else max(filter(None, needed), default=1))
+        return counts
+
+    def _follow(self, followers: Sequence[Decoding], row: int, logits: Sequence[Row], start: float) -> Told:
+        """Takes the first token of each from the logits [1] of the prompt that `row` has read for all of them."""
         told = [outcome for each in followers for outcome in _advanced(each, logits, start)]
         going_on = [each for each in followers if not each.ended]
         if going_on:
@@ -175,8 +182,8 @@ def check_rows(rows: object, session: Session) -> None:
         raise SettingError(f"{told}; pass 1, or open the serving graph")
 
 
-def _advanced(decoding: Decoding, logits: npt.NDArray[np.float32], start: float) -> Told:
-    """What the logits [1, V] after what it has read make of a request."""
+def _advanced(decoding: Decoding, logits: Sequence[Row], start: float) -> Told:
+    """What the logits [1] after what it has read make of a request."""
     try:
         choices = decoding.choose(logits)
     except Gpt2RuntimeError as error:

@@ -5,9 +5,10 @@ L layers, B rows, H heads, D head size, K logits after each row, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from itertools import chain
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,18 +18,25 @@ from gpt2_runtime.bundle import Architecture
 from gpt2_runtime.cache import KeyValueCache, Layout
 from gpt2_runtime.engine import Engine
 from gpt2_runtime.errors import SettingError
-from gpt2_runtime.plan import Ids, feeds, places, plan
+from gpt2_runtime.finder import Finder
+from gpt2_runtime.plan import RUN_COST, Ids, Run, feeds, places, plan
 from gpt2_runtime.pool import Pool
+from gpt2_runtime.scores import Row, Scores
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 Floats = npt.NDArray[np.float32]
 Counts = npt.NDArray[np.int64]
+Taken = TypeVar("Taken")
 
 # A long text is read by so many tokens at once. Each chunk reads all weights again, which takes less than what a chunk
 # saves: of the scores, [H, T, P + T], half of those within it count for nothing.
 PREFILL_CHUNK = 256
+
+# A GPU keeps no scores, and starts the kernels of a run in about the time in which it computes a thousand tokens: by
+# what is known of its kernels, not measured.
+DEVICE_CHUNK, DEVICE_RUN_COST = 8192, 1024
 
 POOLED_CAPACITY = 256  # a multiple of it
 
@@ -104,13 +112,17 @@ class SharedCache(KeyValueCache):
 
 @dataclass(frozen=True, kw_only=True)
 class ServingGraph:
-    """The graph in onnxruntime; its keys and values are of `cache_type`, on `device`, in memory of `pool` if any."""
+    """The graph in onnxruntime; its keys and values are of `cache_type`, on `device`, in memory of `pool` if any.
+
+    The highest logits on that device are found by `finder`, if any.
+    """
 
     engine: Engine
     sizes: Architecture
     cache_type: npt.DTypeLike = np.float32
     device: str = "cpu"
     pool: Pool | None = None
+    finder: Finder | None = None
 
     @property
     def owner(self) -> Engine:
@@ -142,25 +154,47 @@ class ServingGraph:
 
     def step(self, rows: Sequence[Ids], cache: SharedCache, keep: int) -> tuple[Floats, SharedCache]:
         """Reads rows [B] of [any length], which the cache has room for; logits [B, K, V]."""
+        taken, stepped = self._run(rows, cache, keep, lambda run, scores: (run, scores.all()))
+        _, logits = taken[-1]  # [N, V]
+        if len(logits) == len(rows) * keep:
+            return logits.reshape(len(rows), keep, -1), stepped
+        gathered = np.full((len(rows), keep, self.sizes.vocab_size), np.nan, dtype=np.float32)
+        for run, part in taken:
+            for place, found in zip(places(run, rows, keep), part, strict=True):
+                gathered[place] = found
+        return gathered, stepped
+
+    def step_shortlists(
+        self, rows: Sequence[Ids], cache: SharedCache, keep: int, counts: Sequence[int | None]
+    ) -> tuple[list[list[Row]], SharedCache]:
+        """The same; of the logits after each row's last tokens, at most K, what `counts` [B] asks for."""
+
+        def take(run: Run, scores: Scores) -> list[tuple[int, Row]]:
+            scored = [row for row, _ in places(run, rows, keep)]
+            return list(zip(scored, scores.rows([counts[row] for row in scored], self.finder), strict=True))
+
+        taken, stepped = self._run(rows, cache, keep, take)
+        found: list[list[Row]] = [[] for _ in rows]
+        for row, one in chain.from_iterable(taken):
+            found[row].append(one)
+        return found, stepped
+
+    def _run(
+        self, rows: Sequence[Ids], cache: SharedCache, keep: int, take: Callable[[Run, Scores], Taken]
+    ) -> tuple[list[Taken], SharedCache]:
+        """What is taken of the scores of each run, before the next one."""
         cache.check_current()
         past, new = cache.lengths, [len(row) for row in rows]
         self.engine.expect(sum(new))
-        runs = plan(past, new, PREFILL_CHUNK)
+        limits = (PREFILL_CHUNK, RUN_COST) if self.device == "cpu" else (DEVICE_CHUNK, DEVICE_RUN_COST)
+        runs = plan(past, new, *limits)
         cache.buffers.version += 1  # first: a step that is interrupted has written too
-        parts = []
+        taken = []
         for run in runs:
             fed = feeds(run, rows, past, keep)
             shape = run.first, len(run.reads), run.tokens, len(fed["logits_index"])
             binding = self.engine.binding(cache.buffers.allocation, *shape)
             with self.engine.turn:
-                parts.append(binding.run(fed))
+                taken.append(take(run, binding.run(fed)))
         lengths = tuple(length + count for length, count in zip(past, new, strict=True))
-        stepped = replace(cache, lengths=lengths, version=cache.buffers.version)
-        logits = parts[-1]  # [N, V]
-        if len(logits) == len(rows) * keep:
-            return logits.reshape(len(rows), keep, -1), stepped
-        gathered = np.full((len(rows), keep, self.sizes.vocab_size), np.nan, dtype=np.float32)
-        for run, part in zip(runs, parts, strict=True):
-            for place, found in zip(places(run, rows, keep), part, strict=True):
-                gathered[place] = found
-        return gathered, stepped
+        return taken, replace(cache, lengths=lengths, version=cache.buffers.version)

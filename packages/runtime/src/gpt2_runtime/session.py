@@ -19,11 +19,13 @@ from gpt2_runtime.bundle import Bundle
 from gpt2_runtime.cache import MOST_ROWS, KeyValueCache
 from gpt2_runtime.engine import Engine
 from gpt2_runtime.errors import BundleError, ContextFullError, GraphError, SettingError, TokenIdError, shown
+from gpt2_runtime.finder import GRAPH, Finder
 from gpt2_runtime.hugepages import on_huge_pages
 from gpt2_runtime.placement import Placement, placed, record
 from gpt2_runtime.pool import Pool
 from gpt2_runtime.portable import PortableGraph
 from gpt2_runtime.providers import Provider, check_provider, choose_provider, choose_threads, load_onnxruntime
+from gpt2_runtime.scores import Row
 from gpt2_runtime.serving import ServingGraph
 from gpt2_runtime.signature import GraphKind, Signature, TensorSpec
 
@@ -55,6 +57,10 @@ class Graph(Protocol[Cache]):
     def step(
         self, rows: Sequence[npt.NDArray[np.int64]], cache: Cache, keep: int
     ) -> tuple[npt.NDArray[np.float32], Cache]: ...
+
+    def step_shortlists(
+        self, rows: Sequence[npt.NDArray[np.int64]], cache: Cache, keep: int, counts: Sequence[int | None]
+    ) -> tuple[list[list[Row]], Cache]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +135,9 @@ class Session:
         threads = choose_threads(threads)
         sizes = bundle.architecture
         opened: Graph[Any]
+        finder = None
+        if chosen.device != "cpu":
+            finder = Finder(open_inference(GRAPH, chosen, threads, True), chosen.device)
         if cuda_graph:
             if kind != "serving" or chosen.device == "cpu":
                 told = f"cuda_graph is on, which is for the serving graph on cuda, not the {kind} one on {chosen.name}"
@@ -150,10 +159,11 @@ class Session:
                 cache_type=cache_type,
                 device=chosen.device,
                 pool=Pool() if cuda_graph else None,
+                finder=finder,
             )
         else:
             inference = open_inference(path, chosen, threads, True)
-            opened = PortableGraph(inference=inference, sizes=sizes, device=chosen.device)
+            opened = PortableGraph(inference=inference, sizes=sizes, device=chosen.device, finder=finder)
         signature = signature_of(opened.inference)
         signature.check(str(path), Signature.of(kind, sizes, CACHES.get(precision, "float")), kind)
         return cls(
@@ -212,11 +222,52 @@ class Session:
         >>> cache.lengths, np.isnan(logits[:, :, 0]).tolist()
         ((3, 0, 1), [[False, False], [True, True], [True, False]])
         """
+        rows = self._check_step(ids, cache, logits_to_keep)
+        stepped: tuple[npt.NDArray[np.float32], KeyValueCache] = self.opened.step(rows, cache, logits_to_keep)
+        return stepped
+
+    def step_shortlists(
+        self, ids: Ids, cache: KeyValueCache, counts: Sequence[int | None], logits_to_keep: int = 1
+    ) -> tuple[list[list[Row]], KeyValueCache]:
+        """Reads more tokens of each row, for loops that need only the highest of the logits.
+
+        On a GPU these are found there, and the others are not brought to the host, which for many rows would take
+        longer than the step. What is enough for settings is `SamplingConfig.needed`.
+
+        Args:
+            ids, cache, logits_to_keep: as for `step`.
+            counts: [B], of each row how many of its highest logits are needed, with all that tie with the last of
+                them; None needs all V.
+
+        Returns:
+            For each row, after each of its last tokens, K of them at most: a Shortlist of what is needed, or all
+            logits [V], where they are asked for or as near at hand. And the cache, as `step` returns it.
+
+        Raises:
+            SettingError: `counts` is not one for each row, or one is below 1.
+            Gpt2RuntimeError: as `step` does.
+
+        >>> rows, cache = session.step_shortlists([[5, 6, 7], [8]], session.empty_cache(2), [1, None])
+        >>> [len(row) for row in rows], rows[1][0].shape
+        ([1, 1], (300,))
+        """
+        rows = self._check_step(ids, cache, logits_to_keep)
+        if len(counts) != len(rows):
+            raise SettingError(f"counts are {len(counts)}, the step has {len(rows)} rows; pass one for each")
+        for count in counts:
+            if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
+                raise SettingError(f"count is {shown(count)}, must be an integer of at least 1; None needs all logits")
+        stepped: tuple[list[list[Row]], KeyValueCache] = self.opened.step_shortlists(
+            rows, cache, logits_to_keep, counts
+        )
+        return stepped
+
+    def _check_step(self, ids: Ids, cache: KeyValueCache, logits_to_keep: int) -> list[npt.NDArray[np.int64]]:
+        """The rows of a step that can be made."""
         rows = self.check_ids(ids)
         self._check_cache(cache, rows)
         _check_count("logits_to_keep", logits_to_keep, max(map(len, rows)))
-        stepped: tuple[npt.NDArray[np.float32], KeyValueCache] = self.opened.step(rows, cache, logits_to_keep)
-        return stepped
+        return rows
 
     def check_ids(self, ids: Ids) -> list[npt.NDArray[np.int64]]:
         """Each row's ids as int64 [T]; SettingError for anything else, TokenIdError outside the vocabulary."""

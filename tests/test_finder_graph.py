@@ -1,0 +1,16 @@
+"""The runtime's graph of two operators is the one that its own documentation writes down."""
+
+import inspect
+import textwrap
+
+import onnx.checker
+import onnx.parser
+from gpt2_runtime import finder
+
+
+def test_the_file_is_what_the_documentation_says() -> None:
+    """After a change of the text: GRAPH.write_bytes(model.SerializeToString())."""
+    _, text = inspect.cleandoc(str(finder.__doc__)).split("::\n\n")
+    model = onnx.parser.parse_model(textwrap.dedent(text.split("\n\nN rows")[0]))
+    onnx.checker.check_model(model, full_check=True)
+    assert finder.GRAPH.read_bytes() == model.SerializeToString()

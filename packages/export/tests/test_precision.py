@@ -1,5 +1,6 @@
 """Each precision's files: what they hold, what the graphs over them may do, and what is refused."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from gpt2_export import backends, graph, half, kinds, nbits, smoothing, tensorfile
 from gpt2_export.blocks import dequantize
 from gpt2_export.errors import GraphError, PrecisionError
+from gpt2_export.portable import PORTABLE
 from gpt2_export.precision import FP16, INT4, INT8, PRECISIONS, Precision, kept, named
 from gpt2_export.serving import SERVING
 from gpt2_model import GPT2, GPT2Config
@@ -114,7 +116,9 @@ def test_half_the_cache_is_the_serving_graphs_alone() -> None:
         assert outputs["logits"].type.name == "FLOAT"
 
 
-@pytest.mark.parametrize("operator", ["LayerNormalization", "Softmax", "FastGelu", "Gelu", "Gemm"])
+@pytest.mark.parametrize(
+    "operator", ["LayerNormalization", "SkipLayerNormalization", "Softmax", "FastGelu", "Gelu", "Gemm"]
+)
 def test_in_half_precision_these_are_computed_in_float32(quantized: Path, operator: str) -> None:
     for kind in kinds.of(FP16):
         proto = onnx.shape_inference.infer_shapes(onnx.load(quantized / kinds.file_of(kind, FP16)))
@@ -123,6 +127,36 @@ def test_in_half_precision_these_are_computed_in_float32(quantized: Path, operat
             if node.op_type == operator:
                 half_inputs = [name for name in node.input if types.get(name) == onnx.TensorProto.FLOAT16]
                 assert half_inputs == []
+
+
+def test_a_gpu_starts_few_kernels_for_a_layer_in_half_precision(quantized: Path) -> None:
+    """Of 2 layers: 4 products, attention and GELU in each; a norm with its residual but for the first and the last."""
+    found = graph.census(graph.load(quantized / kinds.file_of(SERVING, FP16)))
+    assert found == {
+        # before a product or after it; of c_attn's biases, the embeddings, the head, the places of the logits
+        "Cast": 12 + 2 + 2 + 1 + 1,
+        "MatMul": 8,
+        "Add": 5,  # a bias before attention, the embeddings, the last residual and its bias
+        "SkipLayerNormalization": 3,
+        "Gather": 3,
+        "LayerNormalization": 2,
+        "GroupQueryAttention": 2,
+        "FastGelu": 2,
+        "Reshape": 2,
+        "Gemm": 1,
+    }
+    assert "SkipLayerNormalization" not in graph.census(graph.load(quantized / kinds.file_of(PORTABLE, FP16)))
+
+
+def test_a_matrix_that_is_kept_before_attention_gives_it_float32(model: GPT2, made: Path, tmp_path: Path) -> None:
+    """Then its bias is added in float32 too, and what comes of that is made half."""
+    folder = tmp_path / "kept"
+    shutil.copytree(made, folder)
+    weights = FP16.freeze(model.config, folder / WEIGHTS, folder, ["h.0.attn.c_attn", "h.1.mlp"])
+    base, _ = kinds.trace_all(model.config, folder / WEIGHTS, kinds=[SERVING])
+    kinds.write_all(base, model.config, folder, (FP16, weights))
+    reference, found = (logits(backends.graph("serving", folder, each)) for each in (None, FP16))
+    assert 0 < np.abs(found - reference).max() < 0.05
 
 
 def test_a_weight_beyond_float16_is_refused_by_name(model: GPT2, freeze_network: Freeze, tmp_path: Path) -> None:

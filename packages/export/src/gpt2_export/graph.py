@@ -18,7 +18,7 @@ a model of any size is exported in seconds and nothing is stored twice. The road
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -260,7 +260,9 @@ def check(model: ir.Model, kind: Kind, config: GPT2Config, precision: Precision 
         raise GraphError(f"the graph holds weights of its own, {', '.join(held)}; all must be in the file of weights")
     counts = Counter(node.op_type for node in model.graph)
     # A precision replaces products, and says itself if one is lost.
-    expected = {name: n for name, n in kind.census(config).items() if precision is None or name not in PRODUCTS}
+    expected: Mapping[str, int] = kind.census(config)
+    if precision is not None:
+        expected = precision.census(config, {name: n for name, n in expected.items() if name not in PRODUCTS})
     wrong = [f"{counts[name]} {name} instead of {count}" for name, count in expected.items() if counts[name] != count]
     if wrong:
         raise GraphError(f"the graph has {', '.join(wrong)}; a fusion or a folding was lost")

@@ -3,9 +3,13 @@
 Products of a layer, and attention over the serving graph's cache, are computed in float16; residuals, LayerNorm, GELU
 and logits in float32, and so is softmax: GroupQueryAttention's own, or an operator of the portable graph. The head is
 made float32 when the graph is loaded, for in float16 a logit of -100 would be a multiple of 1/16.
+
+On a GPU a step by one token takes about as long as its kernels take to start, one after another. So the serving graph
+has fewer of them in this precision: a residual, its bias and the LayerNorm after it are one SkipLayerNormalization,
+still of float32, and what goes to attention gets its bias in float16. (On the CPU that operator is the slower way.)
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +23,7 @@ from gpt2_export.nbits import is_matrix
 from gpt2_export.tensorfile import Form, Place, places, read
 
 LARGEST = float(np.finfo(np.float16).max)
-OPERATORS = frozenset(("Cast",))
+OPERATORS = frozenset(("Cast", "com.microsoft::SkipLayerNormalization"))
 
 
 def tensors(config: GPT2Config, source: Path, keep: Collection[str]) -> tuple[dict[str, Form], Iterator[np.ndarray]]:
@@ -46,7 +50,8 @@ def convert(model: ir.Model, config: GPT2Config, file: Path) -> None:
     graph = model.graph
     for node in list(graph):
         if node.op_type == "GroupQueryAttention":
-            _cast_inputs(graph, node, [0], ir.DataType.FLOAT16)
+            if not _add_in_half(graph, node):
+                _cast_inputs(graph, node, [0], ir.DataType.FLOAT16)
             _cast_output(graph, node)
             for value in (*node.inputs[3:5], *node.outputs[1:3]):
                 value.type = ir.TensorType(ir.DataType.FLOAT16)  # type: ignore[union-attr]
@@ -60,6 +65,23 @@ def convert(model: ir.Model, config: GPT2Config, file: Path) -> None:
             if node.op_type == "MatMul":
                 _cast_inputs(graph, node, [0], ir.DataType.FLOAT16)
             _cast_output(graph, node)
+    if serves(model):
+        for norm in [node for node in graph if node.op_type == "LayerNormalization"]:
+            _take_residual(graph, norm)
+
+
+def serves(model: ir.Model) -> bool:
+    """Whether it is the serving graph."""
+    return any(node.op_type == "GroupQueryAttention" for node in model.graph)
+
+
+def census(config: GPT2Config, counts: Mapping[str, int]) -> dict[str, int]:
+    """What becomes of a kind's own counts. All norms but the first and the last take a residual, which was two Adds."""
+    if "GroupQueryAttention" not in counts:
+        return {**counts, "SkipLayerNormalization": 0}
+    taken = 2 * config.n_layer - 1
+    norms, adds = counts["LayerNormalization"] - taken, counts["Add"] - 2 * taken
+    return {**counts, "SkipLayerNormalization": taken, "LayerNormalization": norms, "Add": adds}
 
 
 def rounded(parameter: str, weight: np.ndarray) -> np.ndarray:
@@ -85,9 +107,51 @@ def _array(source: Path, name: str, place: Place, halved: bool) -> np.ndarray:
     return array.astype(np.float16)
 
 
+def _add_in_half(graph: ir.Graph, attention: ir.Node) -> bool:
+    """Adds the bias of what goes to attention in float16, if the product before it is; whether it is."""
+    add = attention.inputs[0].producer()  # type: ignore[union-attr]
+    assert add is not None
+    assert add.op_type == "Add"
+    cast = add.inputs[0].producer()  # type: ignore[union-attr]
+    assert cast is not None
+    if cast.op_type != "Cast":  # a matrix that is kept
+        return False
+    add.replace_input_with(0, cast.inputs[0])
+    _cast_inputs(graph, add, [1], ir.DataType.FLOAT16)
+    add.outputs[0].type = ir.TensorType(ir.DataType.FLOAT16)
+    graph.remove(cast, safe=True)
+    return True
+
+
+def _take_residual(graph: ir.Graph, norm: ir.Node) -> None:
+    """Makes one operator of a LayerNorm, the residual before it and the bias before that, if there are these."""
+    residual = norm.inputs[0].producer()  # type: ignore[union-attr]
+    biased = residual.inputs[1].producer() if residual is not None and residual.op_type == "Add" else None  # type: ignore[union-attr]
+    if residual is None or biased is None or biased.op_type != "Add":
+        return  # the first norm, after the embeddings; the last one, before which rows are picked
+    skip = ir.node(
+        "SkipLayerNormalization",
+        [biased.inputs[0], residual.inputs[0], *norm.inputs[1:], biased.inputs[1]],
+        {"epsilon": norm.attributes["epsilon"].as_float()},
+        domain="com.microsoft",
+        num_outputs=4,
+    )
+    skip.outputs[1].name = skip.outputs[2].name = ""  # mean and variance, which are for training
+    old, new = (norm.outputs[0], residual.outputs[0]), (skip.outputs[0], skip.outputs[3])
+    ir.convenience.replace_nodes_and_values(graph, norm, [biased, residual, norm], [skip], old, new)
+
+
 def _cast_inputs(graph: ir.Graph, node: ir.Node, inputs: list[int], to: ir.DataType) -> None:
     for place in inputs:
-        cast = ir.node("Cast", [node.inputs[place]], {"to": to})
+        value = node.inputs[place]
+        assert value is not None
+        back = value.producer()
+        if back is not None and back.op_type == "Cast" and back.inputs[0].dtype == to:  # type: ignore[union-attr]
+            node.replace_input_with(place, back.inputs[0])
+            if not value.uses():
+                graph.remove(back, safe=True)
+            continue
+        cast = ir.node("Cast", [value], {"to": to})
         graph.insert_before(node, cast)
         node.replace_input_with(place, cast.outputs[0])
 

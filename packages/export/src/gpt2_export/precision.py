@@ -34,6 +34,7 @@ class Precision:
         convert: a graph over float32 weights -> one over that file.
         rounded: what is left of one matrix [out, in], given its parameter's name.
         refusal: why a network cannot have it, or None where it can.
+        census: what becomes of the counts that a kind of graph is held to.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Precision:
     convert: Callable[[ir.Model, GPT2Config, Path], None]
     rounded: Callable[[str, np.ndarray], np.ndarray]
     refusal: Callable[[GPT2Config], str | None] = lambda config: None
+    census: Callable[[GPT2Config, Mapping[str, int]], Mapping[str, int]] = lambda config, counts: counts
 
     @property
     def weights(self) -> str:
@@ -130,6 +132,7 @@ FP16 = Precision(
     tensors=half.tensors,
     convert=half.convert,
     rounded=half.rounded,
+    census=half.census,
 )
 # The sizes of blocks: see benchmarks/LIMITS.md for what each costs and brings.
 INT8 = _nbits("int8", "int8", 0.5, Recipe(bits=8, attention=128, mlp=64, head=128))

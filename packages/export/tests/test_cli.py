@@ -55,16 +55,26 @@ def test_help_and_version_come_without_loading_torch() -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
-def test_an_output_that_is_full_is_told_in_one_line() -> None:
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import click\nwith cli.one_line_errors(debug=False): click.echo('made')",
+        "cli.main(['--help'])",
+        "cli.main(['make', '--help'])",
+        "cli.main(['--version'])",
+    ],
+)
+def test_an_output_that_is_full_is_told_in_one_line(code: str) -> None:
     """And not a second time, by Python, when it empties its buffer at the end."""
-    code = "import click, gpt2_export.cli\nwith gpt2_export.cli.one_line_errors(debug=False): click.echo('made')"
+    code = f"from gpt2_export import cli\n{code}"
     with Path("/dev/full").open("w") as full:
         environment = {**os.environ, "PYTHONUNBUFFERED": ""}
         process = subprocess.run(
             [sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, env=environment
         )
     assert process.returncode == 1
-    assert process.stderr == "error: [Errno 28] No space left on device\n"
+    message = "error: output cannot be written: No space left on device; make room, or write it elsewhere\n"
+    assert process.stderr == message
 
 
 def test_make_shows_its_stages_on_stderr_and_the_numbers_on_stdout(

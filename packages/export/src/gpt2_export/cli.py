@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 
@@ -16,7 +16,16 @@ EXISTING = click.Path(path_type=Path)
 debug_option = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Commands(click.Group):
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """click's, but that --help too tells in one line if it cannot be written."""
+        try:
+            return super().main(*args, **extra)
+        except OSError as error:
+            _fail(error)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="gpt2-export")
 def main() -> None:
     """Turns a GPT-2 checkpoint into one folder that transformers and ONNX runtimes open.
@@ -296,10 +305,16 @@ def one_line_errors(debug: bool) -> Iterator[None]:
             from gpt2_export.inspection import sensitivity_lines
 
             click.echo(clear + "\n".join(sensitivity_lines(error.report["sensitivity"])), err=True)
-        click.echo(f"{clear}error: {' '.join(str(error).split())}", err=True, color=True)
-        if isinstance(error, OSError):
-            _drop_output()
-        raise SystemExit(1) from None
+        _fail(error, clear)
+
+
+def _fail(error: Exception, clear: str = "") -> NoReturn:
+    message = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.filename is None:  # files are named where they are opened
+        message = f"output cannot be written: {error.strerror or message}; make room, or write it elsewhere"
+        _drop_output()
+    click.echo(f"{clear}error: {message}", err=True, color=True)
+    raise SystemExit(1)
 
 
 def _drop_output() -> None:

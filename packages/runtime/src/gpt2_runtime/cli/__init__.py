@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import Any
 
 import click
 
@@ -20,6 +21,15 @@ class _Commands(click.Group):
             return None
         command: click.Command = getattr(import_module(f"{__name__}.{cmd_name}"), cmd_name)
         return command
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """click's, but that --help too tells in one line if it cannot be written."""
+        try:
+            return super().main(*args, **extra)
+        except OSError as error:
+            from gpt2_runtime.cli.options import fail
+
+            fail(error)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

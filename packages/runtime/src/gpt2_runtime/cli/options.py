@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import fields
@@ -37,16 +38,18 @@ def guarded(command: Command) -> Command:
             raise  # click's own business: usage errors exit with 2, a closed pipe quietly
         except Exception as error:
             if debug:
-                raise
-            _fail(error)
+                traceback.print_exc()
+                sys.exit(1)
+            fail(error)
 
     return wrapped
 
 
-def _fail(error: Exception) -> NoReturn:
+def fail(error: Exception) -> NoReturn:
+    """One line on stderr, and exit code 1."""
     message = " ".join(str(error).split())
     if isinstance(error, OSError) and error.filename is None:  # files are named where they are opened
-        message = f"output cannot be written: {error.strerror or message}"
+        message = f"output cannot be written: {error.strerror or message}; make room, or write it elsewhere"
         _drop_output()
     elif not isinstance(error, Gpt2RuntimeError):
         message = f"unexpected {type(error).__name__}: {message}; run again with --debug for the traceback"

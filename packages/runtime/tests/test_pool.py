@@ -5,12 +5,13 @@ from functools import partial
 
 import numpy as np
 import pytest
-from gpt2_runtime import Session, pool
+from gpt2_runtime import Session, pool, transfer
 from gpt2_runtime.buffers import on_device
 from gpt2_runtime.engine import Engine
 from gpt2_runtime.pool import MOST_FREE, Pool
 from gpt2_runtime.serving import POOLED_CAPACITY
 from gpt2_runtime.session import open_inference
+from onnxruntime import OrtValue
 from test_buffers import steps
 
 SHAPE = (2, 2, 3, 4, 9, 8)
@@ -91,3 +92,18 @@ def test_a_cache_is_of_the_capacity_that_was_asked_for(captured):
     """Although the memory under it has more."""
     assert captured.empty_cache(capacity=20).capacity == 20
     assert captured.empty_cache(capacity=20).buffers.allocation.shape[4] == POOLED_CAPACITY + 1
+
+
+def test_nothing_is_done_on_the_gpu_out_of_turn(captured, cuda_runtime, monkeypatch):
+    """Else another thread's capture would fail."""
+    turn, done = captured.opened.engine.turn, []
+    for module, name in ((transfer, "runtime"), (pool, "on_device"), (OrtValue, "ortvalue_from_shape_and_type")):
+        right = getattr(module, name)
+        monkeypatch.setattr(
+            module, name, lambda *given, name=name, right=right: done.append((name, turn.locked())) or right(*given)
+        )
+    steps(captured)
+    _, cache = captured.step([[5, 6, 7], [8]], captured.empty_cache(2))
+    cache.copy().given(1, cache.taken(0, 3)).selected([1, 0, 1])
+    assert {name for name, _ in done} == {"runtime", "on_device", "ortvalue_from_shape_and_type"}
+    assert all(in_turn for _, in_turn in done)

@@ -45,7 +45,7 @@ class Engine:
         files: what it reads; they must be the same when it is called again.
         packed: whether to pack now, or after the first step and UNPACKED_TOKENS tokens more.
         captures: whether steps of all rows of a cache by one token are captured as CUDA graphs. Threads then take
-            turns, as onnxruntime asks for.
+            turns in all that they do on the GPU: a capture fails if another one so much as copies there meanwhile.
     """
 
     def __init__(

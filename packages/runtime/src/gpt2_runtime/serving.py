@@ -67,8 +67,9 @@ class SharedCache(KeyValueCache):
 
     def copy(self) -> SharedCache:
         self.check_current()
-        buffers = self.buffers.of(self.batch_size)
-        buffers.take([Move(row, row, 0, length) for row, length in enumerate(self.lengths)], self.buffers)
+        with self.owner.turn:
+            buffers = self.buffers.of(self.batch_size)
+            buffers.take([Move(row, row, 0, length) for row, length in enumerate(self.lengths)], self.buffers)
         return replace(self, buffers=buffers, version=0)
 
     def _shortened(self, lengths: tuple[int, ...]) -> SharedCache:
@@ -83,7 +84,8 @@ class SharedCache(KeyValueCache):
         self.check_current()
         buffers = self.buffers
         if len(rows) > self.buffers.allocation.shape[2]:
-            buffers = self.buffers.of(len(rows))
+            with self.owner.turn:
+                buffers = self.buffers.of(len(rows))
         alike = self.alike.copy()
         np.fill_diagonal(alike, self.lengths)
         moves = []  # of the positions that a place lacks
@@ -92,18 +94,21 @@ class SharedCache(KeyValueCache):
             if start < self.lengths[row]:
                 moves.append(Move(row, place, start, self.lengths[row]))
         self.buffers.version += 1  # before anything is written: what is interrupted has written too
-        buffers.take(moves, self.buffers)
+        with self.owner.turn:
+            buffers.take(moves, self.buffers)
         lengths = tuple(self.lengths[row] for row in rows)
         return replace(self, lengths=lengths, buffers=buffers, version=buffers.version, alike=alike[np.ix_(rows, rows)])
 
     def _read(self, row: int, length: int) -> Cached:
         self.check_current()
-        return self.buffers.read(row, length)
+        with self.owner.turn:
+            return self.buffers.read(row, length)
 
     def _written(self, row: int, text: Cached) -> SharedCache:
         self.check_current()
         self.buffers.version += 1  # before anything is written: what is interrupted has written too
-        self.buffers.write(row, text)
+        with self.owner.turn:
+            self.buffers.write(row, text)
         lengths = (*self.lengths[:row], text.shape[3], *self.lengths[row + 1 :])
         alike = self.alike.copy()
         alike[row] = alike[:, row] = 0
@@ -143,11 +148,13 @@ class ServingGraph:
         room = capacity if self.pool is None else -(-capacity // POOLED_CAPACITY) * POOLED_CAPACITY
         shape = (sizes.n_layer, 2, batch_size, sizes.n_head, room + 1, sizes.head_dim)
         make = allocated if self.pool is None else self.pool.allocated
+        with self.engine.turn:
+            buffers = make(shape, self.cache_type, self.device)
         return SharedCache(
             lengths=(0,) * batch_size,
             capacity=capacity,
             owner=self.engine,
-            buffers=make(shape, self.cache_type, self.device),
+            buffers=buffers,
             version=0,
             alike=np.zeros((batch_size, batch_size), dtype=np.int64),
         )
@@ -193,8 +200,8 @@ class ServingGraph:
         for run in runs:
             fed = feeds(run, rows, past, keep)
             shape = run.first, len(run.reads), run.tokens, len(fed["logits_index"])
-            binding = self.engine.binding(cache.buffers.allocation, *shape)
             with self.engine.turn:
+                binding = self.engine.binding(cache.buffers.allocation, *shape)
                 taken.append(take(run, binding.run(fed)))
         lengths = tuple(length + count for length, count in zip(past, new, strict=True))
         return taken, replace(cache, lengths=lengths, version=cache.buffers.version)

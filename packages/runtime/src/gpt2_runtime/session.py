@@ -119,7 +119,8 @@ class Session:
                 the portable graph pack at once.
             cuda_graph: whether a step of all rows by one token is captured once as a CUDA graph and then replayed,
                 instead of being told to the GPU operator by operator. For the serving graph on CUDA; threads take
-                turns then, and up to MOST_FREE allocations stay on the GPU for the caches that come.
+                turns then, each captures anew, and nothing else in the process may use the GPU while one does. Up to
+                MOST_FREE allocations stay on the GPU for the caches that come.
 
         Raises:
             BundleError: the folder is damaged (GraphError: its graph is not the one its config describes), or it lacks

@@ -273,7 +273,7 @@ def test_on_a_device_a_run_takes_what_its_kernels_can_take(serving, monkeypatch)
     run, read = Binding.run, []
     monkeypatch.setattr(Binding, "run", lambda self, feeds: read.append(feeds["input_ids"].shape) or run(self, feeds))
     elsewhere = replace(serving.opened, device="cuda")
-    prompts = [text(row, 5 * row + 1) for row in range(9)]
+    prompts = [np.array(text(row, 5 * row + 1)) for row in range(9)]
     for opened in (serving.opened, elsewhere):
         opened.step(prompts, serving.empty_cache(9), 1)
     assert len(read) > 2

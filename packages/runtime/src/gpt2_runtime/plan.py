@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, pairwise
 
 import numpy as np
@@ -34,7 +35,7 @@ class Run:
     first: int
     reads: tuple[range, ...]
 
-    @property
+    @cached_property
     def tokens(self) -> int:
         """T: the longest of the reads."""
         return max(map(len, self.reads))
@@ -64,7 +65,10 @@ def plan(past: Sequence[int], new: Sequence[int], chunk: int, run_cost: int = RU
     runs = []
     if by_one:
         first, last = by_one[0], by_one[-1]
-        runs.append(Run(first, tuple(range(1 if row in by_one else 0) for row in range(first, last + 1))))
+        reads = [range(0)] * (last - first + 1)
+        for row in by_one:
+            reads[row - first] = range(1)
+        runs.append(Run(first, tuple(reads)))
     runs += [Run(rows.start, tuple(range(new[row]) for row in rows)) for rows in together]
     for row in rest:
         if new[row] > 1:
@@ -75,6 +79,8 @@ def plan(past: Sequence[int], new: Sequence[int], chunk: int, run_cost: int = RU
 
 def _fresh(past: Sequence[int], new: Sequence[int], chunk: int, run_cost: int) -> list[range]:
     """Consecutive empty rows, two and more, of which padding them to one length is cheaper than a run for each."""
+    if max(new) <= 1:  # a step of decoding: nothing to pad, and no time to lose
+        return []
     groups, first = [], 0
     for end in range(1, len(new) + 1):
         if end < len(new) and _cheaper(past[first : end + 1], new[first : end + 1], chunk, run_cost):
@@ -109,18 +115,19 @@ def feeds(run: Run, rows: Sequence[Ids], past: Sequence[int], keep: int) -> dict
     logits_index [2, 3]
     """
     T = run.tokens
-    input_ids = np.zeros((len(run.reads), T), dtype=np.int64)
-    position_ids = np.zeros((len(run.reads), T), dtype=np.int64)
-    seqlens_k = []
-    for place, read in enumerate(run.reads):
-        row = run.first + place
-        before = past[row] + read.start
-        input_ids[place, : len(read)] = rows[row][read.start : read.stop]
-        position_ids[place, : len(read)] = range(before, before + len(read))
-        seqlens_k.append(before + max(1, len(read)) - 1)
+    # Lists: an array for each of hundreds of rows would take longer to make than a GPU takes for the step.
+    input_ids: list[list[int]] = []
+    position_ids: list[list[int]] = []
+    seqlens_k: list[int] = []
+    for row, read in enumerate(run.reads, run.first):
+        count, before = len(read), past[row] + read.start
+        padding = [0] * (T - count)
+        input_ids.append(rows[row][read.start : read.stop].tolist() + padding)
+        position_ids.append([*range(before, before + count), *padding])
+        seqlens_k.append(before + max(1, count) - 1)
     return {
-        "input_ids": input_ids,
-        "position_ids": position_ids,
+        "input_ids": np.array(input_ids, dtype=np.int64),
+        "position_ids": np.array(position_ids, dtype=np.int64),
         "seqlens_k": np.array(seqlens_k, dtype=np.int32),
         "total_sequence_length": np.array(max(seqlens_k) + 1, dtype=np.int32),
         "logits_index": np.array(

@@ -272,6 +272,10 @@ class Session:
 
     def check_ids(self, ids: Ids) -> list[npt.NDArray[np.int64]]:
         """Each row's ids as int64 [T]; SettingError for anything else, TokenIdError outside the vocabulary."""
+        vocab_size = self.bundle.architecture.vocab_size
+        numbers = isinstance(ids, np.ndarray) and ids.ndim == 2 and ids.size and ids.dtype.kind in "iu"
+        if numbers and ids.min() >= 0 and ids.max() < vocab_size:  # type: ignore[union-attr]
+            return list(ids.astype(np.int64, copy=False))  # type: ignore[union-attr]
         try:
             given = list(ids)
         except TypeError as error:
@@ -284,6 +288,8 @@ class Session:
     def check_row(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
         """Some token ids, or none, as int64 [T]; errors are those of `check_ids`."""
         vocab_size = self.bundle.architecture.vocab_size
+        if type(ids) is list and len(ids) == 1 and type(ids[0]) is int and 0 <= ids[0] < vocab_size:
+            return np.array(ids)  # a row of a decode step, of which there may be hundreds
         try:
             row = np.asarray(ids)
         except (TypeError, ValueError, OverflowError) as error:

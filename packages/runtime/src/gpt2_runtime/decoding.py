@@ -150,8 +150,9 @@ class Decoding:
         self.read = len(self.ids) - self._start + right
         events: list[Event] = []
         for place, choice in enumerate(choices):
-            first = {"guesses": guesses, "right": right} if not place else {}
-            self._timings = self._timings.after(0.0 if place else seconds, **first)
+            # All of the step counts for its first token.
+            spent = (0.0, 0, 0) if place else (seconds, guesses, right)
+            self._timings = self._timings.after(*spent)
             if choice.id in self._stops:
                 return [*events, self._end("stop")]
             index = len(self.ids) - self._prompt_length

@@ -31,7 +31,7 @@ class Timings:
         """The pace of the later tokens; None where there were none."""
         return self.decode_tokens / self.decode_seconds if self.decode_tokens else None
 
-    def after(self, seconds: float, *, guesses: int = 0, right: int = 0) -> Timings:
+    def after(self, seconds: float, guesses: int = 0, right: int = 0) -> Timings:
         """These timings and one token more, which took `seconds` and the verification of `guesses`."""
         if self.first_token_seconds is None:
             return Timings(first_token_seconds=seconds)

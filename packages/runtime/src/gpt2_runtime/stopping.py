@@ -27,6 +27,7 @@ class StopStrings:
     def __init__(self, stops: Sequence[str]) -> None:
         check_texts("stop", "stop string", stops)
         self._stops = tuple(stops)
+        self._longest = max(map(len, stops), default=1) - 1  # that can be held back
         self._held = ""
         self._found: str | None = None
 
@@ -39,6 +40,8 @@ class StopStrings:
         """The text that is certain not to belong to a stop string; nothing once one was found."""
         if self._found is not None:
             return ""
+        if not self._stops:
+            return text
         self._held += text
         matches = [(at + len(stop), at, stop) for stop in self._stops if (at := self._held.find(stop)) >= 0]
         if matches:
@@ -57,8 +60,7 @@ class StopStrings:
 
     def _longest_start(self) -> int:
         """How many of the held characters may be the start of a stop string."""
-        longest = max((len(stop) for stop in self._stops), default=1) - 1
-        for count in range(min(longest, len(self._held)), 0, -1):
+        for count in range(min(self._longest, len(self._held)), 0, -1):
             if any(stop.startswith(self._held[-count:]) for stop in self._stops):
                 return count
         return 0

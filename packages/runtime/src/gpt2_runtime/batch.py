@@ -67,7 +67,8 @@ def complete_batch(generator: TextGenerator, prompts: Iterable[Prompt], *, rows:
         SettingError: `rows` is out of range, or `prompts` cannot be iterated over.
 
     >>> generator = TextGenerator.open(folder)
-    >>> prompts = [Prompt(prompt="To be"), Prompt(prompt="The dog", settings={"max_new_tokens": 3, "seed": 1}, n=2)]
+    >>> long, short = {"stop_token_ids": ()}, {"max_new_tokens": 3, "seed": 1}
+    >>> prompts = [Prompt(prompt="To be", settings=long), Prompt(prompt="The dog", settings=short, n=2)]
     >>> {result.index: len(result.completions) for result in complete_batch(generator, prompts)}
     {1: 2, 0: 1}
     """

@@ -34,7 +34,7 @@ def test_of_the_portable_graph_sizes_alone_are_on_the_cpu(name: str, found: dict
 
 
 def test_of_the_serving_graph_in_fp16_nothing_is_on_the_cpu(found: dict[str, Any]) -> None:
-    assert found["fp16 serving"] == {"provider": 46, "cpu": {}}
+    assert found["fp16 serving"] == {"provider": 42, "cpu": {}}
 
 
 def test_the_highest_logits_are_found_on_the_provider(found: dict[str, Any]) -> None:

@@ -22,7 +22,8 @@ NUMBER = 4  # bytes: the portable graph's are float32 in every precision
 def cut(tensor: OrtValue, length: int) -> OrtValue:
     """The first positions of every row."""
     if not remote(tensor):
-        return _like(tensor, np.ascontiguousarray(tensor.numpy()[:, :, :length]))
+        # A view would outlive the array under the tensor, for what onnxruntime returns keeps that alive no longer.
+        return _like(tensor, tensor.numpy()[:, :, :length].copy())
     rows, heads, _, size = tensor.shape()
     made = _room(tensor, [rows, heads, length, size])
     _copied(made, 0, tensor, 0, Extent(width=length * size * NUMBER, height=heads, depth=rows))

@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 from gpt2_runtime.finder import GRAPH, Finder
@@ -10,7 +12,7 @@ V = 50257
 @pytest.fixture(scope="module")
 def finder():
     """On the CPU: what lies there has an address too."""
-    return Finder(open_inference(GRAPH, choose_provider("cpu"), 1, True), "cpu")
+    return Finder(partial(open_inference, GRAPH, choose_provider("cpu"), 1, True), "cpu")
 
 
 def highest(finder, logits, count):
@@ -42,3 +44,12 @@ def test_one_number_that_is_not_finite_is_noticed(finder, bad, place):
 
 def test_a_sum_that_overflows_is_not_taken_for_sound(finder):
     assert not highest(finder, np.full((1, V), 3e38, np.float32), 1).finite.any()
+
+
+def test_it_is_opened_when_it_is_needed_and_once():
+    opened = []
+    finder = Finder(lambda: opened.append(1) or open_inference(GRAPH, choose_provider("cpu"), 1, True), "cpu")
+    assert not opened
+    for _ in range(2):
+        highest(finder, np.zeros((2, 5), np.float32), 1)
+    assert opened == [1]

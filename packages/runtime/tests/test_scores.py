@@ -1,6 +1,7 @@
 """Logits on a device, tried where there is none: they lie on the CPU, but go by the device's road."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ LOGITS = np.random.default_rng(0).standard_normal((N, V)).astype(np.float32)
 
 @pytest.fixture(scope="module")
 def finder():
-    return Finder(open_inference(GRAPH, choose_provider("cpu"), 1, True), "cpu")
+    return Finder(partial(open_inference, GRAPH, choose_provider("cpu"), 1, True), "cpu")
 
 
 @pytest.fixture

@@ -14,6 +14,8 @@ N rows, V vocabulary, M tokens of each row.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,16 +30,21 @@ GRAPH = Path(__file__).with_name("finder.onnx")
 
 
 class Finder:
-    """The graph in onnxruntime, on a device.
+    """The graph in onnxruntime, on a device; opened when it is first needed, for a text alone never needs it.
 
     Args:
-        inference: of GRAPH.
+        open_graph: opens GRAPH there.
         device: "cuda"; or "cpu", where it has nothing to save.
     """
 
-    def __init__(self, inference: InferenceSession, device: str) -> None:
-        self.inference = inference
+    def __init__(self, open_graph: Callable[[], InferenceSession], device: str) -> None:
+        self._open_graph = open_graph
         self._device = device
+
+    @cached_property
+    def inference(self) -> InferenceSession:
+        """onnxruntime's session."""
+        return self._open_graph()
 
     def highest(self, address: int, rows: int, vocab_size: int, count: int) -> Highest:
         """The `count` highest of the logits [N, V] that lie on the device at an address; all, where V is less."""

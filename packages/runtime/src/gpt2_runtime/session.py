@@ -138,7 +138,7 @@ class Session:
         opened: Graph[Any]
         finder = None
         if chosen.device != "cpu":
-            finder = Finder(open_inference(GRAPH, chosen, threads, True), chosen.device)
+            finder = Finder(partial(open_inference, GRAPH, chosen, threads, True), chosen.device)
         if cuda_graph:
             if kind != "serving" or chosen.device == "cpu":
                 told = f"cuda_graph is on, which is for the serving graph on cuda, not the {kind} one on {chosen.name}"

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from gpt2_runtime import GREEDY, LookupConfig, Session, TextGenerator, beam_search
+from gpt2_runtime import GREEDY, LookupConfig, Session, TextGenerator, beam_search, serving
 from gpt2_runtime.cache import Snapshot
 from gpt2_runtime.errors import SettingError
 from gpt2_runtime.explanation import Explainer
@@ -37,6 +37,7 @@ def main(folder: str) -> None:
             continue
         found[f"{precision} serving"] = asdict(session.placement) if session.placement else None
         move_rows(session)
+        read_in_chunks(session)
         search_rows(session)
         found["finder"] = searched(session)
     found["launches"] = {name: launches(folder, name == "captured") for name in ("told", "captured")}
@@ -68,6 +69,15 @@ def grow_rows(session: Session) -> None:
     moved = cache.given(1, Snapshot(owner=cache.owner, array=text)).selected([0, 1, 1]).rolled_back(2)
     np.testing.assert_array_equal(moved.taken(2, 2).array, text[:, :, :, :2])
     session.step([[5], [6], [7]], moved)
+
+
+def read_in_chunks(session: Session) -> None:
+    """Runs that give no logits, before the last one does."""
+    whole = serving.DEVICE_CHUNK
+    serving.DEVICE_CHUNK = 7
+    logits, _ = session.step([[5] * 20], session.empty_cache())
+    serving.DEVICE_CHUNK = whole
+    assert logits.shape == (1, 1, session.bundle.architecture.vocab_size)
 
 
 def search_rows(session: Session) -> None:

@@ -151,7 +151,11 @@ def test_texts_are_those_of_the_host(host, moved, monkeypatch):
     assert sum(found is not None for rows in listed for found in rows) > 300
 
 
-def test_logits_are_those_of_the_host(host, moved):
+@pytest.mark.parametrize("chunk", [7, 256])
+def test_logits_are_those_of_the_host(host, moved, monkeypatch, chunk):
+    """Also where a run gives none that were asked for."""
+    monkeypatch.setattr(serving, "PREFILL_CHUNK", chunk)
+    monkeypatch.setattr(portable, "PREFILL_CHUNK", chunk)
     ids = np.random.default_rng(0).integers(300, size=(2, 40))
 
     def steps(session):

@@ -65,14 +65,9 @@ def convert(model: ir.Model, config: GPT2Config, file: Path) -> None:
             if node.op_type == "MatMul":
                 _cast_inputs(graph, node, [0], ir.DataType.FLOAT16)
             _cast_output(graph, node)
-    if serves(model):
+    if _serves(model):
         for norm in [node for node in graph if node.op_type == "LayerNormalization"]:
             _take_residual(graph, norm)
-
-
-def serves(model: ir.Model) -> bool:
-    """Whether it is the serving graph."""
-    return any(node.op_type == "GroupQueryAttention" for node in model.graph)
 
 
 def census(config: GPT2Config, counts: Mapping[str, int]) -> dict[str, int]:
@@ -87,6 +82,11 @@ def census(config: GPT2Config, counts: Mapping[str, int]) -> dict[str, int]:
 def rounded(parameter: str, weight: np.ndarray) -> np.ndarray:
     """What is left of a matrix."""
     return weight.astype(np.float16).astype(np.float32)
+
+
+def _serves(model: ir.Model) -> bool:
+    """Whether it is the serving graph."""
+    return any(node.op_type == "GroupQueryAttention" for node in model.graph)
 
 
 def _is_halved(parameter: str) -> bool:

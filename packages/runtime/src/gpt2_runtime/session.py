@@ -138,7 +138,7 @@ class Session:
         opened: Graph[Any]
         finder = None
         if chosen.device != "cpu":
-            finder = Finder(partial(open_inference, GRAPH, chosen, threads, True), chosen.device)
+            finder = Finder(partial(open_finder, chosen, threads), chosen.device)
         if cuda_graph:
             if kind != "serving" or chosen.device == "cpu":
                 told = f"cuda_graph is on, which is for the serving graph on cuda, not the {kind} one on {chosen.name}"
@@ -272,10 +272,6 @@ class Session:
 
     def check_ids(self, ids: Ids) -> list[npt.NDArray[np.int64]]:
         """Each row's ids as int64 [T]; SettingError for anything else, TokenIdError outside the vocabulary."""
-        vocab_size = self.bundle.architecture.vocab_size
-        numbers = isinstance(ids, np.ndarray) and ids.ndim == 2 and ids.size and ids.dtype.kind in "iu"
-        if numbers and ids.min() >= 0 and ids.max() < vocab_size:  # type: ignore[union-attr]
-            return list(ids.astype(np.int64, copy=False))  # type: ignore[union-attr]
         try:
             given = list(ids)
         except TypeError as error:
@@ -374,6 +370,13 @@ def open_inference(path: Path, provider: Provider, threads: int, packed: bool) -
         reason = " ".join(str(error).split())
         raise GraphError(f"{path} cannot be opened, check the folder with --check-hashes: {reason}") from error
     check_provider(provider, list(inference.get_providers()))
+    return inference
+
+
+def open_finder(provider: Provider, threads: int) -> InferenceSession:
+    """The finder's graph, nothing of which may be on the CPU either."""
+    inference = open_inference(GRAPH, provider, threads, True)
+    placed(inference, provider, layers=0)
     return inference
 
 

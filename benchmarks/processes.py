@@ -27,9 +27,9 @@ class Adapter:
     """A running adapter. It computes only between a request and its reply.
 
     >>> import sys, tempfile
-    >>> log = Path(tempfile.mkdtemp()) / "log"
-    >>> with Adapter(Path(sys.executable), "counting", threads=1, log=log) as adapter:
-    ...     adapter.ask("generate", prompts=[[1, 2]], new_tokens=2)["ids"]
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     with Adapter(Path(sys.executable), "counting", threads=1, log=Path(place) / "log") as adapter:
+    ...         adapter.ask("generate", prompts=[[1, 2]], new_tokens=2)["ids"]
     [[3, 4]]
     """
 

@@ -57,6 +57,8 @@ GRAPHS = (
     "silu",
     "like Cerebras-GPT",
 )
+# Those whose explaining graph something reads: it takes as long to trace as the two others.
+EXPLAINED = ("as published", "scaled by layer", "upcast attention", "untied", "gelu", "heads of one")
 
 Tensors = dict[str, torch.Tensor]
 

@@ -68,14 +68,17 @@ class Made(NamedTuple):
 @pytest.fixture(scope="session")
 def made(shared: "Shared") -> Callable[[str], Made]:
     """Makes the folder of a variant (see `checkpoints.py`), once a run and without verifying: that is done here."""
-    from checkpoints import VARIANTS, network
-    from gpt2_export import add_graph, freeze_only
+    from checkpoints import EXPLAINED, VARIANTS, network
+    from gpt2_export import freeze_only
+    from gpt2_export.explaining import EXPLAINING
+    from gpt2_export.kinds import KINDS
+    from traces import add_graphs
 
     def make(variant: str) -> Made:
         def write(place: Path) -> None:
             network(**VARIANTS[variant]).save_pretrained(place / "source")
             freeze_only(place / "source", place / "folder")
-            add_graph(place / "folder")
+            add_graphs(place / "folder", [kind for kind in KINDS if kind is not EXPLAINING or variant in EXPLAINED])
 
         place = shared(variant, write)
         return Made(source=place / "source", folder=place / "folder")

@@ -113,7 +113,7 @@ def settings(address: str, home: Path, **more: str) -> dict[str, str]:
 def running() -> Iterator[Hub]:
     """A hub that answers until the block ends."""
     with Hub() as hub:
-        thread = Thread(target=hub.serve_forever)
+        thread = Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.02})  # what it takes to stop
         thread.start()
         try:
             yield hub

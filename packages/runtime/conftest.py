@@ -1,5 +1,6 @@
 """What examples in docstrings and tests share: the folder that gpt2-export wrote for a tiny random GPT-2."""
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,11 @@ TINY = Path(__file__).parent / "tests" / "data" / "tiny"
 
 hypothesis.settings.register_profile("patient", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("patient")
+
+# Each worker on a core of its own: the threads of two of them wait by spinning, each where the other would compute.
+if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 collect_ignore = ["tests/data/make_tiny.py"]  # needs gpt2-export, which the runtime's tests do without
 if find_spec("lm_eval") is None:

@@ -211,6 +211,7 @@ class TestCommand:
         assert not (tmp_path / "a").exists()
 
 
+@pytest.mark.once
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_a_run_that_is_killed_is_gone_on_with(folder, generator, tmp_path, answers):
     """kill -9 in the middle of 1,000 prompts, twice; then the same command to its end."""

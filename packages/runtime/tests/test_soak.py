@@ -69,11 +69,13 @@ def test_memory_is_flat_on_the_portable_graph(portable, resident):
     assert growth(requests(portable, np.random.default_rng(0)), REQUESTS // 5, resident) < BOUND
 
 
+@pytest.mark.once
 def test_a_table_of_bindings_without_bound_would_be_seen(serving, resident, monkeypatch):
     monkeypatch.setattr(engine, "BINDINGS", 10**9)
     assert growth(slots(serving, np.random.default_rng(0)), REQUESTS // 2, resident) > BOUND
 
 
+@pytest.mark.once
 def test_caches_that_are_kept_would_be_seen(serving, resident, monkeypatch):
     kept, made = [], module.HostBuffers
 

@@ -240,6 +240,7 @@ def test_half_a_surrogate_pair_is_refused_with_its_place(small):
         small.encode("ab\udc80")
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("text", ["a", " ", "\n", "<", "é", "ab ", " \t"])
 def test_a_megabyte_of_anything_takes_a_moment(small, text):
     for long in (text * 500_000, "x" + text * 500_000 + "x"):

@@ -110,10 +110,10 @@ def test_beams_are_those_of_the_search(folder, generator):
     ("options", "message"),
     [
         (["-n", 2], "-n is 2, and only one text can be streamed; add --json."),
-        (["--logprobs", 0], "--logprobs and --prompt-logprobs are told with --json; add it."),
+        (["--logprobs", 0], "--logprobs and --prompt-logprobs are shown by --json only; add it."),
         (["-n", 2, "--json", "--lookup"], "--lookup guesses for one text"),
         (["--num-beams", 2, "--lookup"], "--lookup guesses for one text"),
-        (["--length-penalty", 2], "--length-penalty and --early-stopping are of beams; add --num-beams."),
+        (["--length-penalty", 2], "--length-penalty and --early-stopping are for beams; add --num-beams."),
         (["--logit-bias", "7"], "'7' is not a token id and a number such as 50256=-1.5"),
     ],
 )

@@ -52,7 +52,7 @@ def source_options(command: F) -> F:
             "--ignore-config",
             metavar="FIELD",
             multiple=True,
-            help="A field of config.json, unknown here, that you know not to change the logits; can be repeated.",
+            help="A field of config.json, unknown here, that you know not to change the logits. Repeatable.",
         ),
     )
     for option in reversed(options):
@@ -72,19 +72,19 @@ def quality_options(command: F) -> F:
             metavar="FILE",
             type=EXISTING,
             multiple=True,
-            help="A text to measure what is lost on, beside the model's own; can be repeated.  [default: sonnets]",
+            help="A text to measure the loss on, beside the model's own. Repeatable.  [default: sonnets]",
         ),
         click.option(
             "--max-ppl-increase",
             metavar="PERCENT",
             type=float,
-            help="Refuse a precision that raises perplexity by more.  [default: fp16 0.1, int8 0.5, int4 5]",
+            help="Refuse a precision that raises perplexity by more than this.  [default: fp16 0.1, int8 0.5, int4 5]",
         ),
         click.option(
             "--keep",
             metavar="LAYER",
             multiple=True,
-            help="Leave these matrices in float32: h.3, h.3.mlp.c_proj or wte; can be repeated.",
+            help="Leave these matrices in float32: h.3, h.3.mlp.c_proj or wte. Repeatable.",
         ),
     )
     for option in reversed(options):
@@ -102,12 +102,12 @@ def quality_options(command: F) -> F:
     default="fp32",
     show_default=True,
     callback=_names,
-    help="Of fp32 (always made), fp16, int8, int4, separated by commas.",
+    help="Any of fp32 (always made), fp16, int8, int4, separated by commas.",
 )
 @quality_options
 @debug_option
 def make(debug: bool, source: str, out: Path, **options: Any) -> None:
-    """Freezes, exports and verifies SOURCE in one go; there is no OUT unless all of it held.
+    """Freezes, exports and verifies SOURCE in one go. OUT appears only if all of it succeeds.
 
     SOURCE is a repository on the Hugging Face hub, a local checkpoint folder, or demo, the small model that comes with
     this package (./demo is a folder of that name).
@@ -148,11 +148,11 @@ def freeze(debug: bool, source: str, out: Path, **options: Any) -> None:
 @click.argument("folder", type=EXISTING)
 @debug_option
 def onnx(debug: bool, folder: Path) -> None:
-    """Exports the graphs into a frozen FOLDER; they read their weights from the file that is there.
+    """Exports the graphs into a frozen FOLDER. They read their weights from the file that is already there.
 
-    model.onnx is the portable one, which every ONNX runtime opens, and model_serving.onnx the one that gpt2-runtime
-    prefers: the cache of keys and values stays where it lies, and only the logits that are asked for are computed.
-    model_explain.onnx shows attention and what each layer would predict, for `gpt2-runtime explain`.
+    model.onnx is the portable graph, which every ONNX runtime opens. model_serving.onnx is the one that gpt2-runtime
+    prefers: its cache of keys and values is updated in place, and it computes only the logits that are asked for.
+    model_explain.onnx returns attention and what each layer would predict, for `gpt2-runtime explain`.
 
     \b
     Example:
@@ -171,8 +171,8 @@ def onnx(debug: bool, folder: Path) -> None:
 def verify(debug: bool, folder: Path) -> None:
     """Compares FOLDER's graphs with the scratch network, and with transformers where that is installed.
 
-    Logits over a sweep of shapes, and 64 greedy tokens. The report goes into manifest.json; beyond tolerance the exit
-    code is 1.
+    Logits over a sweep of shapes and 64 greedy tokens are compared. The report goes into manifest.json. If a difference
+    exceeds the tolerance, the exit code is 1.
 
     \b
     Example:
@@ -194,21 +194,21 @@ def verify(debug: bool, folder: Path) -> None:
     metavar="NAMES",
     required=True,
     callback=_names,
-    help="Of fp16, int8, int4, separated by commas; one that is there is made anew.",
+    help="Any of fp16, int8, int4, separated by commas; one that exists is replaced.",
 )
 @quality_options
 @debug_option
 def quantize(debug: bool, folder: Path, **options: Any) -> None:
     """Adds precisions to a made FOLDER: for each a file of weights, and graphs that read it.
 
-    What is lost is measured against float32 before anything is kept: perplexity, KL divergence, likeliest and greedy
-    tokens, on the model's own text, on sonnets or on texts of yours. Beyond --max-ppl-increase the precision is refused
-    with the layers that lose most, and FOLDER is as it was.
+    Before anything is kept, the loss against float32 is measured: perplexity, KL divergence, likeliest and greedy
+    tokens, on text that the model writes, and on sonnets or on your own texts. A precision beyond --max-ppl-increase is
+    refused, the layers that lose most are named, and FOLDER stays as it was.
 
     \b
-    fp16   half of the size, for GPUs
-    int8   a quarter of the size
-    int4   a sixth of the size
+    fp16   half the size, for GPUs
+    int8   about a quarter of the size
+    int4   under a fifth of the size
 
     \b
     Example:
@@ -226,7 +226,7 @@ def quantize(debug: bool, folder: Path, **options: Any) -> None:
 @main.command(short_help="Show what is in FOLDER.")
 @click.argument("folder", type=EXISTING)
 @click.option("--check-hashes", is_flag=True, help="Compare every file with its sha256; exit code 1 if one differs.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @debug_option
 def inspect(debug: bool, folder: Path, check_hashes: bool, as_json: bool) -> None:
     """Shows FOLDER's sizes, precision, inputs and outputs, operators, hashes and parity report.
@@ -247,18 +247,18 @@ def inspect(debug: bool, folder: Path, check_hashes: bool, as_json: bool) -> Non
 @main.command(short_help="Upload FOLDER to the Hugging Face hub.")
 @click.argument("folder", type=EXISTING)
 @click.argument("repository", metavar="ORG/NAME")
-@click.option("--branch", metavar="NAME", help="Commit to this branch, made if it is not there.  [default: main]")
-@click.option("--private", is_flag=True, help="Make the repository private, if it is not there yet.")
-@click.option("--message", metavar="TEXT", help="What the commit says.  [default: Upload FOLDER]")
+@click.option("--branch", metavar="NAME", help="Commit to this branch; it is created if needed.  [default: main]")
+@click.option("--private", is_flag=True, help="If the repository is created, make it private.")
+@click.option("--message", metavar="TEXT", help="Commit message.  [default: Upload FOLDER]")
 @click.option("--create-pr", is_flag=True, help="Propose the commit as a pull request.")
 @click.option("--dry-run", is_flag=True, help="Print the card and the files, and upload nothing.")
 @debug_option
 def push(debug: bool, folder: Path, repository: str, dry_run: bool, **options: Any) -> None:
     """Uploads FOLDER to the hub in one commit: the files that its manifest lists, and a model card.
 
-    FOLDER must be verified, and as it was made. The card says what it is, how it was verified and how to run it; a
-    README.md that you wrote, in FOLDER or on the hub, is kept instead. Files of an earlier push that FOLDER does not
-    have are removed. The token is that of `hf auth login`, or HF_TOKEN.
+    FOLDER must be verified and unchanged since. The card says what it is, how it was verified and how to run it. If you
+    wrote a README.md of your own, in FOLDER or on the hub, that is kept instead. Files of an earlier push that FOLDER
+    does not have are removed. The token is that of `hf auth login`, or HF_TOKEN.
 
     \b
     Example:

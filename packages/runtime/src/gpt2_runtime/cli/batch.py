@@ -26,16 +26,16 @@ PREFIX_MB = 100
 @options.folder
 @click.argument("source", metavar="INPUT")
 @click.argument("target", metavar="OUTPUT", type=click.Path(path_type=Path))
-@click.option("--rows", type=int, default=ROWS, show_default=True, help="Continue so many prompts at once.")
+@click.option("--rows", type=int, default=ROWS, show_default=True, help="Continue this many prompts at once.")
 @click.option(
     "--prefix-mb",
     type=int,
     default=PREFIX_MB,
     show_default=True,
-    help="Keep so much of prompts that were read, for those that start alike; 0 keeps none.",
+    help="Memory for prompts that were read, for later ones that start alike; 0 keeps none.",
 )
 @options.continuation
-@click.option("--seed", type=int, default=0, show_default=True, help="With its number, the seed of each line.")
+@click.option("--seed", type=int, default=0, show_default=True, help="The seed of a line is this plus its number.")
 @options.precision
 @options.provider
 @options.threads
@@ -59,12 +59,12 @@ def batch(
     check_hashes: bool,
     **continuation: object,
 ) -> None:
-    """Continues the prompts of INPUT, a JSON object a line, and writes a line for each to OUTPUT, as they end.
+    """Continues the prompts of INPUT, one JSON object a line, and writes a line for each to OUTPUT as it ends.
 
-    A line of INPUT has a "prompt" or "token_ids", an "id" if not its number, and any setting by its name, which goes
-    before the options: {"id": "a", "prompt": "To be", "temperature": 0.8, "stop": ["\\n"]}. INPUT may be -, standard
-    input. What is in OUTPUT already is not done again: after a break, the same command goes on. A bad line is told by
-    its number, and the others are done; then the exit status is 1.
+    A line of INPUT has a "prompt" or "token_ids", an "id" (by default its number), and any settings by name, which
+    override the options: {"id": "a", "prompt": "To be", "temperature": 0.8, "stop": ["\\n"]}. If INPUT is -, it is
+    standard input. What OUTPUT already has is not done again: after an interruption, the same command goes on. A bad
+    line is reported by its number and the others are done; then the exit status is 1.
 
     \b
     Examples:

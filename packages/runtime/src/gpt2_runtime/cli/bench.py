@@ -17,8 +17,8 @@ from gpt2_runtime.signature import GraphKind
 
 @click.command()
 @options.folder
-@click.option("--context", "contexts", type=int, multiple=True, help="Decode after this many tokens; may be repeated.")
-@click.option("--batch", "batches", type=int, multiple=True, help="Decode this many rows at once; may be repeated.")
+@click.option("--context", "contexts", type=int, multiple=True, help="Decode after this many tokens. Repeatable.")
+@click.option("--batch", "batches", type=int, multiple=True, help="Decode this many rows at once. Repeatable.")
 @click.option("--rounds", type=int, default=ROUNDS, show_default=True, help="Take the median of this many.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @options.precision
@@ -42,9 +42,9 @@ def bench(
     """Measures how fast this machine runs FOLDER.
 
     Prefill is the time from a prompt to its first token. Decoding is measured after several contexts and in batches,
-    and as a share of the read roofline: a step reads all weights and all cached keys and values, and memory gives them
-    no faster than it is read. More than all of it is reached by a model that the processor's caches hold. On cuda the
-    bandwidth is that of a copy on the device, read and written.
+    and shown as a share of the roofline: a step must read all weights and all cached keys and values, so it takes at
+    least as long as memory needs for that. A model that fits into the processor's caches can exceed 100%. On cuda the
+    bandwidth is that of a copy on the device, reads and writes counted.
 
     \b
     Examples:

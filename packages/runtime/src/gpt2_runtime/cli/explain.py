@@ -19,15 +19,15 @@ from gpt2_runtime.request import Overflow
 @click.argument("prompt", required=False)
 @click.option("--prompt-ids", metavar="IDS", callback=token_ids, help="Token ids instead of PROMPT, such as 464,3290.")
 @click.option("--html", "html_file", metavar="FILE", type=click.Path(path_type=Path), help="Write the page to FILE.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead: all but attention.")
-@click.option("--top", type=int, default=TOP, show_default=True, help="Show so many guesses at each place.")
-@click.option("--generate", type=int, default=0, help="Let the model write so many tokens more, and explain those too.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead, without attention.")
+@click.option("--top", type=int, default=TOP, show_default=True, help="Show this many guesses at each place.")
+@click.option("--generate", type=int, default=0, help="Let the model write this many more tokens; explain them too.")
 @click.option(
     "--overflow",
     type=click.Choice(["error", "truncate"]),
     default="error",
     show_default=True,
-    help="Of a prompt that is too long: refuse it, or keep its last tokens.",
+    help="If the prompt is too long: refuse it, or keep its last tokens.",
 )
 @click.option("--force", is_flag=True, help="Replace FILE.")
 @options.provider
@@ -48,11 +48,11 @@ def explain(
     threads: int | None,
     check_hashes: bool,
 ) -> None:
-    """Shows what FOLDER's model makes of PROMPT, inside, as one HTML page.
+    """Shows what goes on inside FOLDER's model when it reads PROMPT, as one HTML page.
 
-    How likely each token was and what else could have come, what every layer would have predicted (the logit lens), and
-    what every head of attention looked at. The page needs no network and no other file. PROMPT - reads standard input;
-    it may have 256 tokens, those of --generate among them.
+    The page shows how likely each token was and what else could have come, what every layer would have predicted (the
+    logit lens), and what every attention head looked at. It needs no network and no other file. If PROMPT is -, it is
+    read from standard input. It may have 256 tokens, including those of --generate.
 
     \b
     Examples:

@@ -33,16 +33,16 @@ def token_ids(_: click.Context, __: click.Parameter, value: str | None) -> list[
 @click.argument("prompt", required=False)
 @click.option("--prompt-ids", metavar="IDS", callback=token_ids, help="Token ids instead of PROMPT, such as 464,3290.")
 @options.continuation
-@click.option("--seed", type=int, help="Repeat the draws of this number.  [default: random; --json tells it]")
-@click.option("--num-beams", type=int, metavar="K", help="Search for the likeliest texts with K beams, draw nothing.")
-@click.option("--length-penalty", type=float, help="Of beams: above 0 favours longer texts.  [default: 1.0]")
+@click.option("--seed", type=int, help="The same seed draws the same text.  [default: random; --json shows it]")
+@click.option("--num-beams", type=int, metavar="K", help="Search for the likeliest text with K beams; draw nothing.")
+@click.option("--length-penalty", type=float, help="With beams: above 0 favours longer texts.  [default: 1.0]")
 @click.option(
     "--early-stopping",
     type=click.Choice(list(EARLY_STOPPING)),
-    help="Of beams: end when K texts have ended; or only when none can be better.  [default: no]",
+    help="With beams: yes ends when K texts have ended, never only when none can become better.  [default: no]",
 )
 @click.option(
-    "--lookup", is_flag=True, help="Guess words from what came before: the same text, sooner where it repeats itself."
+    "--lookup", is_flag=True, help="Guess tokens from the text so far: the same text, sooner where it repeats itself."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end instead of streaming text.")
 @options.precision
@@ -73,8 +73,8 @@ def generate(
 ) -> None:
     """Continues PROMPT and prints the new text as it comes.
 
-    PROMPT - reads standard input to its end, as it is. The defaults draw from GPT-2's own distribution, as it was
-    trained; --temperature 0.8 --top-k 40 gives safer text, --temperature 0 always the same.
+    If PROMPT is -, it is read from standard input, unchanged. The defaults draw from GPT-2's own distribution, as it
+    was trained; --temperature 0.8 --top-k 40 gives safer text, --temperature 0 always the same.
 
     \b
     Examples:
@@ -86,13 +86,13 @@ def generate(
     if given is None or None not in (prompt, prompt_ids):
         raise click.UsageError("Give either PROMPT or --prompt-ids.")
     if num_beams is None and (length_penalty, early_stopping) != (None, None):
-        raise click.UsageError("--length-penalty and --early-stopping are of beams; add --num-beams.")
+        raise click.UsageError("--length-penalty and --early-stopping are for beams; add --num-beams.")
     if num_beams is not None:
         continuation["temperature"] = continuation["temperature"] or 0
     if n > 1 and not as_json:
         raise click.UsageError(f"-n is {n}, and only one text can be streamed; add --json.")
     if not as_json and (continuation["logprobs"], continuation["prompt_logprobs"]) != (None, None):
-        raise click.UsageError("--logprobs and --prompt-logprobs are told with --json; add it.")
+        raise click.UsageError("--logprobs and --prompt-logprobs are shown by --json only; add it.")
     if lookup and (n > 1 or num_beams is not None):
         raise click.UsageError("--lookup guesses for one text; leave it out, or -n and --num-beams.")
     # Settings are checked before the model is loaded: a mistyped number should not cost a wait.

@@ -14,7 +14,7 @@ from gpt2_runtime.signature import GraphKind
 
 @click.command()
 @options.folder
-@click.option("--load", "with_loading", is_flag=True, help="Tell the time and memory that loading took, too.")
+@click.option("--load", "with_loading", is_flag=True, help="Show the time and memory that loading takes, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @options.precision
 @options.provider

@@ -65,22 +65,24 @@ def _drop_output() -> None:
 
 folder = click.argument("folder")
 precision = click.option(
-    "--precision", type=click.Choice(PRECISIONS), help="Of the weights.  [default: the most exact one in FOLDER]"
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    help="Precision of the weights.  [default: the most exact one in FOLDER]",
 )
 provider = click.option(
     "--provider", type=click.Choice(list(PROVIDERS)), default="cpu", show_default=True, help="Where the model runs."
 )
-threads = click.option("--threads", type=int, help="Threads of one operator.  [default: the CPUs it may use]")
+threads = click.option("--threads", type=int, help="Threads per operator.  [default: as many as there are CPUs to use]")
 graph = click.option(
     "--graph",
     type=click.Choice(["serving", "portable"]),
-    help="Which of the folder's graphs.  [default: serving on the CPU, if FOLDER has it]",
+    help="Graph to run.  [default: serving where it can run, else portable]",
 )
 cuda_graph = click.option(
-    "--cuda-graph", is_flag=True, help="On cuda, capture a step by one token once and replay it (precision fp16)."
+    "--cuda-graph", is_flag=True, help="With cuda and fp16: capture the one-token step as a CUDA graph and replay it."
 )
 check_hashes = click.option(
-    "--check-hashes", is_flag=True, help="First compare every file with the manifest's SHA-256."
+    "--check-hashes", is_flag=True, help="Compare every file with the manifest's SHA-256 first."
 )
 
 
@@ -93,48 +95,63 @@ def _bias(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dic
 
 _continuation = (
     click.option(
-        "--max-new-tokens", type=int, default=MAX_NEW_TOKENS, show_default=True, help="At most so many tokens."
+        "--max-new-tokens",
+        type=int,
+        default=MAX_NEW_TOKENS,
+        show_default=True,
+        help="Generate at most this many tokens.",
     ),
-    click.option("--min-new-tokens", type=int, default=0, help="No stop token before so many tokens."),
-    click.option("--temperature", type=float, help="Below 1 is safer, above 1 wilder, 0 greedy.  [default: 1.0]"),
-    click.option("--top-k", type=int, help="Draw from the K likeliest tokens.  [default: from all]"),
+    click.option("--min-new-tokens", type=int, default=0, help="Allow no stop token before this many tokens."),
+    click.option("--temperature", type=float, help="Below 1 is safer, above 1 is wilder, 0 is greedy.  [default: 1.0]"),
+    click.option("--top-k", type=int, help="Draw from the K likeliest tokens only.  [default: from all]"),
+    click.option("--top-p", type=float, help="Draw from the fewest likeliest tokens whose probabilities sum to this."),
+    click.option("--min-p", type=float, help="Draw from tokens at least this fraction as probable as the likeliest."),
+    click.option("--typical-p", type=float, help="Draw from the most typical tokens whose probabilities sum to this."),
     click.option(
-        "--top-p", type=float, help="Draw from the likeliest tokens that have this much probability together."
+        "--repetition-penalty", type=float, default=1.0, help="Above 1, tokens that are in the text become less likely."
     ),
-    click.option("--min-p", type=float, help="Draw from the tokens at least this share as probable as the likeliest."),
-    click.option("--typical-p", type=float, help="Draw from the least surprising tokens that have this much together."),
     click.option(
-        "--repetition-penalty", type=float, default=1.0, help="Above 1 makes the tokens of the text less likely."
+        "--frequency-penalty",
+        type=float,
+        default=0.0,
+        help="Subtract this from a token's logit for each time it was generated.",
     ),
-    click.option("--frequency-penalty", type=float, default=0.0, help="Off a new token's logit, each time it came."),
-    click.option("--presence-penalty", type=float, default=0.0, help="Off the logit of each new token, once."),
-    click.option("--no-repeat-ngram-size", type=int, metavar="N", help="No run of N tokens comes twice."),
+    click.option(
+        "--presence-penalty",
+        type=float,
+        default=0.0,
+        help="Subtract this once from the logit of every token that was generated.",
+    ),
+    click.option("--no-repeat-ngram-size", type=int, metavar="N", help="Let no sequence of N tokens occur twice."),
     click.option(
         "--logit-bias",
         multiple=True,
         metavar="ID=BIAS",
         callback=_bias,
-        help="Onto a token's logit, -inf forbids it; may be repeated.",
+        help="Add BIAS to a token's logit; -inf forbids the token. Repeatable.",
     ),
-    click.option("--bad-word", "bad_words", multiple=True, help="Never this text's tokens; may be repeated."),
-    click.option("--stop", multiple=True, help="End before this text; may be repeated."),
+    click.option("--bad-word", "bad_words", multiple=True, help="Never generate the tokens of this text. Repeatable."),
+    click.option("--stop", multiple=True, help="End before this text. Repeatable."),
     click.option(
         "--stop-token-id",
         "stop_token_ids",
         type=int,
         multiple=True,
-        help="End at this token; may be repeated.  [default: end-of-text]",
+        help="End at this token. Repeatable.  [default: end-of-text]",
     ),
     click.option(
         "--overflow",
         type=click.Choice(["error", "truncate", "slide"]),
         default="error",
         show_default=True,
-        help="Of a text longer than the model reads: refuse it, keep the prompt's end, or read on from the last half.",
+        help="If the text is longer than the model's context: refuse it, keep the end of the prompt, or go on from the "
+        "last half.",
     ),
-    click.option("--logprobs", type=int, metavar="N", help="Tell each token's log-probability, and the N likeliest."),
-    click.option("--prompt-logprobs", type=int, metavar="N", help="Tell those of the prompt's tokens, too."),
-    click.option("-n", "n", type=int, default=1, show_default=True, help="So many continuations; one reading."),
+    click.option(
+        "--logprobs", type=int, metavar="N", help="Show each new token's log-probability and the N likeliest."
+    ),
+    click.option("--prompt-logprobs", type=int, metavar="N", help="Show the same for the tokens of the prompt."),
+    click.option("-n", "n", type=int, default=1, show_default=True, help="Number of continuations; one prefill."),
 )
 
 

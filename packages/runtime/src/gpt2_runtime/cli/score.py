@@ -24,10 +24,10 @@ from gpt2_runtime.tokenizer import Tokenizer
 @click.command()
 @options.folder
 @click.argument("file")
-@click.option("--stride", type=int, help="Tokens from one window to the next.  [default: half a window]")
-@click.option("--window", type=int, help="Tokens that are read at once.  [default: all that the model reads]")
-@click.option("--per-token", is_flag=True, help="Print a line of JSON for each token, and then the one of --json.")
-@click.option("--top", type=int, default=0, help="With --per-token, tell this many of the likeliest tokens, too.")
+@click.option("--stride", type=int, help="Tokens from the start of one window to the next.  [default: half a window]")
+@click.option("--window", type=int, help="Tokens that are read at once.  [default: the model's context]")
+@click.option("--per-token", is_flag=True, help="Print a line of JSON for each token, then that of --json.")
+@click.option("--top", type=int, default=0, help="With --per-token, show this many of the likeliest tokens, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @options.precision
 @options.provider
@@ -49,12 +49,12 @@ def score(
     graph: GraphKind | None,
     check_hashes: bool,
 ) -> None:
-    """Tells how likely the text of FILE is: log-likelihood, perplexity, bits per byte.
+    """Shows how likely the text of FILE is: log-likelihood, perplexity, bits per byte.
 
-    FILE - reads standard input to its end. The text is read in windows, each of which scores the tokens that are new in
-    it, as transformers' page "Perplexity of fixed-length models" does. A smaller stride lets each token be judged by
-    more of what came before it, and takes longer. OpenAI's figures are compared with --stride 1024, where windows do
-    not overlap. <|endoftext|> spelled out in FILE is that token.
+    If FILE is -, the text is read from standard input. It is read in windows, each of which scores the tokens that are
+    new in it, as transformers' page "Perplexity of fixed-length models" does. A smaller stride gives each token more
+    context and takes longer. For a comparison with OpenAI's figures use --stride 1024, where windows do not overlap.
+    <|endoftext|> spelled out in FILE is that token.
 
     \b
     Examples:

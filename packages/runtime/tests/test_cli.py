@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -244,6 +246,54 @@ def test_an_output_that_is_full_is_told_in_one_line(folder, command):
     assert process.returncode == 1
     message = "error: output cannot be written: No space left on device; make room, or write it elsewhere\n"
     assert process.stderr == message
+
+
+@pytest.mark.parametrize("command", ["generate {} -", "score {} -", "batch {} - answers.jsonl"])
+def test_a_standard_input_that_is_closed_is_refused(folder, tmp_path, command):
+    found = in_a_shell(command.format(folder), "<&-", tmp_path)
+    assert (found.returncode, found.stderr) == (
+        1,
+        b"error: standard input is closed; pipe a text into it, or name a file\n",
+    )
+
+
+def test_a_standard_output_that_is_closed_is_refused(folder, tmp_path):
+    found = in_a_shell(f"generate {folder} a", ">&-", tmp_path)
+    assert (found.returncode, found.stderr) == (1, b"error: standard output is closed; open it, or send it to a file\n")
+
+
+@pytest.mark.parametrize("command", ["generate {} a --seed 3 --max-new-tokens 60", "explain {} a", "inspect {}"])
+def test_json_is_written_in_any_encoding(folder, tmp_path, command):
+    found = [
+        json.loads(in_a_shell(f"{command.format(folder)} --json", "", tmp_path, PYTHONIOENCODING=encoding).stdout)
+        for encoding in ("ascii", "utf-8")
+    ]
+    for document in found:
+        document.pop("timings", None)
+    assert found[0] == found[1]
+
+
+def test_a_text_that_the_output_cannot_hold_is_told_in_one_line(folder, tmp_path):
+    found = in_a_shell(f"generate {folder} a --seed 3 --max-new-tokens 60", "", tmp_path, PYTHONIOENCODING="latin-1")
+    assert found.returncode == 1
+    told = r"error: output is latin-1, which has no '\\ufffd'; set PYTHONUTF8=1 for UTF-8, or take --json .*"
+    assert re.fullmatch(told, found.stderr.decode().strip())
+
+
+def in_a_shell(command, streams, folder, **variables):
+    program = [*COMMAND, *command.split()]
+    return subprocess.run(
+        f"{shlex.join(program)} {streams}", shell=True, capture_output=True, cwd=folder, env=os.environ | variables
+    )
+
+
+def test_the_value_that_is_wrong_is_the_one_that_is_told(folder):
+    for biases, told in (
+        (("abc", "5=1"), "'abc' is not a token id and a number such as 50256=-1.5"),
+        (("5=-inf", "5=9"), "'5=9' is the second bias of token 5; give it once"),
+    ):
+        options = [part for bias in biases for part in ("--logit-bias", bias)]
+        assert told in run("generate", folder, "a", *options).stderr
 
 
 def test_an_argument_that_is_not_utf8_is_refused(folder):

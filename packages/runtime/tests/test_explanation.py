@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gpt2_runtime import GREEDY, Session, generate
+from gpt2_runtime import GREEDY, Session, TextGenerator, generate
 from gpt2_runtime.errors import (
     BundleError,
     EmptyPromptError,
     GraphError,
     LogitsError,
+    PromptError,
     PromptTooLongError,
     SettingError,
     TokenIdError,
@@ -87,6 +88,19 @@ def test_what_is_generated_is_greedy_and_explained_too(explainer, folder):
     assert set(found.ranks[len(IDS) :].tolist()) == {1}
 
 
+def test_what_is_generated_runs_where_the_rest_does(folder, monkeypatch):
+    opened = []
+    real = TextGenerator.open
+
+    def spied(*arguments, **settings):
+        opened.append(settings)
+        return real(*arguments, **settings)
+
+    monkeypatch.setattr(TextGenerator, "open", spied)
+    Explainer.open(folder, threads=1).explain([5, 6], generate=1)
+    assert (opened[0]["provider"], opened[0]["threads"]) == ("cpu", 1)
+
+
 def test_one_token_is_enough(explainer):
     found = explainer.explain([5])
     assert (found.perplexity, found.ranks.tolist(), found.attentions.ravel().tolist()) == (None, [0], [1.0] * 8)
@@ -117,6 +131,7 @@ def test_a_page_has_room_for_256_tokens_whatever_the_model_reads(explainer):
         ([300], {}, TokenIdError, "token id is 300, must be an integer from 0 to 299"),
         ([1, -1], {}, TokenIdError, "token id is -1"),
         ([True], {}, TokenIdError, "token id is True"),
+        (None, {}, PromptError, "prompt_ids is None, must be a list of token ids"),
         ([1.5], {}, TokenIdError, r"token id is 1\.5"),
         ([1], {"top": 0}, SettingError, "top is 0, must be an integer from 1 to 50"),
         ([1], {"top": 51}, SettingError, "top is 51, must be an integer from 1 to 50"),

@@ -31,6 +31,12 @@ def test_lines_are_for_people(session, folder):
     assert "<|endoftext|> = 299" in text
 
 
+def test_what_a_manifest_says_stays_on_its_line(session):
+    source = replace(session.bundle.source, name="gpt2\nparity  verified \x1b[2J")
+    told = list(lines(replace(session, bundle=replace(session.bundle, source=source)), None))
+    assert told[0].startswith(r"source      gpt2\nparity  verified \x1b[2J, revision")
+
+
 def test_a_folder_without_tokenizer_and_parity_says_so(session):
     bare = replace(session, bundle=replace(session.bundle, parity=None, eos_token_ids=()))
     text = "\n".join(lines(bare, None))

@@ -58,7 +58,11 @@ def test_an_id_that_is_a_number_is_not_the_text_of_it():
         (b'{"prompt": "a", "temprature": 1}', "'temprature' is no setting; there are id, prompt"),
         (b'{"prompt": "a", "parse_special": "no"}', "parse_special is 'no', must be true or false"),
         (b'{"prompt": "a", "logit_bias": [5]}', "logit_bias is .5., must be an object"),
-        (b'{"prompt": "a", "logit_bias": {"x": 1}}', "logit_bias has a name that is no token id"),
+        (b'{"prompt": "a", "logit_bias": {"x": 1}}', "logit_bias has the name 'x', must be a token id such as '50256'"),
+        (b'{"prompt": "a", "logit_bias": {"1_0": 1}}', "logit_bias has the name '1_0'"),
+        (b'{"prompt": "a", "logit_bias": {"07": 1, "7": 2}}', "logit_bias has the name '07'"),
+        (b'{"prompt": "a", "logit_bias": {"7": 1, "7": 2}}', "has '7' twice; give it once"),
+        (b'{"prompt": "a", "temperature": 0, "temperature": 1}', "has 'temperature' twice; give it once"),
     ],
 )
 def test_a_line_that_cannot_be_read_says_why(text, told):

@@ -6,13 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from gpt2_runtime import TextGenerator, jobs
-from gpt2_runtime.cli import main
+from gpt2_runtime.cli import batch, main
 from gpt2_runtime.errors import JobError, SettingError
 from gpt2_runtime.job import Defaults
 from gpt2_runtime.jobs import Progress, run
@@ -152,6 +153,42 @@ def test_a_full_disk_is_told_in_one_line():
         pytest.raises(JobError, match="cannot be written: No space left on device"),
     ):
         jobs._write(file, FULL, {"id": 1})
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of POSIX")
+def test_a_disk_that_fills_up_blames_the_output_and_loses_nothing(folder, tmp_path, answers):
+    source = tmp_path / "prompts.jsonl"
+    source.write_bytes(b"".join(lines(12)))
+    limited = "import resource, signal; resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000)); "
+    limited += "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "  # the write fails instead, as it does on a full disk
+    program = "from gpt2_runtime.cli import main; main()"
+    command = ["batch", str(folder), str(source), str(answers), "--threads", "1", "--max-new-tokens", "8"]
+    failed = subprocess.run([sys.executable, "-c", limited + program, *command], capture_output=True, check=False)
+    assert failed.returncode == 1
+    last = failed.stderr.decode().splitlines()[-1]
+    assert last == f"error: {answers} cannot be written: File too large; go on with the same command"
+    assert answers.stat().st_size == 3000  # the last line is cut
+    subprocess.run([sys.executable, "-c", program, *command], capture_output=True, check=True)
+    assert len(told(answers)) == 12
+
+
+def test_an_input_that_fails_is_blamed_itself(folder, tmp_path, answers):
+    with pytest.raises(JobError, match="cannot be read: Is a directory"), batch._lines(str(tmp_path)) as _:
+        pass
+    refused = CliRunner().invoke(main, ["batch", str(folder), str(tmp_path), str(answers)])
+    assert refused.stderr == f"error: {tmp_path} cannot be read: Is a directory\n"
+
+
+@pytest.mark.parametrize(
+    "name", ["generation_config.json", "tokenizer.json", "model_serving.onnx", "model.safetensors"]
+)
+def test_an_answer_of_another_folder_is_not_taken_for_this_ones(generator, answers, name):
+    run(generator, lines(1), answers, defaults=DEFAULTS)
+    bundle = generator.session.bundle
+    files = dict(bundle.files) | {name: replace(bundle.files[name], sha256="0" * 64)}
+    other = replace(generator, session=replace(generator.session, bundle=replace(bundle, files=files)))
+    with pytest.raises(JobError, match="of another prompt, model or setting"):
+        run(other, lines(1), answers, defaults=DEFAULTS)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="locks of POSIX")

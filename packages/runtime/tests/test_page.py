@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -139,6 +140,24 @@ def test_a_file_is_replaced_only_when_asked_for_and_nothing_is_left_behind(tmp_p
 def test_a_place_that_cannot_be_written_is_refused(tmp_path, name, told):
     with pytest.raises(SettingError, match=told):
         write("page", tmp_path / name, force=True)
+
+
+def test_what_is_no_regular_file_is_never_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SettingError, match="is no regular file; name a file"):
+        write("new", tmp_path / "pipe", force=True)
+    (tmp_path / "real.html").write_text("old")
+    (tmp_path / "link.html").symlink_to("real.html")
+    write("new", tmp_path / "link.html", force=True)
+    assert (tmp_path / "link.html").is_symlink()
+    assert (tmp_path / "real.html").read_text() == "new"
+
+
+def test_a_name_may_be_as_long_as_the_system_lets_it(tmp_path):
+    write("new", tmp_path / ("a" * 255))
+    with pytest.raises(SettingError, match="cannot be written: File name too long; name another file"):
+        write("new", tmp_path / ("a" * 256))
+    assert [path.name for path in tmp_path.iterdir()] == ["a" * 255]
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):

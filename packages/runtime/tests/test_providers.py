@@ -5,7 +5,14 @@ import sys
 import pytest
 from gpt2_runtime import providers
 from gpt2_runtime.errors import ProviderError, SettingError
-from gpt2_runtime.providers import PROVIDERS, check_provider, choose_provider, choose_threads, cpu_quota
+from gpt2_runtime.providers import (
+    PROVIDERS,
+    check_provider,
+    choose_provider,
+    choose_threads,
+    cpu_quota,
+    load_onnxruntime,
+)
 
 
 def test_an_unknown_provider_is_refused_with_the_known_ones():
@@ -30,6 +37,15 @@ def test_a_session_that_fell_back_is_refused():
     with pytest.raises(ProviderError, match="provider cuda could not start, onnxruntime fell back to CPU"):
         check_provider(PROVIDERS["cuda"], ["CPUExecutionProvider"])
     check_provider(PROVIDERS["cuda"], ["CUDAExecutionProvider", "CPUExecutionProvider"])
+
+
+def test_ctrl_c_while_onnxruntime_is_imported_is_no_broken_installation(monkeypatch, tmp_path):
+    # As the start of onnxruntime's own C++ module tells of it.
+    (tmp_path / "onnxruntime.py").write_text("raise ImportError('initialization failed') from KeyboardInterrupt()")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
+    with pytest.raises(KeyboardInterrupt):
+        load_onnxruntime()
 
 
 def test_without_onnxruntime_the_package_imports_and_says_what_to_install(folder):

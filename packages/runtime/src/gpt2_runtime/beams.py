@@ -180,7 +180,7 @@ def beam_search(
         num_return_sequences=num_return_sequences,
         length_penalty=length_penalty,
         early_stopping=early_stopping,
-        stop_token_ids=_stops(session, request.stop_token_ids),
+        stop_token_ids=request.stops(session.bundle.eos_token_ids, session.bundle.architecture.vocab_size),
     )
     check_draws_nothing(sampling)
     check_vocabulary(sampling, session.bundle.architecture.vocab_size)
@@ -305,13 +305,6 @@ def check_draws_nothing(sampling: SamplingConfig) -> None:
         if field.name not in CONTROLS and value != neutral:
             told = f"{field.name} is {shown(value)}, must be {shown(neutral)}"
             raise SettingError(f"{told}, as beam search draws no token; start from GREEDY")
-
-
-def _stops(session: Session, stop_token_ids: Collection[int] | None) -> frozenset[int]:
-    """The tokens that end a text, which the vocabulary has."""
-    stops = frozenset(session.bundle.eos_token_ids if stop_token_ids is None else stop_token_ids)
-    session.check_row(list(stops))
-    return stops
 
 
 def _check_count(name: str, value: object, least: int, most: int | None = None, of: str = "") -> None:

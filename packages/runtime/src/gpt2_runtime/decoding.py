@@ -60,8 +60,8 @@ class Decoding:
     def __init__(self, session: Session, request: Request, rng: np.random.Generator) -> None:
         self._limit = session.bundle.architecture.n_positions
         prompt = session.check_row(request.fitting(self._limit, session.bundle.bos_token_id))
-        check_vocabulary(request.sampling, session.bundle.architecture.vocab_size)
-        stops = session.bundle.eos_token_ids if request.stop_token_ids is None else request.stop_token_ids
+        vocab_size = session.bundle.architecture.vocab_size
+        check_vocabulary(request.sampling, vocab_size)
         self.request = request
         self.ids: list[int] = prompt.tolist()
         self.read = 0
@@ -71,7 +71,7 @@ class Decoding:
         self.slides = 0
         self.reused = 0
         self._rng = rng
-        self._stops = frozenset(stops)
+        self._stops = request.stops(session.bundle.eos_token_ids, vocab_size)
         self._prompt_length = len(prompt)
         self._start = 0  # of the window among the ids
         # The last token chosen never has to be read.

@@ -26,7 +26,7 @@ from gpt2_runtime.errors import (
 )
 from gpt2_runtime.placement import placed
 from gpt2_runtime.providers import choose_provider, choose_threads
-from gpt2_runtime.request import Overflow
+from gpt2_runtime.request import Overflow, check_prompt
 from gpt2_runtime.sampling import GREEDY
 from gpt2_runtime.session import open_inference, signature_of
 from gpt2_runtime.signature import Signature
@@ -94,6 +94,8 @@ class Explainer:
     bundle: Bundle
     tokenizer: Tokenizer | None
     inference: InferenceSession
+    provider: str
+    threads: int
 
     @classmethod
     def open(
@@ -125,11 +127,12 @@ class Explainer:
             raise BundleError(f"{bundle.folder} has no {KIND} graph; {remedy}")
         path = bundle.graph("fp32", KIND)
         # Not packed: it multiplies by the head once for each layer, and each time a packed copy would be made.
-        chosen = choose_provider(provider)
-        inference = open_inference(path, chosen, choose_threads(threads), False)
+        chosen, count = choose_provider(provider), choose_threads(threads)
+        inference = open_inference(path, chosen, count, False)
         placed(inference, chosen, bundle.architecture.n_layer)
         signature_of(inference).check(str(path), Signature.explaining(bundle.architecture), KIND)
-        return cls(bundle=bundle, tokenizer=open_tokenizer(bundle), inference=inference)
+        tokenizer = open_tokenizer(bundle)
+        return cls(bundle=bundle, tokenizer=tokenizer, inference=inference, provider=provider, threads=count)
 
     def explain(
         self,
@@ -163,7 +166,9 @@ class Explainer:
         given = self._fitting(self._ids(prompt), limit - generate, overflow)
         ids = given
         if generate:
-            writer = TextGenerator.open(self.bundle.folder, precision="fp32", prepack=False)
+            writer = TextGenerator.open(
+                self.bundle, precision="fp32", provider=self.provider, threads=self.threads, prepack=False
+            )
             ids = [*given, *writer.complete(given, max_new_tokens=generate, sampling=GREEDY).token_ids]
         text = np.array([ids], np.int64)  # [1, T]
         feeds = {"input_ids": text, "target_ids": np.roll(text, -1), "top_k": np.array(top, np.int64)}
@@ -189,6 +194,7 @@ class Explainer:
 
     def _ids(self, prompt: str | Sequence[int]) -> list[int]:
         if not isinstance(prompt, str):
+            check_prompt(prompt)
             return list(prompt)
         if self.tokenizer is None:
             remedy = "pass token ids (--prompt-ids 464,3290)"

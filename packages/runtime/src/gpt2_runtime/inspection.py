@@ -147,5 +147,15 @@ def _figures(figures: object) -> str:
 
 
 def _aligned(table: Mapping[str, str], indent: str = "") -> Iterator[str]:
-    width = max(map(len, table), default=0)
-    yield from (f"{indent}{name:<{width}}  {value}" for name, value in table.items())
+    shown = {_plain(name): _plain(value) for name, value in table.items()}
+    width = max(map(len, shown), default=0)
+    yield from (f"{indent}{name:<{width}}  {value}" for name, value in shown.items())
+
+
+def _plain(text: str) -> str:
+    """What a stranger's manifest says, on the one line that it has: a line end in it could tell of another parity.
+
+    >>> _plain("GPT\\n\\x1b[2J-2 é")
+    'GPT\\\\n\\\\x1b[2J-2 é'
+    """
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)

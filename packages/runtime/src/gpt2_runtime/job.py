@@ -108,7 +108,7 @@ def written(job: Job, completions: tuple[Completion, ...]) -> dict[str, Any]:
 
 def _document(text: bytes) -> Mapping[str, Any]:
     try:
-        document = json.loads(text.decode())
+        document = json.loads(text.decode(), object_pairs_hook=_object)
     except UnicodeDecodeError as error:
         raise JobError(f"is not UTF-8 at byte {error.start}") from error
     except (ValueError, RecursionError) as error:
@@ -116,6 +116,16 @@ def _document(text: bytes) -> Mapping[str, Any]:
     if not isinstance(document, dict):
         raise JobError(f"is a JSON {type(document).__name__}, must be an object such as {{'prompt': 'To be'}}")
     return document
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of a name that comes twice JSON takes the last value, and says nothing."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise JobError(f"has {shown(twice)} twice; give it once")
+    return found
 
 
 def _prompt(document: Mapping[str, Any]) -> str | list[int]:
@@ -135,10 +145,10 @@ def _bias(given: object) -> dict[int, Any]:
     """JSON's names are strings, token ids are not."""
     if not isinstance(given, dict):
         raise JobError(f"logit_bias is {shown(given)}, must be an object such as {{'50256': -1.5}}")
-    try:
-        return {int(id_): bias for id_, bias in given.items()}
-    except ValueError as error:
-        raise JobError(f"logit_bias has a name that is no token id: {' '.join(str(error).split())[:120]}") from error
+    for name in given:
+        if not re.fullmatch("0|[1-9][0-9]{0,17}", name):  # one spelling an id, so that none comes twice
+            raise JobError(f"logit_bias has the name {shown(name)}, must be a token id such as '50256'")
+    return {int(name): bias for name, bias in given.items()}
 
 
 def _seed(seed: int, line: int) -> int:

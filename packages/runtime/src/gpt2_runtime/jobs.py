@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from io import BufferedReader, FileIO
 from itertools import count
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from gpt2_runtime.batch import Prompt, complete_batch
 from gpt2_runtime.errors import Gpt2RuntimeError, JobError
@@ -21,6 +22,9 @@ from gpt2_runtime.text import TextGenerator
 
 REMEDY = "give another OUTPUT, or delete this one"
 START = b'{"id": '  # of each line that is written
+
+# Beside its graph and weights, what a folder's answers hang on: its vocabulary, and where a text ends.
+DECIDING = ("config.json", "generation_config.json", "tokenizer.json", "vocab.json", "merges.txt")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,18 +141,22 @@ class _Lines:
 
 
 def _model(generator: TextGenerator) -> str:
-    session = generator.session
-    weights = session.bundle.files[session.bundle.weights[session.precision]]
-    return f"{weights.sha256} {session.graph}"
+    """Tells by the manifest's hashes one folder, precision and graph from others."""
+    session, bundle = generator.session, generator.session.bundle
+    names = (bundle.weights[session.precision], bundle.graphs[session.precision][session.graph], *DECIDING)
+    return " ".join(f"{name} {bundle.files[name].sha256}" for name in names if name in bundle.files)
 
 
-def _opened(target: Path) -> BinaryIO:
-    """The file, for this process alone where the system can promise that."""
+def _opened(target: Path) -> FileIO:
+    """The file, for this process alone where the system can promise that.
+
+    Without a buffer: one that could not be written would be tried again when the file is closed.
+    """
     try:
         if target.exists() and not target.is_file():
             told = f"{target} is no regular file, so that an interrupted run could not be gone on with"
             raise JobError(f"{told}; name a file")
-        file = target.open("a+b")
+        file = target.open("a+b", buffering=0)
     except (OSError, ValueError) as error:  # a name that is too long; one with a NUL
         raise JobError(f"{target} cannot be written: {getattr(error, 'strerror', None) or error}") from error
     try:
@@ -159,15 +167,16 @@ def _opened(target: Path) -> BinaryIO:
     return file
 
 
-def _write(file: BinaryIO, target: Path, document: Mapping[str, Any]) -> None:
+def _write(file: FileIO, target: Path, document: Mapping[str, Any]) -> None:
+    line = memoryview(json.dumps(document, ensure_ascii=False).encode() + b"\n")
     try:
-        file.write(json.dumps(document, ensure_ascii=False).encode() + b"\n")
-        file.flush()  # what the system has is not lost with this process
+        while line:  # of a disk that is nearly full, a part
+            line = line[file.write(line) :]
     except OSError as error:
         raise JobError(f"{target} cannot be written: {error.strerror or error}; go on with the same command") from error
 
 
-def _lock(file: BinaryIO, target: Path) -> None:
+def _lock(file: FileIO, target: Path) -> None:
     try:
         import fcntl
     except ImportError:  # Windows, where the user has to see to it
@@ -178,12 +187,13 @@ def _lock(file: BinaryIO, target: Path) -> None:
         raise JobError(f"{target} is being written by another process; wait for it, or give another OUTPUT") from error
 
 
-def _answers(file: BinaryIO, target: Path) -> dict[str, str]:
+def _answers(file: FileIO, target: Path) -> dict[str, str]:
     """The digest of each id that is answered; a last line that was cut in the middle is cut off."""
     answers: dict[str, str] = {}
     whole = 0
     file.seek(0)
-    for number, text in enumerate(file, 1):
+    reader = BufferedReader(file)
+    for number, text in enumerate(reader, 1):
         try:
             if not text.endswith(b"\n"):
                 if not text.startswith(START[: len(text)]) or _anothers(text):
@@ -194,6 +204,7 @@ def _answers(file: BinaryIO, target: Path) -> dict[str, str]:
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise JobError(f"{target} has a line {number} that no batch wrote; {REMEDY}") from error
         whole += len(text)
+    reader.detach()
     file.truncate(whole)
     return answers
 

@@ -8,8 +8,10 @@ import html
 import json
 import os
 import re
+import stat
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -89,23 +91,34 @@ def write(page: str, path: Path, *, force: bool = False) -> None:
         SettingError: the file exists and `force` is not given, or it cannot be written.
     """
     refuse_existing(path, force=force)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    whole = path.resolve()  # where a link leads to is written, and the link stays
+    partial = whole.with_name(f".gpt2-runtime-{os.getpid()}.partial")
     try:
         partial.write_text(page, encoding="utf-8")
-        partial.replace(path)
+        partial.replace(whole)
     except OSError as error:
         raise SettingError(f"{path} cannot be written: {error.strerror or error}; name another file") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def refuse_existing(path: Path, *, force: bool) -> None:
     """Raises SettingError where `write` would, before any work is done."""
-    if path.is_dir():
-        raise SettingError(f"{path} is a folder; name a file")
-    if not path.parent.is_dir():
-        raise SettingError(f"{path} cannot be written: there is no folder {path.parent}; make it first")
-    if path.exists() and not force:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        if not path.parent.is_dir():
+            raise SettingError(f"{path} cannot be written: there is no folder {path.parent}; make it first") from None
+        return
+    except (OSError, ValueError) as error:  # a name that is too long; one with a NUL
+        reason = getattr(error, "strerror", None) or error
+        raise SettingError(f"{path} cannot be written: {reason}; name another file") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise SettingError(
+            f"{path} is {'a folder' if stat.S_ISDIR(status.st_mode) else 'no regular file'}; name a file"
+        )
+    if not force:
         raise SettingError(f"{path} exists; remove it, choose another name, or pass --force to replace it")
 
 

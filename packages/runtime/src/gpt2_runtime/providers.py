@@ -37,6 +37,8 @@ def load_onnxruntime() -> ModuleType:
     try:
         import onnxruntime
     except ImportError as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):  # Ctrl-C within it, of which its C++ makes this
+            raise KeyboardInterrupt from error
         remedy = "pip install 'gpt2-runtime[cpu]' (or [cuda])"
         raise ProviderError(f"onnxruntime cannot be imported ({error}); {remedy}") from error
     module: ModuleType = onnxruntime

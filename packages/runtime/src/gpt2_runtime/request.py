@@ -42,7 +42,7 @@ class Request:
     logprobs: int | None = None
 
     def __post_init__(self) -> None:
-        _check_prompt(self.prompt_ids)
+        check_prompt(self.prompt_ids)
         check_sampling(self.sampling)
         if not _is_count(self.max_new_tokens):
             raise SettingError(f"max_new_tokens is {shown(self.max_new_tokens)}, must be an integer of at least 0")
@@ -69,6 +69,20 @@ class Request:
             raise PromptTooLongError(f"prompt has {count} tokens, the model reads {limit}; {remedy}")
         return self.prompt_ids[-limit:]
 
+    def stops(self, eos_token_ids: Collection[int], vocab_size: int) -> frozenset[int]:
+        """The tokens that end the text: those asked for, else those of the folder.
+
+        Raises:
+            SettingError: one is asked for that the vocabulary does not have, so that it would never end anything.
+        """
+        if self.stop_token_ids is None:
+            return frozenset(id_ for id_ in eos_token_ids if id_ < vocab_size)
+        for id_ in self.stop_token_ids:
+            if not 0 <= id_ < vocab_size:
+                limit = f"must be from 0 to {vocab_size - 1}, the vocabulary's ids; drop it"
+                raise SettingError(f"stop_token_ids has token id {shown(id_)}, {limit}")
+        return frozenset(self.stop_token_ids)
+
 
 def check_logprobs(name: str, value: object) -> None:
     """Refuses a number of alternatives to tell that is out of range."""
@@ -77,8 +91,8 @@ def check_logprobs(name: str, value: object) -> None:
         raise SettingError(f"{name} is {shown(value)}, {limit}; leave it out for none")
 
 
-def _check_prompt(ids: object) -> None:
-    """The ids themselves are looked at where they are read: a model knows its vocabulary."""
+def check_prompt(ids: object) -> None:
+    """PromptError for what is no list. Its ids are looked at where they are read: a model knows its vocabulary."""
     listed = ids.ndim == 1 if isinstance(ids, np.ndarray) else isinstance(ids, Sequence)
     if not listed or isinstance(ids, str | bytes | bytearray):
         raise PromptError(f"prompt_ids is {shown(ids)}, must be a list of token ids: [5, 6]")

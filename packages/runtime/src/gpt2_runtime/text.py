@@ -101,7 +101,7 @@ class TextGenerator:
     @classmethod
     def open(
         cls,
-        folder: str | Path,
+        folder: str | Path | Bundle,
         *,
         precision: str | None = None,
         provider: str = "cpu",
@@ -115,7 +115,7 @@ class TextGenerator:
         """Opens a folder's graph and tokenizer. A folder without tokenizer files takes token ids only.
 
         Args:
-            folder: what `gpt2-export make` wrote.
+            folder: what `gpt2-export make` wrote, or its Bundle where it is open already.
             precision: "fp32", "fp16", "int8" or "int4"; by default the most exact one that the folder has.
             provider: "cpu" or "cuda".
             threads: how many threads one operator may use; by default what affinity and quota let this process use.
@@ -131,7 +131,7 @@ class TextGenerator:
             ProviderError: the provider is not there.
             SettingError: `threads`, `graph` or `prefix_bytes` is out of range.
         """
-        bundle = Bundle.open(folder, check_hashes=check_hashes)
+        bundle = folder if isinstance(folder, Bundle) else Bundle.open(folder, check_hashes=check_hashes)
         session = Session.open(
             bundle,
             precision=precision,
@@ -161,7 +161,7 @@ class TextGenerator:
             TokenizerError: text is asked for, and the folder has no tokenizer files.
         """
         check_lookup(lookup)
-        (transcript,) = self.prepare(prompt, **settings)
+        (transcript,) = self.prepare(prompt, n=1, **settings)
         return TextStream(run(self.session, transcript.decoding, lookup, self.prefixes), transcript)
 
     def complete(self, prompt: str | Sequence[int], **settings: Unpack[Settings]) -> Completion:
@@ -201,7 +201,7 @@ class TextGenerator:
             if value is not None and not (isinstance(value, list | tuple) and not value):
                 raise SettingError(f"{name} is {shown(value)}, beam search has none; leave it out")
         settings.setdefault("sampling", GREEDY)
-        (transcript,) = self.prepare(prompt, **settings)
+        (transcript,) = self.prepare(prompt, n=1, **settings)
         request = transcript.decoding.request
         beams = beam_search(
             self.session,

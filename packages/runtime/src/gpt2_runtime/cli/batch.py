@@ -12,6 +12,7 @@ from typing import BinaryIO
 import click
 
 from gpt2_runtime.cli import options
+from gpt2_runtime.cli.streams import standard_input
 from gpt2_runtime.errors import Gpt2RuntimeError, JobError
 from gpt2_runtime.job import Defaults
 from gpt2_runtime.jobs import Progress, run
@@ -29,7 +30,7 @@ PREFIX_MB = 100
 @click.option("--rows", type=int, default=ROWS, show_default=True, help="Continue this many prompts at once.")
 @click.option(
     "--prefix-mb",
-    type=int,
+    type=click.IntRange(min=0),
     default=PREFIX_MB,
     show_default=True,
     help="Memory for prompts that were read, for later ones that start alike; 0 keeps none.",
@@ -94,17 +95,31 @@ def batch(
 
 
 @contextmanager
-def _lines(source: str) -> Iterator[tuple[BinaryIO, int | None]]:
+def _lines(source: str) -> Iterator[tuple[Iterator[bytes], int | None]]:
     """The lines of INPUT, and how many there are where that can be told."""
     if source == "-":
-        yield sys.stdin.buffer, None
+        yield _read(source, standard_input()), None
         return
-    try:
-        with Path(source).open("rb") as file:
-            count = sum(1 for line in file if line.strip()) if file.seekable() else None
-            if count is not None:
+    with _reading(source):
+        file = Path(source).open("rb")  # noqa: SIM115 - closed below, where other errors are not this file's
+    with file:
+        count = None
+        with _reading(source):
+            if file.seekable():
+                count = sum(1 for line in file if line.strip())
                 file.seek(0)
-            yield file, count
+        yield _read(source, file), count
+
+
+def _read(source: str, file: BinaryIO) -> Iterator[bytes]:
+    with _reading(source):
+        yield from file
+
+
+@contextmanager
+def _reading(source: str) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise JobError(f"{source} cannot be read: {error.strerror or error}") from error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 
@@ -12,6 +11,7 @@ from gpt2_runtime.bench import ROUNDS
 from gpt2_runtime.bench import bench as measure
 from gpt2_runtime.bench import lines as report_lines
 from gpt2_runtime.cli import options
+from gpt2_runtime.cli.streams import print_json
 from gpt2_runtime.signature import GraphKind
 
 
@@ -70,7 +70,7 @@ def bench(
             progress=progress,
         )
     if as_json:
-        click.echo(json.dumps(asdict(report)))
+        print_json(asdict(report))
     else:
         for line in report_lines(report):
             click.echo(line)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
 from gpt2_runtime import page
 from gpt2_runtime.cli import options
-from gpt2_runtime.cli.generate import standard_input, token_ids
+from gpt2_runtime.cli.generate import token_ids
+from gpt2_runtime.cli.streams import print_json, standard_input, utf8
 from gpt2_runtime.explanation import TOP, Explainer, report
 from gpt2_runtime.request import Overflow
 
@@ -69,13 +69,13 @@ def explain(
         page.refuse_existing(html_file, force=force)
     explainer = Explainer.open(folder, provider=provider, threads=threads, check_hashes=check_hashes)
     explanation = explainer.explain(
-        standard_input() if given == "-" else given,
+        utf8(standard_input().read()) if given == "-" else given,
         top=top,
         generate=generate,
         overflow=overflow,
     )
     if html_file is None:
-        click.echo(json.dumps(report(explanation), ensure_ascii=False))
+        print_json(report(explanation))
         return
     page.write(page.render(explanation), html_file, force=force)
     click.echo(f"{html_file}: {len(explanation.token_ids)} tokens, {html_file.stat().st_size:,} bytes")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from dataclasses import asdict
 from typing import Any
 
@@ -12,7 +10,7 @@ import click
 from gpt2_runtime.batch import complete
 from gpt2_runtime.beams import EarlyStopping
 from gpt2_runtime.cli import options
-from gpt2_runtime.errors import PromptError
+from gpt2_runtime.cli.streams import print_json, standard_input, utf8
 from gpt2_runtime.lookup import LookupConfig
 from gpt2_runtime.signature import GraphKind
 from gpt2_runtime.text import Found, Settings, TextGenerator, TextStream
@@ -107,34 +105,26 @@ def generate(
         prepack=False,
         check_hashes=check_hashes,
     )
-    text = standard_input() if given == "-" else given
+    text = utf8(standard_input().read()) if given == "-" else given
     if num_beams is not None:
         stopping = EARLY_STOPPING[early_stopping or "no"]
         penalty = 1.0 if length_penalty is None else length_penalty
         found = generator.search(
             text, num_beams=num_beams, n=n, length_penalty=penalty, early_stopping=stopping, **settings
         )
-        _print_json({"beams": [asdict(each) for each in found]}) if as_json else _print_found(found)
+        print_json({"beams": [asdict(each) for each in found]}) if as_json else _print_found(found)
         return
     if n != 1:
         documents = [completion.document() for completion in complete(generator, text, n, settings)]
-        _print_json({"completions": documents})
+        print_json({"completions": documents})
         return
     stream = generator.stream(text, lookup=LookupConfig() if lookup else None, **settings)
     if as_json:
         for _ in stream:
             pass
-        _print_json(stream.completion.document())
+        print_json(stream.completion.document())
     else:
         _print_text(stream)
-
-
-def standard_input() -> str:
-    """All of it, which must be UTF-8."""
-    try:
-        return sys.stdin.buffer.read().decode()
-    except UnicodeDecodeError as error:
-        raise PromptError(f"standard input is not UTF-8 at byte {error.start}; convert it, e.g. with iconv") from error
 
 
 def _print_text(stream: TextStream) -> None:
@@ -154,7 +144,3 @@ def _print_found(found: tuple[Found, ...]) -> None:
 def _print_ids(token_ids: tuple[int, ...]) -> None:
     click.echo("note: the folder has no tokenizer, so these are token ids", err=True)
     click.echo(",".join(map(str, token_ids)), nl=False)
-
-
-def _print_json(document: dict[str, Any]) -> None:
-    click.echo(json.dumps(document, ensure_ascii=False))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from gpt2_runtime import inspection
 from gpt2_runtime.cli import options
+from gpt2_runtime.cli.streams import print_json
 from gpt2_runtime.loading import load
 from gpt2_runtime.signature import GraphKind
 
@@ -44,7 +43,7 @@ def inspect(
     )
     opened = generator.session, generator.tokenizer, cost if with_loading else None
     if as_json:
-        click.echo(json.dumps(inspection.report(*opened), ensure_ascii=False))
+        print_json(inspection.report(*opened))
     else:
         for line in inspection.lines(*opened):
             click.echo(line)

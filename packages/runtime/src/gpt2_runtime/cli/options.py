@@ -14,6 +14,7 @@ from typing import Any, NoReturn, cast
 import click
 
 from gpt2_runtime.bundle import PRECISIONS
+from gpt2_runtime.cli.streams import check_output
 from gpt2_runtime.errors import Gpt2RuntimeError
 from gpt2_runtime.providers import PROVIDERS
 from gpt2_runtime.sampling import SamplingConfig
@@ -31,6 +32,7 @@ def guarded(command: Command) -> Command:
     @functools.wraps(command)
     def wrapped(*, debug: bool, **options: object) -> None:
         try:
+            check_output()
             command(**options)
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
@@ -51,6 +53,10 @@ def fail(error: Exception) -> NoReturn:
     if isinstance(error, OSError) and error.filename is None:  # files are named where they are opened
         message = f"output cannot be written: {error.strerror or message}; make room, or write it elsewhere"
         _drop_output()
+    elif isinstance(error, UnicodeEncodeError):
+        character = error.object[error.start]
+        told = f"output is {error.encoding}, which has no {character!a}"
+        message = f"{told}; set PYTHONUTF8=1 for UTF-8, or take --json where there is one"
     elif not isinstance(error, Gpt2RuntimeError):
         message = f"unexpected {type(error).__name__}: {message}; run again with --debug for the traceback"
     click.echo(f"error: {message}", err=True)
@@ -86,11 +92,18 @@ check_hashes = click.option(
 )
 
 
-def _bias(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[int, float]:
-    try:
-        return {int(id_): float(bias) for id_, _, bias in (value.partition("=") for value in values)}
-    except ValueError as error:
-        raise click.BadParameter(f"{values[-1]!r} is not a token id and a number such as 50256=-1.5") from error
+def _bias(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[int, float]:
+    biases: dict[int, float] = {}
+    for value in values:
+        id_, _, bias = value.partition("=")
+        try:
+            token, number = int(id_), float(bias)
+        except ValueError as error:
+            raise click.BadParameter(f"{value!r} is not a token id and a number such as 50256=-1.5") from error
+        if token in biases:
+            raise click.BadParameter(f"{value!r} is the second bias of token {token}; give it once")
+        biases[token] = number
+    return biases
 
 
 _continuation = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +12,7 @@ from time import perf_counter
 import click
 
 from gpt2_runtime.cli import options
+from gpt2_runtime.cli.streams import print_json, standard_input, utf8
 from gpt2_runtime.errors import EmptyPromptError, PromptError, TokenizerError
 from gpt2_runtime.perplexity import Perplexity, score_windows, window_and_stride, windows
 from gpt2_runtime.scoring import UNSCORED, TokenScore
@@ -84,13 +84,13 @@ def score(
             scored_bytes += _bytes(tokenizer, scores)
             if per_token:
                 for token in scores:
-                    click.echo(json.dumps(_token(tokenizer, token), ensure_ascii=False))
+                    print_json(_token(tokenizer, token))
             advance(part.end - part.begin)
     seconds = perf_counter() - start
     report = _report(found, scored_bytes, window=size, stride=step, tokens_per_second=total / seconds)
     if as_json or per_token:
         # JSON has no infinity, which the perplexity of a damaged model can reach.
-        click.echo(json.dumps({name: None if figure == math.inf else figure for name, figure in report.items()}))
+        print_json({name: None if figure == math.inf else figure for name, figure in report.items()})
     else:
         for line in _lines(report):
             click.echo(line)
@@ -98,14 +98,11 @@ def score(
 
 def _read(file: str) -> str:
     try:
-        data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        data = standard_input().read() if file == "-" else Path(file).read_bytes()
     except OSError as error:
         reason = (error.strerror or type(error).__name__).lower()
         raise PromptError(f"{file} cannot be read: {reason}; name a text file, or - for standard input") from error
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        raise PromptError(f"{_name(file)} is not UTF-8 at byte {error.start}; convert it, e.g. with iconv") from error
+    return utf8(data, _name(file))
 
 
 def _name(file: str) -> str:

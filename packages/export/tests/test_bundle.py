@@ -24,7 +24,14 @@ def fill(folder: Path) -> None:
     for name, content in FILES.items():
         (folder / name).write_text(content)
     document = manifest.describe(
-        folder, source="test", revision=None, weights={}, graphs={}, parity=None, quality={}, warnings=[]
+        source="test",
+        revision=None,
+        weights={},
+        graphs={},
+        parity=None,
+        quality={},
+        warnings=[],
+        files=manifest.entries(folder),
     )
     bundle.replace_text(folder / manifest.MANIFEST, manifest.text(document))
 
@@ -161,28 +168,29 @@ def test_when_the_last_rename_fails_the_old_folder_stays(out: Path, monkeypatch:
     assert beside(out) == []
 
 
-def killed_at_line(number: int, out: Path, force: bool) -> bool:
-    """Writes in a process that is killed when it is about to execute its `number`th line of bundle.py."""
+def killed_at_line(number: int, out: Path, force: bool, ended_by: signal.Signals = signal.SIGKILL) -> bool:
+    """Writes in a process that gets a signal when it is about to execute its `number`th line of bundle.py."""
     child = os.fork()
     if child == 0:  # it never returns into pytest
         lines = 0
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
         def trace(frame: FrameType, event: str, _: object) -> Any:
             nonlocal lines
             if frame.f_code.co_filename != bundle.__file__:
                 return None
             lines += event == "line"
-            if lines > number:
-                os.kill(os.getpid(), signal.SIGKILL)
+            if lines == number + 1 and event == "line":
+                os.kill(os.getpid(), ended_by)
             return trace
 
         try:
             sys.settrace(trace)
             write(out, force=force)
         finally:
-            os._exit(0)
+            os._exit(lines > number)
     _, status = os.waitpid(child, 0)
-    return os.WIFSIGNALED(status)
+    return status != 0
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -197,6 +205,10 @@ def test_killed_at_any_line_it_leaves_no_folder_or_a_whole_one_and_the_next_run_
         if not killed_at_line(moments, out, force):
             break
         moments += 1
+        if force and not out.exists():  # between two renames
+            with pytest.raises(ZeroDivisionError), bundle.staging(out, force=True, needed_bytes=1):
+                _ = 1 / 0
+            assert out.exists(), moments
         if out.exists():
             assert is_whole(out), moments
             if not force:
@@ -205,6 +217,63 @@ def test_killed_at_any_line_it_leaves_no_folder_or_a_whole_one_and_the_next_run_
     assert is_whole(out)
     write(out, force=True)  # the last kill came after the last clean-up
     assert beside(out) == []
+
+
+def test_interrupted_at_any_line_the_folder_that_was_to_be_replaced_is_there_or_the_new_one(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    write(out)
+    moments = 0
+    while killed_at_line(moments, out, True, signal.SIGINT):
+        moments += 1
+        assert is_whole(out), moments
+    assert moments > 60
+
+
+@pytest.mark.parametrize("own", ["notes.txt", ".git", "README.md"])
+def test_force_never_takes_somebodys_files_along(out: Path, own: str) -> None:
+    write(out)
+    (out / own).write_text("mine")
+    with pytest.raises(FolderError, match=f"out has files that gpt2-export did not make, {own}; move them away"):
+        write(out, force=True)
+    assert (out / own).read_text() == "mine"
+
+
+def test_what_a_download_and_a_push_leave_is_nobodys_work(out: Path) -> None:
+    write(out)
+    (out / ".cache").mkdir()
+    (out / ".gitattributes").write_text("* text")
+    (out / "README.md").write_text(f"{manifest.CARD_MARK}\nof the last push")
+    write(out, force=True)
+    assert is_whole(out)
+
+
+def test_parents_that_were_made_for_nothing_go_again(out: Path) -> None:
+    with pytest.raises(ZeroDivisionError), bundle.staging(out / "a" / "b", force=False, needed_bytes=1):
+        _ = 1 / 0
+    assert not out.exists()
+
+
+def test_files_that_join_a_folder_join_it_all_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "out")
+    rename, stopped = Path.rename, 0
+
+    def stop(self: Path, target: Path) -> Path:
+        nonlocal stopped
+        stopped += 1
+        if stopped == 4:  # the second file's own
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    with bundle.within(tmp_path / "out", needed_bytes=1) as inside:
+        for name in ("config.json", "model.safetensors", "more"):
+            (inside / name).write_text("other")
+        monkeypatch.setattr(Path, "rename", stop)
+        with pytest.raises(KeyboardInterrupt):
+            bundle.join(inside, tmp_path / "out", ["config.json", "model.safetensors", "more"])
+    assert is_whole(tmp_path / "out")
+    assert not (tmp_path / "out" / "more").exists()
 
 
 def test_what_a_living_run_writes_is_left_alone_and_the_slower_one_is_told(out: Path) -> None:

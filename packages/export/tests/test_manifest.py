@@ -23,7 +23,6 @@ def folder(tmp_path: Path) -> Path:
 
 def described(folder: Path, graphs: dict[str, str] | None = None) -> dict[str, Any]:
     document = manifest.describe(
-        folder,
         source="org/name",
         revision="abc",
         weights={"fp32": "model.safetensors"},
@@ -31,6 +30,7 @@ def described(folder: Path, graphs: dict[str, str] | None = None) -> dict[str, A
         parity=None,
         quality={},
         warnings=["mind"],
+        files=manifest.entries(folder),
     )
     (folder / manifest.MANIFEST).write_text(manifest.text(document), encoding="utf-8")
     return document
@@ -125,3 +125,20 @@ def test_text_is_json_that_people_can_read() -> None:
     assert json.loads(text) == {"source": {"name": "naïve"}}
     assert "naïve" in text
     assert text.endswith("}\n")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"weights": None}, "weights"),
+        ({"graphs": []}, "graphs"),
+        ({"source": {}}, "source"),
+        ({"parity": {}}, "parity"),
+        ({"files": {"config.json": {}}}, "files"),
+    ],
+)
+def test_a_manifest_whose_parts_lack_something_is_refused(folder: Path, change: dict[str, Any], told: str) -> None:
+    document = described(folder) | change
+    (folder / manifest.MANIFEST).write_text(manifest.text(document), encoding="utf-8")
+    with pytest.raises(FolderError, match=f"is damaged: {told} are not what they must be; make the folder again"):
+        manifest.read(folder)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import Result
 from gpt2_export import add_graph, bundle, inspection, make, manifest, quality, quantize
 from gpt2_export.calibration import OWN
@@ -109,6 +110,36 @@ def test_an_unverified_folder_is_refused_and_a_network_of_other_widths(
     assert not (tmp_path / "narrow").exists()
 
 
+@pytest.mark.parametrize("precision", ["fp16", "int8", "int4"])
+def test_a_context_of_one_token_has_no_precision(
+    refusal: Callable[..., str],
+    make_model: Callable[..., GPT2],
+    make_checkpoint: Callable[..., Path],
+    tmp_path: Path,
+    precision: str,
+) -> None:
+    source = make_checkpoint(model=make_model(n_positions=1, n_layer=1))
+    assert refusal("make", source, tmp_path / "out", "--precision", precision) == (
+        f"{precision} is not possible: n_positions is 1, but what is lost is measured on tokens that follow others, "
+        "from 2 on; leave it out"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_position_embedding_is_kept_where_float16_cannot_hold_it(
+    run: Run, make_model: Callable[..., GPT2], make_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    model = make_model()
+    with torch.no_grad():
+        model.wpe.weight[3, 4] = 7e4
+    question = ["make", make_checkpoint(model=model), tmp_path / "out", "--precision", "fp16"]
+    refused = run(*question).stderr.splitlines()[-1]
+    assert refused.endswith("; leave it in float32: --keep wpe")
+    ran = run(*question, *refused.split()[-2:], "--max-ppl-increase", "1000")
+    assert ran.exit_code == 0, ran.stderr
+    assert "\n  kept in float32: wpe\n" in ran.stdout
+
+
 def test_a_disk_that_fills_up_leaves_the_folder_as_it_was(made_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
@@ -129,6 +160,28 @@ def test_an_interruption_leaves_the_folder_as_it_was(made_copy: Path, monkeypatc
     with pytest.raises(KeyboardInterrupt):
         quantize(made_copy, ["int8"])
     assert contents(made_copy) == before
+
+
+def test_an_interruption_at_the_last_moment_does_too(
+    quantized: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(quantized, tmp_path / "copy"))
+    before = contents(folder)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(manifest, "entries", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        quantize(folder, ["fp16"], keep=["h.0"], max_ppl_increase=1000)
+    assert contents(folder) == before
+
+
+def test_what_is_of_another_precision_alone_is_refused_without_one(source: Path, tmp_path: Path) -> None:
+    for settings in ({"keep": ["h.0"]}, {"max_ppl_increase": 0.0}, {"calibration_text": [__file__]}):
+        (name,) = settings
+        with pytest.raises(PrecisionError, match=f"{name} is of another precision than fp32; name one"):
+            make(source, tmp_path / "out", **settings)
 
 
 def test_verifying_again_and_new_graphs_keep_what_was_measured(quantized: Path, tmp_path: Path) -> None:

@@ -184,6 +184,25 @@ def test_a_folder_without_a_graph_is_not_verified(frozen: Path) -> None:
         verify_folder(frozen)
 
 
+def test_a_verification_that_is_interrupted_changes_nothing(made_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = (made_copy / "manifest.json").read_bytes()
+    monkeypatch.setattr(steps, "verify", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        verify_folder(made_copy)
+    assert (made_copy / "manifest.json").read_bytes() == before
+
+
+def test_what_somebody_lays_into_a_folder_does_not_become_its_own(made_copy: Path, without_export: None) -> None:
+    (made_copy / "token.txt").write_text("private")
+    (made_copy / "model_int8.onnx").write_text("of nobody knows what")
+    before = manifest.read(made_copy)["files"].keys()
+    assert verify_folder(made_copy)["files"].keys() == before
+    assert add_graph(made_copy)["files"].keys() == before
+
+
 def test_a_folder_that_fails_says_nothing_of_parity_afterwards(
     made_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

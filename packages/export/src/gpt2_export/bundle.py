@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gpt2_export import manifest
@@ -32,25 +32,15 @@ def staging(out: Path, *, force: bool, needed_bytes: int) -> Iterator[Path]:
         StorageError: the file system refuses, or is full.
     """
     out = Path(os.path.abspath(out))  # noqa: PTH100 (resolve() would follow a link at OUT and replace its target)
+    _remove_abandoned(out)
     refuse_existing(out, force=force)
-    with _storage_errors(out):
-        try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-        except FileExistsError as error:
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), error.filename) from error
-        _remove_abandoned(out)
+    with _storage_errors(out), _parents(out):
         _refuse_full(out, out.parent, needed_bytes)
-        folder = Path(tempfile.mkdtemp(prefix=_prefix(out), dir=out.parent))
-        lock = os.open(folder, os.O_RDONLY)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
+        with _partial(out, out.parent) as folder:
             yield folder
             folder.chmod(0o777 & ~_umask())
             _flush(folder)
             _rename(folder, out, force)
-        finally:
-            os.close(lock)
-            shutil.rmtree(folder, ignore_errors=True)  # gone already if all went well
 
 
 @contextmanager
@@ -63,27 +53,32 @@ def within(folder: Path, *, needed_bytes: int) -> Iterator[Path]:
     with _storage_errors(folder):
         _remove_abandoned(folder / folder.name)
         _refuse_full(folder, folder, needed_bytes)
-        inside = Path(tempfile.mkdtemp(prefix=_prefix(folder), dir=folder))
-        lock = os.open(inside, os.O_RDONLY)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
+        with _partial(folder, folder) as inside:
             yield inside
-        finally:
-            os.close(lock)
-            shutil.rmtree(inside, ignore_errors=True)
 
 
 def join(inside: Path, folder: Path, names: Collection[str]) -> None:
-    """Moves files out of `within`'s folder, each at once and flushed to the disk; those of their names are replaced.
+    """Moves files out of `within`'s folder, flushed to the disk, in that order: all of them, or none if it is stopped.
 
     Raises:
         StorageError: the file system refuses.
     """
-    with _storage_errors(folder):
+    with _storage_errors(folder), _partial(folder, folder) as before:
         for name in names:
             _fsync(inside / name)
-        for name in names:
-            (inside / name).replace(folder / name)
+        old = [name for name in names if (folder / name).exists()]
+        try:
+            for name in names:
+                if name in old:
+                    (folder / name).rename(before / name)
+                (inside / name).rename(folder / name)
+        except BaseException:  # Ctrl-C is none of Exception's
+            for name in names:
+                if (before / name).exists():
+                    (before / name).replace(folder / name)
+                elif name not in old:
+                    (folder / name).unlink(missing_ok=True)
+            raise
         _fsync(folder)
 
 
@@ -115,6 +110,9 @@ def refuse_existing(out: Path, *, force: bool) -> None:
         raise FolderError(
             f"{out} is no folder that gpt2-export made, so --force does not replace it; remove it yourself"
         )
+    if own := manifest.strangers(out):
+        told = f"{', '.join(own[:3])}{', ...' if len(own) > 3 else ''}"
+        raise FolderError(f"{out} has files that gpt2-export did not make, {told}; move them away before --force")
 
 
 def _refuse_full(out: Path, place: Path, needed_bytes: int) -> None:
@@ -127,22 +125,55 @@ def _refuse_full(out: Path, place: Path, needed_bytes: int) -> None:
 
 def _rename(folder: Path, out: Path, force: bool) -> None:
     refuse_existing(out, force=force)  # somebody else may have made it meanwhile
-    old = Path(tempfile.mkdtemp(prefix=_prefix(out), dir=out.parent)) / out.name
-    if out.exists():
-        out.rename(old)
-    try:
+    if not out.exists():
         folder.rename(out)
-    except OSError:
-        if old.exists():
-            old.rename(out)
-        raise
-    finally:
-        shutil.rmtree(old.parent, ignore_errors=True)
+    else:
+        with _partial(out, out.parent) as kept:
+            old = kept / out.name
+            try:
+                out.rename(old)
+                folder.rename(out)
+            except BaseException:  # Ctrl-C is none of Exception's
+                if old.exists() and not out.exists():
+                    old.rename(out)
+                raise
     _fsync(out.parent)
 
 
+@contextmanager
+def _partial(out: Path, place: Path) -> Iterator[Path]:
+    """A new folder in `place`, locked while this process lives, and gone when the block ends."""
+    folder = Path(tempfile.mkdtemp(prefix=_prefix(out), dir=place))
+    lock = os.open(folder, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        yield folder
+    finally:
+        os.close(lock)
+        shutil.rmtree(folder, ignore_errors=True)  # gone already if it became something
+
+
+@contextmanager
+def _parents(out: Path) -> Iterator[None]:
+    """The folders above `out`, those of them that were made for nothing removed again."""
+    missing = [parent for parent in out.parents if not parent.exists()]
+    try:
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+        except FileExistsError as error:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), error.filename) from error
+        yield
+    finally:
+        with suppress(OSError):  # one that holds something
+            for parent in missing:
+                parent.rmdir()
+
+
 def _remove_abandoned(out: Path) -> None:
-    """Removes what killed runs left; a run that is alive holds a lock on its folder."""
+    """Removes what killed runs left; a run that is alive holds a lock on its folder.
+
+    A folder that was about to be replaced goes back to its place.
+    """
     for folder in out.parent.glob(f"{glob.escape(_prefix(out))}*"):
         try:
             descriptor = os.open(folder, os.O_RDONLY)
@@ -153,6 +184,8 @@ def _remove_abandoned(out: Path) -> None:
         except OSError:
             continue
         else:
+            if not out.exists() and manifest.is_made_here(folder / out.name):
+                (folder / out.name).rename(out)
             shutil.rmtree(folder, ignore_errors=True)
         finally:
             os.close(descriptor)

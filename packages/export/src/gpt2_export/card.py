@@ -9,8 +9,7 @@ from gpt2_export import inspection, manifest, tensorfile
 from gpt2_export.freeze import WEIGHTS
 from gpt2_export.tokenizer import TOKENIZER
 
-# What tells a card that was generated from one that somebody wrote, which is never replaced.
-MARK = "<!-- gpt2-export wrote this card, and writes it anew with each push; take this line out to keep your own. -->"
+MARK = manifest.CARD_MARK
 TERMS = ("license", "license_name", "license_link")
 TAGS = ("gpt2", "onnx", "onnxruntime", "onnxruntime-genai", "transformers.js")
 

@@ -1,6 +1,6 @@
 """The kinds of graph that a folder holds, and all of them made in one go."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import onnx_ir as ir
@@ -82,10 +82,15 @@ def is_refusal(warning: str) -> bool:
 
 def held(folder: Path) -> dict[str, dict[str, str]]:
     """The graphs of a folder: precision -> kind -> file, the most exact first."""
+    return among({path.name for path in folder.iterdir()})
+
+
+def among(names: Collection[str]) -> dict[str, dict[str, str]]:
+    """The same of the names of files."""
     found = {}
     for precision in (None, *PRECISIONS.values()):
         files = {kind.name: file_of(kind, precision) for kind in of(precision)}
-        there = {name: file for name, file in files.items() if (folder / file).exists()}
+        there = {name: file for name, file in files.items() if file in names}
         if there:
             found[precision.name if precision else FP32] = there
     return found

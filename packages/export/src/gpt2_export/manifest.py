@@ -4,6 +4,8 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +13,35 @@ from gpt2_export.errors import FolderError
 
 MANIFEST = "manifest.json"
 CARD = "README.md"
+# What tells a card that was generated from one that somebody wrote, which is never replaced.
+CARD_MARK = (
+    "<!-- gpt2-export wrote this card, and writes it anew with each push; take this line out to keep your own. -->"
+)
 SCHEMA = 1
 GENERATOR = "gpt2-export"
 FIELDS = {
     "generator": dict,
     "source": dict,
+    "weights": dict,
+    "graphs": dict,
     "versions": dict,
     "warnings": list,
     "files": dict,
     "parity": dict | None,
     "quality": dict,
 }
+INNER = {"generator": {"name", "version"}, "source": {"name", "revision"}, "parity": {"reference", "backends"}}
+ENTRY = {"bytes", "sha256"}
+# What the hub's library leaves beside a download; it is nobody's work.
+LEFT_BY_DOWNLOADS = (".cache", ".gitattributes")
 PACKAGES = ("gpt2-model", "gpt2-export", "torch", "onnx", "onnxscript", "onnxruntime", "safetensors", "transformers")
 
 
+Entry = dict[str, int | str]
+"""A file's bytes and sha256."""
+
+
 def describe(
-    folder: Path,
     *,
     source: str,
     revision: str | None,
@@ -35,17 +50,18 @@ def describe(
     parity: dict[str, Any] | None,
     quality: dict[str, Any],
     warnings: list[str],
+    files: Mapping[str, Entry],
 ) -> dict[str, Any]:
-    """The manifest of a folder as it lies there.
+    """The manifest of a folder.
 
     Args:
-        folder: to be described.
         source, revision: where its checkpoint comes from.
         weights: precision -> file.
         graphs: precision -> kind -> file.
         parity: what float32 was verified with, None where it was not.
         quality: precision -> what it loses.
         warnings: of its making.
+        files: what `entries` says of them.
     """
     return {
         "schema": SCHEMA,
@@ -57,8 +73,14 @@ def describe(
         "parity": parity,
         "quality": quality,
         "versions": versions(),
-        "files": {path.name: _entry(path) for path in sorted(folder.iterdir()) if _belongs(path)},
+        "files": dict(sorted(files.items())),
     }
+
+
+def entries(folder: Path, names: Collection[str] | None = None) -> dict[str, Entry]:
+    """Size and hash of a folder's files: of those named that are there, or of all that may be its own."""
+    paths = sorted(folder.iterdir()) if names is None else [folder / name for name in sorted(names)]
+    return {path.name: _entry(path) for path in paths if _belongs(path)}
 
 
 def text(document: dict[str, Any]) -> str:
@@ -84,11 +106,8 @@ def read(folder: Path) -> dict[str, Any]:
         raise FolderError(f"{path} has schema {found!r}, this version reads {SCHEMA}; make the folder again")
     document.setdefault("quality", {})  # folders of before there was another precision
     wrong = [name for name, kind in FIELDS.items() if not isinstance(document.get(name), kind)]
-    files = document.get("files")
-    if isinstance(files, dict) and not all(
-        isinstance(e, dict) and {"bytes", "sha256"} <= e.keys() for e in files.values()
-    ):
-        wrong.append("files")
+    wrong = wrong or [name for name, fields in INNER.items() if not _has(document[name], fields)]
+    wrong = wrong or (["files"] if not all(_has(entry, ENTRY) for entry in document["files"].values()) else [])
     if wrong:
         raise FolderError(f"{path} is damaged: {', '.join(wrong)} are not what they must be; make the folder again")
     return document
@@ -101,6 +120,19 @@ def is_made_here(folder: Path) -> bool:
         return bool(document["generator"]["name"] == GENERATOR and document["schema"])
     except (OSError, ValueError, TypeError, LookupError):
         return False
+
+
+def strangers(folder: Path) -> list[str]:
+    """What lies in a made folder and is somebody's own; of a damaged manifest's all."""
+    try:
+        listed = set(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"])
+    except (OSError, ValueError, TypeError, LookupError):
+        listed = set()
+    listed |= {MANIFEST, *LEFT_BY_DOWNLOADS}
+    with suppress(OSError, ValueError):
+        if CARD_MARK in (folder / CARD).read_text(encoding="utf-8"):
+            listed.add(CARD)
+    return sorted(path.name for path in folder.iterdir() if path.name not in listed and ".partial" not in path.name)
 
 
 def differences(folder: Path, document: dict[str, Any]) -> list[str]:
@@ -133,7 +165,12 @@ def _belongs(path: Path) -> bool:
     return path.is_file() and path.name not in (MANIFEST, CARD) and not path.name.startswith(".")
 
 
-def _entry(path: Path) -> dict[str, int | str]:
+def _has(value: object, fields: Collection[str]) -> bool:
+    """Whether a part of the manifest has what is asked of it; None has no parts."""
+    return value is None or (isinstance(value, dict) and set(fields) <= value.keys())
+
+
+def _entry(path: Path) -> Entry:
     return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
 
 

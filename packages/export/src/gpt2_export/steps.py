@@ -60,7 +60,7 @@ def make(
         GPT2Error: the checkpoint is refused.
         ExportError: OUT cannot be written, does not verify, or (QualityError) a precision loses too much.
     """
-    asked = _asked(precision, calibration_text, max_ppl_increase)
+    asked = _asked(precision, calibration_text, max_ppl_increase, keep)
     refuse_own_source(source, out)
     bundle.refuse_existing(Path(out), force=force)
     checkpoint = find(source, revision=revision, offline=offline, allow_pickle=allow_pickle, progress=progress)
@@ -78,13 +78,16 @@ def make(
             each.name: _add(each, folder, folder, bases, calibration_text, max_ppl_increase, keep, progress)
             for each in asked
         }
-        return _describe(
+        return _write(
             folder,
-            source=name,
-            revision=found_revision,
-            parity=parity,
-            quality=quality,
-            warnings=warnings + refusals,
+            _document(
+                source=name,
+                revision=found_revision,
+                parity=parity,
+                quality=quality,
+                warnings=warnings + refusals,
+                files=manifest.entries(folder),
+            ),
         )
 
 
@@ -106,7 +109,8 @@ def freeze_only(
     with bundle.staging(Path(out), force=force, needed_bytes=frozen_bytes(checkpoint) + SMALL_FILES_BYTES) as folder:
         warnings = freeze(checkpoint, folder, ignore_config=ignore_config, progress=progress)
         name, found_revision = provenance(checkpoint)
-        return _describe(folder, source=name, revision=found_revision, parity=None, quality={}, warnings=warnings)
+        said = {"source": name, "revision": found_revision, "warnings": warnings, "files": manifest.entries(folder)}
+        return _write(folder, _document(**said, parity=None, quality={}))
 
 
 def add_graph(folder: str | PathLike[str], *, progress: Progress = silent) -> dict[str, Any]:
@@ -121,7 +125,10 @@ def add_graph(folder: str | PathLike[str], *, progress: Progress = silent) -> di
     bases, refusals = kinds.trace_all(config, folder / WEIGHTS, progress=progress)
     kinds.write_all(bases, config, folder)
     kept = [warning for warning in before["warnings"] if not kinds.is_refusal(warning)]
-    return _rewrite(folder, before | {"warnings": kept + refusals}, parity=None)
+    made = [kind.file for kind in kinds.KINDS]
+    files = {name: entry for name, entry in before["files"].items() if name not in made}
+    changes = {"warnings": kept + refusals, "parity": None, "files": files | manifest.entries(folder, made)}
+    return _write(folder, _changed(before, changes))
 
 
 def verify_folder(folder: str | PathLike[str], *, progress: Progress = silent) -> dict[str, Any]:
@@ -136,8 +143,12 @@ def verify_folder(folder: str | PathLike[str], *, progress: Progress = silent) -
     _refuse_differences(folder, manifest.differences(folder, before))
     if not (folder / PORTABLE.file).exists():
         raise FolderError(f"{folder} has no {PORTABLE.file}; export it with `gpt2-export onnx {folder}`")
-    _rewrite(folder, before, parity=None)  # what was true of another version of these packages is void from here on
-    return _rewrite(folder, before, parity=verify(folder, progress=progress))
+    try:
+        parity = verify(folder, progress=progress)
+    except Exception:  # a report of another version of these packages is void; what is interrupted found nothing
+        _write(folder, _changed(before, {"parity": None}))
+        raise
+    return _write(folder, _changed(before, {"parity": parity}))
 
 
 def quantize(
@@ -172,7 +183,7 @@ def quantize(
     gpt2_export.errors.PrecisionError: precision is 'int3', must be of fp32, fp16, int8, int4
     """
     folder = Path(folder)
-    asked = _asked(precision, calibration_text, max_ppl_increase)
+    asked = _asked(precision, calibration_text, max_ppl_increase, keep)
     if not asked:
         raise PrecisionError(f"{folder} has {FP32} already; name another precision: {', '.join(PRECISIONS)}")
     before = manifest.read(folder)
@@ -189,8 +200,11 @@ def quantize(
             each.name: _add(each, folder, inside, bases, calibration_text, max_ppl_increase, keep, progress)
             for each in asked
         }
-        bundle.join(inside, folder, sorted({path.name for path in inside.iterdir()} - {"config.json"}))
-    return _rewrite(folder, before | {"quality": before["quality"] | quality}, parity=before["parity"])
+        added = manifest.entries(inside, {path.name for path in inside.iterdir()} - {"config.json"})
+        changes = {"files": before["files"] | added, "quality": before["quality"] | quality}
+        document = _write(inside, _changed(before, changes))
+        bundle.join(inside, folder, [*added, manifest.MANIFEST])
+    return document
 
 
 def find(
@@ -223,15 +237,23 @@ def provenance(checkpoint: Checkpoint) -> tuple[str, str | None]:
 
 
 def _asked(
-    names: Collection[str], texts: Sequence[str | PathLike[str]], max_ppl_increase: float | None
+    names: Collection[str],
+    texts: Sequence[str | PathLike[str]],
+    max_ppl_increase: float | None,
+    keep: Collection[str],
 ) -> tuple[Precision, ...]:
     """The precisions beside float32 that are asked for; what is wrong with the question is told before any work."""
+    beside = named(names)
+    told = {"calibration_text": bool(texts), "max_ppl_increase": max_ppl_increase is not None, "keep": bool(keep)}
+    for name, is_given in told.items():
+        if is_given and not beside:
+            raise PrecisionError(f"{name} is of another precision than {FP32}; name one, such as --precision int8")
     if max_ppl_increase is not None and not max_ppl_increase >= 0:
         raise PrecisionError(f"max_ppl_increase is {max_ppl_increase}, must be a percentage of at least 0")
     for text in texts:
         if not Path(text).is_file():
             raise PrecisionError(f"there is no text {text} to measure on")
-    return named(names)
+    return beside
 
 
 def _refuse_impossible(config: GPT2Config, folder: Path, asked: Collection[Precision], keep: Collection[str]) -> None:
@@ -278,21 +300,19 @@ def _config(folder: Path) -> GPT2Config:
     return GPT2Config.from_hf(read_json(folder / "config.json"))
 
 
-def _rewrite(folder: Path, before: dict[str, Any], *, parity: dict[str, Any] | None) -> dict[str, Any]:
+def _changed(before: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """The manifest of a folder whose other files are as they were made; what else lies there is not the folder's."""
     source = before["source"]
-    return _describe(
-        folder,
-        source=source["name"],
-        revision=source["revision"],
-        parity=parity,
-        quality=before["quality"],
-        warnings=before["warnings"],
-    )
+    said = {name: before[name] for name in ("parity", "quality", "warnings", "files")} | changes
+    return _document(source=source["name"], revision=source["revision"], **said)
 
 
-def _describe(folder: Path, **said: Any) -> dict[str, Any]:
+def _document(**said: Any) -> dict[str, Any]:
     weights = {FP32: WEIGHTS} | {name: PRECISIONS[name].weights for name in PRECISIONS if name in said["quality"]}
-    graphs = {name: files for name, files in kinds.held(folder).items() if name in weights}
-    document = manifest.describe(folder, weights=weights, graphs=graphs, **said)
+    graphs = {name: files for name, files in kinds.among(said["files"]).items() if name in weights}
+    return manifest.describe(weights=weights, graphs=graphs, **said)
+
+
+def _write(folder: Path, document: dict[str, Any]) -> dict[str, Any]:
     bundle.replace_text(folder / manifest.MANIFEST, manifest.text(document))
     return document

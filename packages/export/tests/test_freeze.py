@@ -242,6 +242,50 @@ def test_generation_config_is_made_of_the_special_tokens_that_config_names(
     assert frozen(folder).json("generation_config.json") == {"eos_token_id": 7, "bos_token_id": 0}
 
 
+def test_a_generation_config_is_made_of_how_config_samples_too(make_checkpoint: MakeCheckpoint, frozen: Freeze) -> None:
+    settings = {"repetition_penalty": 1.3, "do_sample": True, "top_k": 7, "no_repeat_ngram_size": 2}
+    folder = make_checkpoint(config=settings)
+    assert frozen(folder).json("generation_config.json") == settings
+
+
+def test_onnxruntime_genai_stops_where_transformers_does(make_checkpoint: MakeCheckpoint, frozen: Freeze) -> None:
+    folder = make_checkpoint(config={"eos_token_id": 299, "bos_token_id": 299})
+    (folder / "generation_config.json").write_text('{"eos_token_id": [299, 125]}')
+    found = frozen(folder).json("genai_config.json")["model"]
+    assert (found["bos_token_id"], found["eos_token_id"], found["pad_token_id"]) == (299, [299, 125], 299)
+
+
+def test_special_tokens_that_the_model_lacks_are_told_and_not_in_genai_config(
+    make_checkpoint: MakeCheckpoint, frozen: Freeze
+) -> None:
+    found = frozen(make_checkpoint(config={"eos_token_id": 50256, "bos_token_id": 50256}))  # transformers' defaults
+    told = "_token_id is 50256, the model has tokens 0 to 299: what it lacks never comes"
+    assert {f"bos{told}", f"eos{told}"} <= set(found.warnings)
+    assert not [name for name in found.json("genai_config.json")["model"] if name.endswith("_token_id")]
+
+
+@pytest.mark.parametrize(("name", "value"), [("bos_token_id", "x"), ("eos_token_id", [1, True]), ("pad_token_id", [1])])
+def test_special_tokens_that_are_no_ids_are_refused(
+    make_checkpoint: MakeCheckpoint, frozen: Freeze, name: str, value: object
+) -> None:
+    with pytest.raises(ConfigError, match=f"{name} is .*, must be a token id"):
+        frozen(make_checkpoint(config={name: value}))
+
+
+def test_what_transformers_could_not_open_is_left_out_of_config(
+    make_checkpoint: MakeCheckpoint, frozen: Freeze
+) -> None:
+    fields = {"return_dict": False, "use_return_dict": True, "transformers_weights": "other.safetensors"}
+    config = frozen(make_checkpoint(config=fields | {"output_hidden_states": True})).json("config.json")
+    assert not fields.keys() & config.keys()
+    assert config["output_hidden_states"] is True
+
+
+def test_half_a_surrogate_pair_in_config_is_refused(make_checkpoint: MakeCheckpoint, frozen: Freeze) -> None:
+    with pytest.raises(ConfigError, match=r"config\.json has '\\ud800', which is half a surrogate pair"):
+        frozen(make_checkpoint(config={"license": "\ud800"}))
+
+
 def test_a_generation_config_that_is_no_json_is_refused(make_checkpoint: MakeCheckpoint, frozen: Freeze) -> None:
     folder = make_checkpoint()
     (folder / "generation_config.json").write_text("{")

@@ -14,7 +14,7 @@ from gpt2_model import GPT2, GPT2Config
 from gpt2_model.checkpoint import read_json
 
 from gpt2_export import kinds
-from gpt2_export.errors import GraphError
+from gpt2_export.errors import FolderError, GraphError
 from gpt2_export.explaining import EXPLAINING
 from gpt2_export.graph import Kind
 from gpt2_export.portable import PORTABLE
@@ -52,15 +52,19 @@ def transformers(folder: Path) -> Step:
     library: Any = importlib.import_module("transformers")
     library.utils.logging.disable_progress_bar()
     # Eager, for only that implementation honours reorder_and_upcast_attn.
-    model = library.GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    try:
+        model = library.GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    except Exception as error:  # any: it reads fields of config.json that nothing here does
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        raise FolderError(f"transformers does not open the frozen checkpoint: {told}; mend its config.json") from error
+    model.eval()
+    asked = {"use_cache": True, "return_dict": False, "output_attentions": False, "output_hidden_states": False}
 
     @torch.no_grad()
     def step(input_ids: Ids, attention_mask: Ids, position_ids: Ids, cache: Any) -> tuple[np.ndarray, Any]:
         ids, mask, positions = map(torch.from_numpy, (input_ids, attention_mask, position_ids))
         # By place: releases of transformers differ in the cache's name.
-        logits, cache = model(
-            ids, cache, attention_mask=mask, position_ids=positions, use_cache=True, return_dict=False
-        )
+        logits, cache = model(ids, cache, attention_mask=mask, position_ids=positions, **asked)
         return logits.numpy(), cache
 
     return step

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from gpt2_model.checkpoint import Checkpoint, read_json
-from gpt2_model.config import ALIASES, is_known
+from gpt2_model.config import ALIASES, GENERATION_FIELDS, is_known
 from gpt2_model.errors import ConfigError, TensorError
 from gpt2_model.weights import Layout, lay_out, stored_name
 
@@ -18,6 +18,9 @@ from gpt2_export.progress import Progress, silent
 WEIGHTS = "model.safetensors"
 # Unasked, transformers.js takes the graph of another precision: in a browser it looks for an int8 one.
 TRANSFORMERS_JS = {"dtype": "fp32"}
+SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
+# With these in config.json transformers does not open a folder: an old name, tuples, weights in another file.
+UNOPENED = {"use_return_dict", "return_dict", "transformers_weights"}
 
 
 def freeze(
@@ -36,10 +39,12 @@ def freeze(
     }
     tensorfile.write(folder / WEIGHTS, forms, _arrays(checkpoint, layout, progress))
     config = _config(checkpoint, layout, ignore_config)
+    generation = _generation_config(checkpoint, config)
+    tokens, warnings = _special_tokens(config, generation, layout.config.vocab_size)
     write_json(folder / "config.json", config)
-    write_json(folder / "generation_config.json", _generation_config(checkpoint, config))
-    write_json(folder / "genai_config.json", genai.config(layout.config, config))
-    warnings = [f"config.json: {name} was left out, as asked" for name in ignore_config]
+    write_json(folder / "generation_config.json", generation)
+    write_json(folder / "genai_config.json", genai.config(layout.config, tokens))
+    warnings += [f"config.json: {name} was left out, as asked" for name in ignore_config]
     if checkpoint.config.get("tie_word_embeddings", True) and not layout.config.tie_word_embeddings:
         warnings.append("config.json ties the head to the embedding, but the file has another head: it is kept, untied")
     return warnings + tokenizer.copy(checkpoint.folder, folder, config)
@@ -52,7 +57,14 @@ def frozen_bytes(checkpoint: Checkpoint) -> int:
 
 def write_json(path: Path, document: dict[str, Any]) -> None:
     """Indented, as transformers writes its own."""
-    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    try:
+        text = (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise ConfigError(
+            f"{path.name} has {half!a}, which is half a surrogate pair; write it as valid Unicode"
+        ) from error
+    path.write_bytes(text)
 
 
 def _refuse_needless(checkpoint: Checkpoint, ignored: Collection[str]) -> None:
@@ -82,6 +94,7 @@ def _arrays(checkpoint: Checkpoint, layout: Layout, progress: Progress) -> Itera
 def _config(checkpoint: Checkpoint, layout: Layout, ignored: Collection[str]) -> dict[str, Any]:
     """The source's own fields, with those that the frozen weights decide: type, head, class, graph."""
     dropped = {"torch_dtype", "_name_or_path", "transformers_version", *ALIASES, *ignored} - {"n_ctx"}  # GPT-2's own
+    dropped |= UNOPENED
     kept = {key: value for key, value in checkpoint.config.items() if key not in dropped}
     return kept | layout.config.to_hf() | {"dtype": "float32", "transformers.js_config": TRANSFORMERS_JS}
 
@@ -90,4 +103,25 @@ def _generation_config(checkpoint: Checkpoint, config: dict[str, Any]) -> dict[s
     path = checkpoint.folder / "generation_config.json"
     if path.exists():
         return read_json(path)
-    return {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if config.get(key) is not None}
+    fields = (*SPECIAL, *sorted(GENERATION_FIELDS))
+    return {key: config[key] for key in fields if config.get(key) is not None}
+
+
+def _special_tokens(
+    config: dict[str, Any], generation: dict[str, Any], vocab_size: int
+) -> tuple[dict[str, Any], list[str]]:
+    """The tokens that text begins, ends and is padded with, as generation reads them; and those that never come."""
+    tokens: dict[str, Any] = {}
+    warnings = []
+    for name in SPECIAL:
+        value: Any = generation[name] if name in generation else config.get(name)
+        listed = isinstance(value, list) and name == "eos_token_id"
+        ids: list[Any] = value if listed else [] if value is None else [value]
+        if any(isinstance(each, bool) or not isinstance(each, int) for each in ids):
+            wanted = "a token id, a list of them or null" if name == "eos_token_id" else "a token id or null"
+            raise ConfigError(f"{name} is {value!r}, must be {wanted}; mend config.json or generation_config.json")
+        there = [each for each in ids if 0 <= each < vocab_size]
+        if len(there) < len(ids):
+            warnings.append(f"{name} is {value}, the model has tokens 0 to {vocab_size - 1}: what it lacks never comes")
+        tokens[name] = there if listed else next(iter(there), None)
+    return tokens, warnings

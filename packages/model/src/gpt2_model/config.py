@@ -33,9 +33,18 @@ REQUIRED_VALUES: dict[str, Any] = {
     "multi_query": False,
 }
 
-# Fields that cannot change a logit.
+# How to sample: what generation_config.json holds today. Where that is absent, transformers reads it in config.json.
 # fmt: off
-NO_EFFECT_ON_LOGITS = frozenset((
+GENERATION_FIELDS = frozenset((
+    "max_length", "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups", "diversity_penalty",
+    "temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size",
+    "encoder_no_repeat_ngram_size", "bad_words_ids", "num_return_sequences", "forced_bos_token_id",
+    "forced_eos_token_id", "remove_invalid_values", "exponential_decay_length_penalty", "suppress_tokens",
+    "begin_suppress_tokens",
+))
+
+# Fields that cannot change a logit.
+NO_EFFECT_ON_LOGITS = GENERATION_FIELDS | frozenset((
     # provenance and names
     "_name_or_path", "_commit_hash", "architectures", "transformers_version", "transformers_weights",
     "tokenizer_class", "license", "finetuning_task",
@@ -52,12 +61,8 @@ NO_EFFECT_ON_LOGITS = frozenset((
     # other heads than the language model's
     "id2label", "label2id", "num_labels", "_num_labels", "problem_type", "summary_activation",
     "summary_first_dropout", "summary_proj_to_labels", "summary_type", "summary_use_proj",
-    # how to sample: what generation_config.json holds today
-    "task_specific_params", "max_length", "min_length", "do_sample", "early_stopping", "num_beams",
-    "num_beam_groups", "diversity_penalty", "temperature", "top_k", "top_p", "typical_p", "repetition_penalty",
-    "length_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "bad_words_ids",
-    "num_return_sequences", "forced_bos_token_id", "forced_eos_token_id", "remove_invalid_values",
-    "exponential_decay_length_penalty", "suppress_tokens", "begin_suppress_tokens",
+    # how pipelines sampled, by task
+    "task_specific_params",
     # another runtime's own settings
     "transformers.js_config",
 ))

@@ -4,66 +4,80 @@
 
 The first 90 % of the text are for training, the last 10 % decide when to stop: the weights written are those with the
 lowest loss there. Every `--evaluate-every` steps the whole state goes to OUT/state.pt, from which the same command goes
-on after an interruption; the same text, seed and settings give the same weights on the same machine.
+on after an interruption; the same text, seed and settings give the same weights on the same machine. Other ones are
+refused there, before anything is written.
 
 Needs, beside gpt2-model: click, tokenizers.
 """
 
+import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
-from gpt2_model import GPT2, GPT2Config, generate
+from gpt2_model import GPT2, ConfigError, GPT2Config, generate
 from gpt2_model.weights import stored_tensors
 from safetensors.torch import save_file
 from tokenizers import ByteLevelBPETokenizer
 from torch import Tensor
 
 END_OF_TEXT = "<|endoftext|>"
+COUNT = click.IntRange(min=1)
 
 
 @click.command()
 @click.argument("text", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--vocab-size", default=1536, show_default=True, help="Tokens of the byte-level BPE.")
-@click.option("--n-positions", default=256, show_default=True, help="Tokens of context.")
+@click.option(
+    "--vocab-size",
+    default=1536,
+    show_default=True,
+    type=click.IntRange(min=257),  # every byte, and the end of a text
+    help="Tokens of the byte-level BPE; a short text gives fewer.",
+)
+@click.option("--n-positions", default=256, show_default=True, type=click.IntRange(min=2), help="Tokens of context.")
 @click.option("--n-layer", default=6, show_default=True)
 @click.option("--n-head", default=6, show_default=True)
 @click.option("--n-embd", default=192, show_default=True)
 @click.option("--dropout", default=0.2, show_default=True)
-@click.option("--batch-size", default=16, show_default=True, help="Rows of n_positions tokens a step.")
-@click.option("--steps", default=3000, show_default=True)
+@click.option("--batch-size", default=16, show_default=True, type=COUNT, help="Rows of n_positions tokens a step.")
+@click.option("--steps", default=3000, show_default=True, type=COUNT)
 @click.option("--learning-rate", default=1e-3, show_default=True, help="At its peak; warmed up, then a cosine down.")
 @click.option("--weight-decay", default=0.1, show_default=True)
-@click.option("--evaluate-every", default=100, show_default=True, help="Steps between evaluations, which also save.")
+@click.option(
+    "--evaluate-every", default=100, show_default=True, type=COUNT, help="Steps between evaluations, which also save."
+)
 @click.option("--seed", default=1, show_default=True)
-def main(text: Path, out: Path, steps: int, evaluate_every: int, seed: int, **settings: Any) -> None:
+def main(text: Path, out: Path, **settings: Any) -> None:
     """Trains a small GPT-2 on TEXT and writes it to OUT."""
-    out.mkdir(parents=True, exist_ok=True)
+    content = read_text(text)
+    made_from = settings | {"text": hashlib.sha256(content.encode()).hexdigest()}
+    state = read_state(out / "state.pt", made_from)
+    steps, evaluate_every, seed = (settings[name] for name in ("steps", "evaluate_every", "seed"))
     torch.manual_seed(seed)
-    content = text.read_text(encoding="utf-8")
     split = len(content) * 9 // 10
-    tokenizer = train_tokenizer(content[:split], settings["vocab_size"], out)
+    tokenizer = train_tokenizer(content[:split], settings["vocab_size"])
+    config = network(tokenizer.get_vocab_size(), settings)
     training, held_out = (torch.tensor(tokenizer.encode(part).ids) for part in (content[:split], content[split:]))
+    refuse_short(text, config.n_positions, {"first 90 %": training, "last 10 %": held_out})
+    out.mkdir(parents=True, exist_ok=True)
+    save_tokenizer(tokenizer, out)
 
-    config = GPT2Config(
-        vocab_size=tokenizer.get_vocab_size(),
-        **{name: settings[name] for name in ("n_positions", "n_layer", "n_head", "n_embd")},
-        **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), settings["dropout"]),
-    )
     model = GPT2(config)
     optimizer = adamw(model, settings["learning_rate"], settings["weight_decay"])
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine_with_warmup(step, steps))
     rng = torch.Generator().manual_seed(seed)
     click.echo(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(training):,} tokens to learn from")
+    if config.vocab_size < settings["vocab_size"]:
+        click.echo(f"the text gives {config.vocab_size} tokens, fewer than --vocab-size, {settings['vocab_size']}")
 
     step, best = 0, math.inf
-    if (out / "state.pt").exists():
-        step, best = load_state(out, model, optimizer, schedule, rng)
+    if state is not None:
+        step, best = load_state(state, model, optimizer, schedule, rng)
         click.echo(f"going on at step {step}")
     rows = batches(training, config.n_positions, settings["batch_size"], rng)
     with click.progressbar(length=steps, label="training", item_show_func=lambda shown: shown) as bar:
@@ -78,20 +92,55 @@ def main(text: Path, out: Path, steps: int, evaluate_every: int, seed: int, **se
                 if held_out_loss < best:
                     best = held_out_loss
                     save_checkpoint(model, out)
-                save_state(out, step, best, model, optimizer, schedule, rng)
+                save_state(out, made_from, step, best, model, optimizer, schedule, rng)
     report(out, content[split:], held_out)
 
 
-def train_tokenizer(text: str, vocab_size: int, out: Path) -> ByteLevelBPETokenizer:
-    """A byte-level BPE in GPT-2's file format: vocab.json, merges.txt; the end-of-text token comes last, as there."""
+def read_text(path: Path) -> str:
+    """The whole text; in one line why it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise click.ClickException(f"{path} is not UTF-8 at byte {error.start}; convert it, e.g. with iconv") from error
+
+
+def train_tokenizer(text: str, vocab_size: int) -> ByteLevelBPETokenizer:
+    """A byte-level BPE of at most `vocab_size` tokens; the end-of-text token comes last, as in GPT-2's own."""
     tokenizer = ByteLevelBPETokenizer()
     tokenizer.train_from_iterator([text], vocab_size=vocab_size - 1, min_frequency=2, show_progress=False)
     tokenizer.add_special_tokens([END_OF_TEXT])
+    return tokenizer
+
+
+def save_tokenizer(tokenizer: ByteLevelBPETokenizer, out: Path) -> None:
+    """In GPT-2's file format, vocab.json and merges.txt, and as tokenizer.json."""
     tokenizer.save_model(str(out))
-    vocab = json.loads((out / "vocab.json").read_text(encoding="utf-8")) | {END_OF_TEXT: vocab_size - 1}
+    end = {END_OF_TEXT: tokenizer.token_to_id(END_OF_TEXT)}  # which the library leaves out there
+    vocab = json.loads((out / "vocab.json").read_text(encoding="utf-8")) | end
     (out / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False), encoding="utf-8")
     tokenizer.save(str(out / "tokenizer.json"))
-    return tokenizer
+
+
+def network(vocab_size: int, settings: Mapping[str, Any]) -> GPT2Config:
+    """What the settings ask for; in one line why there is no such network."""
+    try:
+        return GPT2Config(
+            vocab_size=vocab_size,
+            **{name: settings[name] for name in ("n_positions", "n_layer", "n_head", "n_embd")},
+            **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), settings["dropout"]),
+        )
+    except ConfigError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def refuse_short(text: Path, n_positions: int, parts: Mapping[str, Tensor]) -> None:
+    """Raises where a part is no longer than one window: `batches` and `evaluate` both need a token more."""
+    for name, tokens in parts.items():
+        if len(tokens) <= n_positions:
+            raise click.ClickException(
+                f"the {name} of {text} are {len(tokens)} tokens, must be more than --n-positions, {n_positions}; "
+                "take a longer text, or a smaller --n-positions"
+            )
 
 
 def adamw(model: GPT2, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
@@ -158,16 +207,35 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
     path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
-def save_state(out: Path, step: int, best: float, *parts: Any) -> None:
+def save_state(out: Path, made_from: Mapping[str, Any], step: int, best: float, *parts: Any) -> None:
     """Everything that a later call needs to go on as if it had never stopped; replaced at once, never half written."""
     states = [part.get_state() if isinstance(part, torch.Generator) else part.state_dict() for part in parts]
-    torch.save({"step": step, "best": best, "parts": states, "dropout": torch.get_rng_state()}, out / "state.tmp")
+    state = {"step": step, "best": best, "parts": states, "dropout": torch.get_rng_state(), "made_from": made_from}
+    torch.save(state, out / "state.tmp")
     (out / "state.tmp").replace(out / "state.pt")
 
 
-def load_state(out: Path, *parts: Any) -> tuple[int, float]:
-    """Puts back what `save_state` kept; returns the step and the lowest loss so far."""
-    state = torch.load(out / "state.pt", weights_only=True)
+def read_state(path: Path, made_from: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What `save_state` kept, None where there is nothing; in one line why it is of another text or other settings."""
+    if not path.exists():
+        return None
+    remedy = "remove it to start anew, or choose another OUT"
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True)
+        before = dict(state["made_from"])
+    except Exception as error:  # the unpickler raises whatever the bytes lead it to
+        raise click.ClickException(f"{path} is damaged, or was not written by this version; {remedy}") from error
+    other = [name for name, value in made_from.items() if before.get(name) != value]
+    if "text" in other:
+        raise click.ClickException(f"{path} is of another text; {remedy}")
+    if other:
+        told = ", ".join(f"--{name.replace('_', '-')} {before.get(name)}, not {made_from[name]}" for name in other)
+        raise click.ClickException(f"{path} was made with {told}; go on with that, {remedy}")
+    return state
+
+
+def load_state(state: Mapping[str, Any], *parts: Any) -> tuple[int, float]:
+    """Puts back what `read_state` found; returns the step and the lowest loss so far."""
     for part, saved in zip(parts, state["parts"], strict=True):
         part.set_state(saved) if isinstance(part, torch.Generator) else part.load_state_dict(saved)
     torch.set_rng_state(state["dropout"])

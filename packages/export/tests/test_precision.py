@@ -1,5 +1,6 @@
 """Each precision's files: what they hold, what the graphs over them may do, and what is refused."""
 
+import dataclasses
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from gpt2_export.portable import PORTABLE
 from gpt2_export.precision import FP16, INT4, INT8, PRECISIONS, Precision, kept, named
 from gpt2_export.serving import SERVING
 from gpt2_model import GPT2, GPT2Config
-from gpt2_model.weights import TRANSPOSE, from_file_name
+from gpt2_model.weights import TRANSPOSE, from_file_name, stored_name
 
 MakeModel = Callable[..., GPT2]
 Freeze = Callable[[GPT2, Path], None]
@@ -159,23 +160,34 @@ def test_a_matrix_that_is_kept_before_attention_gives_it_float32(model: GPT2, ma
     assert 0 < np.abs(found - reference).max() < 0.05
 
 
-def test_a_weight_beyond_float16_is_refused_by_name(model: GPT2, freeze_network: Freeze, tmp_path: Path) -> None:
-    large = GPT2(model.config)
-    large.load_state_dict(model.state_dict())
+@pytest.mark.parametrize("parameter", ["h.1.mlp.c_fc.weight", "wte.weight", "wpe.weight", "lm_head.weight"])
+def test_a_weight_beyond_float16_is_refused_by_the_name_that_keeps_it(
+    make_model: MakeModel, freeze_network: Freeze, tmp_path: Path, parameter: str
+) -> None:
+    large = make_model(tie_word_embeddings=parameter != "lm_head.weight")
     with torch.no_grad():
-        large.h[1].mlp.c_fc.weight[3, 4] = 7e4
+        large.get_parameter(parameter)[3, 4] = 7e4
     freeze_network(large, tmp_path)
-    source = tmp_path / WEIGHTS
-    with pytest.raises(PrecisionError, match=r"transformer\.h\.1\.mlp\.c_fc\.weight has a weight of 7e\+04, float16"):
-        FP16.freeze(model.config, source, tmp_path)
-    FP16.freeze(model.config, source, tmp_path, ["h.1.mlp.c_fc"])
-    assert values(tmp_path, FP16)["transformer.h.1.mlp.c_fc.weight"].dtype == np.float32
+    source, name = tmp_path / WEIGHTS, parameter.removesuffix(".weight")
+    told = f"^{name} has a weight of 7e.04, float16 ends at 65504; leave it in float32: --keep {name}$"
+    with pytest.raises(PrecisionError, match=told) as refused:
+        FP16.freeze(large.config, source, tmp_path)
+    FP16.freeze(large.config, source, tmp_path, [str(refused.value).split()[-1]])
+    assert values(tmp_path, FP16)[stored_name(parameter)].dtype == np.float32
     assert half.LARGEST == 65504
 
 
 @pytest.mark.parametrize(
     ("names", "count"),
-    [(["h"], 8), (["h.1"], 4), (["h.0.mlp"], 2), (["h.0.mlp.c_fc", "wte"], 2), (["h.0.mlp.c_fc.weight"], 1), ([], 0)],
+    [
+        (["h"], 8),
+        (["h.1"], 4),
+        (["wpe"], 1),
+        (["h.0.mlp"], 2),
+        (["h.0.mlp.c_fc", "wte"], 2),
+        (["h.0.mlp.c_fc.weight"], 1),
+        ([], 0),
+    ],
 )
 def test_what_is_kept_is_named_from_its_beginning(made: Path, names: list[str], count: int) -> None:
     assert len(kept(made / WEIGHTS, names)) == count
@@ -185,6 +197,14 @@ def test_what_is_kept_is_named_from_its_beginning(made: Path, names: list[str], 
 def test_a_matrix_that_is_not_there_cannot_be_kept(made: Path, name: str) -> None:
     with pytest.raises(PrecisionError, match=f"no matrix '{name}' to keep"):
         kept(made / WEIGHTS, [name])
+
+
+@all_precisions
+def test_where_no_token_follows_another_nothing_can_be_measured(precision: Precision) -> None:
+    config = GPT2Config(vocab_size=50, n_positions=1, n_embd=16, n_layer=1, n_head=2)
+    told = "n_positions is 1, but what is lost is measured on tokens that follow others, from 2 on"
+    assert precision.refusal(config) == told
+    assert precision.refusal(dataclasses.replace(config, n_positions=2)) is None
 
 
 @blocked

@@ -217,6 +217,14 @@ def test_a_folder_that_is_not_verified_is_refused(refusal: Refusal, made_copy: P
     )
 
 
+def test_a_card_that_is_no_text_is_refused(refusal: Refusal, made_copy: Path) -> None:
+    (made_copy / "README.md").write_bytes("# Größe".encode("latin-1"))
+    for options in ([], ["--dry-run"]):
+        assert refusal("push", made_copy, "org/name", *options) == (
+            f"{made_copy / 'README.md'} is not UTF-8 at byte 4; convert it, e.g. with iconv, or remove it"
+        )
+
+
 @pytest.mark.parametrize("name", ["name", "", "org/", "a/b/c", "https://huggingface.co/org/name", "org/na me"])
 def test_a_name_that_is_none_is_refused_before_anything_is_read(refusal: Refusal, tmp_path: Path, name: str) -> None:
     assert refusal("push", tmp_path / "gone", name) == (

@@ -84,7 +84,7 @@ def quality_options(command: F) -> F:
             "--keep",
             metavar="LAYER",
             multiple=True,
-            help="Leave these matrices in float32: h.3, h.3.mlp.c_proj or wte. Repeatable.",
+            help="Leave these matrices in float32: h.3, h.3.mlp.c_proj, wte or wpe. Repeatable.",
         ),
     )
     for option in reversed(options):

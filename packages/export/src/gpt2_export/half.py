@@ -33,7 +33,7 @@ def tensors(config: GPT2Config, source: Path, keep: Collection[str]) -> tuple[di
         PrecisionError: when a tensor is read that has numbers beyond float16.
     """
     found = places(source)
-    halved = {name for name in found if _is_halved(from_file_name(name)[0]) and from_file_name(name)[0] not in keep}
+    halved = {name for name in found if is_halved(from_file_name(name)[0]) and from_file_name(name)[0] not in keep}
     forms = {name: Form(place.shape, "F16" if name in halved else "F32") for name, place in found.items()}
     return forms, (_array(source, name, place, name in halved) for name, place in found.items())
 
@@ -84,13 +84,18 @@ def rounded(parameter: str, weight: np.ndarray) -> np.ndarray:
     return weight.astype(np.float16).astype(np.float32)
 
 
+def is_halved(parameter: str) -> bool:
+    """Whether a parameter is stored in float16, unless it is kept.
+
+    >>> is_halved("wte.weight"), is_halved("wpe.weight"), is_halved("ln_f.weight")
+    (True, True, False)
+    """
+    return is_matrix(parameter) or parameter == "wpe.weight"
+
+
 def _serves(model: ir.Model) -> bool:
     """Whether it is the serving graph."""
     return any(node.op_type == "GroupQueryAttention" for node in model.graph)
-
-
-def _is_halved(parameter: str) -> bool:
-    return is_matrix(parameter) or parameter == "wpe.weight"
 
 
 def _is_half(value: ir.Value) -> bool:
@@ -103,7 +108,10 @@ def _array(source: Path, name: str, place: Place, halved: bool) -> np.ndarray:
         return array
     largest = float(np.abs(array).max(initial=0))
     if largest > LARGEST:
-        raise PrecisionError(f"{name} has a weight of {largest:.4g}, float16 ends at {LARGEST:.0f}; pass --keep for it")
+        layer = from_file_name(name)[0].removesuffix(".weight")  # the name that --keep takes
+        raise PrecisionError(
+            f"{layer} has a weight of {largest:.4g}, float16 ends at {LARGEST:.0f}; leave it in float32: --keep {layer}"
+        )
     return array.astype(np.float16)
 
 

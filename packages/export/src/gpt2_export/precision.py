@@ -20,6 +20,17 @@ FP32 = "fp32"  # the reference, which every folder has
 Tensors = Callable[[GPT2Config, Path, Collection[str]], tuple[dict[str, Form], Iterator[np.ndarray]]]
 
 
+def unmeasurable(config: GPT2Config) -> str | None:
+    """Why nobody could say what a precision loses, or None where it can be measured.
+
+    >>> unmeasurable(GPT2Config(n_positions=1))
+    'n_positions is 1, but what is lost is measured on tokens that follow others, from 2 on'
+    """
+    if config.n_positions == 1:
+        return "n_positions is 1, but what is lost is measured on tokens that follow others, from 2 on"
+    return None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Precision:
     """A way to store the weights and to compute with them.
@@ -33,7 +44,7 @@ class Precision:
         tensors: what the file of weights holds.
         convert: a graph over float32 weights -> one over that file.
         rounded: what is left of one matrix [out, in], given its parameter's name.
-        refusal: why a network cannot have it, or None where it can.
+        refusal: why a network cannot have it, or None where it can; by default, what is true of all of them.
         census: what becomes of the counts that a kind of graph is held to.
     """
 
@@ -45,7 +56,7 @@ class Precision:
     tensors: Tensors
     convert: Callable[[ir.Model, GPT2Config, Path], None]
     rounded: Callable[[str, np.ndarray], np.ndarray]
-    refusal: Callable[[GPT2Config], str | None] = lambda config: None
+    refusal: Callable[[GPT2Config], str | None] = unmeasurable
     census: Callable[[GPT2Config, Mapping[str, int]], Mapping[str, int]] = lambda config, counts: counts
 
     @property
@@ -81,16 +92,18 @@ class Precision:
 def kept(source: Path, names: Collection[str]) -> set[str]:
     """The matrices that `names` mean, each the beginning of a parameter's name, as "h.3", "h.3.mlp.c_proj" or "wte".
 
+    "wpe" is one of them: fp16 stores it in half, and in the others it is float32 anyway.
+
     Raises:
         PrecisionError: there is none of that name.
     """
     parameters = [from_file_name(name)[0] for name in tensorfile.places(source)]
-    matrices = [parameter for parameter in parameters if nbits.is_matrix(parameter)]
+    matrices = [parameter for parameter in parameters if half.is_halved(parameter)]
     found = set()
     for name in names:
         meant = {matrix for matrix in matrices if f"{matrix}.".startswith(f"{name}.")}
         if not meant:
-            raise PrecisionError(f"there is no matrix {name!r} to keep; h.0, h.0.mlp.c_proj and wte are such names")
+            raise PrecisionError(f"there is no matrix {name!r} to keep; such names are h.0, h.0.mlp.c_proj, wte, wpe")
         found |= meant
     return found
 
@@ -119,7 +132,7 @@ def _nbits(name: str, suffix: str, max_ppl_increase: float, recipe: Recipe) -> P
         tensors=partial(nbits.tensors, recipe),
         convert=nbits.convert,
         rounded=partial(nbits.rounded, recipe),
-        refusal=nbits.refusal,
+        refusal=lambda config: unmeasurable(config) or nbits.refusal(config),
     )
 
 

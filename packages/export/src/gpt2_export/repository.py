@@ -70,7 +70,7 @@ def prepare(folder: str | PathLike[str], repository: str, *, progress: Progress 
         progress: told of each stage.
 
     Raises:
-        FolderError: the folder is not as it was made, or not verified.
+        FolderError: the folder is not as it was made, or not verified; or its card is no text.
         HubError: the repository's name is none.
     """
     folder = Path(folder)
@@ -84,7 +84,7 @@ def prepare(folder: str | PathLike[str], repository: str, *, progress: Progress 
     if wrong:
         raise FolderError(f"{folder} is not as it was made: {', '.join(wrong)}; make it again")
     progress("check", 1, 1)
-    own = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).is_file() else None
+    own = _own_card(folder / CARD)
     is_own = own is not None and not card.is_generated(own)
     return Plan(
         repository=repository,
@@ -95,6 +95,18 @@ def prepare(folder: str | PathLike[str], repository: str, *, progress: Progress 
         else card.render(folder, document, repository, _terms(document["source"])),
         is_own_card=is_own,
     )
+
+
+def _own_card(path: Path) -> str | None:
+    """The text of README.md, None where there is none."""
+    if not path.is_file():
+        return None
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise FolderError(
+            f"{path} is not UTF-8 at byte {error.start}; convert it, e.g. with iconv, or remove it"
+        ) from error
 
 
 def push(

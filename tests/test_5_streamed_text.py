@@ -1,16 +1,18 @@
 """Rung 5: the pieces of text that the runtime streams are, joined, what transformers makes of the same tokens."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import backends
 import pytest
 import vocabularies
 from checkpoints import network
-from gpt2_export import freeze_only
+from gpt2_export import freeze_only, tokenizer
 from gpt2_export.serving import SERVING
-from gpt2_runtime import GREEDY, TextGenerator
+from gpt2_runtime import GREEDY, TextGenerator, Tokenizer
 from sweep import greedy
 from traces import add_graphs
 from transformers import AutoTokenizer, GPT2LMHeadModel, GPT2TokenizerFast
@@ -100,3 +102,82 @@ def test_greedy_text_is_what_transformers_writes(both: Opened) -> None:
     ids = list(greedy(backends.transformers(reference), tokenizer("To be").input_ids, 40))
     completion = generator.complete("To be", max_new_tokens=40, sampling=GREEDY, stop_token_ids=())
     assert completion.text == tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+
+
+MAP, CONFIG, ADDED = "special_tokens_map.json", "tokenizer_config.json", "added_tokens.json"
+LAST = 290  # the id of </s>, after those of the vocabulary
+TYPED = {"__type": "AddedToken", "lstrip": True, "rstrip": False, "normalized": True, "single_word": False}
+PLAIN = {"lstrip": False, "rstrip": True, "normalized": False, "single_word": False}
+
+# What a source may have beside vocab.json and merges.txt.
+SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
+    "nothing": {},
+    "a named token": {MAP: {"eos_token": "</s>"}},
+    "a named token in both": {MAP: {"eos_token": "</s>"}, CONFIG: {"eos_token": "</s>", "pad_token": "</s>"}},
+    "a named token with flags": {MAP: {"eos_token": PLAIN | {"content": "</s>"}}},
+    "a typed token": {CONFIG: {"eos_token": TYPED | {"content": "</s>"}}},
+    "named twice, with other flags": {CONFIG: {"sep_token": TYPED | {"content": "</s>"}, "pad_token": "</s>"}},
+    "no named tokens": {CONFIG: {"bos_token": None, "eos_token": None, "unk_token": None}},
+    "other names for the end": {CONFIG: dict.fromkeys(("bos_token", "eos_token", "unk_token"), "</s>")},
+    "a name of its own": {CONFIG: {"image_token": "</s>"}, MAP: {"pad_token": "[PAD]", "own_token": "be"}},
+    "a token without an id": {MAP: {"pad_token": "[PAD]"}},
+    "a prefix": {CONFIG: {"add_prefix_space": True, "add_bos_token": False}},
+    "a prefix and a token": {CONFIG: {"add_prefix_space": True, "pad_token": "</s>"}},
+    "added words": {ADDED: {"[PAD]": LAST + 2, "To be": LAST + 1}},
+    "added and named": {ADDED: {"[PAD]": LAST + 1}, MAP: {"pad_token": "[PAD]"}},
+    "added and typed": {ADDED: {"[PAD]": LAST + 1}, CONFIG: {"pad_token": TYPED | {"content": "[PAD]"}}},
+    "added and additional": {ADDED: {"[PAD]": LAST + 1}, MAP: {"additional_special_tokens": ["[PAD]"]}},
+    "added and extra": {ADDED: {"[PAD]": LAST + 1}, CONFIG: {"additional_special_tokens": ["[PAD]"]}},
+    "additional ones": {CONFIG: {"additional_special_tokens": ["[X]"]}, MAP: {"additional_special_tokens": ["[PAD]"]}},
+    "additional and typed": {CONFIG: {"additional_special_tokens": [TYPED | {"content": "[X]"}]}},
+    "a decoder": {
+        ADDED: {"foxy": LAST + 1},
+        MAP: {"eos_token": "[X]"},  # does not count beside a decoder
+        CONFIG: {
+            "pad_token": "[PAD]",
+            "added_tokens_decoder": {
+                "0": PLAIN | {"content": "<|endoftext|>", "special": True},
+                str(LAST + 2): PLAIN | {"content": "[PAD]", "special": False},
+                str(LAST + 1): PLAIN | {"content": "To be", "special": False, "lstrip": True, "normalized": True},
+            },
+        },
+    },
+}  # fmt: skip
+SETTING_TEXTS = (
+    "To be</s>or not  </s>  to be",
+    "or  To be [PAD] , [PAD]  or [X] not<|endoftext|> To be",
+    " <|endoftext|>  </s>",
+    "",
+)
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Path:
+    """A source of vocab.json, with </s> in it, and merges.txt."""
+    source = tmp_path / "pair"
+    source.mkdir()
+    assert vocabularies.write(source) == LAST
+    vocab = json.loads((source / "vocab.json").read_text(encoding="utf-8")) | {"</s>": LAST}
+    (source / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
+    (source / "config.json").write_text('{"model_type": "gpt2"}')
+    return source
+
+
+@pytest.mark.parametrize("files", SETTINGS.values(), ids=SETTINGS)
+def test_settings_beside_a_pair_count_as_in_transformers(
+    pair: Path, tmp_path: Path, files: dict[str, dict[str, Any]]
+) -> None:
+    for name, document in files.items():
+        (pair / name).write_text(json.dumps(document))
+    out = tmp_path / "out"
+    out.mkdir()
+    assert tokenizer.copy(pair, out, {"vocab_size": LAST + 4, "n_positions": 81}) == []
+    shutil.copy(pair / "config.json", out)
+    before, after, ours = AutoTokenizer.from_pretrained(pair), AutoTokenizer.from_pretrained(out), Tokenizer.open(out)
+    for text in SETTING_TEXTS:
+        ids = before(text).input_ids
+        assert after(text).input_ids == ids
+        assert ours.encode(text) == ids
+        assert after.decode(ids, skip_special_tokens=True) == before.decode(ids, skip_special_tokens=True)
+    specials = {token.content for token in before.added_tokens_decoder.values() if token.special}
+    assert {token.content for token in ours.vocabulary.added if token.special} == specials

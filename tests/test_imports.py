@@ -19,7 +19,7 @@ PACKAGES = Path(__file__).parent.parent / "packages"
 ARROWS = {
     "gpt2_model": "errors <- config <- gpt2 <- generate; errors <- checkpoint; gpt2, checkpoint <- weights",
     "gpt2_export": """
-        errors <- tensorfile, manifest, tokenizer; manifest <- bundle;
+        errors <- tensorfile, manifest, tokenizer_settings; tokenizer_settings <- tokenizer; manifest <- bundle;
         genai, progress, tensorfile, tokenizer <- freeze;
         tensorfile <- initializers; blocks, initializers, smoothing <- nbits <- half <- precision <- graph;
         graph <- portable, serving, explaining; explaining, portable, serving, progress <- kinds;

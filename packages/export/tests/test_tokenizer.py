@@ -220,21 +220,32 @@ def added_tokens_that_are_null(document: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     "damage",
-    [not_an_object, unigram, without_merges, merges_of_numbers, vocabulary_of_strings, added_tokens_without_ids],
+    [
+        not_an_object,
+        unigram,
+        without_merges,
+        merges_of_numbers,
+        vocabulary_of_strings,
+        added_tokens_without_ids,
+        added_tokens_that_are_null,
+    ],
     ids=lambda damage: damage.__name__,
 )
+@pytest.mark.parametrize("files", [{"tokenizer.json"}, PAIR | {"tokenizer.json"}], ids=["json", "both"])
 def test_a_tokenizer_json_that_is_no_bpe_is_refused_by_name(
-    having: Callable[..., Path], out: Path, damage: Callable[[dict[str, Any]], None]
+    having: Callable[..., Path], out: Path, damage: Callable[[dict[str, Any]], None], files: set[str]
 ) -> None:
-    source = having("tokenizer.json")
+    source = having(*files)
     change_json(source / "tokenizer.json", damage)
-    with pytest.raises((ExportError, GPT2Error), match=r"tokenizer\.json"):
+    with pytest.raises((ExportError, GPT2Error)) as refusal:
         tokenizer.copy(source, out, CONFIG)
+    assert str(refusal.value).startswith(f"{source / 'tokenizer.json'} ")
+    assert str(out) not in str(refusal.value)
 
 
-def test_a_tokenizer_json_may_say_that_nothing_was_added(having: Callable[..., Path], out: Path) -> None:
+def test_a_tokenizer_json_may_have_no_added_tokens(having: Callable[..., Path], out: Path) -> None:
     source = having("tokenizer.json")
-    change_json(source / "tokenizer.json", added_tokens_that_are_null)
+    change_json(source / "tokenizer.json", lambda document: document.pop("added_tokens"))
     tokenizer.copy(source, out, CONFIG)
     assert names(out) == ALL
 

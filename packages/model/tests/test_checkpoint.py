@@ -297,6 +297,30 @@ def test_a_pickle_of_something_else_than_a_table_of_tensors_is_refused(bare: Pat
     assert "something else than a table of tensors" in refusal(WeightFileError, bare, allow_pickle=True)
 
 
+ODD = {
+    "sparse_coo": lambda: torch.eye(4).to_sparse(),
+    "sparse_csr": lambda: torch.eye(4).to_sparse_csr(),
+    "sparse_bsc": lambda: torch.eye(4).to_sparse_bsc((2, 2)),
+    "nested": lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+    "meta": lambda: torch.ones(2, device="meta"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Sparse .* tensor support is in beta", "ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("form", ODD)
+def test_a_tensor_that_is_no_plain_array_is_refused_by_name(
+    model: GPT2, make_folder: MakeFolder, tmp_path: Path, form: str
+) -> None:
+    folder = make_folder(model)
+    (folder / "model.safetensors").unlink()
+    file = folder / "pytorch_model.bin"
+    torch.save(stored_tensors(model) | {"transformer.ln_f.bias": ODD[form]()}, file)
+    assert refusal(WeightFileError, folder, allow_pickle=True) == (
+        f"{file} holds transformer.ln_f.bias ({form}), only dense tensors with numbers are read; "
+        "save it with those (to_dense)"
+    )
+
+
 def test_an_empty_source_is_not_the_folder_that_one_is_in() -> None:
     with pytest.raises(SourceError, match="the source is empty"):
         open_checkpoint("")

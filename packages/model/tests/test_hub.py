@@ -25,6 +25,7 @@ FILES = {
     "config.json": b'{"model_type": "gpt2"}',
     "model.safetensors": save({"wte.weight": torch.ones(2, 3)}),
     "vocab.json": b"{}",
+    "chat_template.jinja": b"{{ messages }}",
     "README.md": b"# not needed",
     "tf_model.h5": b"not read",
     "onnx/model.onnx": b"not read",
@@ -100,7 +101,7 @@ def test_only_what_is_needed_is_fetched_and_is_there_offline_afterwards(
     hub: Hub, repository: Repository, cache: Path
 ) -> None:
     fetched = ask(hub.address, cache)
-    assert fetched["files"] == ["config.json", "model.safetensors", "vocab.json"]
+    assert fetched["files"] == ["chat_template.jinja", "config.json", "model.safetensors", "vocab.json"]
     assert ask(NOWHERE, cache, offline=True) == fetched
 
 
@@ -249,7 +250,7 @@ def test_bars_are_drawn_in_a_terminal_and_ended_before_what_follows(
         shown += piece
     os.close(ours)
     assert ended.returncode == 0, shown.decode()
-    assert b"Fetching 3 files: 100%" in shown
+    assert b"Fetching 4 files: 100%" in shown
     assert shown.endswith(b"after\r\n")
 
 

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import unicodedata
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -222,6 +223,11 @@ def test_added_tokens_are_found_as_the_tokenizers_library_finds_them(small, text
 )
 def test_a_prefix_space_is_added_where_the_tokenizers_library_adds_it(small, text, ids):
     assert with_added(small, add_prefix_space=True).encode(text) == ids
+
+
+def test_no_text_has_no_ids_without_added_tokens_too(small):
+    tokenizer = Tokenizer(replace(small.vocabulary, added=(), add_prefix_space=True))
+    assert (tokenizer.encode(""), tokenizer.encode("y")) == ([], [279])
 
 
 def test_special_text_of_strangers_can_be_spelled_out(small):

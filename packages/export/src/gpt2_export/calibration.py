@@ -36,7 +36,7 @@ def texts(folder: Path, files: Sequence[Path], reference: Step, *, vocab_size: i
         vocab_size, n_positions: of the network.
 
     Raises:
-        PrecisionError: a file is no text, is too short, or there is no tokenizer to read it with.
+        PrecisionError: a file is no text, is too short, or there is no tokenizer to read it with, or a damaged one.
     """
     own = Text(name=OWN, ids=drawn(reference, vocab_size, min(OWN_TOKENS, n_positions)), own=True)
     tokenizer = folder / "tokenizer.json"
@@ -44,8 +44,7 @@ def texts(folder: Path, files: Sequence[Path], reference: Step, *, vocab_size: i
         if files:
             raise PrecisionError(f"{folder} has no tokenizer, so {files[0]} cannot be read; leave it out")
         return [own]
-    encoder = Tokenizer.from_file(str(tokenizer))
-    encoder.no_truncation()
+    encoder = _encoder(tokenizer)
     found = [Text(name=file.name, ids=_encoded(encoder, file, vocab_size)) for file in files or [SONNETS]]
     return [own, *found]
 
@@ -60,6 +59,15 @@ def drawn(step: Step, vocab_size: int, count: int) -> np.ndarray:
         noise = rng.gumbel(size=vocab_size)  # the largest of logits and such noise is a draw from their softmax
         ids.append(int((logits[0, -1] + noise).argmax()))
     return np.array(ids)
+
+
+def _encoder(path: Path) -> Tokenizer:
+    try:
+        encoder = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises plain Exceptions
+        raise PrecisionError(f"{path} cannot be loaded as a tokenizer: {error}; make the folder again") from error
+    encoder.no_truncation()
+    return encoder
 
 
 def _encoded(encoder: Tokenizer, file: Path, vocab_size: int) -> np.ndarray:

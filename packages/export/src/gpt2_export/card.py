@@ -21,6 +21,9 @@ WHAT = {
     "tokenizer_config.json": "its settings",
     "vocab.json": "its tokens",
     "merges.txt": "its merges",
+    "special_tokens_map.json": "its special tokens",
+    "added_tokens.json": "its added tokens",
+    "chat_template.jinja": "how a conversation becomes one text",
 }
 
 # Title, what to install, language, program. Every Python one is run by a test, as it stands here.

@@ -36,6 +36,7 @@ DOCUMENTS = (
     "merges.txt",
     "special_tokens_map.json",
     "added_tokens.json",
+    "chat_template.jinja",
 )
 
 # Weights in formats that are not read, and what to do about each.
@@ -220,7 +221,25 @@ def _open_pickle(path: Path) -> dict[str, Callable[[], Tensor]]:
         ) from error
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise WeightFileError(f"{path} holds something else than a table of tensors")
+    odd = [f"{name} ({form})" for name, form in ((name, _form(value)) for name, value in content.items()) if form]
+    if odd:
+        raise WeightFileError(
+            f"{path} holds {', '.join(odd)}, only dense tensors with numbers are read; save it with those (to_dense)"
+        )
     return {str(name): partial(Tensor.detach, tensor) for name, tensor in content.items()}
+
+
+def _form(tensor: Tensor) -> str:
+    """What a tensor is that is no plain array of numbers; nothing where it is one.
+
+    >>> _form(torch.eye(2).to_sparse()), _form(torch.eye(2))
+    ('sparse_coo', '')
+    """
+    if tensor.is_meta:
+        return "meta"
+    if tensor.is_nested:  # of which some say that they are strided
+        return "nested"
+    return "" if tensor.layout is torch.strided else str(tensor.layout).removeprefix("torch.")
 
 
 def _fetch(source: str, revision: str | None, *, offline: bool, allow_pickle: bool) -> tuple[Path, str]:

@@ -120,7 +120,7 @@ class Tokenizer:
     def _ids(self, piece: str | int) -> Sequence[int]:
         if isinstance(piece, int):
             return [piece]
-        if self._vocabulary.add_prefix_space and not piece.startswith(" "):
+        if piece and self._vocabulary.add_prefix_space and not piece.startswith(" "):
             piece = " " + piece
         ids = self._vocabulary.ids
         cuts = [0, *(match.end() - 1 for match in LONG_SPACE.finditer(piece)), len(piece)]

@@ -163,7 +163,8 @@ def test_a_disk_that_fills_up_blames_the_output_and_loses_nothing(folder, tmp_pa
     limited += "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "  # the write fails instead, as it does on a full disk
     program = "from gpt2_runtime.cli import main; main()"
     command = ["batch", str(folder), str(source), str(answers), "--threads", "1", "--max-new-tokens", "8"]
-    failed = subprocess.run([sys.executable, "-c", limited + program, *command], capture_output=True, check=False)
+    # -B: the limit is that of the bytecode too, which Python cuts in silence.
+    failed = subprocess.run([sys.executable, "-B", "-c", limited + program, *command], capture_output=True)
     assert failed.returncode == 1
     last = failed.stderr.decode().splitlines()[-1]
     assert last == f"error: {answers} cannot be written: File too large; go on with the same command"

@@ -134,6 +134,14 @@ def test_a_limit_of_nothing_refuses_int4_and_leaves_the_folder_as_it_was(made_co
     assert min(table.values()) > 0
 
 
+def test_what_is_kept_is_not_told_among_what_loses_most(made_copy: Path) -> None:
+    with pytest.raises(QualityError) as refused:
+        quantize(made_copy, ["int4"], max_ppl_increase=0, keep=["h.0", "wte"])
+    told = refused.value.report["sensitivity"]
+    assert len(told) == 4
+    assert all(name.startswith("h.1.") for name in told)
+
+
 def test_what_is_kept_loses_nothing_by_itself(made_copy: Path) -> None:
     worst = next(iter(quality.sensitivity(made_copy, INT4, IDS[:24])))
     document = quantize(made_copy, ["int4"], max_ppl_increase=1000, keep=[worst])

@@ -82,7 +82,7 @@ def judge(
             progress(stage, done, len(held) * len(texts))
     kind, name, increase = worst(report)
     if not increase <= limit:  # so that NaN is refused too
-        report["sensitivity"] = sensitivity(folder, precision, texts[-1].ids)
+        report["sensitivity"] = sensitivity(folder, precision, texts[-1].ids, keep)
         raise QualityError(
             f"{precision.name} raises perplexity by {increase:.3g} % on {name} ({kind} graph), {limit:g} % is allowed; "
             "keep the layers that lose most in float32 (--keep), take a more exact precision, or allow more "
@@ -130,15 +130,18 @@ def worst(report: dict[str, Any]) -> tuple[str, str, float]:
     return kind, text, increase
 
 
-def sensitivity(folder: Path, precision: Precision, ids: np.ndarray) -> dict[str, float]:
-    """For each matrix the mean KL divergence where it alone is stored in the precision; the largest first."""
+def sensitivity(folder: Path, precision: Precision, ids: np.ndarray, keep: Collection[str] = ()) -> dict[str, float]:
+    """For each matrix the mean KL divergence where it alone is stored in the precision; the largest first.
+
+    Those of `keep` lose nothing, and are left out: it may be that the precision could not store them at all.
+    """
     model = GPT2.from_pretrained(folder)
     read = torch.from_numpy(ids[None, : min(SENSITIVITY_TOKENS, model.config.n_positions)])
     found = {}
     with torch.no_grad():
         before = model(read)[0][0].numpy()
         for name, parameter in model.named_parameters():
-            if not is_matrix(name):
+            if not is_matrix(name) or any(f"{name}.".startswith(f"{each}.") for each in keep):
                 continue
             kept = parameter.clone()
             parameter.copy_(torch.from_numpy(precision.rounded(name, kept.numpy())))

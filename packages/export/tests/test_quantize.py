@@ -180,7 +180,7 @@ def test_an_interruption_at_the_last_moment_does_too(
 def test_what_is_of_another_precision_alone_is_refused_without_one(source: Path, tmp_path: Path) -> None:
     for settings in ({"keep": ["h.0"]}, {"max_ppl_increase": 0.0}, {"calibration_text": [__file__]}):
         (name,) = settings
-        with pytest.raises(PrecisionError, match=f"{name} is of another precision than fp32; name one"):
+        with pytest.raises(PrecisionError, match=f"{name} is for precisions beside fp32; ask for one"):
             make(source, tmp_path / "out", **settings)
 
 

@@ -231,7 +231,7 @@ def test_interrupted_at_any_line_the_folder_that_was_to_be_replaced_is_there_or_
     assert moments > 60
 
 
-@pytest.mark.parametrize("own", ["notes.txt", ".git", "README.md"])
+@pytest.mark.parametrize("own", ["notes.txt", ".git", "README.md", "my.partial.txt"])
 def test_force_never_takes_somebodys_files_along(out: Path, own: str) -> None:
     write(out)
     (out / own).write_text("mine")
@@ -253,27 +253,6 @@ def test_parents_that_were_made_for_nothing_go_again(out: Path) -> None:
     with pytest.raises(ZeroDivisionError), bundle.staging(out / "a" / "b", force=False, needed_bytes=1):
         _ = 1 / 0
     assert not out.exists()
-
-
-def test_files_that_join_a_folder_join_it_all_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(tmp_path / "out")
-    rename, stopped = Path.rename, 0
-
-    def stop(self: Path, target: Path) -> Path:
-        nonlocal stopped
-        stopped += 1
-        if stopped == 4:  # the second file's own
-            raise KeyboardInterrupt
-        return rename(self, target)
-
-    with bundle.within(tmp_path / "out", needed_bytes=1) as inside:
-        for name in ("config.json", "model.safetensors", "more"):
-            (inside / name).write_text("other")
-        monkeypatch.setattr(Path, "rename", stop)
-        with pytest.raises(KeyboardInterrupt):
-            bundle.join(inside, tmp_path / "out", ["config.json", "model.safetensors", "more"])
-    assert is_whole(tmp_path / "out")
-    assert not (tmp_path / "out" / "more").exists()
 
 
 def test_what_a_living_run_writes_is_left_alone_and_the_slower_one_is_told(out: Path) -> None:
@@ -363,40 +342,6 @@ def test_a_small_file_is_replaced_at_once_or_not_at_all(tmp_path: Path, monkeypa
         bundle.replace_text(path, "new")
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["manifest.json"]
-
-
-def test_what_joins_a_folder_was_beside_it_until_then(tmp_path: Path) -> None:
-    write(tmp_path / "out")
-    before = {path.name for path in (tmp_path / "out").iterdir()}
-    with bundle.within(tmp_path / "out", needed_bytes=1) as inside:
-        for name in ("a", "b", "not-this"):
-            (inside / name).write_text(name)
-        bundle.join(inside, tmp_path / "out", ["a", "b"])
-    assert {path.name for path in (tmp_path / "out").iterdir()} == before | {"a", "b"}
-
-
-def test_nothing_of_it_stays_when_it_fails(tmp_path: Path) -> None:
-    write(tmp_path / "out")
-    before = {path.name for path in (tmp_path / "out").iterdir()}
-
-    def fail() -> None:
-        with bundle.within(tmp_path / "out", needed_bytes=1) as inside:
-            (inside / "a").write_text("half")
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        fail()
-    assert {path.name for path in (tmp_path / "out").iterdir()} == before
-
-
-def test_what_a_killed_one_left_goes_with_the_next(tmp_path: Path) -> None:
-    write(tmp_path / "out")
-    with bundle.within(tmp_path / "out", needed_bytes=1) as inside:
-        abandoned = inside.with_name(inside.name + "-killed")
-        abandoned.mkdir()
-        (abandoned / "a").write_text("half")
-    with bundle.within(tmp_path / "out", needed_bytes=1):
-        assert not abandoned.exists()
 
 
 def test_a_full_disk_is_told_before_anything_is_written(tmp_path: Path) -> None:

@@ -132,7 +132,8 @@ def strangers(folder: Path) -> list[str]:
     with suppress(OSError, ValueError):
         if CARD_MARK in (folder / CARD).read_text(encoding="utf-8"):
             listed.add(CARD)
-    return sorted(path.name for path in folder.iterdir() if path.name not in listed and ".partial" not in path.name)
+    names = {path.name for path in folder.iterdir()} - listed
+    return sorted(name for name in names if not (name.startswith(".") and ".partial" in name))  # a killed run's
 
 
 def differences(folder: Path, document: dict[str, Any]) -> list[str]:

@@ -89,6 +89,15 @@ class Precision:
         refer_again(model, file)
 
 
+def means(name: str, parameter: str) -> bool:
+    """Whether a name of --keep is the beginning of a parameter's.
+
+    >>> means("h.1", "h.1.mlp.c_fc.weight"), means("h.1", "h.11.mlp.c_fc.weight")
+    (True, False)
+    """
+    return f"{parameter}.".startswith(f"{name}.")
+
+
 def kept(source: Path, names: Collection[str]) -> set[str]:
     """The matrices that `names` mean, each the beginning of a parameter's name, as "h.3", "h.3.mlp.c_proj" or "wte".
 
@@ -101,7 +110,7 @@ def kept(source: Path, names: Collection[str]) -> set[str]:
     matrices = [parameter for parameter in parameters if half.is_halved(parameter)]
     found = set()
     for name in names:
-        meant = {matrix for matrix in matrices if f"{matrix}.".startswith(f"{name}.")}
+        meant = {matrix for matrix in matrices if means(name, matrix)}
         if not meant:
             raise PrecisionError(f"there is no matrix {name!r} to keep; such names are h.0, h.0.mlp.c_proj, wte, wpe")
         found |= meant

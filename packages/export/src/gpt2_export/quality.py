@@ -20,7 +20,7 @@ from gpt2_export.calibration import Text
 from gpt2_export.errors import PrecisionError, QualityError
 from gpt2_export.half import LARGEST
 from gpt2_export.nbits import is_matrix
-from gpt2_export.precision import FP16, Precision
+from gpt2_export.precision import FP16, Precision, means
 from gpt2_export.progress import Progress, silent
 from gpt2_export.verify import greedy, kl
 
@@ -141,7 +141,7 @@ def sensitivity(folder: Path, precision: Precision, ids: np.ndarray, keep: Colle
     with torch.no_grad():
         before = model(read)[0][0].numpy()
         for name, parameter in model.named_parameters():
-            if not is_matrix(name) or any(f"{name}.".startswith(f"{each}.") for each in keep):
+            if not is_matrix(name) or any(means(each, name) for each in keep):
                 continue
             kept = parameter.clone()
             parameter.copy_(torch.from_numpy(precision.rounded(name, kept.numpy())))

@@ -36,7 +36,7 @@ PREFIX_MB = 100
     help="Memory for prompts that were read, for later ones that start alike; 0 keeps none.",
 )
 @options.continuation
-@click.option("--seed", type=int, default=0, show_default=True, help="The seed of a line is this plus its number.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seeds each line, with its number.")
 @options.precision
 @options.provider
 @options.threads

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
 
 PACKAGES = Path(__file__).parent.parent / "packages"
 
@@ -159,6 +160,30 @@ def test_an_arrow_the_wrong_way_a_new_module_and_a_forbidden_package_are_seen(tm
     loaded = loaded_by("house", tmp_path)
     assert against("cellar <- wall <- roof", loaded["siblings"]) == ["shed is not in the picture", "wall -> roof"]
     assert "statistics" in loaded["packages"]
+
+
+# What extras bring is imported where it is used; onnxruntime has two distributions of one name, so it is one of them.
+EXTRAS = {"gpt2_runtime": {"onnxruntime", "lm_eval", "tqdm"}}
+
+
+def imported_by(package: str) -> set[str]:
+    """The third-party packages that a package's source imports, wherever the import stands."""
+    found = set()
+    for path in PACKAGES.glob(f"*/src/{package}/**/*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                found.add(node.module)
+    return {name.partition(".")[0] for name in found} - {package, *sys.stdlib_module_names}
+
+
+@pytest.mark.parametrize("package", ARROWS)
+def test_a_package_imports_what_it_declares(package: str) -> None:
+    """All three are installed together, so a dependency that one package forgot would be there by chance."""
+    names = [Requirement(pin).name for pin in project(package.removeprefix("gpt2_"))["dependencies"]]
+    declared = {name.replace("-", "_") for name in names}
+    assert imported_by(package) - EXTRAS.get(package, set()) <= declared
 
 
 def project(name: str) -> dict[str, Any]:

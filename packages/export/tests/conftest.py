@@ -29,6 +29,9 @@ from traces import anew, once, traced
 settings.register_profile("repeatable", derandomize=True, database=None, deadline=None, max_examples=25)
 settings.load_profile("repeatable")
 
+# Verification runs transformers where it is installed; tests/ has that. These tests are the same with and without it.
+sys.modules["transformers"] = None  # type: ignore[assignment]
+
 torch.set_num_threads(1)  # these networks are so small that a second thread costs more than it brings
 
 # Sizes that all differ, so that no axis can be taken for another; two heads, two layers.
@@ -43,6 +46,7 @@ Stage = tuple[str, int, int]
 # Runs command lines in one process (torch takes seconds to import) and prints what each of them did.
 DRIVER = """
 import json, sys
+sys.modules["transformers"] = None
 from click.testing import CliRunner
 from gpt2_export.cli import main
 for arguments in json.load(sys.stdin):

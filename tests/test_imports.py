@@ -18,7 +18,9 @@ PACKAGES = Path(__file__).parent.parent / "packages"
 
 # `a, b <- c` lets c import a, b and whatever these may import. A cli stands at the end: it may import everything.
 ARROWS = {
-    "gpt2_model": "errors <- config <- gpt2 <- generate; errors <- checkpoint; gpt2, checkpoint <- weights",
+    "gpt2_model": """
+        errors, inert_fields <- config <- gpt2 <- generate; errors <- checkpoint; gpt2, checkpoint <- weights
+    """,
     "gpt2_export": """
         errors <- tensorfile, manifest, tokenizer_settings; tokenizer_settings <- tokenizer; manifest <- bundle;
         genai, progress, tensorfile, tokenizer <- freeze;

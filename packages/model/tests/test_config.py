@@ -1,13 +1,17 @@
 """`GPT2Config`: what exists is valid, and every field of a config.json counts, has no effect, or is refused."""
 
 import dataclasses
+import json
 import math
 import re
+import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
-from gpt2_model import ConfigError, GPT2Config
-from gpt2_model.config import ACTIVATION_FUNCTIONS, ALIASES, NO_EFFECT_ON_LOGITS, REQUIRED_VALUES, is_known
+from gpt2_model import CheckpointWarning, ConfigError, GPT2Config
+from gpt2_model.config import ACTIVATION_FUNCTIONS, ALIASES, REFUSED_FIELDS, REQUIRED_VALUES, is_known, read_hf
+from gpt2_model.inert_fields import GENERATION_FIELDS, INERT
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,30 +19,17 @@ SIZES = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner")
 FLAGS = ("scale_attn_weights", "scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn", "tie_word_embeddings")
 RATES = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
 
-# As OpenAI's 124M model is published on the hub.
-PUBLISHED = {
-    "activation_function": "gelu_new",
-    "architectures": ["GPT2LMHeadModel"],
-    "attn_pdrop": 0.1,
-    "bos_token_id": 50256,
-    "embd_pdrop": 0.1,
-    "eos_token_id": 50256,
-    "initializer_range": 0.02,
-    "layer_norm_epsilon": 1e-05,
-    "model_type": "gpt2",
-    "n_ctx": 1024,
-    "n_embd": 768,
-    "n_head": 12,
-    "n_layer": 12,
-    "n_positions": 1024,
-    "resid_pdrop": 0.1,
-    "summary_activation": None,
-    "summary_first_dropout": 0.1,
-    "summary_proj_to_labels": True,
-    "summary_type": "cls_index",
-    "summary_use_proj": True,
-    "task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50}},
-    "vocab_size": 50257,
+# The config.json of checkpoints on the hub, as they are published.
+PUBLISHED = json.loads((Path(__file__).parent / "data" / "published_configs.json").read_text(encoding="utf-8"))
+SIZES_OF_PUBLISHED = {
+    "openai-community/gpt2": (12, 12, 768),
+    "openai-community/gpt2-medium": (24, 16, 1024),
+    "openai-community/gpt2-large": (36, 20, 1280),
+    "openai-community/gpt2-xl": (48, 25, 1600),
+    "distilbert/distilgpt2": (6, 12, 768),
+    "microsoft/DialoGPT-small": (12, 12, 768),
+    "microsoft/DialoGPT-medium": (24, 16, 1024),
+    "microsoft/DialoGPT-large": (36, 20, 1280),
 }
 
 
@@ -133,7 +124,19 @@ def test_the_attention_scale_follows_both_flags(scaled: bool, by_layer: bool, la
 
 
 def test_the_published_file_is_the_default() -> None:
-    assert GPT2Config.from_hf(PUBLISHED) == GPT2Config()
+    assert GPT2Config.from_hf(PUBLISHED["openai-community/gpt2"]) == GPT2Config()
+
+
+@pytest.mark.parametrize("name", SIZES_OF_PUBLISHED)
+def test_a_published_file_is_read_without_a_remark(name: str) -> None:
+    config, remarks = read_hf(PUBLISHED[name])
+    n_layer, n_head, n_embd = SIZES_OF_PUBLISHED[name]
+    assert config == GPT2Config(n_layer=n_layer, n_head=n_head, n_embd=n_embd)
+    assert remarks == ()
+
+
+def test_no_published_file_is_left_out() -> None:
+    assert PUBLISHED.keys() == SIZES_OF_PUBLISHED.keys()
 
 
 @pytest.mark.parametrize(("alias", "name"), ALIASES.items())
@@ -157,18 +160,95 @@ def test_n_ctx_stands_for_n_positions_where_that_is_absent() -> None:
 
 
 @pytest.mark.parametrize("name", ["n_positions", "max_position_embeddings"])
-def test_n_ctx_at_odds_with_n_positions_is_refused_in_either_order(name: str) -> None:
-    for fields in ({"n_ctx": 512, name: 1024}, {name: 1024, "n_ctx": 512}):
-        message = refusal(**fields)
-        assert "512" in message
-        assert "1024" in message
+@pytest.mark.parametrize("n_ctx", [32, 4096, "much", [1], 1.5])
+def test_n_ctx_at_odds_with_n_positions_only_warns_in_either_order(name: str, n_ctx: object) -> None:
+    for fields in ({"n_ctx": n_ctx, name: 64}, {name: 64, "n_ctx": n_ctx}):
+        with pytest.warns(CheckpointWarning, match=re.escape(f"n_ctx is {n_ctx!r} but n_positions is 64")):
+            assert GPT2Config.from_hf(hf(**fields)).n_positions == 64
 
 
-def test_an_unknown_field_is_refused_with_its_value_unless_ignored_by_name() -> None:
+def test_an_unknown_field_is_refused_with_its_value_and_the_option_that_ignores_it() -> None:
     message = refusal(rope_theta=10000)
-    assert "rope_theta" in message
-    assert "10000" in message
-    assert GPT2Config.from_hf(hf(rope_theta=10000), ignore={"rope_theta"}) == GPT2Config()
+    assert message == (
+        "config.json: rope_theta is unknown (10000); if no logit depends on it, pass "
+        "ignore=('rope_theta',) (--ignore-config rope_theta)"
+    )
+    assert GPT2Config.from_hf(hf(rope_theta=10000), ignore=("rope_theta",)) == GPT2Config()
+
+
+def test_several_unknown_fields_are_refused_at_once_and_many_are_counted() -> None:
+    message = refusal(a=1, b="x")
+    assert "a is unknown (1), b is unknown ('x')" in message
+    assert "if no logit depends on them, pass ignore=('a', 'b',) (--ignore-config a --ignore-config b)" in message
+    message = refusal(**{f"novelty_{i}": i for i in range(1000)})
+    assert "and 996 more are" in message
+    assert len(message) < 500
+
+
+@pytest.mark.parametrize(
+    ("typo", "meant"),
+    [
+        ("n_layers", "n_layer"),
+        ("n_postions", "n_positions"),
+        ("layer_norm_eps", "layer_norm_epsilon"),
+        ("activation_funtion", "activation_function"),
+        ("tie_word_embedding", "tie_word_embeddings"),
+        ("eos_token", "eos_token_id"),
+    ],
+)
+def test_a_field_that_is_nearly_a_known_one_is_refused_with_that(typo: str, meant: str) -> None:
+    assert f"perhaps {meant} is meant" in refusal(**{typo: 1})
+    assert "perhaps" not in refusal(rotary_dim=1)
+
+
+@pytest.mark.parametrize(
+    "name",
+    sorted({field.name for field in dataclasses.fields(GPT2Config)}.union(ALIASES, INERT, REQUIRED_VALUES, ["n_ctx"])),
+)
+def test_null_means_absent(name: str) -> None:
+    if name == "model_type":
+        assert "model_type is absent" in refusal(model_type=None)
+        return
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert GPT2Config.from_hf(hf(**{name: None})) == GPT2Config()
+    # Where a default decides the arithmetic instead, that is said.
+    decides = name in ALIASES or (
+        name not in INERT and name not in REQUIRED_VALUES and name not in ("n_ctx", "n_inner")
+    )
+    assert [str(each.message) for each in caught] == [f"config.json: {name} is null, read as absent"] * decides
+
+
+@pytest.mark.parametrize("name", ["rope_theta", "quantization_config", "auto_map", "x"])
+def test_an_unknown_field_that_is_null_is_as_absent_too(name: str) -> None:
+    assert read_hf(hf(**{name: None})) == (GPT2Config(), ())
+
+
+def test_a_field_whose_content_is_not_what_it_seems_says_what_to_do() -> None:
+    message = refusal(quantization_config={"load_in_8bit": True})
+    assert "quantization_config is {'load_in_8bit': True}: the weights are quantized" in message
+    assert "model.dequantize()" in message
+    message = refusal(auto_map={"AutoModelForCausalLM": "x.Y"})
+    assert "--ignore-config auto_map" in message
+    for name in REFUSED_FIELDS:
+        assert GPT2Config.from_hf(hf(**{name: {"a": 1}}), ignore=(name,)) == GPT2Config()
+
+
+@pytest.mark.parametrize(
+    "value", [list(range(10**5)), "x" * 10**6, {"a": "y" * 10**5}, 10**4000, "\ud800", "\n\x1b[2J"]
+)
+@pytest.mark.parametrize("name", ["n_embd", "activation_function", "model_type", "layer_norm_epsilon", "zzz", "n_ctx"])
+def test_no_value_floods_the_message_or_the_terminal(name: str, value: object) -> None:
+    message = refusal(**{name: value})
+    assert len(message) < 400
+    assert message.isprintable()
+
+
+@pytest.mark.parametrize("name", ["x" * 10**6, "\ud800", "a\nb", "", "'", "\x1b[2J"])
+def test_no_name_floods_the_message_or_the_terminal(name: str) -> None:
+    message = refusal(**{name: 1})
+    assert len(message) < 400
+    assert message.isprintable()
 
 
 def test_an_unknown_field_does_not_flood_the_message_with_its_value() -> None:
@@ -221,18 +301,23 @@ def test_santacoder_is_refused_with_all_its_differences_in_one_message() -> None
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("name", sorted(NO_EFFECT_ON_LOGITS))
+@pytest.mark.parametrize("name", sorted(INERT))
 def test_a_field_without_effect_may_hold_anything(name: str) -> None:
     assert GPT2Config.from_hf(hf(**{name: ["anything"]})) == GPT2Config()
 
 
 def test_a_field_is_known_if_it_is_judged_by_itself() -> None:
-    judged = {field.name for field in dataclasses.fields(GPT2Config)}.union(
-        ALIASES, REQUIRED_VALUES, NO_EFFECT_ON_LOGITS
-    )
+    judged = {field.name for field in dataclasses.fields(GPT2Config)}.union(ALIASES, REQUIRED_VALUES, INERT)
     assert all(map(is_known, judged))
     assert not is_known("rope_theta")
     assert not is_known("auto_map")
+
+
+def test_every_inert_field_has_a_reason_and_none_is_judged_otherwise() -> None:
+    assert all(reason.strip() for reason in INERT.values())
+    assert INERT.keys() >= GENERATION_FIELDS
+    own = {field.name for field in dataclasses.fields(GPT2Config)}
+    assert not INERT.keys() & own.union(ALIASES, REQUIRED_VALUES, REFUSED_FIELDS)
 
 
 @pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
@@ -242,7 +327,7 @@ def test_either_name_of_the_stored_type_is_read_past(name: str) -> None:
 
 def test_bad_values_are_refused_from_a_file_too() -> None:
     assert "n_layer is 0" in refusal(n_layer=0)
-    assert "layer_norm_epsilon is None" in refusal(layer_norm_epsilon=None)
+    assert "layer_norm_epsilon is -1" in refusal(layer_norm_epsilon=-1)
 
 
 @given(

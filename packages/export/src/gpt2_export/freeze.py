@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 from gpt2_model.checkpoint import Checkpoint, read_json
-from gpt2_model.config import ALIASES, GENERATION_FIELDS, is_known
+from gpt2_model.config import ALIASES, is_known
 from gpt2_model.errors import ConfigError, TensorError
+from gpt2_model.inert_fields import GENERATION_FIELDS
 from gpt2_model.weights import Layout, lay_out, stored_name
 
 from gpt2_export import genai, tensorfile, tokenizer
@@ -44,6 +45,7 @@ def freeze(
     write_json(folder / "config.json", config)
     write_json(folder / "generation_config.json", generation)
     write_json(folder / "genai_config.json", genai.config(layout.config, tokens))
+    warnings += [*layout.warnings]
     warnings += [f"config.json: {name} was left out, as asked" for name in ignore_config]
     if checkpoint.config.get("tie_word_embeddings", True) and not layout.config.tie_word_embeddings:
         warnings.append("config.json ties the head to the embedding, but the file has another head: it is kept, untied")
@@ -93,9 +95,10 @@ def _arrays(checkpoint: Checkpoint, layout: Layout, progress: Progress) -> Itera
 
 def _config(checkpoint: Checkpoint, layout: Layout, ignored: Collection[str]) -> dict[str, Any]:
     """The source's own fields, with those that the frozen weights decide: type, head, class, graph."""
-    dropped = {"torch_dtype", "_name_or_path", "transformers_version", *ALIASES, *ignored} - {"n_ctx"}  # GPT-2's own
-    dropped |= UNOPENED
+    dropped = {"torch_dtype", "_name_or_path", "transformers_version", *ALIASES, *ignored, *UNOPENED}
     kept = {key: value for key, value in checkpoint.config.items() if key not in dropped}
+    if "n_ctx" in kept:
+        kept["n_ctx"] = layout.config.n_positions  # converters read the context's length there
     return kept | layout.config.to_hf() | {"dtype": "float32", "transformers.js_config": TRANSFORMERS_JS}
 
 

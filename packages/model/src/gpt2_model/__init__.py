@@ -1,6 +1,7 @@
 """GPT-2 written out by hand in PyTorch.
 
 config.py       GPT2Config: the sizes and flags of the arithmetic
+inert_fields.py the fields of config.json on which no logit depends, with reasons
 gpt2.py         the network
 checkpoint.py   a folder or a hub repository -> config.json and mapped tensors
 weights.py      tensors -> the network's parameters: one table
@@ -11,6 +12,7 @@ errors.py       what can go wrong
 from gpt2_model.config import GPT2Config
 from gpt2_model.errors import (
     CheckpointError,
+    CheckpointWarning,
     ConfigError,
     GPT2Error,
     SourceError,
@@ -30,6 +32,7 @@ __all__ = [
     "GPT2Error",
     "ConfigError",
     "CheckpointError",
+    "CheckpointWarning",
     "SourceError",
     "WeightFileError",
     "TensorError",

@@ -1,23 +1,27 @@
 """`GPT2Config`: the numbers and flags that decide what the network computes, and nothing else."""
 
 import math
+import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from typing import Any
 
-from gpt2_model.errors import ConfigError
+from gpt2_model.errors import CheckpointWarning, ConfigError
+from gpt2_model.inert_fields import INERT
 
 ACTIVATION_FUNCTIONS = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu", "relu", "silu", "swish")
 
+MAX_UNKNOWN_SHOWN = 4  # fields in one message
+QUOTES = "'\""
 LARGEST_SIZE = 2**31  # of one axis; far above any model, and below what overflows an index
 
-# config.json may use the generic name of a size, which transformers reads too, or the old second name of n_positions.
+# config.json may use the generic name of a size, which transformers reads too.
 ALIASES = {
     "hidden_size": "n_embd",
     "max_position_embeddings": "n_positions",
     "num_attention_heads": "n_head",
     "num_hidden_layers": "n_layer",
-    "n_ctx": "n_positions",
 }
 
 # Fields that would change the arithmetic, with the only value under which they do not.
@@ -33,40 +37,17 @@ REQUIRED_VALUES: dict[str, Any] = {
     "multi_query": False,
 }
 
-# How to sample: what generation_config.json holds today. Where that is absent, transformers reads it in config.json.
-# fmt: off
-GENERATION_FIELDS = frozenset((
-    "max_length", "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups", "diversity_penalty",
-    "temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size",
-    "encoder_no_repeat_ngram_size", "bad_words_ids", "num_return_sequences", "forced_bos_token_id",
-    "forced_eos_token_id", "remove_invalid_values", "exponential_decay_length_penalty", "suppress_tokens",
-    "begin_suppress_tokens",
-))
-
-# Fields that cannot change a logit.
-NO_EFFECT_ON_LOGITS = GENERATION_FIELDS | frozenset((
-    # provenance and names
-    "_name_or_path", "_commit_hash", "architectures", "transformers_version", "transformers_weights",
-    "tokenizer_class", "license", "finetuning_task",
-    # how the file stores numbers; the file itself says it too, and is believed
-    "dtype", "torch_dtype",
-    # which implementation transformers picks, and what it returns
-    "_attn_implementation", "_attn_implementation_autoset", "attn_implementation", "torchscript", "use_cache",
-    "gradient_checkpointing", "output_attentions", "output_hidden_states", "output_past", "output_scores",
-    "return_dict", "use_return_dict", "return_dict_in_generate", "is_decoder", "cross_attention_hidden_size",
-    "tf_legacy_loss",
-    # special tokens: for the tokenizer and for the decode loop
-    "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "cls_token_id", "decoder_start_token_id",
-    "prefix",
-    # other heads than the language model's
-    "id2label", "label2id", "num_labels", "_num_labels", "problem_type", "summary_activation",
-    "summary_first_dropout", "summary_proj_to_labels", "summary_type", "summary_use_proj",
-    # how pipelines sampled, by task
-    "task_specific_params",
-    # another runtime's own settings
-    "transformers.js_config",
-))
-# fmt: on
+# Fields that say that the weights are not what they seem, and what to do.
+REFUSED_FIELDS = {
+    "quantization_config": (
+        "the weights are quantized, and only plain numbers are read; save the model unquantized "
+        "(model.dequantize(), then save_pretrained), or name the checkpoint that it was made from"
+    ),
+    "auto_map": (
+        "the model may be computed by code of its own; if that computes what GPT-2 does, pass "
+        'ignore=("auto_map",) (--ignore-config auto_map)'
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +92,7 @@ class GPT2Config:
             _check_size("n_inner", self.n_inner)
         for flag in (field.name for field in fields(self) if field.type is bool):
             if not isinstance(getattr(self, flag), bool):
-                raise ConfigError(f"{flag} is {getattr(self, flag)!r}; it must be true or false")
+                raise ConfigError(f"{flag} is {_shortened(getattr(self, flag))}; it must be true or false")
         for rate in ("resid_pdrop", "embd_pdrop", "attn_pdrop"):
             _check_number(rate, getattr(self, rate), low=0.0, below=1.0)
         _check_number("layer_norm_epsilon", self.layer_norm_epsilon, low=0.0, below=1.0)
@@ -121,9 +102,8 @@ class GPT2Config:
                 f"n_embd is {self.n_embd}, not a multiple of n_head, {self.n_head}; every head needs the same size"
             )
         if self.activation_function not in ACTIVATION_FUNCTIONS:
-            raise ConfigError(
-                f"activation_function is {self.activation_function!r}; known are {', '.join(ACTIVATION_FUNCTIONS)}"
-            )
+            known = ", ".join(ACTIVATION_FUNCTIONS)
+            raise ConfigError(f"activation_function is {_shortened(self.activation_function)}; known are {known}")
 
     @property
     def head_size(self) -> int:
@@ -150,6 +130,8 @@ class GPT2Config:
     def from_hf(cls, document: Mapping[str, Any], *, ignore: Collection[str] = ()) -> "GPT2Config":
         """Reads the content of a Hugging Face config.json; each field counts, or has no effect, or is refused.
 
+        A field that is null is read as absent. What is read otherwise than it may have been meant is warned of.
+
         Args:
             document: the parsed JSON object.
             ignore: names of fields, unknown here, that the caller knows not to change the logits.
@@ -164,24 +146,10 @@ class GPT2Config:
             ...
         gpt2_model.errors.ConfigError: config.json: add_cross_attention is True, only False is computed here
         """
-        own = {field.name for field in fields(cls)}
-        given: dict[str, Any] = {}
-        complaints = [] if "model_type" in document else ["model_type is absent, it must be 'gpt2'"]
-        for key, value in document.items():
-            name = ALIASES.get(key, key)
-            if name in own:
-                if given.setdefault(name, value) != value:
-                    complaints.append(f"{key} is {value!r} but {name} is {given[name]!r}")
-            elif key in REQUIRED_VALUES:
-                if value != REQUIRED_VALUES[key] and not (not value and not REQUIRED_VALUES[key]):
-                    complaints.append(f"{key} is {value!r}, only {REQUIRED_VALUES[key]!r} is computed here")
-            elif key not in NO_EFFECT_ON_LOGITS and key not in ignore:
-                complaints.append(
-                    f"{key} is unknown ({_shortened(value)}); if no logit depends on it, ignore it by name"
-                )
-        if complaints:
-            raise ConfigError("config.json: " + "; ".join(complaints))
-        return cls(**given)
+        config, remarks = read_hf(document, ignore=ignore)
+        for remark in remarks:
+            warnings.warn(remark, CheckpointWarning, stacklevel=2)
+        return config
 
     def to_hf(self) -> dict[str, Any]:
         """The config.json that transformers reads back as the same model.
@@ -193,10 +161,67 @@ class GPT2Config:
         return {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", **own}
 
 
+def read_hf(document: Mapping[str, Any], *, ignore: Collection[str] = ()) -> tuple[GPT2Config, tuple[str, ...]]:
+    """What `GPT2Config.from_hf` returns, and the remarks that it warns with.
+
+    >>> read_hf({"model_type": "gpt2", "n_positions": 64, "n_ctx": 32})[1]
+    ('config.json: n_ctx is 32 but n_positions is 64, which decides, as in transformers',)
+    """
+    own = {field.name for field in fields(GPT2Config)}
+    given: dict[str, Any] = {}
+    remarks, unknown = [], []
+    complaints = [] if document.get("model_type") is not None else ["model_type is absent, it must be 'gpt2'"]
+    for key, value in document.items():
+        name = ALIASES.get(key, key)
+        if value is None:
+            if name in own and name != "n_inner":
+                remarks.append(f"config.json: {key} is null, read as absent")
+        elif name in own:
+            if given.setdefault(name, value) != value:
+                complaints.append(f"{key} is {_shortened(value)} but {name} is {_shortened(given[name])}")
+        elif key in REQUIRED_VALUES:
+            if value != REQUIRED_VALUES[key] and (value or REQUIRED_VALUES[key]):
+                complaints.append(f"{key} is {_shortened(value)}, only {REQUIRED_VALUES[key]!r} is computed here")
+        elif key in REFUSED_FIELDS and key not in ignore:
+            complaints.append(f"{key} is {_shortened(value)}: {REFUSED_FIELDS[key]}")
+        elif not is_known(key) and key not in ignore:
+            unknown.append(key)
+    n_ctx = document.get("n_ctx")  # n_positions' second name until transformers 4, which then read it no more
+    if n_ctx is not None and given.setdefault("n_positions", n_ctx) != n_ctx:
+        told = f"n_ctx is {_shortened(n_ctx)} but n_positions is {_shortened(given['n_positions'])}"
+        remarks.append(f"config.json: {told}, which decides, as in transformers")
+    if unknown:
+        complaints.append(_unknown(unknown, document))
+    if complaints:
+        raise ConfigError("config.json: " + "; ".join(complaints))
+    return GPT2Config(**given), tuple(remarks)
+
+
 def is_known(name: str) -> bool:
     """Whether a field of config.json is one that `from_hf` judges by itself."""
+    return name in _known()
+
+
+def _known() -> set[str]:
     own = {field.name for field in fields(GPT2Config)}
-    return name in own or name in ALIASES or name in REQUIRED_VALUES or name in NO_EFFECT_ON_LOGITS
+    return own.union(ALIASES, REQUIRED_VALUES, INERT, ("n_ctx",))
+
+
+def _unknown(names: list[str], document: Mapping[str, Any]) -> str:
+    """What is said of unknown fields: their values, a name that may have been meant, and how to ignore them."""
+    first = names[:MAX_UNKNOWN_SHOWN]
+    described = []
+    for name in first:
+        near = get_close_matches(name[:60], _known(), n=1, cutoff=0.8)
+        hint = f", perhaps {near[0]} is meant" if near else ""
+        described.append(f"{_shortened(name).strip(QUOTES)} is unknown ({_shortened(document[name])}){hint}")
+    if len(names) > len(first):
+        described.append(f"and {len(names) - len(first)} more are")
+    options = " ".join(f"--ignore-config {_shortened(name).strip(QUOTES)}" for name in first)
+    return (
+        f"{', '.join(described)}; if no logit depends on {'it' if len(names) == 1 else 'them'}, pass "
+        f"ignore=({', '.join(map(_shortened, first))},) ({options})"
+    )
 
 
 def _check_size(name: str, value: object) -> None:
@@ -206,7 +231,7 @@ def _check_size(name: str, value: object) -> None:
 
 def _check_number(name: str, value: object, *, low: float, below: float) -> None:
     if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value < below:
-        raise ConfigError(f"{name} is {value!r}; it must be a number from {low} to below {below}")
+        raise ConfigError(f"{name} is {_shortened(value)}; it must be a number from {low} to below {below}")
 
 
 def _shortened(value: object) -> str:

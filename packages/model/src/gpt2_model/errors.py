@@ -7,6 +7,7 @@
         ├── WeightFileError     a file of weights that cannot be read: truncated, hostile, a pickle without leave
         └── TensorError         tensors missing, unexpected, of a wrong shape or type, or not finite
 
+What was read all the same, though it may not have been meant so, comes as a `CheckpointWarning`.
 Mistakes in a call (a negative temperature, a prompt that is too long) are plain `ValueError`s.
 """
 
@@ -33,3 +34,7 @@ class WeightFileError(CheckpointError):
 
 class TensorError(CheckpointError):
     """Tensors that are not those of the model which the configuration describes."""
+
+
+class CheckpointWarning(UserWarning):
+    """A checkpoint was read, but something of it otherwise than it says, or not at all; the message says what."""

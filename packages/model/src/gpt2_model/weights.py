@@ -6,6 +6,7 @@ shape, for a square matrix looks the same both ways.
 """
 
 import re
+import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -14,8 +15,8 @@ import torch
 from torch import Tensor
 
 from gpt2_model.checkpoint import Checkpoint, open_checkpoint
-from gpt2_model.config import GPT2Config
-from gpt2_model.errors import TensorError
+from gpt2_model.config import GPT2Config, read_hf
+from gpt2_model.errors import CheckpointWarning, TensorError
 from gpt2_model.gpt2 import GPT2
 
 KEEP, TRANSPOSE, DROP = "keep", "transpose", "drop"
@@ -48,10 +49,14 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How a checkpoint's tensors make a model: a config that is tied if they are, and one entry a parameter."""
+    """How a checkpoint's tensors make a model: a config that is tied if they are, and one entry a parameter.
+
+    `warnings` says what was read otherwise than the checkpoint may have meant it.
+    """
 
     config: GPT2Config
     entries: tuple[Entry, ...]
+    warnings: tuple[str, ...] = ()
 
 
 def from_file_name(stored_name: str) -> tuple[str, str]:
@@ -79,7 +84,7 @@ def lay_out(checkpoint: Checkpoint, *, ignore_config: Collection[str] = ()) -> L
         ConfigError: config.json is refused.
         TensorError: naming every tensor that is missing, unexpected, there twice, of a wrong shape or type.
     """
-    config = GPT2Config.from_hf(checkpoint.config, ignore=ignore_config)
+    config, remarks = read_hf(checkpoint.config, ignore=ignore_config)
     found: dict[str, Entry] = {}
     complaints = []
     for stored_name in sorted(checkpoint.tensors):
@@ -123,7 +128,7 @@ def lay_out(checkpoint: Checkpoint, *, ignore_config: Collection[str] = ()) -> L
         raise TensorError(
             f"{checkpoint.folder}: {len(complaints)} tensors do not fit: " + "; ".join(sorted(complaints))
         )
-    return Layout(config=config, entries=tuple(found[name] for name in expected))
+    return Layout(config=config, entries=tuple(found[name] for name in expected), warnings=remarks)
 
 
 def parameter_shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
@@ -157,9 +162,14 @@ def load(
 
     Raises:
         GPT2Error: see `gpt2_model.errors`.
+
+    Warns:
+        CheckpointWarning: something was read otherwise than the checkpoint says, or left out.
     """
     checkpoint = open_checkpoint(source, revision=revision, offline=offline, allow_pickle=allow_pickle)
     layout = lay_out(checkpoint, ignore_config=ignore_config)
+    for warning in layout.warnings:
+        warnings.warn(warning, CheckpointWarning, stacklevel=2)
     parameters = {entry.parameter: checkpoint.tensors[entry.stored_name]().to(dtype) for entry in layout.entries}
     return build(layout, parameters)
 

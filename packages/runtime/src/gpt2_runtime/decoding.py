@@ -102,7 +102,7 @@ class Decoding:
     @property
     def spare(self) -> int:
         """The most guesses that the next step may verify."""
-        left = self._room - len(self.new_ids)
+        left = self._room - (len(self.ids) - self._prompt_length)
         return max(0, min(left, self._limit - (len(self.ids) - self._start)) - 1)
 
     @property

@@ -22,9 +22,9 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """The UTF-8 text of a file of the folder; a BundleError that names the file and the byte otherwise."""
+    """The UTF-8 text of a file of the folder, without a byte order mark; a BundleError names the file and the byte."""
     try:
-        return read_bytes(path).decode("utf-8")
+        return read_bytes(path).decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise BundleError(f"{path} is not UTF-8 at byte {error.start}; {REMEDY}") from error
 

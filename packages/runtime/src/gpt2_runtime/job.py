@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, cast
@@ -20,6 +21,8 @@ from gpt2_runtime.text import Settings, check_seed
 SAMPLING = tuple(each.name for each in fields(SamplingConfig))
 SETTINGS = tuple(name for name in Settings.__annotations__ if name != "sampling")
 NAMES = ("id", "prompt", "token_ids", "n", *SETTINGS, *SAMPLING)
+MOST_LINE_BYTES = 4_000_000  # several hundred times what GPT-2 reads; what JSON makes of it fits into 100 MB
+MOST_NAMES = 300_000  # of an object: a bias for each token of any vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +71,7 @@ def read(text: bytes, line: int, defaults: Defaults) -> Job:
     """The job of a line.
 
     Raises:
-        JobError: it is no JSON object, or has a name or a value that no job has.
+        JobError: it is no JSON object, or has a name or a value that no job has, or more than MOST_LINE_BYTES.
 
     >>> job = read(b'{"id": "a", "prompt": "To be", "temperature": 0, "max_new_tokens": 5}', 1, Defaults())
     >>> job.id, job.prompt.settings["sampling"].temperature, job.prompt.settings["max_new_tokens"]
@@ -107,8 +110,11 @@ def written(job: Job, completions: tuple[Completion, ...]) -> dict[str, Any]:
 
 
 def _document(text: bytes) -> Mapping[str, Any]:
+    if len(text) > MOST_LINE_BYTES:
+        raise JobError(f"has more than {MOST_LINE_BYTES:,} bytes, the most of a line; shorten it, or split its prompt")
     try:
-        document = json.loads(text.decode(), object_pairs_hook=_object)
+        # JSON lets a reader drop a byte order mark, and files that were joined have one within.
+        document = json.loads(text.decode().removeprefix("\ufeff"), object_pairs_hook=_object)
     except UnicodeDecodeError as error:
         raise JobError(f"is not UTF-8 at byte {error.start}") from error
     except (ValueError, RecursionError) as error:
@@ -122,9 +128,10 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Of a name that comes twice JSON takes the last value, and says nothing."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
         raise JobError(f"has {shown(twice)} twice; give it once")
+    if len(found) > MOST_NAMES:
+        raise JobError(f"has an object of {len(found):,} names, must have at most {MOST_NAMES:,}; leave some out")
     return found
 
 

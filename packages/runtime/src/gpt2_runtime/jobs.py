@@ -6,22 +6,25 @@ if one was, and does those that are missing.
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from io import BufferedReader, FileIO
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from gpt2_runtime.batch import Prompt, complete_batch
 from gpt2_runtime.errors import Gpt2RuntimeError, JobError
-from gpt2_runtime.job import Defaults, Job, read, written
+from gpt2_runtime.job import MOST_LINE_BYTES, Defaults, Job, read, written
 from gpt2_runtime.scheduler import ROWS, check_rows
 from gpt2_runtime.text import TextGenerator
 
 REMEDY = "give another OUTPUT, or delete this one"
 START = b'{"id": '  # of each line that is written
+MOST_SKIPPED_BYTES = 10**9  # of a line that is too long, before its file is taken to have no lines
+UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # as PowerShell's > writes
 
 # Beside its graph and weights, what a folder's answers hang on: its vocabulary, and where a text ends.
 DECIDING = ("config.json", "generation_config.json", "tokenizer.json", "vocab.json", "merges.txt")
@@ -87,6 +90,37 @@ def run(
         return lines.state
 
 
+def lines_of(file: BinaryIO) -> Iterator[bytes]:
+    """The lines of a file, of one that is too long as much as `read` needs to refuse it: memory holds no more.
+
+    Raises:
+        JobError: the file has no lines, or is not UTF-8.
+
+    >>> from io import BytesIO
+    >>> [len(line) for line in lines_of(BytesIO(b"{}\\n" + 5_000_000 * b"x" + b"\\n{}"))]
+    [3, 4000001, 2]
+    """
+    number = 0
+    while line := file.readline(MOST_LINE_BYTES + 1):
+        number += 1
+        if number == 1 and line.startswith(UTF16):
+            raise JobError("file is UTF-16, must be UTF-8; convert it, e.g. with iconv -f UTF-16 -t UTF-8")
+        skipped, rest = 0, line
+        while len(rest) > MOST_LINE_BYTES and not rest.endswith(b"\n"):
+            rest = file.readline(MOST_LINE_BYTES + 1)
+            if (skipped := skipped + len(rest)) > MOST_SKIPPED_BYTES:
+                told = (
+                    f"line {number} has no end in {MOST_SKIPPED_BYTES:,} bytes, must have at most {MOST_LINE_BYTES:,}"
+                )
+                raise JobError(f"{told}; name a file of lines")
+        yield line
+
+
+def is_empty(line: bytes) -> bool:
+    """Whether a line says nothing, but for a byte order mark."""
+    return not line.removeprefix(codecs.BOM_UTF8).strip()
+
+
 class _Lines:
     """The input's lines, as far as they were asked for, and what became of them."""
 
@@ -111,7 +145,7 @@ class _Lines:
         """Those that `target` does not answer."""
         places = count()
         for number, text in enumerate(self._source, 1):
-            if not text.strip():
+            if is_empty(text):
                 continue
             try:
                 job = read(text, number, self._defaults)
@@ -191,6 +225,10 @@ def _answers(file: FileIO, target: Path) -> dict[str, str]:
     """The digest of each id that is answered; a last line that was cut in the middle is cut off."""
     answers: dict[str, str] = {}
     whole = 0
+    file.seek(0)
+    start = file.read(len(START)) or b""
+    if not start.startswith(START[: len(start)]):  # which may be one line of gigabytes
+        raise JobError(f"{target} has a line 1 that no batch wrote; {REMEDY}")
     file.seek(0)
     reader = BufferedReader(file)
     for number, text in enumerate(reader, 1):

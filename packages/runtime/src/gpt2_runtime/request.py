@@ -13,6 +13,7 @@ from gpt2_runtime.sampling import AS_TRAINED, SamplingConfig, check_sampling
 
 Overflow = Literal["error", "truncate", "slide"]
 MOST_LOGPROBS = 100  # alternatives of a token
+MOST_SLIDING = 100_000  # new tokens of a text whose window slides: nothing else would end it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +22,7 @@ class Request:
 
     Args:
         prompt_ids: the token ids to continue.
-        max_new_tokens: at least 0.
+        max_new_tokens: at least 0; at most MOST_SLIDING where the window slides.
         sampling: how a token is chosen.
         stop_token_ids: the tokens that end the text; by default the folder's end-of-text token. They are kept as a set.
         overflow: what becomes of text longer than the n_positions tokens the model reads. "error" refuses such a
@@ -48,6 +49,9 @@ class Request:
             raise SettingError(f"max_new_tokens is {shown(self.max_new_tokens)}, must be an integer of at least 0")
         if not isinstance(self.overflow, str) or self.overflow not in get_args(Overflow):
             raise SettingError(f"overflow is {shown(self.overflow)}, must be 'error', 'truncate' or 'slide'")
+        if self.overflow == "slide" and self.max_new_tokens > MOST_SLIDING:
+            told = f"max_new_tokens is {shown(self.max_new_tokens)}, must be at most {MOST_SLIDING:,} where overflow is"
+            raise SettingError(f"{told} 'slide'; continue from the end of that text for more")
         if self.stop_token_ids is not None:
             object.__setattr__(self, "stop_token_ids", _checked_stops(self.stop_token_ids))
         if self.logprobs is not None:

@@ -44,6 +44,8 @@ from gpt2_runtime.shortlist import Shortlist
 ALL = "leave it out to keep all tokens"
 ID = "must be an integer of at least 0; ids are the tokenizer's"
 MOST = 1e9  # of a penalty or a bias: no float32 overflows
+MOST_BIASES = 300_000  # one for each token of any vocabulary
+MOST_BAD_WORDS_IDS, MOST_BAD_IDS = 20_000, 1_000_000  # sequences, and ids of all together: each step looks at all
 
 
 def _is_number(value: object) -> TypeGuard[int | float]:
@@ -59,6 +61,8 @@ def _checked_bias(bias: object) -> Iterator[tuple[int, float]]:
     pairs = tuple(bias.items()) if isinstance(bias, Mapping) else bias
     if not isinstance(pairs, tuple) or not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
         raise SettingError(f"logit_bias is {shown(bias)}, must map token ids to numbers; leave it out for none")
+    if len(pairs) > MOST_BIASES:
+        raise SettingError(f"logit_bias has {len(pairs):,} tokens, must have at most {MOST_BIASES:,}; leave some out")
     for id_, value in pairs:
         if not _is_integer(id_) or id_ < 0:
             raise SettingError(f"logit_bias has token id {shown(id_)}, {ID}")
@@ -73,12 +77,19 @@ def _checked_words(words: object) -> Iterator[tuple[int, ...]]:
         raise SettingError(
             f"bad_words_ids is {shown(words)}, must be a list of lists of token ids; leave it out for none"
         )
+    if len(words) > MOST_BAD_WORDS_IDS:
+        limit = f"must have at most {MOST_BAD_WORDS_IDS:,}"
+        raise SettingError(f"bad_words_ids has {len(words):,} sequences, {limit}; leave some out")
+    count = 0
     for word in words:
         if not isinstance(word, list | tuple) or not word:
             raise SettingError(f"bad_words_ids has {shown(word)}, must be a list of at least one token id")
         for id_ in word:
             if not _is_integer(id_) or id_ < 0:
                 raise SettingError(f"bad_words_ids has token id {shown(id_)}, {ID}")
+        if (count := count + len(word)) > MOST_BAD_IDS:
+            limit = f"must have at most {MOST_BAD_IDS:,} of all sequences together"
+            raise SettingError(f"bad_words_ids has {count:,} ids or more, {limit}; leave some out")
         yield tuple(word)
 
 

@@ -92,8 +92,9 @@ class Scheduler:
     def cancel(self, decoding: Decoding) -> None:
         """Forgets a request, wherever it is: no event of it comes any more."""
         self._rows = [None if running is decoding else running for running in self._rows]
-        entries = [replace(entry, decodings=_without(entry.decodings, decoding)) for entry in self._waiting]
-        self._waiting = deque(entry for entry in entries if entry.decodings)
+        if any(decoding in entry.decodings for entry in self._waiting):
+            entries = [replace(entry, decodings=_without(entry.decodings, decoding)) for entry in self._waiting]
+            self._waiting = deque(entry for entry in entries if entry.decodings)
 
     def step(self) -> Told:
         """Reads what each row has to read, and chooses a token for each: the events of that, in no certain order.

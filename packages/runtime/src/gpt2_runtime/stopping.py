@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from gpt2_runtime.errors import SettingError, shown
+
+# Each character of a text is compared with each of them.
+MOST_STOPS = 256
+MOST_STOP_LENGTH = 1000  # characters
 
 
 class StopStrings:
@@ -17,7 +22,7 @@ class StopStrings:
         stops: none or several strings, none of them empty.
 
     Raises:
-        SettingError: a stop string is empty or not a string.
+        SettingError: a stop string is empty, too long or not a string, or there are too many.
 
     >>> stops = StopStrings(["aab"])
     >>> stops.feed("xaa"), stops.feed("ab!"), stops.found
@@ -25,9 +30,8 @@ class StopStrings:
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
-        check_texts("stop", "stop string", stops)
-        self._stops = tuple(stops)
-        self._longest = max(map(len, stops), default=1) - 1  # that can be held back
+        check_stops(stops)
+        self._stops = [_Matching(stop) for stop in dict.fromkeys(stops)]
         self._held = ""
         self._found: str | None = None
 
@@ -42,13 +46,15 @@ class StopStrings:
             return ""
         if not self._stops:
             return text
+        before = len(self._held)
         self._held += text
-        matches = [(at + len(stop), at, stop) for stop in self._stops if (at := self._held.find(stop)) >= 0]
-        if matches:
-            _, at, self._found = min(matches)
-            return self._release(at, keep="")
-        held = self._longest_start()
-        return self._release(len(self._held) - held, keep=self._held[len(self._held) - held :])
+        for end, character in enumerate(text, before + 1):
+            longest = max([stop.after(character) for stop in self._stops])
+            whole = [stop.text for stop in self._stops if stop.matched == len(stop.text)]
+            if whole:
+                self._found = max(whole, key=len)
+                return self._release(end - len(self._found), keep="")
+        return self._release(len(self._held) - longest, keep=self._held[len(self._held) - longest :]) if text else ""
 
     def flush(self) -> str:
         """What was held back, at the end of a text that no stop string ended."""
@@ -58,20 +64,55 @@ class StopStrings:
         released, self._held = self._held[:count], keep
         return released
 
-    def _longest_start(self) -> int:
-        """How many of the held characters may be the start of a stop string."""
-        for count in range(min(self._longest, len(self._held)), 0, -1):
-            if any(stop.startswith(self._held[-count:]) for stop in self._stops):
-                return count
-        return 0
+
+class _Matching:
+    """How much of the start of one stop string the text ends with, by Knuth, Morris and Pratt: a step a character."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.matched = 0
+        self._borders = _borders(text)
+
+    def after(self, character: str) -> int:
+        """The characters matched after one more."""
+        while self.matched and self.text[self.matched] != character:
+            self.matched = self._borders[self.matched - 1]
+        self.matched += self.text[self.matched] == character
+        return self.matched
 
 
-def check_texts(name: str, each: str, given: object) -> None:
-    """Refuses, as a SettingError, what is no list of strings, or has an empty one."""
+@lru_cache(maxsize=MOST_STOPS)
+def _borders(text: str) -> tuple[int, ...]:
+    """Of each start of a text the longest shorter start that it ends with. Kept: many continuations share them.
+
+    >>> _borders("aabaa")
+    (0, 1, 0, 1, 2)
+    """
+    borders = [0]
+    for character in text[1:]:
+        length = borders[-1]
+        while length and text[length] != character:
+            length = borders[length - 1]
+        borders.append(length + (text[length] == character))
+    return tuple(borders)
+
+
+def check_stops(given: object) -> None:
+    """Refuses, as a SettingError, what are no stop strings, or too many or too long ones."""
+    check_texts("stop", "stop string", given, most=MOST_STOPS, longest=MOST_STOP_LENGTH)
+
+
+def check_texts(name: str, each: str, given: object, *, most: int, longest: int) -> None:
+    """Refuses, as a SettingError, what is no list of at most `most` strings, each of 1 to `longest` characters."""
     if isinstance(given, str):  # a sequence of its letters, which nobody means
         raise SettingError(f"{name} is {shown(given)}, must be a list of strings; write [{shown(given)}]")
     if not isinstance(given, list | tuple):
         raise SettingError(f"{name} is {shown(given)}, must be a list of strings; leave it out for none")
+    if len(given) > most:
+        raise SettingError(f"{name} has {len(given):,} strings, must have at most {most:,}; leave some out")
     for text in given:
         if not isinstance(text, str) or not text:
             raise SettingError(f"{each} is {shown(text)}, must be text of at least one character")
+        if len(text) > longest:
+            told = f"{each} has {len(text):,} characters, must have at most {longest:,}"
+            raise SettingError(f"{told}; shorten it: {shown(text)}")

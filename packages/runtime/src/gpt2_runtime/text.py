@@ -20,15 +20,16 @@ from gpt2_runtime.generate import run
 from gpt2_runtime.lookup import LookupConfig, check_lookup
 from gpt2_runtime.prefixes import PrefixCache, check_prefixes
 from gpt2_runtime.request import Overflow, Request, check_logprobs
-from gpt2_runtime.sampling import AS_TRAINED, GREEDY, SamplingConfig, check_sampling
+from gpt2_runtime.sampling import AS_TRAINED, GREEDY, MOST_BAD_IDS, SamplingConfig, check_sampling
 from gpt2_runtime.scoring import score_prompt
 from gpt2_runtime.session import Session
 from gpt2_runtime.signature import GraphKind
-from gpt2_runtime.stopping import check_texts
+from gpt2_runtime.stopping import check_stops, check_texts
 from gpt2_runtime.tokenizer import Tokenizer
 
 MAX_NEW_TOKENS = 100
 MOST_CONTINUATIONS = 1024  # of one prompt: each holds its text, and a generator of numbers
+MOST_BAD_WORDS, MOST_BAD_WORD_LENGTH = 10_000, 1000  # strings, and characters of each
 SEEDS = 2**128  # as many states as the generator has
 
 
@@ -245,8 +246,8 @@ class TextGenerator:
 
         The seed of the second is one more than that of the first, and so on. Errors are those of `stream`.
         """
-        check_texts("stop", "stop string", stop)
-        check_texts("bad_words", "bad word", bad_words)
+        check_stops(stop)
+        check_texts("bad_words", "bad word", bad_words, most=MOST_BAD_WORDS, longest=MOST_BAD_WORD_LENGTH)
         check_sampling(sampling)
         if not isinstance(parse_special, bool):
             raise SettingError(f"parse_special is {shown(parse_special)}, must be True or False")
@@ -286,7 +287,11 @@ class TextGenerator:
         """The token ids of each word, as it is and after a space."""
         assert self.tokenizer is not None
         forms = (form for word in words for form in (word, f" {word}"))
-        return [self.tokenizer.encode(form, parse_special=False) for form in forms]
+        spelled = [self.tokenizer.encode(form, parse_special=False) for form in forms]
+        if (count := sum(map(len, spelled))) > MOST_BAD_IDS:
+            told = f"bad_words have {count:,} tokens, as they are and after a space, must have at most {MOST_BAD_IDS:,}"
+            raise SettingError(f"{told}; leave some out")
+        return spelled
 
 
 def check_seed(value: object) -> None:

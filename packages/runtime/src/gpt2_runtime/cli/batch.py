@@ -15,7 +15,7 @@ from gpt2_runtime.cli import options
 from gpt2_runtime.cli.streams import standard_input
 from gpt2_runtime.errors import Gpt2RuntimeError, JobError
 from gpt2_runtime.job import Defaults
-from gpt2_runtime.jobs import Progress, run
+from gpt2_runtime.jobs import Progress, is_empty, lines_of, run
 from gpt2_runtime.scheduler import ROWS
 from gpt2_runtime.signature import GraphKind
 from gpt2_runtime.text import TextGenerator
@@ -106,14 +106,14 @@ def _lines(source: str) -> Iterator[tuple[Iterator[bytes], int | None]]:
         count = None
         with _reading(source):
             if file.seekable():
-                count = sum(1 for line in file if line.strip())
+                count = sum(1 for line in lines_of(file) if not is_empty(line))
                 file.seek(0)
         yield _read(source, file), count
 
 
 def _read(source: str, file: BinaryIO) -> Iterator[bytes]:
     with _reading(source):
-        yield from file
+        yield from lines_of(file)
 
 
 @contextmanager
@@ -122,6 +122,8 @@ def _reading(source: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise JobError(f"{source} cannot be read: {error.strerror or error}") from error
+    except JobError as error:  # what it is instead of lines
+        raise JobError(f"{source}: {error}") from error
 
 
 class _Bar:

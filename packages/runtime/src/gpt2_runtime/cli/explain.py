@@ -9,7 +9,7 @@ import click
 from gpt2_runtime import page
 from gpt2_runtime.cli import options
 from gpt2_runtime.cli.generate import token_ids
-from gpt2_runtime.cli.streams import print_json, standard_input, utf8
+from gpt2_runtime.cli.streams import print_json, read_text
 from gpt2_runtime.explanation import TOP, Explainer, report
 from gpt2_runtime.request import Overflow
 
@@ -69,7 +69,7 @@ def explain(
         page.refuse_existing(html_file, force=force)
     explainer = Explainer.open(folder, provider=provider, threads=threads, check_hashes=check_hashes)
     explanation = explainer.explain(
-        utf8(standard_input().read()) if given == "-" else given,
+        read_text("-") if given == "-" else given,
         top=top,
         generate=generate,
         overflow=overflow,

@@ -10,7 +10,7 @@ import click
 from gpt2_runtime.batch import complete
 from gpt2_runtime.beams import EarlyStopping
 from gpt2_runtime.cli import options
-from gpt2_runtime.cli.streams import print_json, standard_input, utf8
+from gpt2_runtime.cli.streams import print_json, read_text
 from gpt2_runtime.lookup import LookupConfig
 from gpt2_runtime.signature import GraphKind
 from gpt2_runtime.text import Found, Settings, TextGenerator, TextStream
@@ -105,7 +105,7 @@ def generate(
         prepack=False,
         check_hashes=check_hashes,
     )
-    text = utf8(standard_input().read()) if given == "-" else given
+    text = read_text("-") if given == "-" else given
     if num_beams is not None:
         stopping = EARLY_STOPPING[early_stopping or "no"]
         penalty = 1.0 if length_penalty is None else length_penalty

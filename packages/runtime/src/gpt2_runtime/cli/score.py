@@ -6,19 +6,20 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from time import perf_counter
 
 import click
 
 from gpt2_runtime.cli import options
-from gpt2_runtime.cli.streams import print_json, standard_input, utf8
-from gpt2_runtime.errors import EmptyPromptError, PromptError, TokenizerError
+from gpt2_runtime.cli.streams import print_json, read_text
+from gpt2_runtime.errors import EmptyPromptError, TokenizerError
 from gpt2_runtime.perplexity import Perplexity, score_windows, window_and_stride, windows
 from gpt2_runtime.scoring import UNSCORED, TokenScore
 from gpt2_runtime.signature import GraphKind
 from gpt2_runtime.text import TextGenerator
 from gpt2_runtime.tokenizer import Tokenizer
+
+MOST_TEXT_BYTES = 64_000_000  # some sixteen million tokens, which take 600 MB as ids
 
 
 @click.command()
@@ -63,7 +64,7 @@ def score(
     """
     if top and not per_token:
         raise click.UsageError("--top goes with --per-token.")
-    text = _read(file)  # before the model is loaded: a mistyped name should not cost a wait
+    text = read_text(file, MOST_TEXT_BYTES)  # before the model is loaded: a mistyped name should not cost a wait
     opened = TextGenerator.open(
         folder, precision=precision, provider=provider, threads=threads, graph=graph, check_hashes=check_hashes
     )
@@ -94,15 +95,6 @@ def score(
     else:
         for line in _lines(report):
             click.echo(line)
-
-
-def _read(file: str) -> str:
-    try:
-        data = standard_input().read() if file == "-" else Path(file).read_bytes()
-    except OSError as error:
-        reason = (error.strerror or type(error).__name__).lower()
-        raise PromptError(f"{file} cannot be read: {reason}; name a text file, or - for standard input") from error
-    return utf8(data, _name(file))
 
 
 def _name(file: str) -> str:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import codecs
 import json
 import sys
+from contextlib import nullcontext
+from pathlib import Path
 from typing import BinaryIO
 
 import click
 
 from gpt2_runtime.errors import Gpt2RuntimeError, PromptError
+
+MOST_PROMPT_BYTES = 4_000_000  # several hundred times what GPT-2 reads
+UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # as PowerShell's > writes
 
 
 def standard_input() -> BinaryIO:
@@ -19,12 +24,23 @@ def standard_input() -> BinaryIO:
     return sys.stdin.buffer
 
 
-def utf8(data: bytes, name: str = "standard input") -> str:
-    """The text of bytes that must be UTF-8."""
+def read_text(name: str, most: int = MOST_PROMPT_BYTES) -> str:
+    """The text of a file, or for - of standard input: UTF-8, without a byte order mark, and at most so many bytes."""
+    where = "standard input" if name == "-" else name
     try:
-        return data.decode()
+        with nullcontext(standard_input()) if name == "-" else Path(name).open("rb") as file:
+            data = file.read(most + 1)
+    except OSError as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        raise PromptError(f"{where} cannot be read: {reason}; name a text file, or - for standard input") from error
+    if len(data) > most:
+        raise PromptError(f"{where} has more than {most:,} bytes, the most of a text; give a part of it")
+    if data.startswith(UTF16):
+        raise PromptError(f"{where} is UTF-16, must be UTF-8; convert it, e.g. with iconv -f UTF-16 -t UTF-8")
+    try:
+        return data.decode().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        raise PromptError(f"{name} is not UTF-8 at byte {error.start}; convert it, e.g. with iconv") from error
+        raise PromptError(f"{where} is not UTF-8 at byte {error.start}; convert it, e.g. with iconv") from error
 
 
 def check_output() -> None:

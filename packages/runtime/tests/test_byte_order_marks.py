@@ -26,7 +26,10 @@ def command(*words, stdin=None):
 
 
 def answers(path):
-    return [(answer["id"], answer["token_ids"], answer["digest"]) for answer in map(json.loads, path.read_text().splitlines())]
+    return [
+        (answer["id"], answer["token_ids"], answer["digest"])
+        for answer in map(json.loads, path.read_text().splitlines())
+    ]
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,8 @@ ARROWS = {
         inspection, tokenizer <- card <- repository; steps, inspection, repository <- cli
     """,
     "gpt2_runtime": """
-        errors <- cache, cuda, document, stopping; cuda <- providers <- placement, transfer;
+        errors <- cuda, document, sharing, stopping; sharing <- bundle, cache;
+        cuda <- providers <- placement, transfer;
         transfer <- buffers <- pool;
         shortlist <- finder; finder, transfer <- scores;
         document <- bundle, merges <- vocabulary <- tokenizer;

@@ -10,8 +10,9 @@ from os import PathLike
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
-from gpt2_runtime.document import REMEDY, Document
+from gpt2_runtime.document import REMEDY, Document, read_text
 from gpt2_runtime.errors import BundleError, shown
+from gpt2_runtime.sharing import Shared
 
 SCHEMA = 1
 PRECISIONS = ("fp32", "fp16", "int8", "int4")
@@ -51,8 +52,10 @@ class Architecture:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bundle:
+class Bundle(Shared):
     """An exported folder whose manifest, sizes and config have been checked.
+
+    Sent to another process, it is opened there again: a BundleError where the folder is not the same there.
 
     >>> bundle = Bundle.open(folder)
     >>> bundle.architecture.n_layer
@@ -62,6 +65,7 @@ class Bundle:
     """
 
     folder: Path
+    manifest_sha256: str
     generator: str
     source: Source
     files: Mapping[str, SealedFile]
@@ -100,7 +104,8 @@ class Bundle:
             raise BundleError(f"{folder} {state}; name a folder made by `gpt2-export make SOURCE OUT`")
         if not (folder / "manifest.json").is_file():
             raise BundleError(f"{folder} has no manifest.json; make the folder with `gpt2-export make SOURCE OUT`")
-        manifest = Document.read(folder / "manifest.json")
+        text = read_text(folder / "manifest.json")
+        manifest = Document.parsed(text, folder / "manifest.json")
         schema = manifest.integer("schema")
         if schema != SCHEMA:
             remedy = "upgrade gpt2-runtime" if schema > SCHEMA else "export the folder again"
@@ -124,6 +129,7 @@ class Bundle:
         generator, source = manifest.document("generator"), manifest.document("source")
         return cls(
             folder=folder,
+            manifest_sha256=hashlib.sha256(text.encode()).hexdigest(),
             generator=f"{generator.text('name')} {generator.text('version')}",
             source=Source(name=source.text("name"), revision=_optional_text(source, "revision")),
             files=files,
@@ -136,6 +142,9 @@ class Bundle:
             # transformers lets generation_config.json override the config's stop token.
             eos_token_ids=_ids(generation if "eos_token_id" in generation else config, "eos_token_id"),
         )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return reopened, (str(self.folder.absolute()), self.manifest_sha256)
 
     def path(self, name: str) -> Path | None:
         """The path of a file that the manifest lists, None where it lists no such file."""
@@ -165,6 +174,24 @@ class Bundle:
             has = ", ".join(f"{p} {k}" for p, kinds in self.graphs.items() for k in kinds) or "no graph"
             raise BundleError(f"{self.folder} has no {precision} {kind} graph, only {has}; export that one too")
         return self.files[name].path
+
+
+def reopened(folder: str, manifest_sha256: str) -> Bundle:
+    """The folder that another process had open, by that path and with that manifest.
+
+    Raises:
+        BundleError: it is not there, or is another one.
+    """
+    remedy = "open the folder in each process instead"
+    try:
+        bundle = Bundle.open(folder)
+    except BundleError as error:
+        raise BundleError(f"what another process sent cannot be opened here: {error}; or {remedy}") from error
+    if bundle.manifest_sha256 != manifest_sha256:
+        found, sent = bundle.manifest_sha256[:12], manifest_sha256[:12]
+        told = f"{folder} has a manifest of sha256 {found}... here, {sent}... in the process that sent it"
+        raise BundleError(f"{told}; {remedy}")
+    return bundle
 
 
 def _sealed_files(folder: Path, listed: Document) -> Mapping[str, SealedFile]:

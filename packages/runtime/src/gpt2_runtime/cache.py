@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpt2_runtime.errors import ContextFullError, SettingError, shown
+from gpt2_runtime.sharing import Local, Shared
 
 MOST_ROWS = 1024  # of a cache; more are better stepped in turns
 
@@ -19,7 +20,7 @@ Layout = tuple[tuple[int, ...], np.dtype[Any]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Snapshot:
+class Snapshot(Shared, Local):
     """The keys and values of the first tokens of one row, in memory of their own that is never written again.
 
     Made by `KeyValueCache.taken`.
@@ -28,6 +29,8 @@ class Snapshot:
         owner: the onnxruntime session that it is for.
         array: [L, 2, H, length, D].
     """
+
+    remedy = "send the token ids, and read them there"
 
     owner: object
     array: npt.NDArray[np.floating]
@@ -52,7 +55,7 @@ class Snapshot:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class KeyValueCache(ABC):
+class KeyValueCache(Local, ABC):
     """What a session remembers of each row of a batch.
 
     Made by `Session.empty_cache` and by each step. It is used once: a step of the serving graph writes into the memory
@@ -70,9 +73,17 @@ class KeyValueCache(ABC):
     ((3, 1), (1, 0))
     """
 
+    remedy = "send the token ids, and read them there"
+
     lengths: tuple[int, ...]
     capacity: int
     owner: object
+
+    def __copy__(self) -> Self:
+        return self.copy()
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self.copy()
 
     @property
     def batch_size(self) -> int:

@@ -53,8 +53,13 @@ export it again
     @classmethod
     def read(cls, path: Path) -> Document:
         """The JSON object in `path`; BundleError with the position where it is not one."""
+        return cls.parsed(read_text(path), path)
+
+    @classmethod
+    def parsed(cls, text: str, path: Path) -> Document:
+        """The JSON object of a text that stood in `path`; errors are those of `read`."""
         try:
-            value = json.loads(read_text(path))
+            value = json.loads(text)
         except json.JSONDecodeError as error:
             at = f"line {error.lineno}, column {error.colno}"
             raise BundleError(f"{path} is not JSON at {at}: {error.msg}; {REMEDY}") from error

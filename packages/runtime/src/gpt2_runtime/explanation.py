@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ from gpt2_runtime.providers import choose_provider, choose_threads
 from gpt2_runtime.request import Overflow, check_prompt
 from gpt2_runtime.sampling import GREEDY
 from gpt2_runtime.session import open_inference, signature_of
+from gpt2_runtime.sharing import Shared
 from gpt2_runtime.signature import Signature
 from gpt2_runtime.text import TextGenerator, open_tokenizer
 from gpt2_runtime.tokenizer import Tokenizer
@@ -82,8 +84,8 @@ class Explanation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Explainer:
-    """The explaining graph of a folder, opened.
+class Explainer(Shared):
+    """The explaining graph of a folder, opened. Sent to another process, it is opened there again.
 
     >>> explainer = Explainer.open(folder, threads=1)
     >>> explanation = explainer.explain([5, 6, 7], top=3)
@@ -133,6 +135,9 @@ class Explainer:
         signature_of(inference).check(str(path), Signature.explaining(bundle.architecture), KIND)
         tokenizer = open_tokenizer(bundle)
         return cls(bundle=bundle, tokenizer=tokenizer, inference=inference, provider=provider, threads=count)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return partial(Explainer.open, provider=self.provider, threads=self.threads), (self.bundle,)
 
     def explain(
         self,

@@ -23,6 +23,7 @@ from gpt2_runtime import portable, serving
 from gpt2_runtime.cache import KeyValueCache, Snapshot
 from gpt2_runtime.errors import SettingError, shown
 from gpt2_runtime.session import Session
+from gpt2_runtime.sharing import Local
 
 # Rows of a block: of matrix products 1 to 16, of attention in the serving graph twice the head size, a multiple of 16.
 BLOCK = 16
@@ -68,7 +69,7 @@ class Prefix:
         return int(other[0]) if len(other) else most
 
 
-class PrefixCache:
+class PrefixCache(Local):
     """What a session has computed of earlier prompts. Threads may share it.
 
     Pass it to `generate`, or open a `TextGenerator` with `prefix_bytes`: the results are those without it, on a GPU up
@@ -89,6 +90,8 @@ class PrefixCache:
     >>> [finished.reused for *_, finished in events], prefixes.nbytes
     ([0, 32], 16384)
     """
+
+    remedy = "make one of a session of that process, or send a TextGenerator that has one"
 
     def __init__(self, session: Session, *, max_bytes: int) -> None:
         if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1:

@@ -5,7 +5,7 @@ B rows, T new tokens, K logits after each row, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,6 +27,7 @@ from gpt2_runtime.portable import PortableGraph
 from gpt2_runtime.providers import Provider, check_provider, choose_provider, choose_threads, load_onnxruntime
 from gpt2_runtime.scores import Row
 from gpt2_runtime.serving import ServingGraph
+from gpt2_runtime.sharing import Shared
 from gpt2_runtime.signature import GraphKind, Signature, TensorSpec
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Graph(Protocol[Cache]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Session:
+class Session(Shared):
     """A graph of a folder, ready to step. It holds no text: threads may share it, each with caches of its own.
 
     Attributes:
@@ -72,6 +73,7 @@ class Session:
         precision: of its weights, "fp32", "fp16", "int8" or "int4".
         graph: which of its graphs, "serving" or "portable".
         placement: where its operators run; None on the CPU.
+        reopen: how another process that it is sent to opens it there, with the same settings.
 
     >>> session = Session.open(folder)
     >>> logits, cache = session.step([[5, 6, 7]], session.empty_cache())
@@ -90,6 +92,7 @@ class Session:
     signature: Signature
     placement: Placement | None
     opened: Graph[Any]
+    reopen: Callable[[Bundle], Session]
 
     @classmethod
     def open(
@@ -134,6 +137,8 @@ class Session:
         kind = choose_graph(bundle, precision, chosen, graph)
         path = bundle.graph(precision, kind)
         threads = choose_threads(threads)
+        settings: dict[str, Any] = {"precision": precision, "provider": provider, "threads": threads, "graph": kind}
+        settings |= {"prepack": prepack, "cuda_graph": cuda_graph}
         sizes = bundle.architecture
         opened: Graph[Any]
         finder = None
@@ -176,7 +181,11 @@ class Session:
             signature=signature,
             placement=placed(opened.inference, chosen, sizes.n_layer),
             opened=opened,
+            reopen=partial(cls.open, **settings),
         )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return self.reopen, (self.bundle,)
 
     @property
     def packed(self) -> bool:

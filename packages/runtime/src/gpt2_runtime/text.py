@@ -23,6 +23,7 @@ from gpt2_runtime.request import Overflow, Request, check_logprobs
 from gpt2_runtime.sampling import AS_TRAINED, GREEDY, MOST_BAD_IDS, SamplingConfig, check_sampling
 from gpt2_runtime.scoring import score_prompt
 from gpt2_runtime.session import Session
+from gpt2_runtime.sharing import Local, Shared
 from gpt2_runtime.signature import GraphKind
 from gpt2_runtime.stopping import check_stops, check_texts
 from gpt2_runtime.tokenizer import Tokenizer
@@ -80,8 +81,10 @@ class Found:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextGenerator:
-    """A session and a tokenizer of one folder.
+class TextGenerator(Shared):
+    """A session and a tokenizer of one folder. Threads may share it.
+
+    Sent to another process, it opens the folder there again, with the same settings, and starts with empty prefixes.
 
     Attributes:
         prefixes: what was computed of earlier prompts, for those that start like them; None where none is kept.
@@ -144,6 +147,10 @@ class TextGenerator:
         )
         prefixes = None if prefix_bytes is None else PrefixCache(session, max_bytes=prefix_bytes)
         return cls(session=session, tokenizer=open_tokenizer(bundle), prefixes=prefixes)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        prefix_bytes = None if self.prefixes is None else self.prefixes.max_bytes
+        return _assembled, (self.session, self.tokenizer, prefix_bytes)
 
     def stream(
         self, prompt: str | Sequence[int], *, lookup: LookupConfig | None = None, **settings: Unpack[Settings]
@@ -300,11 +307,19 @@ def check_seed(value: object) -> None:
         raise SettingError(f"seed is {shown(value)}, must be an integer of at least 0 and below 2**128")
 
 
-class TextStream:
+def _assembled(session: Session, tokenizer: Tokenizer | None, prefix_bytes: int | None) -> TextGenerator:
+    """What another process sent."""
+    prefixes = None if prefix_bytes is None else PrefixCache(session, max_bytes=prefix_bytes)
+    return TextGenerator(session=session, tokenizer=tokenizer, prefixes=prefixes)
+
+
+class TextStream(Local):
     """An iterator over pieces of new text, none of them empty, which knows its `completion` once it has ended.
 
     Made by `TextGenerator.stream`. Of a folder without tokenizer it yields no piece, only the completion's ids.
     """
+
+    remedy = "send its completion, or the generator"
 
     def __init__(self, events: Iterator[Event], transcript: Transcript) -> None:
         self._transcript = transcript

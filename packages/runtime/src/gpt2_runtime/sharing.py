@@ -1,0 +1,35 @@
+"""What becomes of an object that is copied, or sent to another process."""
+
+from __future__ import annotations
+
+from typing import ClassVar, NoReturn, Self
+
+from gpt2_runtime.errors import Gpt2RuntimeError
+
+
+class Shared:
+    """Never changed, or made for several threads: within a process, a copy of it is itself."""
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+
+class Local:
+    """It holds what only its own process has, so that it cannot be pickled; `remedy` says what to send instead.
+
+    >>> import pickle
+    >>> pickle.dumps(session.empty_cache())
+    Traceback (most recent call last):
+    ...
+    gpt2_runtime.errors.Gpt2RuntimeError: SharedCache holds memory of this process, so it cannot be sent to another; \
+send the token ids, and read them there
+    """
+
+    remedy: ClassVar[str]
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        told = f"{type(self).__name__} holds memory of this process, so it cannot be sent to another"
+        raise Gpt2RuntimeError(f"{told}; {self.remedy}")

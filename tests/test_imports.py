@@ -22,7 +22,8 @@ ARROWS = {
         errors, inert_fields <- config <- gpt2 <- generate; errors <- checkpoint; gpt2, checkpoint <- weights
     """,
     "gpt2_export": """
-        errors <- tensorfile, manifest, tokenizer_settings; tokenizer_settings <- tokenizer; manifest <- bundle;
+        errors <- plainfile, tokenizer_settings; tokenizer_settings <- tokenizer;
+        plainfile, temporary <- journal <- manifest <- bundle; plainfile <- tensorfile; temporary <- graph;
         genai, progress, tensorfile, tokenizer <- freeze;
         tensorfile <- initializers; blocks, initializers, smoothing <- nbits <- half <- precision <- graph;
         graph <- portable, serving, explaining; explaining, portable, serving, progress <- kinds;

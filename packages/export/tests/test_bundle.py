@@ -14,9 +14,10 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from gpt2_export import bundle, manifest
+from gpt2_export import bundle, journal, manifest, temporary
 from gpt2_export.errors import FolderError, StorageError
 
+WRITERS = {bundle.__file__, journal.__file__, temporary.__file__}
 FILES = {"config.json": "new", "model.safetensors": "weights"}
 
 
@@ -157,7 +158,7 @@ def test_when_the_last_rename_fails_the_old_folder_stays(out: Path, monkeypatch:
     rename = Path.rename
 
     def refuse_out(self: Path, target: Path) -> Path:
-        if target == out and ".partial-" in self.name:
+        if target == out and temporary.is_own(self.name, "out"):
             raise OSError(errno.EIO, os.strerror(errno.EIO), str(self))
         return rename(self, target)
 
@@ -169,7 +170,7 @@ def test_when_the_last_rename_fails_the_old_folder_stays(out: Path, monkeypatch:
 
 
 def killed_at_line(number: int, out: Path, force: bool, ended_by: signal.Signals = signal.SIGKILL) -> bool:
-    """Writes in a process that gets a signal when it is about to execute its `number`th line of bundle.py."""
+    """Writes in a process that gets a signal when it is about to execute its `number`th line of `WRITERS`."""
     child = os.fork()
     if child == 0:  # it never returns into pytest
         lines = 0
@@ -177,7 +178,7 @@ def killed_at_line(number: int, out: Path, force: bool, ended_by: signal.Signals
 
         def trace(frame: FrameType, event: str, _: object) -> Any:
             nonlocal lines
-            if frame.f_code.co_filename != bundle.__file__:
+            if frame.f_code.co_filename not in WRITERS:
                 return None
             lines += event == "line"
             if lines == number + 1 and event == "line":
@@ -281,11 +282,31 @@ def test_what_was_left_behind_is_removed_whatever_the_folder_is_called(out: Path
 
 
 def test_what_another_out_left_behind_is_not_touched(out: Path) -> None:
-    for name in (".other.partial-abc", ".out.partial", "out.partial-abc"):
+    others = sorted(
+        (temporary.new_name("other"), f"{temporary.PREFIX}mine", temporary.PREFIX, ".out.partial-mine", ".out.partial")
+    )
+    for name in others:
         (out.parent / name).mkdir()
+        (out.parent / name / "precious").write_text("five years")
     write(out)
     write(out.with_name("*"))
-    assert beside(out) == ["*", ".other.partial-abc", ".out.partial", "out.partial-abc"]
+    assert beside(out) == ["*", *others]
+    assert all((out.parent / name / "precious").exists() for name in others)
+
+
+def test_what_a_link_leads_to_is_not_removed(out: Path) -> None:
+    (out.parent / "mine").mkdir()
+    (out.parent / "mine" / "precious").write_text("five years")
+    name = temporary.new_name("out")
+    (out.parent / name).symlink_to("mine")
+    write(out)
+    assert (out.parent / "mine" / "precious").exists()
+
+
+def test_a_pipe_of_such_a_name_holds_nothing_up(out: Path) -> None:
+    os.mkfifo(out.parent / temporary.new_name("out"))
+    write(out)
+    assert is_whole(out)
 
 
 def test_too_little_room_is_told_before_anything_is_written(out: Path) -> None:

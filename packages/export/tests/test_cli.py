@@ -83,7 +83,7 @@ def test_make_shows_its_stages_on_stderr_and_the_numbers_on_stdout(
     # The same graphs again: tracing takes seconds.
     monkeypatch.setattr(graph, "base", lambda kind, *_: (made / kind.file).read_bytes())
     monkeypatch.setattr(graph, "finished", lambda base, *_: base)
-    monkeypatch.setattr(graph, "write", lambda ready, path: path.write_bytes(ready))
+    monkeypatch.setattr(graph, "write", lambda ready, path, *_: path.write_bytes(ready))
     ran = run("make", source, tmp_path / "out")
     assert ran.exit_code == 0
     assert [line.split(":")[0] for line in ran.stderr.splitlines() if "transformers" not in line] == [

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from gpt2_export import add_graph, freeze_only, graph, kinds, make, manifest
-from gpt2_export.errors import GraphError
+from gpt2_export.errors import FolderError, GraphError
 from gpt2_export.explaining import EXPLAINING
 from gpt2_export.portable import PORTABLE
 from gpt2_export.precision import INT8
@@ -30,7 +30,7 @@ def without_tracing(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(graph, "base", base)
     monkeypatch.setattr(graph, "finished", lambda base, *_: base)
-    monkeypatch.setattr(graph, "write", lambda model, path: path.write_text(model))
+    monkeypatch.setattr(graph, "write", lambda model, path, *_: path.write_text(model))
     return built
 
 
@@ -73,15 +73,14 @@ def test_when_one_fails_none_is_written(model: GPT2, tmp_path: Path, monkeypatch
         return "new"
 
     monkeypatch.setattr(graph, "finished", finished)
-    monkeypatch.setattr(graph, "write", lambda model, path: path.write_text(model))
+    monkeypatch.setattr(graph, "write", lambda model, path, *_: path.write_text(model))
     (tmp_path / "model.onnx").write_text("old")
     with pytest.raises(GraphError, match="a fusion was lost"):
         kinds.write_all(dict.fromkeys(kinds.KINDS), model.config, tmp_path)
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("model.onnx", "old")]
 
 
-def test_what_is_refused_is_told_and_a_graph_of_another_time_goes(without_tracing: list[str], tmp_path: Path) -> None:
-    (tmp_path / "model_serving.onnx").write_text("of a network that was here before")
+def test_what_is_refused_is_told(without_tracing: list[str], tmp_path: Path) -> None:
     bases, (warning,) = kinds.trace_all(NARROW, tmp_path / "weights")
     kinds.write_all(bases, NARROW, tmp_path)
     assert warning.startswith(REFUSED)
@@ -112,8 +111,12 @@ def test_a_network_that_is_refused_the_serving_graph_is_made_without_it_and_veri
 @pytest.mark.usefixtures("without_tracing")
 def test_a_graph_that_is_refused_now_does_not_survive_and_is_refused_once(narrow: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    freeze_only(narrow, out)
+    document = freeze_only(narrow, out)
     (out / "model_serving.onnx").write_text("of a version that did not refuse it")
+    with pytest.raises(FolderError, match=r"has model_serving\.onnx, which its manifest does not list; move it away"):
+        add_graph(out)
+    document["files"] |= manifest.entries(out, ["model_serving.onnx"])
+    (out / "manifest.json").write_text(manifest.text(document))
     for _ in range(2):
         document = add_graph(out)
         assert document["graphs"] == {"fp32": NARROWS}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-from gpt2_export import add_graph, freeze_only, graph, make, manifest, steps, verify_folder
+from gpt2_export import add_graph, freeze_only, graph, make, manifest, steps, temporary, verify_folder
 from gpt2_export.errors import FolderError, VerificationError
 from gpt2_export.kinds import KINDS
 from gpt2_model import GPT2, SourceError
@@ -36,7 +36,7 @@ def without_export(monkeypatch: pytest.MonkeyPatch) -> None:
     """Graphs of nothing, at once."""
     monkeypatch.setattr(graph, "base", lambda *_: b"graph")
     monkeypatch.setattr(graph, "finished", lambda base, *_: base)
-    monkeypatch.setattr(graph, "write", lambda content, path: path.write_bytes(content))
+    monkeypatch.setattr(graph, "write", lambda content, path, *_: path.write_bytes(content))
 
 
 def failing(error: Exception) -> Callable[..., NoReturn]:
@@ -135,7 +135,7 @@ def test_a_command_that_is_killed_leaves_no_folder_and_the_next_one_cleans_up(
         run.send_signal(signal.SIGKILL)
     assert run.returncode == -signal.SIGKILL
     assert not out.exists()
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".out.partial-")]
+    assert [path.name for path in tmp_path.iterdir() if temporary.is_own(path.name, "out")]
     freeze_only(source, out)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert manifest.differences(out, manifest.read(out)) == []

@@ -6,6 +6,9 @@ graph.py        network -> ONNX, whatever the kind   tokenizer.py    the tokeniz
 portable.py     the graph that everything opens      genai.py        genai_config.json
 serving.py      the graph that gpt2-runtime opens    manifest.py     manifest.json
 explaining.py   the graph that shows what goes on    bundle.py       a folder appears whole or not at all
+                                                     journal.py      a folder is changed at once
+                                                     temporary.py    folders that are provably ours
+                                                     plainfile.py    small files, read safely
 kinds.py        all of them                          inspection.py   what is in a folder
 initializers.py weights as places in the file        progress.py     bars and lines
 verify.py       the folder's parity report           errors.py       what can go wrong

@@ -1,20 +1,17 @@
-"""A folder appears whole or not at all: written under a temporary name, flushed to the disk, renamed at once.
+"""A folder appears whole or not at all, and is changed at once: written aside, flushed to the disk, renamed.
 
-Whatever ends the program before the rename, OUT is not there; what a killed run left behind lies beside it under a name
-that starts with a dot, and the next run on the same OUT removes it.
+Whatever ends the program before the rename, OUT is not there; what a killed run left behind lies beside it, or in the
+folder that it was to change, under a name that starts with a dot, and the next run on the same OUT removes it.
 """
 
 import errno
-import fcntl
-import glob
 import os
 import shutil
-import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from gpt2_export import manifest
+from gpt2_export import journal, manifest, temporary
 from gpt2_export.errors import FolderError, StorageError
 
 
@@ -36,11 +33,29 @@ def staging(out: Path, *, force: bool, needed_bytes: int) -> Iterator[Path]:
     refuse_existing(out, force=force)
     with _storage_errors(out), _parents(out):
         _refuse_full(out, out.parent, needed_bytes)
-        with _partial(out, out.parent) as folder:
+        with temporary.folder(out.parent, out.name) as folder:
             yield folder
             folder.chmod(0o777 & ~_umask())
             _flush(folder)
             _rename(folder, out, force)
+
+
+@contextmanager
+def changing(folder: Path) -> Iterator[None]:
+    """A made folder for one command alone: what another was killed in the middle of is finished first.
+
+    Raises:
+        FolderError: another command is changing it.
+        StorageError: the file system refuses.
+    """
+    if not folder.is_dir():
+        yield  # whoever reads its manifest says so
+        return
+    with _storage_errors(folder), temporary.alone(folder) as is_alone:
+        if not is_alone:
+            raise FolderError(f"another gpt2-export is changing {folder}; wait until it has ended")
+        journal.recover(folder)
+        yield
 
 
 @contextmanager
@@ -51,35 +66,41 @@ def within(folder: Path, *, needed_bytes: int) -> Iterator[Path]:
         StorageError: the file system refuses, or is full.
     """
     with _storage_errors(folder):
-        _remove_abandoned(folder / folder.name)
         _refuse_full(folder, folder, needed_bytes)
-        with _partial(folder, folder) as inside:
+        with temporary.folder(folder) as inside:
             yield inside
 
 
-def join(inside: Path, folder: Path, names: Collection[str]) -> None:
-    """Moves files out of `within`'s folder, flushed to the disk, in that order: all of them, or none if it is stopped.
+def join(
+    inside: Path, folder: Path, names: Collection[str], *, between: str, after: str, removed: Collection[str] = ()
+) -> None:
+    """Moves files out of `within`'s folder: all of them, or none, whatever stops it (see `journal.py`).
+
+    Args:
+        inside: where they lie.
+        folder: where they go, a made one.
+        names: of the files.
+        between: the manifest without what is replaced or removed.
+        after: the manifest with all of them.
+        removed: files that go.
 
     Raises:
+        FolderError: something lies in a file's place that was not made here.
         StorageError: the file system refuses.
     """
-    with _storage_errors(folder), _partial(folder, folder) as before:
-        for name in names:
-            _fsync(inside / name)
-        old = [name for name in names if (folder / name).exists()]
+    own = {name for name in manifest.strangers(folder) if name in names}
+    if own:
+        raise FolderError(f"{folder} has {', '.join(sorted(own))}, which gpt2-export did not make; move it away")
+    with _storage_errors(folder):
+        for name, text in ((journal.BETWEEN, between), (manifest.MANIFEST, after)):
+            (inside / name).write_text(text, encoding="utf-8")
+        journal.decide(inside, folder, names, removed)
         try:
-            for name in names:
-                if name in old:
-                    (folder / name).rename(before / name)
-                (inside / name).rename(folder / name)
-        except BaseException:  # Ctrl-C is none of Exception's
-            for name in names:
-                if (before / name).exists():
-                    (before / name).replace(folder / name)
-                elif name not in old:
-                    (folder / name).unlink(missing_ok=True)
+            journal.finish(inside, folder)
+        except BaseException:  # Ctrl-C, which comes too late
+            with suppress(OSError):
+                journal.finish(inside, folder)
             raise
-        _fsync(folder)
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -88,16 +109,12 @@ def replace_text(path: Path, text: str) -> None:
     Raises:
         StorageError: the file system refuses.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    with _storage_errors(path):
-        try:
-            with partial.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+    with _storage_errors(path), temporary.folder(path.parent) as inside:
+        partial = inside / path.name
+        partial.write_text(text, encoding="utf-8")
+        journal.fsync(partial)
+        partial.replace(path)
+        journal.fsync(path.parent)
 
 
 def refuse_existing(out: Path, *, force: bool) -> None:
@@ -128,7 +145,7 @@ def _rename(folder: Path, out: Path, force: bool) -> None:
     if not out.exists():
         folder.rename(out)
     else:
-        with _partial(out, out.parent) as kept:
+        with changing(out), temporary.folder(out.parent, out.name) as kept:
             old = kept / out.name
             try:
                 out.rename(old)
@@ -137,20 +154,7 @@ def _rename(folder: Path, out: Path, force: bool) -> None:
                 if old.exists() and not out.exists():
                     old.rename(out)
                 raise
-    _fsync(out.parent)
-
-
-@contextmanager
-def _partial(out: Path, place: Path) -> Iterator[Path]:
-    """A new folder in `place`, locked while this process lives, and gone when the block ends."""
-    folder = Path(tempfile.mkdtemp(prefix=_prefix(out), dir=place))
-    lock = os.open(folder, os.O_RDONLY)
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    try:
-        yield folder
-    finally:
-        os.close(lock)
-        shutil.rmtree(folder, ignore_errors=True)  # gone already if it became something
+    journal.fsync(out.parent)
 
 
 @contextmanager
@@ -170,43 +174,16 @@ def _parents(out: Path) -> Iterator[None]:
 
 
 def _remove_abandoned(out: Path) -> None:
-    """Removes what killed runs left; a run that is alive holds a lock on its folder.
-
-    A folder that was about to be replaced goes back to its place.
-    """
-    for folder in out.parent.glob(f"{glob.escape(_prefix(out))}*"):
-        try:
-            descriptor = os.open(folder, os.O_RDONLY)
-        except OSError:
-            continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            continue
-        else:
-            if not out.exists() and manifest.is_made_here(folder / out.name):
-                (folder / out.name).rename(out)
-            shutil.rmtree(folder, ignore_errors=True)
-        finally:
-            os.close(descriptor)
-
-
-def _prefix(out: Path) -> str:
-    return f".{out.name}.partial-"
+    """Removes what killed runs left; a folder that was about to be replaced goes back to its place."""
+    for folder in temporary.abandoned(out.parent, out.name):
+        if not out.exists() and manifest.is_made_here(folder / out.name):
+            (folder / out.name).rename(out)
 
 
 def _flush(folder: Path) -> None:
     for path in folder.iterdir():
-        _fsync(path)
-    _fsync(folder)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        journal.fsync(path)
+    journal.fsync(folder)
 
 
 def _umask() -> int:

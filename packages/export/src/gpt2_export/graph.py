@@ -30,6 +30,7 @@ from gpt2_model import GPT2Config
 from onnxscript.optimizer import optimize
 from torch import nn
 
+from gpt2_export import temporary
 from gpt2_export.errors import GraphError
 from gpt2_export.initializers import refer
 from gpt2_export.precision import Precision
@@ -152,9 +153,15 @@ def build(kind: Kind, config: GPT2Config, file: Path) -> ir.Model:
     return finished(base(kind, config, file), kind, config)
 
 
-def write(model: ir.Model, path: Path) -> None:
-    """Writes a graph beside its weights, whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
+def write(model: ir.Model, path: Path, beside: Path | None = None) -> None:
+    """Writes a graph whole or not at all.
+
+    Args:
+        model: the graph.
+        path: where it goes.
+        beside: the folder of its weights, where that is another one: ONNX's checker wants to see them.
+    """
+    partial = (beside or path.parent) / temporary.new_name()
     try:
         ir.save(model, partial)
         onnx.checker.check_model(partial, full_check=True)

@@ -46,10 +46,17 @@ def trace_all(
     return bases, [_no(kind) + refusal for kind, refusal in refusals.items() if refusal is not None]
 
 
-def write_all(bases: Bases, config: GPT2Config, folder: Path, applied: Applied | None = None) -> None:
-    """Writes the graphs into the folder of their file of weights, once all of them are right.
+def write_all(
+    bases: Bases, config: GPT2Config, folder: Path, applied: Applied | None = None, *, beside: Path | None = None
+) -> None:
+    """Writes the graphs into a new folder, once all of them are right.
 
-    A graph of another kind that lies there is of another time, and goes.
+    Args:
+        bases: the first half of each.
+        config: of the network.
+        folder: where they go.
+        applied: a precision beside float32, and its file of weights.
+        beside: the folder of the weights, where that is another one.
 
     Raises:
         GraphError: a graph is not what it must be; nothing is written.
@@ -57,12 +64,8 @@ def write_all(bases: Bases, config: GPT2Config, folder: Path, applied: Applied |
     precision = applied[0] if applied else None
     wanted = of(precision)
     models = {kind: graph.finished(base, kind, config, applied) for kind, base in bases.items() if kind in wanted}
-    for kind in wanted:
-        path = folder / file_of(kind, precision)
-        if kind in models:
-            graph.write(models[kind], path)
-        else:
-            path.unlink(missing_ok=True)
+    for kind, model in models.items():
+        graph.write(model, folder / file_of(kind, precision), beside)
 
 
 def of(precision: Precision | None) -> tuple[Kind, ...]:

@@ -9,9 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from gpt2_export import journal, plainfile, temporary
 from gpt2_export.errors import FolderError
 
-MANIFEST = "manifest.json"
+MANIFEST = journal.MANIFEST
 CARD = "README.md"
 # What tells a card that was generated from one that somebody wrote, which is never replaced.
 CARD_MARK = (
@@ -37,6 +38,7 @@ LEFT_BY_DOWNLOADS = (".cache", ".gitattributes")
 PACKAGES = ("gpt2-model", "gpt2-export", "torch", "onnx", "onnxscript", "onnxruntime", "safetensors", "transformers")
 
 
+UNREADABLE = (OSError, FolderError, ValueError, TypeError, LookupError, RecursionError)
 Entry = dict[str, int | str]
 """A file's bytes and sha256."""
 
@@ -116,24 +118,29 @@ def read(folder: Path) -> dict[str, Any]:
 def is_made_here(folder: Path) -> bool:
     """Whether gpt2-export made a folder, of whichever schema; manifest.json alone is a common name."""
     try:
-        document = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        document = _parsed(folder / MANIFEST)
         return bool(document["generator"]["name"] == GENERATOR and document["schema"])
-    except (OSError, ValueError, TypeError, LookupError):
+    except UNREADABLE:
         return False
 
 
 def strangers(folder: Path) -> list[str]:
     """What lies in a made folder and is somebody's own; of a damaged manifest's all."""
     try:
-        listed = set(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"])
-    except (OSError, ValueError, TypeError, LookupError):
+        listed = set(_parsed(folder / MANIFEST)["files"])
+    except UNREADABLE:
         listed = set()
-    listed |= {MANIFEST, *LEFT_BY_DOWNLOADS}
-    with suppress(OSError, ValueError):
-        if CARD_MARK in (folder / CARD).read_text(encoding="utf-8"):
+    listed |= {MANIFEST, *LEFT_BY_DOWNLOADS, *journal.pending(folder)}
+    with suppress(*UNREADABLE):
+        if CARD_MARK in plainfile.read(folder / CARD).decode():
             listed.add(CARD)
     names = {path.name for path in folder.iterdir()} - listed
-    return sorted(name for name in names if not (name.startswith(".") and ".partial" in name))  # a killed run's
+    return sorted(name for name in names if not temporary.is_own(name))
+
+
+def _parsed(path: Path) -> Any:
+    """What is in a JSON file; raises one of `UNREADABLE`."""
+    return json.loads(plainfile.read(path).decode("utf-8-sig"))
 
 
 def differences(folder: Path, document: dict[str, Any]) -> list[str]:

@@ -1,5 +1,6 @@
 """The steps, alone and in one: freeze, onnx, verify, quantize, and make, which is all of them behind one rename."""
 
+import os
 import shutil
 from collections.abc import Collection, Sequence
 from os import PathLike
@@ -116,19 +117,25 @@ def freeze_only(
 def add_graph(folder: str | PathLike[str], *, progress: Progress = silent) -> dict[str, Any]:
     """The second step: exports the float32 graphs into a frozen folder, unverified."""
     folder = Path(folder)
-    before = manifest.read(folder)
-    # The graphs themselves may differ: they are what is made anew.
-    graphs = tuple(kind.file + " " for kind in kinds.KINDS)
-    wrong = manifest.differences(folder, before)
-    _refuse_differences(folder, [line for line in wrong if not line.startswith(graphs)])
-    config = _config(folder)
-    bases, refusals = kinds.trace_all(config, folder / WEIGHTS, progress=progress)
-    kinds.write_all(bases, config, folder)
-    kept = [warning for warning in before["warnings"] if not kinds.is_refusal(warning)]
-    made = [kind.file for kind in kinds.KINDS]
-    files = {name: entry for name, entry in before["files"].items() if name not in made}
-    changes = {"warnings": kept + refusals, "parity": None, "files": files | manifest.entries(folder, made)}
-    return _write(folder, _changed(before, changes))
+    with bundle.changing(folder):
+        before = manifest.read(folder)
+        # The graphs themselves may differ: they are what is made anew.
+        graphs = tuple(kind.file + " " for kind in kinds.KINDS)
+        wrong = manifest.differences(folder, before)
+        _refuse_differences(folder, [line for line in wrong if not line.startswith(graphs)])
+        _refuse_unlisted(folder, before)
+        config = _config(folder)
+        bases, refusals = kinds.trace_all(config, folder / WEIGHTS, progress=progress)
+        kept = [warning for warning in before["warnings"] if not kinds.is_refusal(warning)]
+        made = [kind.file for kind in kinds.KINDS]
+        others = {name: entry for name, entry in before["files"].items() if name not in made}
+        between = _changed(before, {"parity": None, "files": others})
+        with bundle.within(folder, needed_bytes=SMALL_FILES_BYTES) as inside:
+            kinds.write_all(bases, config, inside, beside=folder)
+            added = manifest.entries(inside)
+            changes = {"warnings": kept + refusals, "parity": None, "files": others | added}
+            gone = [name for name in made if name in before["files"] and name not in added]
+            return _join(inside, folder, added, between, _changed(before, changes), gone)
 
 
 def verify_folder(folder: str | PathLike[str], *, progress: Progress = silent) -> dict[str, Any]:
@@ -139,16 +146,18 @@ def verify_folder(folder: str | PathLike[str], *, progress: Progress = silent) -
         VerificationError: beyond tolerance; the manifest then says nothing of parity.
     """
     folder = Path(folder)
-    before = manifest.read(folder)
-    _refuse_differences(folder, manifest.differences(folder, before))
-    if not (folder / PORTABLE.file).exists():
-        raise FolderError(f"{folder} has no {PORTABLE.file}; export it with `gpt2-export onnx {folder}`")
-    try:
-        parity = verify(folder, progress=progress)
-    except Exception:  # a report of another version of these packages is void; what is interrupted found nothing
-        _write(folder, _changed(before, {"parity": None}))
-        raise
-    return _write(folder, _changed(before, {"parity": parity}))
+    with bundle.changing(folder):
+        before = manifest.read(folder)
+        _refuse_differences(folder, manifest.differences(folder, before))
+        _refuse_unlisted(folder, before)
+        if PORTABLE.file not in before["files"]:
+            raise FolderError(f"{folder} has no {PORTABLE.file}; export it with `gpt2-export onnx {folder}`")
+        try:
+            parity = verify(folder, progress=progress)
+        except Exception:  # a report of another version of these packages is void; what is interrupted found nothing
+            _write(folder, _changed(before, {"parity": None}))
+            raise
+        return _write(folder, _changed(before, {"parity": parity}))
 
 
 def quantize(
@@ -186,25 +195,27 @@ def quantize(
     asked = _asked(precision, calibration_text, max_ppl_increase, keep)
     if not asked:
         raise PrecisionError(f"{folder} has {FP32} already; name another precision: {', '.join(PRECISIONS)}")
-    before = manifest.read(folder)
-    _refuse_differences(folder, manifest.differences(folder, before))
-    if before["parity"] is None:
-        raise FolderError(f"{folder} is not verified, and the others are measured against it; run `gpt2-export verify`")
-    config = _config(folder)
-    _refuse_impossible(config, folder, asked, keep)
-    needed = len(asked) * (folder / WEIGHTS).stat().st_size + SMALL_FILES_BYTES
-    with bundle.within(folder, needed_bytes=needed) as inside:
-        shutil.copy(folder / "config.json", inside)
-        bases, _ = kinds.trace_all(config, folder / WEIGHTS, kinds=kinds.of(asked[0]), progress=progress)
-        quality = {
-            each.name: _add(each, folder, inside, bases, calibration_text, max_ppl_increase, keep, progress)
-            for each in asked
-        }
-        added = manifest.entries(inside, {path.name for path in inside.iterdir()} - {"config.json"})
-        changes = {"files": before["files"] | added, "quality": before["quality"] | quality}
-        document = _write(inside, _changed(before, changes))
-        bundle.join(inside, folder, [*added, manifest.MANIFEST])
-    return document
+    with bundle.changing(folder):
+        before = manifest.read(folder)
+        _refuse_differences(folder, manifest.differences(folder, before))
+        if before["parity"] is None:
+            raise FolderError(
+                f"{folder} is not verified, and the others are measured against it; run `gpt2-export verify`"
+            )
+        config = _config(folder)
+        _refuse_impossible(config, folder, asked, keep)
+        needed = len(asked) * (folder / WEIGHTS).stat().st_size + SMALL_FILES_BYTES
+        with bundle.within(folder, needed_bytes=needed) as inside:
+            shutil.copy(folder / "config.json", inside)
+            bases, _ = kinds.trace_all(config, folder / WEIGHTS, kinds=kinds.of(asked[0]), progress=progress)
+            quality = {
+                each.name: _add(each, folder, inside, bases, calibration_text, max_ppl_increase, keep, progress)
+                for each in asked
+            }
+            added = manifest.entries(inside, {path.name for path in inside.iterdir()} - {"config.json"})
+            between = _without(before, {each.name for each in asked})
+            changes = {"files": between["files"] | added, "quality": between["quality"] | quality}
+            return _join(inside, folder, added, between, _changed(before, changes))
 
 
 def find(
@@ -296,6 +307,13 @@ def _refuse_differences(folder: Path, wrong: list[str]) -> None:
         raise FolderError(f"{folder} is not as it was made: {', '.join(wrong)}; make it again")
 
 
+def _refuse_unlisted(folder: Path, document: dict[str, Any]) -> None:
+    """A graph that lies in the folder and is not its own would be run as if it were."""
+    for kind in kinds.KINDS:
+        if kind.file not in document["files"] and os.path.lexists(folder / kind.file):
+            raise FolderError(f"{folder} has {kind.file}, which its manifest does not list; move it away")
+
+
 def _config(folder: Path) -> GPT2Config:
     return GPT2Config.from_hf(read_json(folder / "config.json"))
 
@@ -307,10 +325,33 @@ def _changed(before: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return _document(source=source["name"], revision=source["revision"], **said)
 
 
+def _without(before: dict[str, Any], precisions: Collection[str]) -> dict[str, Any]:
+    """The manifest of the same folder without these precisions."""
+    gone = {before["weights"].get(name) for name in precisions}
+    gone |= {file for name in precisions for file in before["graphs"].get(name, {}).values()}
+    files = {name: entry for name, entry in before["files"].items() if name not in gone}
+    quality = {name: report for name, report in before["quality"].items() if name not in precisions}
+    return _changed(before, {"files": files, "quality": quality})
+
+
 def _document(**said: Any) -> dict[str, Any]:
     weights = {FP32: WEIGHTS} | {name: PRECISIONS[name].weights for name in PRECISIONS if name in said["quality"]}
     graphs = {name: files for name, files in kinds.among(said["files"]).items() if name in weights}
     return manifest.describe(weights=weights, graphs=graphs, **said)
+
+
+def _join(
+    inside: Path,
+    folder: Path,
+    added: Collection[str],
+    between: dict[str, Any],
+    after: dict[str, Any],
+    removed: Collection[str] = (),
+) -> dict[str, Any]:
+    """Brings new files and the manifest that lists them into a folder; returns that."""
+    texts = {"between": manifest.text(between), "after": manifest.text(after)}
+    bundle.join(inside, folder, added, removed=removed, **texts)
+    return after
 
 
 def _write(folder: Path, document: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,55 @@
+"""A file of a folder, read only where it is a plain one: a pipe hangs, a device never ends."""
+
+import os
+import stat
+from pathlib import Path
+
+from gpt2_export.errors import FolderError
+
+ODD = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+TEXT_BYTES = 64_000_000  # GPT-2's largest text file, tokenizer.json, has 3.6 million
+
+
+def refuse_odd(path: Path) -> None:
+    """Raises FolderError where something lies there that is no plain file, itself or through a link.
+
+    >>> refuse_odd(Path("/dev/zero"))
+    Traceback (most recent call last):
+    gpt2_export.errors.FolderError: /dev/zero is a device, not a plain file; put the file itself there
+    """
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:  # a link to itself, a name that is too long, NUL in it
+        raise FolderError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    what = ODD.get(stat.S_IFMT(found.st_mode))
+    if what is not None:
+        link = f"a link to {os.path.realpath(path)}, " if path.is_symlink() else ""
+        raise FolderError(f"{path} is {link}{what}, not a plain file; put the file itself there")
+
+
+def read(path: Path, limit: int = TEXT_BYTES) -> bytes:
+    """The bytes of a small file.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: there is none.
+        FolderError: it cannot be read, is no plain file, or has more bytes than `limit`.
+    """
+    refuse_odd(path)
+    try:
+        with path.open("rb") as file:
+            content = file.read(limit + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
+        raise FolderError(f"{path} cannot be read: {error.strerror or error}") from error
+    if len(content) > limit:
+        raise FolderError(f"{path} has more than {limit:,} bytes, too many for such a file; make the folder again")
+    return content

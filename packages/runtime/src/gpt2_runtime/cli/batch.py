@@ -84,7 +84,7 @@ def batch(
             prefix_bytes=prefix_mb * 10**6 or None,
             check_hashes=check_hashes,
         )
-        with _Bar(count) as bar:
+        with _Bar(count, options.hints(continuation)) as bar:
             done = run(
                 generator, lines, target, defaults=defaults, rows=rows, progress=bar.show, refused=bar.refused(source)
             )
@@ -129,9 +129,10 @@ def _reading(source: str) -> Iterator[None]:
 class _Bar:
     """The progress on stderr, in a terminal; and the bad lines, always."""
 
-    def __init__(self, count: int | None) -> None:
+    def __init__(self, count: int | None, hints: Iterator[str]) -> None:
         hidden = count is None or not sys.stderr.isatty()
         self._start = perf_counter()
+        self._hints = hints
         self._bar = click.progressbar(
             length=count or 0, label="batch", file=sys.stderr, hidden=hidden, item_show_func=self._told
         )
@@ -144,6 +145,8 @@ class _Bar:
         self._bar.__exit__(None, None, None)
 
     def show(self, state: Progress) -> None:
+        for hint in self._hints:  # once, and not where all is refused
+            click.echo(hint, err=True)
         self._bar.update(state.lines - self._bar.pos, state)
 
     def pace(self, state: Progress) -> float:

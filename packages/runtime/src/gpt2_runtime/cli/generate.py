@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -112,19 +113,27 @@ def generate(
         found = generator.search(
             text, num_beams=num_beams, n=n, length_penalty=penalty, early_stopping=stopping, **settings
         )
+        _print_hints(continuation)
         print_json({"beams": [asdict(each) for each in found]}) if as_json else _print_found(found)
         return
     if n != 1:
         documents = [completion.document() for completion in complete(generator, text, n, settings)]
+        _print_hints(continuation)
         print_json({"completions": documents})
         return
     stream = generator.stream(text, lookup=LookupConfig() if lookup else None, **settings)
+    _print_hints(continuation)  # now that nothing was refused, which is told in one line
     if as_json:
         for _ in stream:
             pass
         print_json(stream.completion.document())
     else:
         _print_text(stream)
+
+
+def _print_hints(continuation: Mapping[str, Any]) -> None:
+    for hint in options.hints(continuation):
+        click.echo(hint, err=True)
 
 
 def _print_text(stream: TextStream) -> None:

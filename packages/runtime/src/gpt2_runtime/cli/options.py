@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import fields
 from typing import Any, NoReturn, cast
@@ -15,7 +16,7 @@ import click
 
 from gpt2_runtime.bundle import PRECISIONS
 from gpt2_runtime.cli.streams import check_output
-from gpt2_runtime.errors import Gpt2RuntimeError
+from gpt2_runtime.errors import MOST_SHOWN, Gpt2RuntimeError
 from gpt2_runtime.providers import PROVIDERS
 from gpt2_runtime.sampling import SamplingConfig
 from gpt2_runtime.text import MAX_NEW_TOKENS, Settings
@@ -144,7 +145,9 @@ _continuation = (
         help="Add BIAS to a token's logit; -inf forbids the token. Repeatable.",
     ),
     click.option("--bad-word", "bad_words", multiple=True, help="Never generate the tokens of this text. Repeatable."),
-    click.option("--stop", multiple=True, help="End before this text. Repeatable."),
+    click.option(
+        "--stop", multiple=True, help="End before this text, taken as it is: a line end is $'\\n' in bash. Repeatable."
+    ),
     click.option(
         "--stop-token-id",
         "stop_token_ids",
@@ -173,6 +176,26 @@ def continuation(command: Command) -> Command:
     for option in reversed(_continuation):
         command = option(command)
     return command
+
+
+ESCAPE = re.compile(r"\\(?:[nrt0]|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4})")
+
+
+def hints(given: Mapping[str, Any]) -> Iterator[str]:
+    r"""What was probably meant by texts in which a backslash was typed, to which neither shells nor we give a meaning.
+
+    >>> for hint in hints({"stop": ("JULIET:", r"\n\n"), "bad_words": ()}):
+    ...     print(hint)
+    hint: --stop is \n\n as typed, backslashes and letters; for the characters that it stands for, bash has $'\n\n'
+    """
+    for option, texts in (("--stop", given["stop"]), ("--bad-word", given["bad_words"])):
+        for text in texts:
+            if ESCAPE.search(text):
+                typed = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text[:MOST_SHOWN])
+                quoted = typed.replace("'", r"\'")
+                told = f"{option} is {typed} as typed, backslashes and letters"
+                yield f"hint: {told}; for the characters that it stands for, bash has $'{quoted}'"
+                break
 
 
 def settings(given: Mapping[str, Any]) -> Settings:

@@ -3,7 +3,7 @@
     python benchmarks/attention.py
 
 `decode` reads one token over 900, `prefill` 256 tokens over none, `chunk` 256 tokens over 512. It needs onnx and
-onnxruntime. What an installed onnxruntime has no kernel for is told so. All that are measured give the same numbers,
+gpt2-runtime. What an installed onnxruntime has no kernel for is told so. All that are measured give the same numbers,
 but for a cache of 8 bits.
 """
 
@@ -16,8 +16,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
+from gpt2_runtime.providers import load_onnxruntime
 from onnx import TensorProto, helper
+
+onnxruntime = load_onnxruntime()
 
 H, D = 12, 64
 C, LENGTH = H * D, 1024  # of the cache

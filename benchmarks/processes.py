@@ -110,6 +110,7 @@ def environment(threads: int, base: Mapping[str, str] | None = None) -> dict[str
         "OMP_NUM_THREADS": str(threads),
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
+        "ORT_DISABLE_TELEMETRY": "1",  # what a peer reports home would be measured with it
         "TOKENIZERS_PARALLELISM": "false",
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # nvidia-smi's, which names the GPU of the report
     }

@@ -12,9 +12,11 @@ from time import perf_counter, sleep
 
 import numpy as np
 import onnx
-import onnxruntime
 from gpt2_export import blocks
+from gpt2_export.telemetry import load_onnxruntime
 from onnx import TensorProto, helper, numpy_helper
+
+onnxruntime = load_onnxruntime()
 
 K, N = 3072, 768
 ROWS = (1, 8, 32, 256)

@@ -17,12 +17,14 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import onnxruntime
 from gpt2_runtime import Bundle
 from gpt2_runtime.engine import Engine
 from gpt2_runtime.hugepages import on_huge_pages
 from gpt2_runtime.plan import plan
+from gpt2_runtime.providers import load_onnxruntime
 from gpt2_runtime.serving import PREFILL_CHUNK, ServingGraph
+
+onnxruntime = load_onnxruntime()
 
 WARM = 5  # steps that are not counted: buffers are made, and weights are moved to huge pages
 

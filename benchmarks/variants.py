@@ -16,12 +16,14 @@ from statistics import median
 from time import perf_counter, sleep
 
 import numpy as np
-import onnxruntime
 from gpt2_runtime import Bundle, serving
 from gpt2_runtime.engine import Engine
 from gpt2_runtime.hugepages import on_huge_pages
 from gpt2_runtime.portable import PortableGraph
+from gpt2_runtime.providers import load_onnxruntime
 from works import WORKS, Work
+
+onnxruntime = load_onnxruntime()
 
 MEASURED = ("decode", "context", "prefill", "batch")
 STEPS = 32  # of decoding, at most, in a round

@@ -4,12 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 from gpt2_model import GPT2
 from gpt2_runtime import KeyValueCache, Session
+from gpt2_runtime.providers import load_onnxruntime
 from sweep import Array, Step
 from transformers import GPT2LMHeadModel
+
+onnxruntime = load_onnxruntime()
 
 torch.set_num_threads(1)  # these networks are so small that a second thread costs more than it brings
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 pytest.register_assert_rewrite("goldens")
 
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # some tests import onnxruntime themselves
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--checkpoint", metavar="DIR", help="a published GPT-2 checkpoint, for the goldens")

@@ -19,7 +19,7 @@ PACKAGES = Path(__file__).parent.parent / "packages"
 # `a, b <- c` lets c import a, b and whatever these may import. A cli stands at the end: it may import everything.
 ARROWS = {
     "gpt2_model": """
-        errors, inert_fields <- config <- gpt2 <- generate; errors <- checkpoint; gpt2, checkpoint <- weights
+        errors, inert_fields <- config <- gpt2 <- generate; errors <- checkpoint; gpt2, checkpoint, compiler <- weights
     """,
     "gpt2_export": """
         errors <- plainfile, tokenizer_settings; tokenizer_settings <- tokenizer;
@@ -27,14 +27,14 @@ ARROWS = {
         genai, progress, tensorfile, tokenizer <- freeze;
         tensorfile <- initializers; blocks, initializers, smoothing <- nbits <- half <- precision <- graph;
         graph <- portable, serving, explaining; explaining, portable, serving, progress <- kinds;
-        kinds, sweep <- backends <- interior; interior, progress <- verify; backends <- calibration;
+        kinds, sweep, telemetry <- backends <- interior; interior, progress <- verify; backends <- calibration;
         activations, calibration, verify <- quality;
         bundle, freeze, quality <- steps; bundle, freeze, kinds <- inspection;
         inspection, tokenizer <- card <- repository; steps, inspection, repository <- cli
     """,
     "gpt2_runtime": """
         errors <- cuda, document, sharing, stopping; sharing <- bundle, cache;
-        cuda <- providers <- placement, transfer;
+        cuda, telemetry <- providers <- placement, transfer;
         transfer <- buffers <- pool;
         shortlist <- finder; finder, transfer <- scores;
         document <- bundle, merges <- vocabulary <- tokenizer;

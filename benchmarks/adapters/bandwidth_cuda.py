@@ -54,11 +54,10 @@ class Bandwidth:
 
 def libcudart() -> Any:
     """CUDA's runtime, as gpt2-runtime finds it; its ProviderError where there is none."""
-    import onnxruntime
-    from gpt2_runtime.providers import choose_provider
+    from gpt2_runtime.providers import choose_provider, load_onnxruntime
 
     choose_provider("cuda")
-    return ctypes.CDLL(f"libcudart.so.{str(onnxruntime.cuda_version).partition('.')[0]}")
+    return ctypes.CDLL(f"libcudart.so.{str(load_onnxruntime().cuda_version).partition('.')[0]}")
 
 
 if __name__ == "__main__":

@@ -7,9 +7,11 @@ from typing import Any
 
 import hypothesis
 import pytest
-from gpt2_runtime import Session
+from gpt2_runtime import Session, telemetry
 
 TINY = Path(__file__).parent / "tests" / "data" / "tiny"
+
+telemetry.switch_off()  # some tests import onnxruntime themselves
 
 hypothesis.settings.register_profile("patient", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("patient")

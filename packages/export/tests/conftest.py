@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from gpt2_export import graph, make, quantize, tensorfile
+from gpt2_export import graph, make, quantize, telemetry, tensorfile
 from gpt2_export.cli import main
 from gpt2_export.freeze import WEIGHTS, write_json
 from gpt2_export.kinds import KINDS
@@ -24,6 +24,8 @@ from shared import Shared, shared_below
 from tokenizers import ByteLevelBPETokenizer
 from torch import Tensor
 from traces import anew, once, traced
+
+telemetry.switch_off()  # some tests import onnxruntime themselves
 
 # The same examples on every run: a red run can be repeated, and a green one means the same everywhere.
 settings.register_profile("repeatable", derandomize=True, database=None, deadline=None, max_examples=25)

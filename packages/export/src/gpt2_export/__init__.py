@@ -14,6 +14,7 @@ initializers.py weights as places in the file        progress.py     bars and li
 verify.py       the folder's parity report           errors.py       what can go wrong
 sweep.py        the shapes that are compared         cli.py          the command
 backends.py     torch, transformers, onnxruntime     interior.py     attention and layers, compared
+telemetry.py    onnxruntime, loaded silently
 
 precision.py    fp16, int8, int4                     quality.py      what a precision loses, and the limit
 half.py         fp16: casts                          calibration.py  the texts that it is measured on

@@ -5,10 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime
 import torch
 from gpt2_model import GPT2, GPT2Config
 from gpt2_model.checkpoint import read_json
@@ -21,6 +20,10 @@ from gpt2_export.portable import PORTABLE
 from gpt2_export.precision import FP32, Precision
 from gpt2_export.serving import SERVING
 from gpt2_export.sweep import Ids
+from gpt2_export.telemetry import load_onnxruntime
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 Step = Callable[[Ids, Ids, Ids, Any], tuple[np.ndarray, Any]]
 """(input_ids (B, T), attention_mask (B, P+T), position_ids (B, T), cache or None) -> (logits (B, T, V), cache)."""
@@ -121,7 +124,7 @@ def serving(folder: Path, precision: Precision | None = None) -> Step:
 
 
 def _run_in_place(
-    session: onnxruntime.InferenceSession, feeds: dict[str, np.ndarray], pasts: dict[str, np.ndarray]
+    session: "InferenceSession", feeds: dict[str, np.ndarray], pasts: dict[str, np.ndarray]
 ) -> np.ndarray:
     """The logits of a step that writes its keys and values where those of the past lie."""
     binding = session.io_binding()
@@ -129,7 +132,7 @@ def _run_in_place(
     for name, array in feeds.items():
         binding.bind_cpu_input(name, array)
     for name, array in pasts.items():
-        shared = onnxruntime.OrtValue.ortvalue_from_numpy(array)
+        shared = load_onnxruntime().OrtValue.ortvalue_from_numpy(array)
         assert shared.data_ptr() == array.ctypes.data  # in a copy, what the step writes would be lost
         binding.bind_ortvalue_input(name, shared)
         binding.bind_ortvalue_output(name.replace("past_key_values", "present"), shared)
@@ -142,14 +145,13 @@ def graph(kind: str, folder: Path, precision: Precision | None = None) -> Step:
     return GRAPHS[kind](folder, precision)
 
 
-def open_graph(
-    kind: Kind, folder: Path, precision: Precision | None = None
-) -> tuple[GPT2Config, onnxruntime.InferenceSession]:
+def open_graph(kind: Kind, folder: Path, precision: Precision | None = None) -> tuple[GPT2Config, "InferenceSession"]:
     """The network's config, and its graph in onnxruntime, on the CPU.
 
     Raises:
         GraphError: onnxruntime does not load it.
     """
+    onnxruntime = load_onnxruntime()
     path = folder / kinds.file_of(kind, precision)
     options = onnxruntime.SessionOptions()
     if kind is EXPLAINING:  # the head would be packed anew for each layer
@@ -173,5 +175,5 @@ def available(folder: Path) -> tuple[Backend, ...]:
     if importlib.util.find_spec("transformers"):
         found.append(Backend(name=f"transformers {version('transformers')}", open=transformers))
     for kind in (kind for kind in kinds.held(folder).get(FP32, {}) if kind in GRAPHS):
-        found.append(Backend(name=f"onnxruntime {onnxruntime.__version__} cpu, {kind}", open=partial(graph, kind)))
+        found.append(Backend(name=f"onnxruntime {version('onnxruntime')} cpu, {kind}", open=partial(graph, kind)))
     return tuple(found)

@@ -27,6 +27,7 @@ import onnx
 import onnx_ir as ir
 import torch
 from gpt2_model import GPT2Config
+from gpt2_model.compiler import no_compiler_folder
 from onnxscript.optimizer import optimize
 from torch import nn
 
@@ -192,7 +193,7 @@ def census(proto: onnx.ModelProto) -> dict[str, int]:
 
 def trace(kind: Kind, config: GPT2Config) -> ir.Model:
     """What torch's exporter makes of the kind's network; the weights have shapes but no data."""
-    with torch.device("meta"):
+    with no_compiler_folder(), torch.device("meta"):
         network = kind.network(config).eval()
         example = kind.example(config)
     inputs = kind.inputs(config)
@@ -201,7 +202,7 @@ def trace(kind: Kind, config: GPT2Config) -> ir.Model:
         for spec in inputs.values()
     ]
     arguments = len(example) - isinstance(example[-1], list)  # the last one may be the list of all past tensors
-    with warnings.catch_warnings(), _quiet("torch.onnx"):
+    with warnings.catch_warnings(), _quiet("torch.onnx"), no_compiler_folder():
         warnings.simplefilter("ignore")  # the exporter's remarks on itself
         program = torch.onnx.export(
             network,

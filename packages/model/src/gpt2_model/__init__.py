@@ -5,6 +5,7 @@ inert_fields.py the fields of config.json on which no logit depends, with reason
 gpt2.py         the network
 checkpoint.py   a folder or a hub repository -> config.json and mapped tensors
 weights.py      tensors -> the network's parameters: one table
+compiler.py     torch's compiler, and the folder that it need not make
 generate.py     the plain decode loop
 errors.py       what can go wrong
 """

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from gpt2_model.checkpoint import Checkpoint, open_checkpoint
+from gpt2_model.compiler import no_compiler_folder
 from gpt2_model.config import GPT2Config, read_hf
 from gpt2_model.errors import CheckpointWarning, TensorError
 from gpt2_model.gpt2 import GPT2
@@ -137,7 +138,7 @@ def parameter_shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
     >>> parameter_shapes(GPT2Config())["h.0.attn.c_attn.weight"]
     (2304, 768)
     """
-    with torch.device("meta"):
+    with no_compiler_folder(), torch.device("meta"):
         return {name: tuple(parameter.shape) for name, parameter in GPT2(config).named_parameters()}
 
 
@@ -176,7 +177,7 @@ def load(
 
 def build(layout: Layout, stored: Mapping[str, Tensor]) -> GPT2:
     """The network around tensors that are in the file's layout, keyed by parameter; nothing is copied."""
-    with torch.device("meta"):
+    with no_compiler_folder(), torch.device("meta"):
         model = GPT2(layout.config)
     turned = {e.parameter: stored[e.parameter].t() if e.transposed else stored[e.parameter] for e in layout.entries}
     if layout.config.tie_word_embeddings:

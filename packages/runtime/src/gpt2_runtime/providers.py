@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
+from gpt2_runtime import telemetry
 from gpt2_runtime.cuda import load_cuda
 from gpt2_runtime.errors import ProviderError, SettingError, shown
 
@@ -34,6 +35,7 @@ PROVIDERS = {
 
 def load_onnxruntime() -> ModuleType:
     """The onnxruntime module; ProviderError with the remedy where neither extra of this package is installed."""
+    telemetry.switch_off()
     try:
         import onnxruntime
     except ImportError as error:

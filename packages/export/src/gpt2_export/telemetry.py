@@ -1,0 +1,30 @@
+"""onnxruntime, loaded so that it reports nothing to its makers, unless the environment says otherwise."""
+
+import os
+from types import ModuleType
+
+VARIABLE = "ORT_DISABLE_TELEMETRY"
+
+
+def switch_off() -> None:
+    """Makes onnxruntime report nothing. To be called before anything imports it: later has no effect.
+
+    Its wheels for Linux (seen in 1.32) write a device id and a database below the home directory as they are imported,
+    and a file into the temporary directory; seconds later they look up their collector's name. Only this variable stops
+    that: `onnxruntime.disable_telemetry_events()` changes neither the files nor the look-up. A value that is there
+    already, whatever it is, is the user's decision.
+
+    >>> switch_off()
+    >>> VARIABLE in os.environ
+    True
+    """
+    os.environ.setdefault(VARIABLE, "1")
+
+
+def load_onnxruntime() -> ModuleType:
+    """The onnxruntime module, silent."""
+    switch_off()
+    import onnxruntime
+
+    module: ModuleType = onnxruntime
+    return module

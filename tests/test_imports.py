@@ -37,7 +37,7 @@ ARROWS = {
         cuda, telemetry <- providers <- placement, transfer;
         transfer <- buffers <- pool;
         shortlist <- finder; finder, transfer <- scores;
-        document <- bundle, merges <- vocabulary <- tokenizer;
+        document <- bundle, merges, post_processor; normalizer, merges, post_processor <- vocabulary <- tokenizer;
         candidates, controls, errors, shortlist <- sampling;
         bundle <- signature; buffers, scores, signature <- binding <- engine;
         bundle, cache, engine, plan, pool <- serving;

@@ -187,7 +187,7 @@ def test_without_a_tokenizer_ids_are_printed_and_it_says_so(damaged, edit):
     result = run("generate", damaged, "--prompt-ids", "5,6", *options)
     found = json.loads(run("generate", damaged, "--prompt-ids", "5,6", "--json", *options).stdout)
     assert result.stdout == ",".join(map(str, found["token_ids"])) + "\n"
-    assert result.stderr == "note: the folder has no tokenizer, so these are token ids\n"
+    assert result.stderr == "note: the folder has no tokenizer that can be read, so these are token ids\n"
     assert found["text"] is None
     assert "pass token ids (--prompt-ids 464,3290)" in refused("generate", damaged, "The dog")
 

@@ -148,7 +148,7 @@ def test_what_cannot_be_explained_is_refused(explainer, prompt, settings, error,
 
 def test_text_needs_a_tokenizer(explainer):
     bare = replace(explainer, tokenizer=None)
-    with pytest.raises(TokenizerError, match=r"has no tokenizer files; pass token ids \(--prompt-ids 464,3290\)"):
+    with pytest.raises(TokenizerError, match=r"lists no tokenizer files; pass token ids \(--prompt-ids 464,3290\)"):
         bare.explain("The dog")
     assert report(bare.explain([5, 6]))["tokens"][0]["text"] is None
 

@@ -40,6 +40,6 @@ def test_what_a_manifest_says_stays_on_its_line(session):
 def test_a_folder_without_tokenizer_and_parity_says_so(session):
     bare = replace(session, bundle=replace(session.bundle, parity=None, eos_token_ids=()))
     text = "\n".join(lines(bare, None))
-    assert "none: token ids only" in text
+    assert "token ids only: " in text
     assert "stops at    no token" in text
     assert report(bare, None)["parity"] is None

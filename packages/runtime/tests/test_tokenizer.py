@@ -10,10 +10,12 @@ import unicodedata
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from time import perf_counter
 
 import pytest
 from gpt2_runtime.errors import PromptError, TokenIdError, TokenizerError
 from gpt2_runtime.merges import BYTES
+from gpt2_runtime.normalizer import normalize
 from gpt2_runtime.tokenizer import WHITE_SPACE, Tokenizer
 from gpt2_runtime.vocabulary import AddedToken, Vocabulary
 from hypothesis import example, given
@@ -298,3 +300,43 @@ def test_what_is_no_text_is_refused(small, text):
 def test_ids_that_are_no_integers_are_refused(small, ids, told):
     with pytest.raises(TokenIdError, match=told):
         small.decode(ids)
+
+
+@pytest.mark.parametrize("flags", [{"lstrip": True}, {"rstrip": True}, {"lstrip": True, "rstrip": True}], ids=str)
+@pytest.mark.parametrize("text", ["<x>", " <x>", "<x>\t\n", " ", "<x>\n \n", "a <x> "])
+def test_added_tokens_are_found_in_time_proportional_to_the_text(small, flags, text):
+    """A fraction of a second; a scan of all that comes before or after each token takes minutes."""
+    tokens = (
+        AddedToken(content="<x>", id=700, **flags),
+        AddedToken(content="\n", id=701),
+        AddedToken(content="\t", id=702, rstrip=True),
+    )
+    tokenizer = Tokenizer(replace(small.vocabulary, added=tokens))
+    long = text * (200_000 // len(text))
+    start = perf_counter()
+    ids = tokenizer.encode(long)
+    assert perf_counter() - start < 10
+    assert ids.count(700) == long.count("<x>")
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFKD"])
+@pytest.mark.parametrize("text", ["a\u0301\u0323", "\u0301\u0323", "ﬁ각", "\u09fe\u0301"])
+def test_normalizing_takes_time_proportional_to_the_text(small, form, text):
+    long = "a" + text * 100_000
+    start = perf_counter()
+    Tokenizer(replace(small.vocabulary, normalizer=(form,))).encode(long)
+    assert perf_counter() - start < 10
+
+
+def test_long_runs_of_marks_are_in_unicodes_order():
+    marks = "\u0301\u0323\u0327" * 200
+    for form in ("NFC", "NFD", "NFKC", "NFKD"):
+        assert normalize([form], "a" + marks) == unicodedata.normalize(form, "a" + marks)
+
+
+def test_a_text_stands_between_what_the_tokenizer_adds(small):
+    tokenizer = Tokenizer(replace(small.vocabulary, prefix_ids=(5, 6), suffix_ids=(7,), normalizer=("NFC",)))
+    bare = small.encode("caf\u00e9")
+    assert tokenizer.encode("cafe\u0301") == [5, 6, *bare, 7]
+    assert tokenizer.encode("cafe\u0301", add_special_tokens=False) == bare
+    assert tokenizer.encode("") == [5, 6, 7]

@@ -128,21 +128,44 @@ TEXT = {"Sequence": {"id": "A", "type_id": 0}}
 BEGIN = {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}
 
 
-def template(*parts):
+def template(*parts, ids=(299,)):
     """A post-processor that makes a prompt of these parts."""
-    return {"type": "TemplateProcessing", "single": list(parts), "pair": [], "special_tokens": {}}
+    special = {"<|endoftext|>": {"id": "<|endoftext|>", "ids": list(ids), "tokens": ["<|endoftext|>"] * len(ids)}}
+    return {"type": "TemplateProcessing", "single": list(parts), "pair": [], "special_tokens": special}
+
+
+def twice(processor):
+    return {"type": "Sequence", "processors": [processor, {"type": "ByteLevel"}, processor]}
+
+
+def sequence(*normalizers):
+    return {"type": "Sequence", "normalizers": list(normalizers)}
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.update(normalizer={"type": "NFC"}), "normalizer is 'NFC', which GPT-2's tokenizer does not have"),
+        (
+            lambda t: t.update(normalizer={"type": "Lowercase"}),
+            "normalizer is 'Lowercase', must be among NFC, NFD, NFKC",
+        ),
+        (lambda t: t.update(normalizer=sequence({"type": "NFC"}, {"type": "Strip"})), "normalizer is 'Strip'"),
+        (lambda t: t.update(normalizer="NFC"), "normalizer is 'NFC', must be among"),
         (lambda t: t.update(pre_tokenizer=None), "pre_tokenizer is None"),
         (lambda t: t.update(pre_tokenizer={"type": "Sequence"}), "pre_tokenizer is 'Sequence'"),
         (lambda t: t["pre_tokenizer"].update(use_regex=False), "use_regex is False"),
-        (lambda t: t.update(post_processor={"type": "TemplateProcessing"}), "post_processor is 'TemplateProcessing'"),
-        (lambda t: t.update(post_processor=template(BEGIN, TEXT)), "post_processor is 'TemplateProcessing'"),
-        (lambda t: t.update(post_processor=template(TEXT, BEGIN)), "post_processor is 'TemplateProcessing'"),
+        (lambda t: t.update(post_processor={"type": "Other"}), "post_processor is 'Other', which cannot be read"),
+        (lambda t: t.update(post_processor={"type": "TemplateProcessing"}), "single is absent, not a list"),
+        (lambda t: t.update(post_processor=template(BEGIN)), "single has the text 0 times, must be once"),
+        (lambda t: t.update(post_processor=template(TEXT, TEXT)), "single has the text 2 times"),
+        (lambda t: t.update(post_processor=template({"Sequence": {"id": "B"}})), "single has {'Sequence'"),
+        (
+            lambda t: t.update(post_processor=template({"SpecialToken": {"id": "<s>"}}, TEXT)),
+            "single has {'SpecialToken'",
+        ),
+        (lambda t: t.update(post_processor=template(BEGIN, TEXT, ids=[-1])), r"ids is \[-1\], not token ids"),
+        (lambda t: t.update(post_processor={"type": "BertProcessing", "cls": 1}), "cls is 1, not a token and its id"),
+        (lambda t: t.update(post_processor=twice(template(BEGIN, TEXT))), "adds tokens more than once"),
         (lambda t: t.update(decoder={"type": "WordPiece"}), "decoder is 'WordPiece'"),
         (lambda t: t["model"].update(type="WordPiece"), "type is 'WordPiece'"),
         (lambda t: t["model"].update(dropout=0.1), "dropout is 0.1"),

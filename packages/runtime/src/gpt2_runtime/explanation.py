@@ -22,7 +22,6 @@ from gpt2_runtime.errors import (
     PromptTooLongError,
     SettingError,
     TokenIdError,
-    TokenizerError,
     shown,
 )
 from gpt2_runtime.placement import placed
@@ -33,7 +32,7 @@ from gpt2_runtime.session import open_inference, signature_of
 from gpt2_runtime.sharing import Shared
 from gpt2_runtime.signature import Signature
 from gpt2_runtime.text import TextGenerator, open_tokenizer
-from gpt2_runtime.tokenizer import Tokenizer
+from gpt2_runtime.tokenizer import Tokenizer, refusal
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -160,7 +159,7 @@ class Explainer(Shared):
             PromptError: the prompt is empty, too long (256 tokens or what the model reads, the new ones among them),
                 or has an id outside the vocabulary.
             SettingError: a setting is out of range.
-            TokenizerError: the prompt is text, and the folder has no tokenizer files.
+            TokenizerError: the prompt is text, and the folder has no tokenizer that can be read.
             LogitsError: the model computed NaN or infinity.
         """
         sizes = self.bundle.architecture
@@ -202,8 +201,7 @@ class Explainer(Shared):
             check_prompt(prompt)
             return list(prompt)
         if self.tokenizer is None:
-            remedy = "pass token ids (--prompt-ids 464,3290)"
-            raise TokenizerError(f"{self.bundle.folder} has no tokenizer files; {remedy}")
+            raise refusal(self.bundle.folder)
         return self.tokenizer.encode(prompt)
 
     def _fitting(self, ids: list[int], limit: int, overflow: Overflow) -> list[int]:

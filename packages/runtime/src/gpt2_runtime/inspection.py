@@ -10,7 +10,7 @@ from gpt2_runtime.loading import Loading
 from gpt2_runtime.placement import Placement
 from gpt2_runtime.session import Session
 from gpt2_runtime.signature import TensorSpec
-from gpt2_runtime.tokenizer import Tokenizer
+from gpt2_runtime.tokenizer import Tokenizer, refusal
 
 
 def report(session: Session, tokenizer: Tokenizer | None, loading: Loading | None = None) -> dict[str, object]:
@@ -58,7 +58,7 @@ def lines(session: Session, tokenizer: Tokenizer | None, loading: Loading | None
             "made by": bundle.generator,
             "model": f"{sizes.n_layer} layers, {sizes.n_head} heads, width {sizes.n_embd}, "
             f"{sizes.n_positions} positions, {sizes.vocab_size} tokens",
-            "tokenizer": "none: token ids only" if tokenizer is None else _spoken(tokenizer),
+            "tokenizer": _spoken(tokenizer) if tokenizer else f"token ids only: {refusal(bundle.folder)}",
             "stops at": ", ".join(f"token {id_}" for id_ in bundle.eos_token_ids) or "no token",
             "precisions": _precisions(bundle),
             "runs on": f"{session.provider.execution_provider}, {session.precision} {session.graph} graph, "
@@ -107,6 +107,9 @@ def _tokenizer(tokenizer: Tokenizer) -> dict[str, object]:
         "merges": len(vocabulary.ranks) - 256,
         "added": {token.content: token.id for token in vocabulary.added},
         "add_prefix_space": vocabulary.add_prefix_space,
+        "normalizer": list(vocabulary.normalizer),
+        "prefix_ids": list(vocabulary.prefix_ids),
+        "suffix_ids": list(vocabulary.suffix_ids),
     }
 
 

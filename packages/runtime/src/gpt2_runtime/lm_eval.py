@@ -36,12 +36,12 @@ from gpt2_runtime.errors import (
     Gpt2RuntimeError,
     PromptTooLongError,
     SettingError,
-    TokenizerError,
     shown,
 )
 from gpt2_runtime.sampling import SamplingConfig
 from gpt2_runtime.scoring import log_likelihood, score
 from gpt2_runtime.text import TextGenerator
+from gpt2_runtime.tokenizer import refusal
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ class RuntimeLM(TemplateLM):
         self._generator, self._session = generator, generator.session
         bundle = self._session.bundle
         if generator.tokenizer is None:
-            raise TokenizerError(f"{bundle.folder} has no tokenizer files, so that lm-eval's texts cannot be read")
+            raise refusal(bundle.folder)
         self._tokenizer = generator.tokenizer
         if not bundle.eos_token_ids:
             raise SettingError(f"{bundle.folder} has no end-of-text token, which lm-eval puts before a text")
@@ -138,8 +138,8 @@ class RuntimeLM(TemplateLM):
         return self.eot_token_id if start is None else start
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: object) -> list[int]:
-        """The ids of a text; GPT-2's tokenizer adds none of its own, whether it may or not."""
-        return self._tokenizer.encode(string)
+        """The ids of a text, without those that the tokenizer may put around it, as lm-eval's own default is."""
+        return self._tokenizer.encode(string, add_special_tokens=bool(add_special_tokens))
 
     def _loglikelihood_tokens(
         self, requests: Sequence[Tokens], disable_tqdm: bool = False, **_: object

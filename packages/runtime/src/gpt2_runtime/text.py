@@ -26,7 +26,7 @@ from gpt2_runtime.session import Session
 from gpt2_runtime.sharing import Local, Shared
 from gpt2_runtime.signature import GraphKind
 from gpt2_runtime.stopping import check_stops, check_texts
-from gpt2_runtime.tokenizer import Tokenizer
+from gpt2_runtime.tokenizer import Tokenizer, refusal
 
 MAX_NEW_TOKENS = 100
 MOST_CONTINUATIONS = 1024  # of one prompt: each holds its text, and a generator of numbers
@@ -116,7 +116,7 @@ class TextGenerator(Shared):
         check_hashes: bool = False,
         cuda_graph: bool = False,
     ) -> TextGenerator:
-        """Opens a folder's graph and tokenizer. A folder without tokenizer files takes token ids only.
+        """Opens a folder's graph and tokenizer. Without a tokenizer that can be read it takes token ids only.
 
         Args:
             folder: what `gpt2-export make` wrote, or its Bundle where it is open already.
@@ -166,7 +166,7 @@ class TextGenerator(Shared):
         Raises:
             PromptError: the prompt is empty, too long, or not what this folder can read.
             SettingError: a setting is out of range.
-            TokenizerError: text is asked for, and the folder has no tokenizer files.
+            TokenizerError: text is given, and the folder has no tokenizer that can be read.
         """
         check_lookup(lookup)
         (transcript,) = self.prepare(prompt, n=1, **settings)
@@ -259,8 +259,7 @@ class TextGenerator(Shared):
         if not isinstance(parse_special, bool):
             raise SettingError(f"parse_special is {shown(parse_special)}, must be True or False")
         if self.tokenizer is None and (stop or bad_words or isinstance(prompt, str)):
-            remedy = "pass token ids (--prompt-ids 464,3290), without stop strings or bad words"
-            raise TokenizerError(f"{self.session.bundle.folder} has no tokenizer files; {remedy}")
+            raise refusal(self.session.bundle.folder)
         if isinstance(prompt, str):
             assert self.tokenizer is not None
             prompt = self.tokenizer.encode(prompt, parse_special=parse_special)
@@ -294,7 +293,7 @@ class TextGenerator(Shared):
         """The token ids of each word, as it is and after a space."""
         assert self.tokenizer is not None
         forms = (form for word in words for form in (word, f" {word}"))
-        spelled = [self.tokenizer.encode(form, parse_special=False) for form in forms]
+        spelled = [self.tokenizer.encode(form, parse_special=False, add_special_tokens=False) for form in forms]
         if (count := sum(map(len, spelled))) > MOST_BAD_IDS:
             told = f"bad_words have {count:,} tokens, as they are and after a space, must have at most {MOST_BAD_IDS:,}"
             raise SettingError(f"{told}; leave some out")
@@ -345,6 +344,14 @@ class TextStream(Local):
 
 
 def open_tokenizer(bundle: Bundle) -> Tokenizer | None:
-    """The tokenizer of a folder, None where its manifest lists no tokenizer files."""
+    """The tokenizer of a folder, None where its manifest lists none, or one of a kind that cannot be read.
+
+    Such a folder takes token ids; `gpt2_runtime.tokenizer.refusal` says why no text.
+    """
     files = ("tokenizer.json", "vocab.json", "merges.txt")
-    return Tokenizer.open(bundle.folder) if any(name in bundle.files for name in files) else None
+    if not any(name in bundle.files for name in files):
+        return None
+    try:
+        return Tokenizer.open(bundle.folder)
+    except TokenizerError:
+        return None

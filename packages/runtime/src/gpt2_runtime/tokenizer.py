@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 from os import PathLike
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpt2_runtime.errors import PromptError, TokenIdError, TokenizerError, shown
+from gpt2_runtime.normalizer import normalize
+from gpt2_runtime.post_processor import REMEDY
 from gpt2_runtime.vocabulary import AddedToken, Vocabulary
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ WHITE_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".joi
 # Where it cannot be, tiktoken panics: a few hundred thousand spaces before a word exhaust its stack. Cutting the text
 # before the last space of such a run changes nothing, since that is where GPT-2's split cuts it too.
 LONG_SPACE = re.compile(f"(?<![{WHITE_SPACE}])[{WHITE_SPACE}]{{10000,}}(?=[^{WHITE_SPACE}])")
+SPACES = re.compile(f"[{WHITE_SPACE}]*")
 
 
 class Tokenizer:
@@ -43,10 +46,10 @@ class Tokenizer:
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
-        # The library looks for all verbatim tokens first, then, in what is left, for the normalized ones.
-        verbatim = [token for token in vocabulary.added if not token.normalized]
-        normalized = [token for token in vocabulary.added if token.normalized]
-        self._matchers = [_Matcher(tokens) for tokens in (verbatim, normalized) if tokens]
+        # The library looks for all verbatim tokens first, normalizes what is left, and looks there for the others.
+        self._verbatim = _Matcher({token.content: token for token in vocabulary.added if not token.normalized})
+        others = {self._normal(token.content): token for token in vocabulary.added if token.normalized}
+        self._normalized = _Matcher(others)
 
     @classmethod
     def open(cls, folder: str | Path) -> Tokenizer:
@@ -66,15 +69,20 @@ class Tokenizer:
                 return cls(Vocabulary.from_vocab_and_merges(vocab, merges))
         except OSError as error:  # a folder that may not be entered, a name that is too long
             raise TokenizerError(f"{folder} cannot be read: {error.strerror or error}") from error
-        raise TokenizerError(f"{folder} has no tokenizer files (tokenizer.json, or vocab.json and merges.txt)")
+        raise TokenizerError(f"{folder} has no tokenizer files that can be read; {REMEDY}")
 
     @property
     def vocabulary(self) -> Vocabulary:
         """What the files say."""
         return self._vocabulary
 
-    def encode(self, text: str, *, parse_special: bool = True) -> list[int]:
+    def encode(self, text: str, *, parse_special: bool = True, add_special_tokens: bool = True) -> list[int]:
         """The token ids of `text`.
+
+        Args:
+            text: any, which may be empty.
+            parse_special: whether a special token spelled out in it is that token.
+            add_special_tokens: whether to add what the tokenizer puts before and after each text; GPT-2's adds none.
 
         Raises:
             PromptError: it is no string, or holds half a surrogate pair, which is no character.
@@ -86,10 +94,12 @@ class Tokenizer:
         except UnicodeEncodeError as error:
             told = f"text has U+{ord(text[error.start]):04X} at character {error.start}"
             raise PromptError(f"{told}, which is half a surrogate pair; pass valid Unicode") from error
-        pieces: list[str | int] = [text]
-        for matcher in self._matchers:
-            pieces = list(_split_all(pieces, matcher, parse_special))
-        return [id_ for piece in pieces for id_ in self._ids(piece)]
+        verbatim = _split_all([text], self._verbatim, parse_special)
+        normal = (piece if isinstance(piece, int) else self._normal(piece) for piece in verbatim)
+        ids = [id_ for piece in _split_all(normal, self._normalized, parse_special) for id_ in self._ids(piece)]
+        if not add_special_tokens:
+            return ids
+        return [*self._vocabulary.prefix_ids, *ids, *self._vocabulary.suffix_ids]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; bytes that are no character are U+FFFD.
@@ -117,6 +127,9 @@ class Tokenizer:
         ranks = dict(self._vocabulary.ranks)
         return Encoding("gpt2_runtime", pat_str=SPLIT, mergeable_ranks=ranks, special_tokens={})
 
+    def _normal(self, text: str) -> str:
+        return normalize(self._vocabulary.normalizer, text)
+
     def _ids(self, piece: str | int) -> Sequence[int]:
         if isinstance(piece, int):
             return [piece]
@@ -128,25 +141,39 @@ class Tokenizer:
         return [ids[rank] for part in parts for rank in self._encoding.encode_ordinary(part)]
 
 
-class _Matcher:
-    """Finds added tokens in text: the leftmost, and of those that start together the longest."""
+def refusal(folder: Path) -> TokenizerError:
+    """Why a folder takes token ids only, to be raised where text is given to it."""
+    try:
+        Tokenizer.open(folder)
+    except TokenizerError as error:
+        return error
+    return TokenizerError(f"{folder / 'manifest.json'} lists no tokenizer files; {REMEDY}")
 
-    def __init__(self, tokens: Sequence[AddedToken]) -> None:
-        longest_first = sorted(tokens, key=lambda token: len(token.content), reverse=True)
-        self._tokens = {token.content: token for token in tokens}
-        self._pattern = re.compile("|".join(re.escape(token.content) for token in longest_first))
+
+class _Matcher:
+    """Finds added tokens in text: the leftmost, and of those that start together the longest.
+
+    Args:
+        tokens: what is looked for -> the token it is.
+    """
+
+    def __init__(self, tokens: Mapping[str, AddedToken]) -> None:
+        self._tokens = tokens
+        self._pattern = re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)")
 
     def split(self, text: str, parse_special: bool) -> Iterator[str | int]:
-        done = 0
+        """Every character is looked at a fixed number of times, however many tokens swallow it or could."""
+        done = swallowed = 0
         for match in self._pattern.finditer(text):
             token = self._tokens[match.group()]
             if token.special and not parse_special:
                 continue
             start, end = match.span()
             if token.lstrip:
-                start = len(text[:start].rstrip(WHITE_SPACE))
+                start = done + len(text[done:start].rstrip(WHITE_SPACE))
             if token.rstrip:
-                end = len(text) - len(text[end:].lstrip(WHITE_SPACE))
+                # Where another token stands in the spaces that one swallowed, this one ends where those did.
+                swallowed = end = swallowed if end < swallowed else SPACES.match(text, end).end()  # type: ignore[union-attr]
             if done < start:
                 yield text[done:start]
             yield token.id

@@ -7,13 +7,16 @@ by name: a tokenizer that is almost right gives text that is almost right.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
+from unicodedata import unidata_version
 
 from gpt2_runtime.document import Document, read_text
 from gpt2_runtime.errors import TokenizerError, shown
 from gpt2_runtime.merges import BYTES, Merges, as_trained, refuse_unreachable
+from gpt2_runtime.normalizer import FORMS, UNICODE, Form, is_exact, normalize
+from gpt2_runtime.post_processor import REMEDY, prefix_and_suffix
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +27,7 @@ class AddedToken:
         content: its text.
         id: its token id.
         special: whether text that may hold no control tokens spells it out instead.
-        normalized: whether it is looked for after the others.
+        normalized: whether it is looked for after the others, in text that is normalized, in its own normal form.
         lstrip: whether it swallows the white space before it.
         rstrip: whether it swallows the white space after it.
     """
@@ -47,6 +50,8 @@ class Vocabulary:
         token_bytes: token id -> its bytes, for every token there is.
         added: the tokens found as a whole.
         add_prefix_space: whether text that starts without a space is given one.
+        normalizer: the normal forms that text is brought into, one after another.
+        prefix_ids, suffix_ids: what stands before and after each text.
     """
 
     ranks: Mapping[bytes, int]
@@ -54,18 +59,28 @@ class Vocabulary:
     token_bytes: Mapping[int, bytes]
     added: tuple[AddedToken, ...]
     add_prefix_space: bool
+    normalizer: tuple[Form, ...] = ()
+    prefix_ids: tuple[int, ...] = ()
+    suffix_ids: tuple[int, ...] = ()
 
     @classmethod
     def from_tokenizer_json(cls, path: Path) -> Vocabulary:
         """Reads a tokenizer.json, as the tokenizers library writes it."""
         tokenizer = Document.read(path)
         model = tokenizer.document("model")
+        if "merges" not in model:  # an old file of another kind does not say which
+            raise TokenizerError(f"{path} is {shown(model.get('type'))}, not a BPE, and cannot be read; {REMEDY}")
         _refuse_other_models(model)
         add_prefix_space = _add_prefix_space(tokenizer)
-        _refuse_other_pipelines(tokenizer)
+        normalizer = _normalizer(tokenizer)
+        prefix_ids, suffix_ids = prefix_and_suffix(tokenizer)
+        _refuse_unless_types(tokenizer, "decoder", [None, "ByteLevel"])
         added = tuple(_added_token(token, tokenizer) for token in tokenizer.items("added_tokens"))
         merges = Merges.read(model.items("merges"), model.where)
-        return _vocabulary(_vocab(model.document("vocab")), merges, added, add_prefix_space, str(path))
+        vocabulary = _vocabulary(
+            _vocab(model.document("vocab")), merges, added, add_prefix_space, str(path), normalizer
+        )
+        return replace(vocabulary, prefix_ids=prefix_ids, suffix_ids=suffix_ids)
 
     @classmethod
     def from_vocab_and_merges(cls, vocab_path: Path, merges_path: Path) -> Vocabulary:
@@ -86,6 +101,7 @@ def _vocabulary(
     added: tuple[AddedToken, ...],
     add_prefix_space: bool,
     where: str,
+    normalizer: tuple[Form, ...] = (),
 ) -> Vocabulary:
     missing = [character for character in BYTES if character not in vocab]
     if missing:
@@ -98,6 +114,8 @@ def _vocabulary(
     beside = {token.content: token.id for token in added if token.content not in vocab}
     if len({*vocab.values(), *beside.values()}) < len(vocab) + len(beside):
         raise TokenizerError(f"{where}: two tokens have the same id; export the folder again")
+    shown_as = {token: normalize(normalizer if token.normalized else (), token.content) for token in added}
+    _refuse_equal(shown_as, where)
     ranks = merges.ranks
     try:
         ids = list(map(vocab.__getitem__, ranks))
@@ -110,7 +128,7 @@ def _vocabulary(
     for left, right, made in merges:
         bytes_of[made] = bytes_of[left] + bytes_of[right]
     token_bytes = {id_: _as_bytes(token) for token, id_ in vocab.items() if token not in ranks}
-    token_bytes |= {token.id: token.content.encode() for token in added}
+    token_bytes |= {token.id: _as_bytes(text) for token, text in shown_as.items()}
     # Of an added "é" and the byte é with one id, the byte is what the model means.
     token_bytes |= zip(ids, bytes_of.values(), strict=True)
     return Vocabulary(
@@ -119,7 +137,19 @@ def _vocabulary(
         token_bytes=token_bytes,
         added=added,
         add_prefix_space=add_prefix_space,
+        normalizer=normalizer,
     )
+
+
+def _refuse_equal(shown_as: Mapping[AddedToken, str], where: str) -> None:
+    """Of two tokens with one normal form the library finds either, by chance."""
+    found: dict[str, str] = {}
+    for token, normal in shown_as.items():
+        if token.normalized and normal in found:
+            told = f"added tokens {shown(found[normal])} and {shown(token.content)} have the same normal form"
+            raise TokenizerError(f"{where}: {told}; {REMEDY}")
+        if token.normalized:
+            found[normal] = token.content
 
 
 # Bytes as Latin-1 characters, and nothing that Latin-1 can encode for the characters that stand for no byte.
@@ -127,6 +157,7 @@ _LATIN_1 = {byte: 0xFFFF for byte in range(256)} | {ord(character): byte for cha
 
 
 def _as_bytes(token: str) -> bytes:
+    """What the library decodes a token to, whether text reaches it by merging or as a whole."""
     try:
         return token.translate(_LATIN_1).encode("latin-1")
     except UnicodeEncodeError:  # not made by merging: it stands for its own text
@@ -147,7 +178,9 @@ def _added_token(value: object, tokenizer: Document) -> AddedToken:
     if not token.text("content"):
         token.refuse("content", "text of at least one character")
     if token.flag("single_word", default=False):
-        raise TokenizerError(f"{token.where}: {shown(token.text('content'))} is single_word, which cannot be read")
+        raise TokenizerError(
+            f"{token.where}: {shown(token.text('content'))} is single_word, which cannot be read; {REMEDY}"
+        )
     special = token.flag("special", default=False)
     return AddedToken(
         content=token.text("content"),
@@ -181,21 +214,24 @@ def _add_prefix_space(tokenizer: Document) -> bool:
     return byte_level.flag("add_prefix_space", default=True)
 
 
-def _refuse_other_pipelines(tokenizer: Document) -> None:
-    _refuse_unless_types(tokenizer, "normalizer", [None])
-    if not _adds_nothing(tokenizer.get("post_processor")):
-        _refuse(tokenizer, "post_processor")
-    _refuse_unless_types(tokenizer, "decoder", [None, "ByteLevel"])
-
-
-def _adds_nothing(post_processor: object) -> bool:
-    """Whether a prompt's ids stay as they are; a template may put a token before or after each prompt."""
-    match post_processor:
-        case None | {"type": "ByteLevel"}:
-            return True
-        case {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A"}}]}:  # as transformers 5 saves it
-            return True
-    return False
+def _normalizer(tokenizer: Document) -> tuple[Form, ...]:
+    """The normal forms of a normalizer, or of a sequence of them."""
+    match tokenizer.get("normalizer"):
+        case None:
+            return ()
+        case {"type": "Sequence", "normalizers": list(parts)}:
+            pass
+        case part:
+            parts = [part]
+    kinds = [part.get("type") if isinstance(part, dict) else None for part in parts]
+    for part, kind in zip(parts, kinds, strict=True):
+        if kind not in FORMS:
+            told = f"normalizer is {shown(part if kind is None else kind)}, must be among {', '.join(FORMS)} to be read"
+            raise TokenizerError(f"{tokenizer.where}: {told}; {REMEDY}")
+    if kinds and not is_exact():
+        told = f"normalizer is {kinds[0]}, and Python's Unicode {unidata_version} was not compared with its tables"
+        raise TokenizerError(f"{tokenizer.where}: {told}; run a Python with Unicode {', '.join(UNICODE)}")
+    return cast(tuple[Form, ...], tuple(kinds))
 
 
 def _refuse_unless_types(tokenizer: Document, name: str, types: Sequence[str | None]) -> None:
@@ -208,4 +244,4 @@ def _refuse(document: Document, name: str) -> None:
     value = document.get(name)
     kind = value.get("type") if isinstance(value, dict) else value
     told = f"{name} is {shown(kind)}, which GPT-2's tokenizer does not have"
-    raise TokenizerError(f"{document.where}: {told}; pass token ids to Session and generate")
+    raise TokenizerError(f"{document.where}: {told}; {REMEDY}")

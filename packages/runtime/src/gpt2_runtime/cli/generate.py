@@ -151,5 +151,5 @@ def _print_found(found: tuple[Found, ...]) -> None:
 
 
 def _print_ids(token_ids: tuple[int, ...]) -> None:
-    click.echo("note: the folder has no tokenizer, so these are token ids", err=True)
+    click.echo("note: the folder has no tokenizer that can be read, so these are token ids", err=True)
     click.echo(",".join(map(str, token_ids)), nl=False)

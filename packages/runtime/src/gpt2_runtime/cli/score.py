@@ -12,12 +12,12 @@ import click
 
 from gpt2_runtime.cli import options
 from gpt2_runtime.cli.streams import print_json, read_text
-from gpt2_runtime.errors import EmptyPromptError, TokenizerError
+from gpt2_runtime.errors import EmptyPromptError
 from gpt2_runtime.perplexity import Perplexity, score_windows, window_and_stride, windows
 from gpt2_runtime.scoring import UNSCORED, TokenScore
 from gpt2_runtime.signature import GraphKind
 from gpt2_runtime.text import TextGenerator
-from gpt2_runtime.tokenizer import Tokenizer
+from gpt2_runtime.tokenizer import Tokenizer, refusal
 
 MOST_TEXT_BYTES = 64_000_000  # some sixteen million tokens, which take 600 MB as ids
 
@@ -70,8 +70,7 @@ def score(
     )
     session, tokenizer = opened.session, opened.tokenizer
     if tokenizer is None:
-        remedy = "export its checkpoint again, with vocab.json and merges.txt beside it"
-        raise TokenizerError(f"{session.bundle.folder} has no tokenizer files to read text with; {remedy}")
+        raise refusal(session.bundle.folder)
     ids = tokenizer.encode(text)
     if len(ids) < 2:
         raise EmptyPromptError(f"{_name(file)} has {len(ids)} tokens, must have at least 2; {UNSCORED}")

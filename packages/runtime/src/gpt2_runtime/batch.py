@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from gpt2_runtime.completion import Completion, Transcript
 from gpt2_runtime.decoding import Decoding
-from gpt2_runtime.errors import Gpt2RuntimeError, SettingError, shown
+from gpt2_runtime.errors import Gpt2RuntimeError, SettingError, check_type, shown
 from gpt2_runtime.scheduler import ROWS, Scheduler
-from gpt2_runtime.text import Settings, TextGenerator
+from gpt2_runtime.text import Settings, TextGenerator, check_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +34,7 @@ class Prompt:
     def __post_init__(self) -> None:
         if not isinstance(self.settings, Mapping):
             raise SettingError(f"settings are {shown(self.settings)}, must map names to values: {{'seed': 1}}")
-        if unknown := [name for name in self.settings if name not in Settings.__annotations__]:
-            known = ", ".join(Settings.__annotations__)
-            raise SettingError(f"{shown(unknown[0])} is no setting; there are {known}")
+        check_names(self.settings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,8 @@ def complete_batch(generator: TextGenerator, prompts: Iterable[Prompt], *, rows:
     >>> {result.index: len(result.completions) for result in complete_batch(generator, prompts)}
     {1: 2, 0: 1}
     """
-    if not isinstance(prompts, Iterable):
+    check_type("generator", generator, TextGenerator)
+    if not isinstance(prompts, Iterable) or (isinstance(prompts, np.ndarray) and not prompts.ndim):
         raise SettingError(f"prompts are {shown(prompts)}, must be several Prompts: [Prompt(prompt='To be')]")
     scheduler = Scheduler(generator.session, rows=rows, prefixes=generator.prefixes)
     return _results(generator, enumerate(prompts), scheduler)

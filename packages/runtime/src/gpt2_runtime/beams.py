@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpt2_runtime.cache import MOST_ROWS
-from gpt2_runtime.errors import SettingError, shown
+from gpt2_runtime.errors import SettingError, check_type, shown
 from gpt2_runtime.events import FinishReason
 from gpt2_runtime.logprobs import log_softmax
 from gpt2_runtime.request import Overflow, Request
@@ -162,6 +162,7 @@ def beam_search(
     >>> best.score >= second.score, len(best.token_ids), best.finish_reason
     (True, 8, 'length')
     """
+    check_type("session", session, Session)
     if not isinstance(overflow, str) or overflow not in ("error", "truncate"):
         raise SettingError(f"overflow is {shown(overflow)}, must be 'error' or 'truncate' for beam search")
     request = Request(

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
 from gpt2_runtime.document import REMEDY, Document, read_text
-from gpt2_runtime.errors import BundleError, shown
+from gpt2_runtime.errors import BundleError, check_flag, shown
 from gpt2_runtime.sharing import Shared
 
 SCHEMA = 1
@@ -88,6 +88,7 @@ class Bundle(Shared):
         Raises:
             BundleError: the folder is missing, damaged, or of a schema this version does not read.
         """
+        check_flag("check_hashes", check_hashes)
         if not isinstance(folder, str | PathLike):
             raise BundleError(f"folder is {shown(folder)}, must be the path of one")
         if re.search("[\ud800-\udfff]", str(folder)):  # so Python has bytes that are no UTF-8
@@ -148,7 +149,7 @@ class Bundle(Shared):
 
     def path(self, name: str) -> Path | None:
         """The path of a file that the manifest lists, None where it lists no such file."""
-        file = self.files.get(name)
+        file = self.files.get(name) if isinstance(name, str) else None
         return None if file is None else file.path
 
     def precision(self, name: str | None) -> str:
@@ -169,8 +170,10 @@ class Bundle(Shared):
 
     def graph(self, precision: str, kind: str) -> Path:
         """The path of one graph, e.g. `graph("fp32", "portable")`; BundleError where the folder has no such one."""
-        name = self.graphs.get(precision, {}).get(kind)
+        named = isinstance(precision, str) and isinstance(kind, str)
+        name = self.graphs.get(precision, {}).get(kind) if named else None
         if name is None:
+            precision, kind = (each if isinstance(each, str) else shown(each) for each in (precision, kind))
             has = ", ".join(f"{p} {k}" for p, kinds in self.graphs.items() for k in kinds) or "no graph"
             raise BundleError(f"{self.folder} has no {precision} {kind} graph, only {has}; export that one too")
         return self.files[name].path

@@ -80,6 +80,24 @@ class LogitsError(Gpt2RuntimeError):
     """The model computed NaN or infinity, so there is no token to choose."""
 
 
+def check_type(name: str, value: object, kind: type) -> None:
+    """SettingError for a value of another type.
+
+    >>> check_type("session", 5, str)
+    Traceback (most recent call last):
+    ...
+    gpt2_runtime.errors.SettingError: session is 5, must be a str
+    """
+    if not isinstance(value, kind):
+        raise SettingError(f"{name} is {shown(value)}, must be a {kind.__name__}")
+
+
+def check_flag(name: str, value: object) -> None:
+    """SettingError for what is neither True nor False: the text "no" would count as yes."""
+    if not isinstance(value, bool):
+        raise SettingError(f"{name} is {shown(value)}, must be True or False")
+
+
 MOST_TOLD = 900  # characters of a message
 MOST_SHOWN = 80  # of a value in it
 
@@ -92,6 +110,6 @@ def shown(value: object) -> str:
     """
     try:
         written = " ".join(line.strip() for line in repr(value).splitlines())
-    except (ValueError, RecursionError):  # an integer of thousands of digits; thousands of brackets
+    except Exception:  # an integer of thousands of digits; thousands of brackets; a repr that fails
         return f"{type(value).__name__} that is too long to show"
     return written if len(written) <= MOST_SHOWN else written[: MOST_SHOWN - 3] + "..."

@@ -206,7 +206,7 @@ class Explainer(Shared):
 
     def _fitting(self, ids: list[int], limit: int, overflow: Overflow) -> list[int]:
         """The last `limit` of them at most, checked."""
-        if overflow not in ("error", "truncate"):
+        if not isinstance(overflow, str) or overflow not in ("error", "truncate"):
             raise SettingError(f"overflow is {shown(overflow)}, must be 'error' or 'truncate'")
         if not ids:
             raise EmptyPromptError("prompt has 0 tokens, must have at least 1")

@@ -8,7 +8,7 @@ from time import perf_counter
 import numpy as np
 
 from gpt2_runtime.decoding import Decoding
-from gpt2_runtime.errors import SettingError, shown
+from gpt2_runtime.errors import SettingError, check_type, shown
 from gpt2_runtime.events import Event
 from gpt2_runtime.lookup import Ledger, LookupConfig, LookupIndex, check_lookup
 from gpt2_runtime.prefixes import PrefixCache, check_prefixes
@@ -65,6 +65,7 @@ def generate(
         overflow=overflow,
         logprobs=logprobs,
     )
+    check_type("session", session, Session)
     check_lookup(lookup)
     check_prefixes(prefixes, session)
     rng = np.random.default_rng() if rng is None else rng

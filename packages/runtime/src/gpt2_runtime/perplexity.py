@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from gpt2_runtime.errors import EmptyPromptError, SettingError, shown
+from gpt2_runtime.errors import EmptyPromptError, SettingError, check_type, shown
 from gpt2_runtime.scoring import UNSCORED, TokenScore, log_likelihood, score
 from gpt2_runtime.session import Session
 
@@ -111,6 +111,7 @@ def score_windows(
     0 4 [5, 6, 7, 8]
     2 6 [9, 10]
     """
+    check_type("session", session, Session)
     row = session.check_row(ids)
     if len(row) < 2:
         raise EmptyPromptError(f"text has {len(row)} tokens, must have at least 2; {UNSCORED}")

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from gpt2_runtime import portable, serving
 from gpt2_runtime.cache import KeyValueCache, Snapshot
-from gpt2_runtime.errors import SettingError, shown
+from gpt2_runtime.errors import SettingError, check_type, shown
 from gpt2_runtime.session import Session
 from gpt2_runtime.sharing import Local
 
@@ -94,6 +94,7 @@ class PrefixCache(Local):
     remedy = "make one of a session of that process, or send a TextGenerator that has one"
 
     def __init__(self, session: Session, *, max_bytes: int) -> None:
+        check_type("session", session, Session)
         if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1:
             raise SettingError(
                 f"max_bytes is {shown(max_bytes)}, must be an integer of at least 1; leave it out for none"

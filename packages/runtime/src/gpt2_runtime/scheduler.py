@@ -18,7 +18,7 @@ from time import perf_counter
 
 from gpt2_runtime.cache import MOST_ROWS, Snapshot
 from gpt2_runtime.decoding import Decoding
-from gpt2_runtime.errors import Gpt2RuntimeError, SettingError, shown
+from gpt2_runtime.errors import Gpt2RuntimeError, SettingError, check_type, shown
 from gpt2_runtime.events import Event
 from gpt2_runtime.prefixes import PrefixCache, check_prefixes
 from gpt2_runtime.scores import Row
@@ -65,6 +65,7 @@ class Scheduler:
     """
 
     def __init__(self, session: Session, *, rows: int = ROWS, prefixes: PrefixCache | None = None) -> None:
+        check_type("session", session, Session)
         check_rows(rows, session)
         check_prefixes(prefixes, session)
         self._session = session

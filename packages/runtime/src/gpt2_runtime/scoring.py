@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpt2_runtime.cache import KeyValueCache
-from gpt2_runtime.errors import EmptyPromptError, PromptTooLongError, SettingError, shown
+from gpt2_runtime.errors import EmptyPromptError, PromptTooLongError, SettingError, check_type, shown
 from gpt2_runtime.logprobs import likeliest, log_softmax
 from gpt2_runtime.session import Session
 
@@ -74,6 +74,7 @@ def score(
     >>> all((token.rank == 1) == (token.id == token.top[0][0]) for token in scores)
     True
     """
+    check_type("session", session, Session)
     row = _checked(session, ids)
     sizes = session.bundle.architecture
     _check_range("first", first, 1, len(row) - 1)
@@ -102,6 +103,7 @@ def score_prompt(session: Session, ids: Sequence[int], *, top: int = 0) -> tuple
     >>> [token.logprob is None for token in score_prompt(session, [5, 6, 7])]
     [True, False, False]
     """
+    check_type("session", session, Session)
     row = session.check_row(ids)
     if len(row) == 1:
         _check_range("top", top, 0, session.bundle.architecture.vocab_size)

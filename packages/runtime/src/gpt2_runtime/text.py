@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TypedDict, Unpack
 
@@ -14,7 +14,7 @@ from gpt2_runtime.beams import EarlyStopping, beam_search
 from gpt2_runtime.bundle import Bundle
 from gpt2_runtime.completion import Completion, Transcript
 from gpt2_runtime.decoding import Decoding
-from gpt2_runtime.errors import SettingError, TokenizerError, shown
+from gpt2_runtime.errors import SettingError, TokenizerError, check_flag, check_type, shown
 from gpt2_runtime.events import Event, FinishReason
 from gpt2_runtime.generate import run
 from gpt2_runtime.lookup import LookupConfig, check_lookup
@@ -31,6 +31,7 @@ from gpt2_runtime.tokenizer import Tokenizer, refusal
 MAX_NEW_TOKENS = 100
 MOST_CONTINUATIONS = 1024  # of one prompt: each holds its text, and a generator of numbers
 MOST_BAD_WORDS, MOST_BAD_WORD_LENGTH = 10_000, 1000  # strings, and characters of each
+SAMPLING = frozenset(each.name for each in fields(SamplingConfig))
 SEEDS = 2**128  # as many states as the generator has
 
 
@@ -100,6 +101,9 @@ class TextGenerator(Shared):
     prefixes: PrefixCache | None = None
 
     def __post_init__(self) -> None:
+        check_type("session", self.session, Session)
+        if self.tokenizer is not None and not isinstance(self.tokenizer, Tokenizer):
+            raise SettingError(f"tokenizer is {shown(self.tokenizer)}, must be a Tokenizer, or None for ids alone")
         check_prefixes(self.prefixes, self.session)
 
     @classmethod
@@ -168,6 +172,7 @@ class TextGenerator(Shared):
             SettingError: a setting is out of range.
             TokenizerError: text is given, and the folder has no tokenizer that can be read.
         """
+        check_names(settings)
         check_lookup(lookup)
         (transcript,) = self.prepare(prompt, n=1, **settings)
         return TextStream(run(self.session, transcript.decoding, lookup, self.prefixes), transcript)
@@ -204,6 +209,7 @@ class TextGenerator(Shared):
         >>> len(best.token_ids), best.finish_reason
         (8, 'length')
         """
+        check_names(settings)
         for name in ("seed", "stop", "logprobs", "prompt_logprobs"):
             value = settings.get(name)
             if value is not None and not (isinstance(value, list | tuple) and not value):
@@ -256,8 +262,7 @@ class TextGenerator(Shared):
         check_stops(stop)
         check_texts("bad_words", "bad word", bad_words, most=MOST_BAD_WORDS, longest=MOST_BAD_WORD_LENGTH)
         check_sampling(sampling)
-        if not isinstance(parse_special, bool):
-            raise SettingError(f"parse_special is {shown(parse_special)}, must be True or False")
+        check_flag("parse_special", parse_special)
         if self.tokenizer is None and (stop or bad_words or isinstance(prompt, str)):
             raise refusal(self.session.bundle.folder)
         if isinstance(prompt, str):
@@ -298,6 +303,15 @@ class TextGenerator(Shared):
             told = f"bad_words have {count:,} tokens, as they are and after a space, must have at most {MOST_BAD_IDS:,}"
             raise SettingError(f"{told}; leave some out")
         return spelled
+
+
+def check_names(settings: Iterable[object]) -> None:
+    """SettingError for a name that no setting has: for one of the sampling's, where it belongs."""
+    for name in settings:
+        if name in SAMPLING:
+            raise SettingError(f"{name} is a setting of the sampling; pass sampling=SamplingConfig({name}=...)")
+        if name not in Settings.__annotations__:
+            raise SettingError(f"{shown(name)} is no setting; there are {', '.join(Settings.__annotations__)}")
 
 
 def check_seed(value: object) -> None:

@@ -90,7 +90,7 @@ CPU = Device(
     bandwidth="bandwidth",
     roofline=(
         "In fp32, gpt2-runtime decodes at {part:.0%} of the roofline: each token reads {weights:,.1f} MB of weights, "
-        "and {threads} read {middle:.1f} GB/s here (median; {low:.1f} to {high:.1f})."
+        "and {threads} read {high:.1f} GB/s here at most (median {middle:.1f}, lowest {low:.1f})."
     ),
     rule="an fp32 runtime whose ids differ gets no time.",
     label=112,
@@ -121,7 +121,8 @@ CUDA = Device(
     roofline=(
         "In fp16, gpt2-runtime decodes at {part:.0%} of the roofline at batch 1: each step reads {weights:,.1f} MB of "
         "weights, and of each row {cache:.1f} kB of keys and values for every token so far; this GPU copies "
-        "{middle:,.0f} GB/s, bytes read and bytes written together (median; {low:,.0f} to {high:,.0f}). Of all works:"
+        "{high:,.0f} GB/s at most, bytes read and bytes written together (median {middle:,.0f}, lowest {low:,.0f}). Of "
+        "all works:"
     ),
     rooflines=tuple(name for name, work in CUDA_WORKS.items() if work.new > 1 and name != "start"),
     rule=(

@@ -88,15 +88,20 @@ def step_bytes(run: Run, work: Work) -> float:
 
 
 def roofline(run: Run, figure: str = "decode", peer: str = OURS) -> float | None:
-    """Decoding in the base precision as a part of what the memory allows: bytes read a second over that round's."""
+    """Decoding in the base precision as a part of what the memory allows: bytes read a second over the most it gave.
+
+    None where that was not measured, or where a step read faster than the memory ever did: then processor caches held
+    what it reads, and memory set no limit.
+    """
     device = DEVICES[run.device]
     work = device.works[figure]
-    parts = [
-        record.value / work.rows * step_bytes(run, work) / record.bandwidth
+    read = [
+        record.value / work.rows * step_bytes(run, work)
         for record in run.records
         if (record.figure, record.peer, record.precision) == (figure, peer, device.base.precision) and record.bandwidth
     ]
-    return median(parts) if parts else None
+    highest = max(bandwidth(run)[2] * 1e9, *(record.bandwidth or 0.0 for record in run.records), 0.0)
+    return median(read) / highest if read and median(read) <= highest else None
 
 
 def bandwidth(run: Run) -> tuple[float, float, float]:

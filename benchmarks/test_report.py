@@ -65,8 +65,26 @@ def test_other_ids_give_no_time_in_fp32_only(run):
     assert best[0].peer == "ctranslate2"
 
 
-def test_the_roofline_is_of_the_round(run):
+def test_the_roofline_is_of_the_highest_bandwidth(run):
     assert roofline(run) == pytest.approx(40 * 400e6 / 20e9)
+    # Each reading but one disturbed: of its own round's, decoding would be at 160 %.
+    disturbed = [
+        replace(each, **{name: value / 2 for name in ("value", "bandwidth") if (value := getattr(each, name))})
+        if each.round and each.figure == "bandwidth"
+        else replace(each, bandwidth=each.bandwidth / 2)
+        if each.round and each.bandwidth
+        else each
+        for each in run.records
+    ]
+    assert roofline(replace(run, records=disturbed)) == pytest.approx(40 * 400e6 / 20e9)
+
+
+def test_no_share_above_the_roofline_is_shown(run):
+    """Caches hold what is read: memory sets no limit, so there is no share of it to show."""
+    small = replace(run, bytes_a_token=500_000_001)
+    assert roofline(small) is None
+    assert roofline(replace(run, bytes_a_token=500_000_000)) == pytest.approx(1)
+    assert "roofline" not in table(small, PEERS)
 
 
 def test_the_table_says_everything(run):

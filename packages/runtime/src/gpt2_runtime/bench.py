@@ -1,7 +1,7 @@
 """What this machine makes of a folder: prefill and decode rates, loading, memory, and how far from the possible.
 
-Every figure that is repeated is a median over rounds, and every round measures everything once, the machine's read
-bandwidth included: what else the machine does meanwhile slows all of them alike.
+Every figure that is repeated is a median over rounds, but of the machine's read bandwidth the highest counts. Every round
+measures everything once: what else the machine does meanwhile slows all of them alike.
 """
 
 from __future__ import annotations
@@ -53,13 +53,14 @@ class Decode:
 
     Attributes:
         tokens_per_second: of all rows together.
-        roofline: the share of the rate that the bandwidth allows, which is 1 where nothing but reading takes time.
+        roofline: the share of the rate that the bandwidth allows, which is 1 where nothing but reading takes time; None
+            where a step read faster than the memory ever did, so that the processor's caches must hold what it reads.
     """
 
     context: int
     batch: int
     tokens_per_second: float
-    roofline: float
+    roofline: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +73,9 @@ class Report:
         cuda_graph: whether a decode step was one captured CUDA graph.
         peak_rss_mb: the most memory of the host that this process held until a row had been decoded at the longest
             context; None where the system does not tell.
-        read_bandwidth_gb_per_second: of the memory that holds the weights. On the CPU by reading; on CUDA by copying
-            there, what is read and what is written.
+        read_bandwidth_gb_per_second: of the memory that holds the weights, the highest of all rounds: what else the
+            machine does makes a reading too low. On the CPU by reading; on CUDA by copying there, what is read and what
+            is written.
     """
 
     folder: str
@@ -165,7 +167,7 @@ def bench(
             progress(next(done), total)
 
     medians = {what: float(np.median(seconds)) for what, seconds in measured.items()}
-    bandwidth = 1 / medians["bandwidth"]
+    bandwidth = 1 / min(measured["bandwidth"])
     return Report(
         folder=session.bundle.folder.name,
         precision=session.precision,
@@ -186,7 +188,7 @@ def bench(
                 context=context,
                 batch=batch,
                 tokens_per_second=batch / medians[context, batch],
-                roofline=_possible(session, context, batch, bandwidth) / medians[context, batch],
+                roofline=_share(_possible(session, context, batch, bandwidth), medians[context, batch]),
             )
             for context in contexts
             for batch in filled
@@ -226,7 +228,10 @@ def lines(report: Report) -> Iterator[str]:
     roof = f"of the {'copy' if device else 'read'} roofline"
     yield f"\n{'context':>8} {'batch':>10} {'tokens/s':>10} {roof:>22}"
     for decode in report.decode:
-        yield f"{decode.context:>8} {decode.batch:>10} {decode.tokens_per_second:>10.1f} {decode.roofline:>22.0%}"
+        share = "-" if decode.roofline is None else f"{decode.roofline:.0%}"
+        yield f"{decode.context:>8} {decode.batch:>10} {decode.tokens_per_second:>10.1f} {share:>22}"
+    if any(decode.roofline is None for decode in report.decode):
+        yield "\n- read faster than memory was: the processor's caches hold it"
     yield f"\nmedians of {report.rounds} rounds"
 
 
@@ -281,6 +286,15 @@ def _decode(session: Session, cache: KeyValueCache) -> float:
         rows, cache = session.step_shortlists(unread, cache, counts)
         unread = [[sample(row, GREEDY, rng)] for (row,) in rows]
     return (perf_counter() - start) / STEPS
+
+
+def _share(possible: float, taken: float) -> float | None:
+    """What part of the seconds taken reading alone would have needed; None where it would have needed more.
+
+    >>> _share(1.0, 4.0), _share(4.0, 1.0)
+    (0.25, None)
+    """
+    return possible / taken if possible <= taken else None
 
 
 def _possible(session: Session, context: int, batch: int, bandwidth: float) -> float:

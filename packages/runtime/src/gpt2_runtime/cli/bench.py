@@ -43,8 +43,9 @@ def bench(
 
     Prefill is the time from a prompt to its first token. Decoding is measured after several contexts and in batches,
     and shown as a share of the roofline: a step must read all weights and all cached keys and values, so it takes at
-    least as long as memory needs for that. A model that fits into the processor's caches can exceed 100%. On cuda the
-    bandwidth is that of a copy on the device, reads and writes counted.
+    least as long as memory needs for that, at the highest bandwidth of all rounds. No share is shown where a step is
+    faster: then the processor's caches hold the model. On cuda the bandwidth is that of a copy on the device, reads and
+    writes counted.
 
     \b
     Examples:

@@ -1,7 +1,7 @@
 """What this machine makes of a folder: prefill and decode rates, loading, memory, and how far from the possible.
 
-Every figure that is repeated is a median over rounds, but of the machine's read bandwidth the highest counts. Every round
-measures everything once: what else the machine does meanwhile slows all of them alike.
+Every figure that is repeated is a median over rounds, but of the machine's read bandwidth the highest counts. Every
+round measures everything once: what else the machine does meanwhile slows all of them alike.
 """
 
 from __future__ import annotations

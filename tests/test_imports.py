@@ -33,16 +33,18 @@ ARROWS = {
         inspection, tokenizer <- card <- repository; steps, inspection, repository <- cli
     """,
     "gpt2_runtime": """
-        errors <- cuda, document, sharing, stopping; sharing <- bundle, cache;
+        errors <- cuda, regular_file, sharing, stopping; sharing <- bundle, cache; regular_file <- document;
         cuda, telemetry <- providers <- placement, transfer;
         transfer <- buffers <- pool;
         shortlist <- finder; finder, transfer <- scores;
         document <- bundle, merges, post_processor; normalizer, merges, post_processor <- vocabulary <- tokenizer;
+        document <- weights_file; bundle <- signature <- onnx_file <- graph_contents;
+        graph_contents, providers, weights_file <- graph_file; graph_file, hugepages, placement <- inference;
         candidates, controls, errors, shortlist <- sampling;
-        bundle <- signature; buffers, scores, signature <- binding <- engine;
+        buffers, scores, signature <- binding <- engine;
         bundle, cache, engine, plan, pool <- serving;
         transfer <- tensors; cache, providers, scores, signature, tensors <- portable;
-        hugepages, placement, portable, serving <- session;
+        inference, portable, serving <- session;
         errors <- logprobs; sampling <- lookup, request; events, logprobs, lookup, request, session <- decoding;
         session <- prefixes; decoding, prefixes <- generate, scheduler; events, logprobs, request, session <- beams;
         logprobs, session <- scoring <- perplexity; decoding, tokenizer, detokenizer, scoring, stopping <- completion;

@@ -46,7 +46,18 @@ def replace(**fields):
         (replace(files={"..\\x": {"bytes": 1, "sha256": ""}}), "may leave the folder"),
         (replace(files={"": {"bytes": 1, "sha256": ""}}), "may leave the folder"),
         (replace(files={"a\0": {"bytes": 1, "sha256": ""}}), "may leave the folder"),
+        (replace(files={"a\ud800": {"bytes": 1, "sha256": ""}}), "half a surrogate pair"),
+        (replace(files={"a\nb": {"bytes": 1, "sha256": ""}}), r"names 'a\\nb', which may leave the folder"),
         (lambda m: m["files"]["model.onnx"].update(bytes="1"), r'model\.onnx: bytes is "1", not an integer'),
+        (lambda m: m["files"]["model.onnx"].update(bytes=True), r"model\.onnx: bytes is true, not an integer"),
+        (lambda m: m["files"]["model.onnx"].update(bytes=14058.0), r"model\.onnx: bytes is 14058\.0, not an integer"),
+        (
+            lambda m: m["files"]["model.onnx"].update(bytes=-1),
+            r"model\.onnx: bytes is -1, not an integer of at least 0",
+        ),
+        (lambda m: m["files"]["model.onnx"].update(bytes=10**40), r"bytes is 1000*, not an integer of at most 9223"),
+        (lambda m: m["files"]["model.onnx"].update(sha256="5ac"), r'sha256 is "5ac", not 64 hexadecimal digits'),
+        (lambda m: m["files"]["model.onnx"].update(sha256=7), "sha256 is 7, not text"),
         (lambda m: m["files"]["model.onnx"].update(bytes=1), r"model\.onnx has \d+ bytes, manifest\.json says 1"),
         (lambda m: m["files"].update({"extra.bin": {"bytes": 1, "sha256": ""}}), r"extra\.bin is not there"),
         (lambda m: m["files"].pop("config.json"), r"files does not list config\.json"),
@@ -70,6 +81,10 @@ def test_a_manifest_that_is_wrong_is_refused_by_name(damaged, edit, change, mess
     [
         (replace(model_type="llama"), 'model_type is "llama", not "gpt2"'),
         (replace(n_layer=0), "n_layer is 0, not an integer of at least 1"),
+        (replace(n_layer=10**400), r"n_layer is 1000*\.\.\., not an integer of at most 2147483647"),
+        (replace(vocab_size=2**31), "vocab_size is 2147483648, not an integer of at most 2147483647"),
+        (replace(n_positions=64.0), r"n_positions is 64\.0, not an integer"),
+        (replace(bos_token_id=2**70), "bos_token_id is"),
         (replace(n_head=5), "n_embd is 32, not a multiple of n_head, which is 5"),
         (lambda c: c.pop("vocab_size"), "vocab_size is absent"),
         (replace(bos_token_id="x"), 'bos_token_id is "x", not an integer'),
@@ -122,7 +137,7 @@ def test_stop_tokens_are_the_configs_unless_generation_config_says_otherwise(
     assert Bundle.open(damaged).eos_token_ids == expected
 
 
-@pytest.mark.parametrize("eos", ["x", [1, "x"], [True], -1, 1.5])
+@pytest.mark.parametrize("eos", ["x", [1, "x"], [True], [2**70], 2**70, -1, 1.5])
 def test_a_stop_token_that_is_no_id_is_refused(damaged, edit, eos):
     edit(damaged / "generation_config.json", replace(eos_token_id=eos))
     with pytest.raises(BundleError, match="eos_token_id is"):

@@ -13,6 +13,10 @@ from gpt2_runtime.errors import BundleError
         (b"[1, 2]", r"holds \[1, 2\], not a JSON object"),
         (b"[" * 100_000, "is not JSON that can be read: RecursionError"),
         (b'{"a": ' + b"9" * 5000 + b"}", "is not JSON that can be read: ValueError"),
+        (b'{"a": ' + b"[" * 900 + b"]" * 900 + b', "a": 1}', 'has "a" twice; the folder is damaged'),
+        (b'{"b": {"a": 1, "c": 2, "a": 1}}', 'has "a" twice'),
+        (rb'{"a": "\ud83d"}', r"has '\\ud83d', half a surrogate pair; the folder is damaged"),
+        (rb'{"\uDE00": 1}', r"half a surrogate pair"),
     ],
 )
 def test_what_is_not_a_json_object_is_refused_with_its_place(tmp_path, data, message):
@@ -23,8 +27,21 @@ def test_what_is_not_a_json_object_is_refused_with_its_place(tmp_path, data, mes
     assert "\n" not in str(refusal.value)
 
 
+def test_a_whole_pair_is_a_character(tmp_path):
+    (tmp_path / "x.json").write_bytes(rb'{"\ud83d\ude00": "\ud83d\ude00"}')
+    assert Document.read(tmp_path / "x.json").fields == {"😀": "😀"}
+
+
+def test_a_file_has_so_many_bytes_and_no_more(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_bytes(b'{"a": 1}')
+    assert Document.read(path, 8).integer("a") == 1
+    with pytest.raises(BundleError, match=r"x\.json has 8 bytes, must have at most 7; copy or export the folder again"):
+        Document.read(path, 7)
+
+
 def test_an_absent_file_is_refused_by_name(tmp_path):
-    with pytest.raises(BundleError, match=r"gone\.json cannot be read: No such file"):
+    with pytest.raises(BundleError, match=r"gone\.json is not there; copy or export the folder again"):
         Document.read(tmp_path / "gone.json")
 
 
@@ -34,6 +51,7 @@ def test_an_absent_file_is_refused_by_name(tmp_path):
         (lambda d: d.text("number"), "number is 3, not text"),
         (lambda d: d.integer("text"), 'text is "x", not an integer of at least 0'),
         (lambda d: d.integer("number", minimum=4), "number is 3, not an integer of at least 4"),
+        (lambda d: d.integer("number", maximum=2), "number is 3, not an integer of at most 2"),
         (lambda d: d.integer("flag"), "flag is true, not an integer"),
         (lambda d: d.integer("gone"), "gone is absent, not an integer"),
         (lambda d: d.flag("number", default=True), "number is 3, not true or false"),

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from gpt2_runtime import Session
 from gpt2_runtime.errors import GraphError
@@ -24,16 +26,29 @@ def test_the_graphs_are_told_apart(serving, portable):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.update(n_layer=3), r"missing past_key_values\.2\.key, past_key_values\.2\.value; unexpected none"),
-        (lambda c: c.update(n_layer=1), r"missing none; unexpected past_key_values\.1\.key"),
+        (lambda c: c.update(n_layer=3), r"config\.json: n_layer is 3, .*\.onnx has 2 layers; the folder is damaged"),
+        (lambda c: c.update(n_layer=1), r"config\.json: n_layer is 1, .*\.onnx has 2 layers; the folder is damaged"),
         (lambda c: c.update(n_head=2), r"past_key_values\.0\.key is tensor\(float\) .*, config\.json wants .* 2, "),
-        (lambda c: c.update(vocab_size=301), r"output logits is .* 300\], config\.json wants .* 301\]"),
+        (lambda c: c.update(vocab_size=301), r"vocab_size is 301, transformer\.wte\.weight of .* is \[300, 32\]; "),
+        (lambda c: c.update(n_positions=65), r"n_embd\] is \[65, 32\], transformer\.wpe\.weight of .* is \[64, 32\]; "),
+        (lambda c: c.update(n_embd=64), r"n_embd\] is \[64, 64\], transformer\.wpe\.weight of .* is \[64, 32\]; "),
     ],
 )
 def test_a_graph_of_another_model_is_refused_by_name(damaged, edit, graph, change, message):
     edit(damaged / "config.json", change)
     with pytest.raises(GraphError, match=message):
         Session.open(damaged, graph=graph)
+
+
+def test_layers_and_logits_are_compared_as_well(serving):
+    sizes = serving.bundle.architecture
+    for change, message in [
+        ({"n_layer": 3}, r"missing past_key_values\.2\.key, past_key_values\.2\.value; unexpected none"),
+        ({"n_layer": 1}, r"missing none; unexpected past_key_values\.1\.key"),
+        ({"vocab_size": 301}, r"output logits is .* 300\], config\.json wants .* 301\]"),
+    ]:
+        with pytest.raises(GraphError, match=message):
+            serving.signature.check("g", Signature.of("serving", replace(sizes, **change)), "serving")
 
 
 def test_a_tensor_of_another_type_is_refused():

@@ -3,29 +3,54 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import FileIO
 from os import PathLike
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
 from gpt2_runtime.document import REMEDY, Document, read_text
 from gpt2_runtime.errors import BundleError, check_flag, shown
+from gpt2_runtime.regular_file import FileState, changed, check_same, open_regular, read_regular
 from gpt2_runtime.sharing import Shared
 
 SCHEMA = 1
+MOST_SETTINGS_BYTES = 4 * 2**20  # of manifest.json or config.json: they have some ten thousand
+MOST_SIZE = 2**31 - 1  # of a model, and of a token's id
+SHA256 = re.compile("[0-9a-f]{64}")
+Data = bytes  # a name of its own, for a file has `bytes`
 PRECISIONS = ("fp32", "fp16", "int8", "int4")
 """The most exact first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SealedFile:
-    """One file of the folder, as the manifest recorded it."""
+    """One file of the folder, as the manifest recorded it, and in the state in which it was found."""
 
     path: Path
     bytes: int
     sha256: str
+    state: FileState
+
+    def open(self) -> FileIO:
+        """The file, for reading; BundleError where it has changed since the folder was opened."""
+        return open_regular(self.path, self.state)
+
+    def read(self, most: int) -> Data:
+        """All of it; BundleError where it has changed, or has more bytes than `most`."""
+        return read_regular(self.path, most, self.state)
+
+    def check_unchanged(self) -> None:
+        """BundleError where it has changed, or is gone."""
+        try:
+            same = FileState.of(self.path) == self.state
+        except BundleError as error:
+            raise BundleError(f"{changed(self.path)}: {error}") from error
+        if not same:
+            raise BundleError(changed(self.path))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,9 +128,9 @@ class Bundle(Shared):
         if not folder.is_dir():
             state = "is not a folder" if folder.exists() else "does not exist"
             raise BundleError(f"{folder} {state}; name a folder made by `gpt2-export make SOURCE OUT`")
-        if not (folder / "manifest.json").is_file():
+        if not os.path.lexists(folder / "manifest.json"):
             raise BundleError(f"{folder} has no manifest.json; make the folder with `gpt2-export make SOURCE OUT`")
-        text = read_text(folder / "manifest.json")
+        text = read_text(folder / "manifest.json", MOST_SETTINGS_BYTES)
         manifest = Document.parsed(text, folder / "manifest.json")
         schema = manifest.integer("schema")
         if schema != SCHEMA:
@@ -119,10 +144,10 @@ class Bundle(Shared):
         graphs = manifest.document("graphs")
         if "config.json" not in files:
             raise BundleError(f"{manifest.where}: files does not list config.json; {REMEDY}")
-        config = Document.read(folder / "config.json")
+        config = _settings(files["config.json"])
         generation = config
         if "generation_config.json" in files:
-            generation = Document.read(folder / "generation_config.json")
+            generation = _settings(files["generation_config.json"])
         weights = _listed(manifest.document("weights"), files)
         for precision in graphs:
             if precision not in weights:
@@ -203,26 +228,33 @@ def _sealed_files(folder: Path, listed: Document) -> Mapping[str, SealedFile]:
         if not _stays_inside(name):
             raise BundleError(f"{listed.where} names {shown(name)}, which may leave the folder; {REMEDY}")
         entry = listed.document(name)
-        file = SealedFile(path=folder / name, bytes=entry.integer("bytes"), sha256=entry.text("sha256"))
-        if not file.path.is_file():
-            raise BundleError(f"{file.path} is not there, manifest.json lists it; copy or export the folder again")
-        size = file.path.stat().st_size
-        if size != file.bytes:
-            told = f"{file.path} has {size} bytes, manifest.json says {file.bytes}"
+        path, size, sha256 = folder / name, entry.integer("bytes"), entry.text("sha256")
+        state = FileState.of(path, ", manifest.json lists it")
+        if state.bytes != size:
+            told = f"{path} has {state.bytes} bytes, manifest.json says {size}"
             raise BundleError(f"{told}; copy or export the folder again")
-        files[name] = file
+        if not SHA256.fullmatch(sha256):
+            entry.refuse("sha256", "64 hexadecimal digits")
+        files[name] = SealedFile(path=path, bytes=size, sha256=sha256, state=state)
     return MappingProxyType(files)
+
+
+def _settings(file: SealedFile) -> Document:
+    """The JSON object of a small file."""
+    return Document.read(file.path, MOST_SETTINGS_BYTES, file.state)
 
 
 def _stays_inside(name: str) -> bool:
     # Backslashes and colons are separators and drives on Windows; a manifest must mean the same everywhere.
     path = PurePosixPath(name)
-    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and not set(name) & set("\\:\0")
+    inside = bool(path.parts) and not path.is_absolute() and ".." not in path.parts
+    return inside and name.isprintable() and not set(name) & set("\\:")
 
 
 def _check_hash(file: SealedFile) -> None:
-    with file.path.open("rb") as stream:
+    with file.open() as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
+        check_same(file.path, stream, file.state)
     if found != file.sha256:
         told = f"{file.path} has sha256 {found[:12]}..., manifest.json says {file.sha256[:12]}..."
         raise BundleError(f"{told}; copy or export the folder again")
@@ -252,7 +284,7 @@ def _optional_object(document: Document, name: str) -> Mapping[str, object] | No
 
 
 def _optional_id(document: Document, name: str) -> int | None:
-    return None if document.get(name) is None else document.integer(name)
+    return None if document.get(name) is None else document.integer(name, maximum=MOST_SIZE)
 
 
 def _ids(document: Document, name: str) -> tuple[int, ...]:
@@ -261,7 +293,7 @@ def _ids(document: Document, name: str) -> tuple[int, ...]:
     if not isinstance(value, list):
         one = _optional_id(document, name)
         return () if one is None else (one,)
-    if any(isinstance(each, bool) or not isinstance(each, int) or each < 0 for each in value):
+    if any(isinstance(each, bool) or not isinstance(each, int) or not 0 <= each <= MOST_SIZE for each in value):
         document.refuse(name, "an id, a list of ids or null")
     return tuple(value)
 
@@ -269,7 +301,7 @@ def _ids(document: Document, name: str) -> tuple[int, ...]:
 def _architecture(config: Document) -> Architecture:
     if config.get("model_type") != "gpt2":
         config.refuse("model_type", '"gpt2"')
-    sizes = {name: config.integer(name, minimum=1) for name in Architecture.__dataclass_fields__}
+    sizes = {name: config.integer(name, minimum=1, maximum=MOST_SIZE) for name in Architecture.__dataclass_fields__}
     architecture = Architecture(**sizes)
     if architecture.n_embd % architecture.n_head:
         config.refuse("n_embd", f"a multiple of n_head, which is {architecture.n_head}")

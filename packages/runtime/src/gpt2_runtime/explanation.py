@@ -24,11 +24,12 @@ from gpt2_runtime.errors import (
     TokenIdError,
     shown,
 )
+from gpt2_runtime.graph_file import GraphFile, Load
+from gpt2_runtime.inference import open_inference
 from gpt2_runtime.placement import placed
 from gpt2_runtime.providers import choose_provider, choose_threads
 from gpt2_runtime.request import Overflow, check_prompt
 from gpt2_runtime.sampling import GREEDY
-from gpt2_runtime.session import open_inference, signature_of
 from gpt2_runtime.sharing import Shared
 from gpt2_runtime.signature import Signature
 from gpt2_runtime.text import TextGenerator, open_tokenizer
@@ -94,6 +95,7 @@ class Explainer(Shared):
 
     bundle: Bundle
     tokenizer: Tokenizer | None
+    file: GraphFile
     inference: InferenceSession
     provider: str
     threads: int
@@ -105,6 +107,7 @@ class Explainer(Shared):
         *,
         provider: str = "cpu",
         threads: int | None = None,
+        load: Load = "copy",
         check_hashes: bool = False,
     ) -> Explainer:
         """Opens the folder's explaining graph, which is of float32.
@@ -113,12 +116,13 @@ class Explainer(Shared):
             folder: what `gpt2-export make` wrote, or its Bundle where it is open already.
             provider: "cpu" or "cuda".
             threads: how many threads one operator may use.
+            load: whether weights are held in memory or mapped: see `Session.open`.
             check_hashes: compare every file's SHA-256 with the manifest.
 
         Raises:
             BundleError: the folder is damaged, or from before there was such a graph.
             ProviderError: the provider is not there.
-            SettingError: `threads` is out of range.
+            SettingError: `threads` or `load` is out of range.
         """
         bundle = folder if isinstance(folder, Bundle) else Bundle.open(folder, check_hashes=check_hashes)
         if KIND not in bundle.graphs.get("fp32", {}):
@@ -126,17 +130,18 @@ class Explainer(Shared):
                 f"add it with `gpt2-export onnx {bundle.folder}`, then `gpt2-export verify`, or make the folder again"
             )
             raise BundleError(f"{bundle.folder} has no {KIND} graph; {remedy}")
-        path = bundle.graph("fp32", KIND)
         # Not packed: it multiplies by the head once for each layer, and each time a packed copy would be made.
         chosen, count = choose_provider(provider), choose_threads(threads)
-        inference = open_inference(path, chosen, count, False)
+        signs = partial(Signature.explaining, bundle.architecture)
+        file = GraphFile.open(bundle, "fp32", KIND, signs, load=load, device=chosen.device)
+        inference = open_inference(file, chosen, count, False)
         placed(inference, chosen, bundle.architecture.n_layer)
-        signature_of(inference).check(str(path), Signature.explaining(bundle.architecture), KIND)
         tokenizer = open_tokenizer(bundle)
-        return cls(bundle=bundle, tokenizer=tokenizer, inference=inference, provider=provider, threads=count)
+        return cls(bundle=bundle, tokenizer=tokenizer, file=file, inference=inference, provider=provider, threads=count)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return partial(Explainer.open, provider=self.provider, threads=self.threads), (self.bundle,)
+        load: Load = "map" if self.file.mapped else "copy"
+        return partial(Explainer.open, provider=self.provider, threads=self.threads, load=load), (self.bundle,)
 
     def explain(
         self,
@@ -171,9 +176,15 @@ class Explainer(Shared):
         ids = given
         if generate:
             writer = TextGenerator.open(
-                self.bundle, precision="fp32", provider=self.provider, threads=self.threads, prepack=False
+                self.bundle,
+                precision="fp32",
+                provider=self.provider,
+                threads=self.threads,
+                prepack=False,
+                load="map" if self.file.mapped else "copy",
             )
             ids = [*given, *writer.complete(given, max_new_tokens=generate, sampling=GREEDY).token_ids]
+        self.file.check_unchanged()
         text = np.array([ids], np.int64)  # [1, T]
         feeds = {"input_ids": text, "target_ids": np.roll(text, -1), "top_k": np.array(top, np.int64)}
         logits, lens_ids, lens_log_probs, lens_next, *attentions = self.inference.run(None, feeds)

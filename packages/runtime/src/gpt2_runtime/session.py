@@ -6,7 +6,6 @@ B rows, T new tokens, K logits after each row, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,20 +17,21 @@ import numpy.typing as npt
 from gpt2_runtime.bundle import Bundle
 from gpt2_runtime.cache import MOST_ROWS, KeyValueCache
 from gpt2_runtime.engine import Engine
-from gpt2_runtime.errors import BundleError, ContextFullError, GraphError, SettingError, TokenIdError, shown
+from gpt2_runtime.errors import BundleError, ContextFullError, SettingError, TokenIdError, shown
 from gpt2_runtime.finder import GRAPH, Finder
-from gpt2_runtime.hugepages import on_huge_pages
-from gpt2_runtime.placement import Placement, placed, record
+from gpt2_runtime.graph_file import GraphFile, Load
+from gpt2_runtime.inference import open_inference, signature_of
+from gpt2_runtime.placement import Placement, placed
 from gpt2_runtime.pool import Pool
 from gpt2_runtime.portable import PortableGraph
-from gpt2_runtime.providers import Provider, check_provider, choose_provider, choose_threads, load_onnxruntime
+from gpt2_runtime.providers import Provider, choose_provider, choose_threads
 from gpt2_runtime.scores import Row
 from gpt2_runtime.serving import ServingGraph
 from gpt2_runtime.sharing import Shared
-from gpt2_runtime.signature import GraphKind, Signature, TensorSpec
+from gpt2_runtime.signature import GraphKind, Signature
 
 if TYPE_CHECKING:
-    from onnxruntime import InferenceSession, NodeArg
+    from onnxruntime import InferenceSession
 
 HEAD_MULTIPLE = 8  # GroupQueryAttention's heads, on which the serving graph is built
 CACHES = {"fp16": "float16"}  # of the serving graph, where keys and values are not float32
@@ -91,6 +91,7 @@ class Session(Shared):
     threads: int
     signature: Signature
     placement: Placement | None
+    file: GraphFile
     opened: Graph[Any]
     reopen: Callable[[Bundle], Session]
 
@@ -104,6 +105,7 @@ class Session(Shared):
         threads: int | None = None,
         graph: GraphKind | None = None,
         prepack: bool = True,
+        load: Load = "copy",
         cuda_graph: bool = False,
     ) -> Session:
         """Opens a graph of the folder.
@@ -120,6 +122,10 @@ class Session(Shared):
                 most of the time that loading takes. False leaves it until the first step and a few tokens more were
                 read: the first token comes sooner, and a short text as a whole. It is for fp32: other precisions and
                 the portable graph pack at once.
+            load: "copy" holds the weights in memory, and what becomes of the files after that changes nothing. "map"
+                leaves them in their file, which processes then share, and which must stay as it is: each step checks
+                it, and refuses to go on once it has changed. "auto" maps where onnxruntime would, and copies where the
+                weights are links that lead elsewhere: for a short run. On a GPU it reads them once, as with "map".
             cuda_graph: whether a step of all rows by one token is captured once as a CUDA graph and then replayed,
                 instead of being told to the GPU operator by operator. For the serving graph on CUDA; threads take
                 turns then, each captures anew, and nothing else in the process may use the GPU while one does. Up to
@@ -129,17 +135,18 @@ class Session(Shared):
             BundleError: the folder is damaged (GraphError: its graph is not the one its config describes), or it lacks
                 the precision or the graph asked for.
             ProviderError: the provider is not there.
-            SettingError: `threads` or `graph` is out of range, or there is nothing that `cuda_graph` could capture.
+            SettingError: `threads`, `graph` or `load` is out of range, or `cuda_graph` has nothing to capture.
         """
         bundle = folder if isinstance(folder, Bundle) else Bundle.open(folder)
         chosen = choose_provider(provider)
         precision = bundle.precision(precision)
         kind = choose_graph(bundle, precision, chosen, graph)
-        path = bundle.graph(precision, kind)
         threads = choose_threads(threads)
         settings: dict[str, Any] = {"precision": precision, "provider": provider, "threads": threads, "graph": kind}
-        settings |= {"prepack": prepack, "cuda_graph": cuda_graph}
+        settings |= {"prepack": prepack, "load": load, "cuda_graph": cuda_graph}
         sizes = bundle.architecture
+        signs = partial(Signature.of, kind, sizes, CACHES.get(precision, "float"))
+        file = GraphFile.open(bundle, precision, kind, signs, load=load, device=chosen.device)
         opened: Graph[Any]
         finder = None
         if chosen.device != "cpu":
@@ -150,10 +157,10 @@ class Session(Shared):
                 raise SettingError(f"{told}; leave it off")
             chosen = replace(chosen, options={**chosen.options, "enable_cuda_graph": "1"})
         if kind == "serving":
-            files = [path, bundle.files[bundle.weights[precision]].path]
+            files = [each.path for each in (file.file, *file.weights.values())]
             # Unpacked, blocks of 8 or 4 bits are multiplied in another way: slower, and with other results.
             engine = Engine(
-                partial(open_inference, path, chosen, threads),
+                partial(open_inference, file, chosen, threads),
                 files,
                 packed=prepack or precision != "fp32",
                 captures=cuda_graph,
@@ -168,10 +175,9 @@ class Session(Shared):
                 finder=finder,
             )
         else:
-            inference = open_inference(path, chosen, threads, True)
+            inference = open_inference(file, chosen, threads, True)
             opened = PortableGraph(inference=inference, sizes=sizes, device=chosen.device, finder=finder)
         signature = signature_of(opened.inference)
-        signature.check(str(path), Signature.of(kind, sizes, CACHES.get(precision, "float")), kind)
         return cls(
             bundle=bundle,
             precision=precision,
@@ -180,6 +186,7 @@ class Session(Shared):
             threads=threads,
             signature=signature,
             placement=placed(opened.inference, chosen, sizes.n_layer),
+            file=file,
             opened=opened,
             reopen=partial(cls.open, **settings),
         )
@@ -274,6 +281,7 @@ class Session(Shared):
 
     def _check_step(self, ids: Ids, cache: KeyValueCache, logits_to_keep: int) -> list[npt.NDArray[np.int64]]:
         """The rows of a step that can be made."""
+        self.file.check_unchanged()
         rows = self.check_ids(ids)
         self._check_cache(cache, rows)
         _check_count("logits_to_keep", logits_to_keep, max(map(len, rows)))
@@ -349,50 +357,8 @@ def _check_count(name: str, value: object, most: int) -> None:
         raise SettingError(f"{name} is {shown(value)}, must be an integer from 1 to {most}")
 
 
-def open_inference(path: Path, provider: Provider, threads: int, packed: bool) -> InferenceSession:
-    """A graph in onnxruntime, on this provider and no other; its weights packed for the processor, or as they lie.
-
-    Raises:
-        GraphError: it cannot be opened.
-        ProviderError: the provider could not start.
-    """
-    onnxruntime = load_onnxruntime()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    # A memory pattern is planned for one set of shapes; here shapes vary with every prompt, and so would the plans.
-    options.enable_mem_pattern = False
-    options.log_severity_level = 4  # what goes wrong comes as an exception, not also on stderr
-    if provider.device != "cpu":
-        record(options)
-    if not packed:  # then the weights are read where the file is mapped
-        options.add_session_config_entry("session.disable_prepacking", "1")
-    try:
-        with on_huge_pages() if packed and provider.device == "cpu" else nullcontext():
-            inference: InferenceSession = onnxruntime.InferenceSession(
-                str(path),
-                sess_options=options,
-                providers=[(provider.execution_provider, dict(provider.options))],
-                enable_fallback=0,
-            )
-    except Exception as error:  # onnxruntime's errors have no common base but this one
-        reason = " ".join(str(error).split())
-        raise GraphError(f"{path} cannot be opened, check the folder with --check-hashes: {reason}") from error
-    check_provider(provider, list(inference.get_providers()))
-    return inference
-
-
 def open_finder(provider: Provider, threads: int) -> InferenceSession:
     """The finder's graph, nothing of which may be on the CPU either."""
     inference = open_inference(GRAPH, provider, threads, True)
     placed(inference, provider, layers=0)
     return inference
-
-
-def signature_of(inference: InferenceSession) -> Signature:
-    """The inputs and outputs that an open graph has."""
-    return Signature(inputs=_specs(inference.get_inputs()), outputs=_specs(inference.get_outputs()))
-
-
-def _specs(nodes: Sequence[NodeArg]) -> tuple[TensorSpec, ...]:
-    return tuple(TensorSpec(name=node.name, type=node.type, shape=tuple(node.shape)) for node in nodes)

@@ -17,6 +17,7 @@ from gpt2_runtime.decoding import Decoding
 from gpt2_runtime.errors import SettingError, TokenizerError, check_flag, check_type, shown
 from gpt2_runtime.events import Event, FinishReason
 from gpt2_runtime.generate import run
+from gpt2_runtime.graph_file import Load
 from gpt2_runtime.lookup import LookupConfig, check_lookup
 from gpt2_runtime.prefixes import PrefixCache, check_prefixes
 from gpt2_runtime.request import Overflow, Request, check_logprobs
@@ -116,6 +117,7 @@ class TextGenerator(Shared):
         threads: int | None = None,
         graph: GraphKind | None = None,
         prepack: bool = True,
+        load: Load = "copy",
         prefix_bytes: int | None = None,
         check_hashes: bool = False,
         cuda_graph: bool = False,
@@ -129,6 +131,7 @@ class TextGenerator(Shared):
             threads: how many threads one operator may use; by default what affinity and quota let this process use.
             graph: "serving" or "portable"; by default the faster one that folder and provider have.
             prepack: False where the first token matters more than the next: see `Session.open`.
+            load: "copy" holds the weights in memory, "map" leaves them in their file: see `Session.open`.
             prefix_bytes: keep so many bytes of keys and values of prompts: one that starts like an earlier one does not
                 compute that again, and its text is the same. By default none are kept.
             check_hashes: compare every file's SHA-256 with the manifest.
@@ -137,7 +140,7 @@ class TextGenerator(Shared):
         Raises:
             BundleError: the folder is missing, damaged, or without the precision or the graph asked for.
             ProviderError: the provider is not there.
-            SettingError: `threads`, `graph` or `prefix_bytes` is out of range.
+            SettingError: `threads`, `graph`, `load` or `prefix_bytes` is out of range.
         """
         bundle = folder if isinstance(folder, Bundle) else Bundle.open(folder, check_hashes=check_hashes)
         session = Session.open(
@@ -147,6 +150,7 @@ class TextGenerator(Shared):
             threads=threads,
             graph=graph,
             prepack=prepack,
+            load=load,
             cuda_graph=cuda_graph,
         )
         prefixes = None if prefix_bytes is None else PrefixCache(session, max_bytes=prefix_bytes)

@@ -67,7 +67,7 @@ def explain(
         raise click.UsageError("Give either --html FILE or --json.")
     if html_file is not None:
         page.refuse_existing(html_file, force=force)
-    explainer = Explainer.open(folder, provider=provider, threads=threads, check_hashes=check_hashes)
+    explainer = Explainer.open(folder, provider=provider, threads=threads, load="auto", check_hashes=check_hashes)
     explanation = explainer.explain(
         read_text("-") if given == "-" else given,
         top=top,

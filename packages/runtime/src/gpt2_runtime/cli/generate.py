@@ -104,6 +104,7 @@ def generate(
         graph=graph,
         cuda_graph=cuda_graph,
         prepack=False,
+        load="auto",
         check_hashes=check_hashes,
     )
     text = read_text("-") if given == "-" else given

@@ -1,0 +1,165 @@
+"""A graph of a folder, checked, on its way into onnxruntime: with its weights held in memory, or mapped."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from gpt2_runtime.bundle import Bundle, SealedFile
+from gpt2_runtime.errors import BundleError, GraphError, SettingError, shown
+from gpt2_runtime.graph_contents import check_operators, check_sizes
+from gpt2_runtime.onnx_file import MOST_GRAPH_BYTES, Initializer, OnnxFile
+from gpt2_runtime.providers import load_onnxruntime
+from gpt2_runtime.regular_file import check_same
+from gpt2_runtime.signature import Signature
+from gpt2_runtime.weights_file import WeightsFile
+
+if TYPE_CHECKING:
+    from onnxruntime import SessionOptions
+
+Load = Literal["copy", "map", "auto"]
+"""Whether weights are held in memory, mapped from their file, or mapped where onnxruntime maps such a file."""
+
+NUMBERS = {
+    "float": np.float32, "float16": np.float16, "uint8": np.uint8, "int8": np.int8, "int32": np.int32,
+    "int64": np.int64,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphFile:
+    """A graph that consists of what it may, agrees with config.json, and finds its weights.
+
+    Attributes:
+        file: of the graph.
+        data: its bytes.
+        weights: the files that its weights are in, by the names that the graph has for them.
+        initializers: the tensors in those files, by name.
+        mapped: whether onnxruntime maps these files, as it does by itself, or is given their bytes.
+    """
+
+    file: SealedFile
+    data: bytes
+    weights: Mapping[str, SealedFile]
+    initializers: Mapping[str, Initializer]
+    mapped: bool
+
+    @classmethod
+    def open(
+        cls, bundle: Bundle, precision: str, kind: str, expected: Callable[[], Signature], *, load: Load, device: str
+    ) -> GraphFile:
+        """Reads and checks a graph of the folder.
+
+        Args:
+            bundle, precision, kind: which one.
+            expected: the inputs and outputs that it must have; called once its layers are known to be config.json's.
+            load: see `Session.open`.
+            device: of the provider. What is not for the CPU is moved there while it opens: onnxruntime reads it itself.
+
+        Raises:
+            BundleError: it or its weights are not what the manifest and config.json say.
+            SettingError: `load` is none of the three.
+        """
+        if not isinstance(load, str) or load not in get_args(Load):
+            raise SettingError(f"load is {shown(load)}, must be {', '.join(get_args(Load))}")
+        path = bundle.graph(precision, kind)
+        name = bundle.graphs[precision][kind]
+        file = bundle.files[name]
+        data = file.read(MOST_GRAPH_BYTES)
+        graph = OnnxFile.read(str(path), data)
+        check_operators(str(path), graph, kind, precision)
+        check_sizes(str(path), graph, kind, bundle)
+        graph.signature.check(str(path), expected(), kind)
+        stored = {key: tensor for key, tensor in graph.initializers.items() if tensor.location is not None}
+        weights = _weights(bundle, name, {str(tensor.location) for tensor in stored.values()})
+        for location, sealed in weights.items():
+            _check_places(sealed, {key: each for key, each in stored.items() if each.location == location})
+        elsewhere = next((each for each in weights.values() if not _beside(file, each)), None)
+        mapped = device != "cpu" or load == "map" or (load == "auto" and elsewhere is None)
+        if mapped and elsewhere is not None:
+            told = f"{elsewhere.path} is a link to {elsewhere.path.resolve()}"
+            remedy = "pass load='copy', or copy the folder with cp -rL" if device == "cpu" else "copy it with cp -rL"
+            raise BundleError(f"{told}, and onnxruntime maps weights only beside the graph; {remedy}")
+        return cls(file=file, data=data, weights=weights, initializers=stored, mapped=mapped)
+
+    def check_unchanged(self) -> None:
+        """Refuses mapped weights that are not what they were, a BundleError: to read them could end the process."""
+        if self.mapped:
+            for file in self.weights.values():
+                file.check_unchanged()
+
+    @contextmanager
+    def model(self, options: SessionOptions) -> Iterator[str | bytes]:
+        """What onnxruntime opens inside, with these options: the path of the graph, or the graph.
+
+        Raises:
+            BundleError: a file has changed since the folder was opened, or changes inside.
+        """
+        if self.mapped:
+            for file in (self.file, *self.weights.values()):
+                file.check_unchanged()
+            yield str(self.file.path)
+            for file in (self.file, *self.weights.values()):
+                file.check_unchanged()
+            return
+        with ExitStack() as stack:
+            arrays = {location: stack.enter_context(_bytes(file)) for location, file in self.weights.items()}
+            # onnxruntime copies what it is given, and packs the copy: nothing is read from the file after that.
+            make = load_onnxruntime().OrtValue.ortvalue_from_numpy
+            values = {name: make(_array(arrays[str(each.location)], each)) for name, each in self.initializers.items()}
+            del arrays
+            options.add_external_initializers(list(values), list(values.values()))
+            yield self.data
+            values.clear()
+
+
+def _weights(bundle: Bundle, graph: str, locations: set[str]) -> Mapping[str, SealedFile]:
+    """The files that a graph names, which must be weights of the manifest; by the graph's names."""
+    listed, files = set(bundle.weights.values()), {}
+    for location in sorted(locations):
+        name = str(PurePosixPath(graph).parent / location)
+        if name not in listed:
+            told = f"{bundle.folder / graph} has weights in {shown(location)}, which the manifest's weights do not list"
+            raise GraphError(f"{told}; export the folder again")
+        files[location] = bundle.files[name]
+    return files
+
+
+def _check_places(file: SealedFile, tensors: Mapping[str, Initializer]) -> None:
+    with file.open() as stream:
+        weights = WeightsFile.read(file.path, stream)
+    for name, tensor in tensors.items():
+        if not weights.holds(tensor.type, tensor.offset, tensor.bytes):
+            place = f"{tensor.bytes:,} bytes of {tensor.type} at {tensor.offset:,}"
+            told = f"{file.path} has no tensor with {place}, where the graph has {shown(name)}"
+            raise GraphError(f"{told}; the folder is damaged or was edited; export it again")
+
+
+def _beside(graph: SealedFile, weights: SealedFile) -> bool:
+    """Whether onnxruntime maps such a file: it must be in the graph's folder, before or after links are followed."""
+    folders = graph.path.parent.resolve(), graph.path.resolve().parent
+    return any(weights.path.resolve().is_relative_to(folder) for folder in folders)
+
+
+@contextmanager
+def _bytes(file: SealedFile) -> Iterator[npt.NDArray[np.uint8]]:
+    """The bytes of a file while it is copied, as they are on disk: they take no memory that the copy needs."""
+    with file.open() as stream:
+        try:
+            pages = mmap.mmap(stream.fileno(), file.bytes, access=mmap.ACCESS_COPY)
+        except (OSError, ValueError, MemoryError) as error:
+            raise BundleError(f"{file.path} cannot be read: {error}") from error
+        yield np.frombuffer(pages, np.uint8)
+        check_same(file.path, stream, file.state)
+
+
+def _array(data: npt.NDArray[np.uint8], tensor: Initializer) -> npt.NDArray[np.generic]:
+    found: npt.NDArray[np.generic] = data[tensor.offset : tensor.offset + tensor.bytes].view(NUMBERS[tensor.type])
+    return found.reshape(tensor.shape)

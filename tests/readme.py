@@ -1,4 +1,4 @@
-"""Writes the generated parts of the documents: help texts, the demo's output, the tables of parity, bench and interop.
+"""Writes the generated parts of the documents: help texts, the demo's output, sizes, tables of parity, bench, interop.
 
     python tests/readme.py            writes all of them
     python tests/readme.py interop    writes the parts of that name
@@ -133,6 +133,19 @@ def precisions(_: str) -> str:
     return "\n".join(lines)
 
 
+def graphs(_: str) -> str:
+    """How large the graphs of a network of full size are; their weights are elsewhere."""
+    label, network = "gpt2 (124M)", CHECKPOINTS["gpt2 (124M)"]
+    assert network is not None
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out"
+        _output(["gpt2-export", "freeze", _write(network, Path(folder) / "source"), str(out)])
+        _output(["gpt2-export", "onnx", str(out)])
+        kinds = json.loads((out / "manifest.json").read_text(encoding="utf-8"))["graphs"]["fp32"]
+        sizes = [f"{name} {(out / file).stat().st_size / 1000:.0f} KB" for name, file in kinds.items()]
+    return f"Size of the graphs of {label}: {', '.join(sizes)}."
+
+
 def benchmark(_: str) -> str:
     """What the last `tox -e bench` found; this measures nothing."""
     return (ROOT / "benchmarks/results/table.md").read_text(encoding="utf-8").strip()
@@ -158,6 +171,7 @@ PARTS: dict[str, Callable[[str], str]] = {
     "demo": demo,
     "parity": parity,
     "precisions": precisions,
+    "graphs": graphs,
     "bench": benchmark,
     "interop": interop,
 }

@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 
+import pytest
 from gpt2_runtime import Tokenizer
 from gpt2_runtime.inspection import lines, report
 
@@ -35,6 +36,49 @@ def test_what_a_manifest_says_stays_on_its_line(session):
     source = replace(session.bundle.source, name="gpt2\nparity  verified \x1b[2J")
     told = list(lines(replace(session, bundle=replace(session.bundle, source=source)), None))
     assert told[0].startswith(r"source      gpt2\nparity  verified \x1b[2J, revision")
+
+
+def parity_lines(session, parity):
+    told = list(lines(replace(session, bundle=replace(session.bundle, parity=parity)), None))
+    return [line.strip() for line in told[told.index("parity") + 1 :]]
+
+
+def test_the_limit_of_the_explaining_graph_is_not_the_folders(session):
+    flat = {"max_logit_difference": 2e-5, "tolerance": 5e-4}
+    first, *rest = parity_lines(session, {"tolerance": 2.4e-4, "backends": {}, "explaining": flat})
+    assert first.split() == ["limit", "0.00024"]
+    assert [" ".join(line.split()) for line in rest] == ["explaining max logit difference 2e-05, limit 0.0005"]
+
+
+def test_each_part_has_its_error_that_of_torchs_float32_and_the_limit(session):
+    part = {"max_difference": 2e-5, "float32_error": 1e-5, "tolerance": 1e-4}
+    backend = {"max_logit_difference": 3e-5, "worst_case": "a prompt", "greedy_tokens": 64}
+    told = parity_lines(
+        session,
+        {
+            "sweep": ["a", "b"],
+            "float32_error": 2e-5,
+            "tolerance": 2e-4,
+            "backends": {"onnxruntime, portable": backend},
+            "explaining": {"lens": part},
+        },
+    )
+    assert [" ".join(line.split()) for line in told] == [
+        "sweep 2 cases",
+        "error of torch's float32 2e-05",
+        "limit 0.0002",
+        "onnxruntime, portable max logit difference 3e-05, greedy tokens 64",
+        "explaining, lens max difference 2e-05, error of torch's float32 1e-05, limit 0.0001",
+    ]
+
+
+@pytest.mark.parametrize(
+    "value", [10**400, 10**5000, [], {}, {"a": 10**400}, None, True, "x", {"a": {"b": 10**400}}], ids=type
+)
+def test_whatever_a_parity_holds_is_shown_on_its_line(session, value):
+    for parity in ({"tolerance": value}, {"backends": value}, {"backends": {"a": value}}):
+        told = parity_lines(session, parity)
+        assert all(len(line) < 200 for line in told)
 
 
 def test_a_folder_without_tokenizer_and_parity_says_so(session):

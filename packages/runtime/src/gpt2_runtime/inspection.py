@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 
 from gpt2_runtime.bundle import Bundle
+from gpt2_runtime.errors import shown
 from gpt2_runtime.loading import Loading
 from gpt2_runtime.placement import Placement
 from gpt2_runtime.session import Session
@@ -132,21 +133,37 @@ def _tensors(specs: Sequence[TensorSpec], n_layer: int) -> dict[str, str]:
 
 
 def _parity(parity: Mapping[str, object]) -> Iterator[tuple[str, str]]:
-    """One line to each fact, and one to each backend that was compared."""
+    """One line to each fact, and one to each backend, or part of the explaining graph, that was compared.
+
+    What is said of a part, such as its limit, is said on its line: the folder has a limit of its own.
+    """
     for name, value in parity.items():
-        if isinstance(value, Mapping):
-            yield from ((str(backend), _figures(figures)) for backend, figures in value.items())
-        elif isinstance(value, list):
-            yield name, f"{len(value)} cases"
+        if isinstance(value, list):
+            yield _word(name), f"{len(value)} cases"
+        elif not isinstance(value, Mapping):
+            yield _word(name), _number(value)
+        elif all(isinstance(figures, Mapping) for figures in value.values()):
+            whose = "" if name == "backends" else f"{_word(name)}, "
+            yield from ((f"{whose}{part}", _figures(figures)) for part, figures in value.items())
         else:
-            yield name, str(value)
+            yield _word(name), _figures(value)
 
 
-def _figures(figures: object) -> str:
-    if not isinstance(figures, Mapping):
-        return str(figures)
+def _figures(figures: Mapping[str, object]) -> str:
     numbers = {name: value for name, value in figures.items() if isinstance(value, int | float)}
-    return ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in numbers.items())
+    return ", ".join(f"{_word(name)} {_number(value)}" for name, value in numbers.items())
+
+
+def _word(name: str) -> str:
+    return {"tolerance": "limit", "float32_error": "error of torch's float32"}.get(name, name.replace("_", " "))
+
+
+def _number(value: object) -> str:
+    """
+    >>> _number(0.00024137), _number(64), _number("torch"), _number(None)
+    ('0.000241', '64', 'torch', 'None')
+    """
+    return f"{value:.3g}" if isinstance(value, float) else str(value) if isinstance(value, str) else shown(value)
 
 
 def _aligned(table: Mapping[str, str], indent: str = "") -> Iterator[str]:

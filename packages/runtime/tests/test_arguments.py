@@ -47,7 +47,8 @@ VALUES = [
     *([], [5], ["x"], [[5]], [None], {}, {"a": 1}, {5: 1}, (), (5,), {5}, range(3), iter([5]), object(), Odd(), Mute()),
     *(np.array([5]), np.array(["x"]), np.array(1.5), np.zeros((2, 2)), np.float32(2), np.int64(3), print, Session),
 ]
-OPENING = {"precision": "fp32", "provider": "cpu", "threads": 1, "graph": "serving"}
+FLAGS = {"prepack": True, "cuda_graph": False, "load": "copy"}
+OPENING = {"precision": "fp32", "provider": "cpu", "threads": 1, "graph": "serving", **FLAGS}
 REQUEST = {"max_new_tokens": 1, "sampling": GREEDY, "stop_token_ids": None, "overflow": "error", "logprobs": None}
 SETTINGS = {**REQUEST, "seed": 1, "stop": [], "bad_words": [], "prompt_logprobs": None, "parse_special": True}
 BEAMS = {"num_beams": 2, "length_penalty": 1.0, "early_stopping": False}
@@ -70,12 +71,18 @@ def calls(folder, generator):
         "TextGenerator.open": (TextGenerator.open, {"folder": bundle, **OPENING, "prefix_bytes": None}),
         "TextGenerator": (TextGenerator, {"session": session, "tokenizer": tokenizer, "prefixes": None}),
         "Tokenizer.open": (Tokenizer.open, {"folder": folder}),
-        "Tokenizer.encode": (tokenizer.encode, {"text": "To", "parse_special": True}),
+        "Tokenizer": (Tokenizer, {"vocabulary": tokenizer.vocabulary}),
+        "Tokenizer.encode": (tokenizer.encode, {"text": "To", "parse_special": True, "add_special_tokens": True}),
+        "Tokenizer.token_bytes": (tokenizer.token_bytes, {"token_id": 5}),
         "Tokenizer.decode": (tokenizer.decode, {"ids": [5]}),
         "Explainer.open": (Explainer.open, {"folder": bundle, "provider": "cpu", "threads": 1}),
         "explain": (explainer.explain, {"prompt": "To", "top": 3, "generate": 0, "overflow": "error"}),
         "empty_cache": (session.empty_cache, {"batch_size": 1, "capacity": 5}),
         "step": (lambda **given: session.step(cache=cache(), **given), {"ids": [[5], [6]], "logits_to_keep": 1}),
+        "step_shortlists": (
+            lambda **given: session.step_shortlists(cache=cache(), **given),
+            {"ids": [[5], [6]], "counts": [1, None], "logits_to_keep": 1},
+        ),
         "step's cache": (lambda cache: session.step([[5]], cache), {"cache": session.empty_cache()}),
         "rolled_back": (lambda **given: cache().rolled_back(**given), {"lengths": 1}),
         "selected": (lambda **given: cache().selected(**given), {"rows": [0]}),

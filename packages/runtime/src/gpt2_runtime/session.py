@@ -17,7 +17,7 @@ import numpy.typing as npt
 from gpt2_runtime.bundle import Bundle
 from gpt2_runtime.cache import MOST_ROWS, KeyValueCache
 from gpt2_runtime.engine import Engine
-from gpt2_runtime.errors import BundleError, ContextFullError, SettingError, TokenIdError, shown
+from gpt2_runtime.errors import BundleError, ContextFullError, SettingError, TokenIdError, check_flag, shown
 from gpt2_runtime.finder import GRAPH, Finder
 from gpt2_runtime.graph_file import GraphFile, Load
 from gpt2_runtime.inference import open_inference, signature_of
@@ -137,6 +137,8 @@ class Session(Shared):
             ProviderError: the provider is not there.
             SettingError: `threads`, `graph` or `load` is out of range, or `cuda_graph` has nothing to capture.
         """
+        check_flag("prepack", prepack)
+        check_flag("cuda_graph", cuda_graph)
         bundle = folder if isinstance(folder, Bundle) else Bundle.open(folder)
         chosen = choose_provider(provider)
         precision = bundle.precision(precision)
@@ -269,6 +271,8 @@ class Session(Shared):
         ([1, 1], (300,))
         """
         rows = self._check_step(ids, cache, logits_to_keep)
+        if not isinstance(counts, list | tuple):
+            raise SettingError(f"counts are {shown(counts)}, must be a list of one for each row: [1, None]")
         if len(counts) != len(rows):
             raise SettingError(f"counts are {len(counts)}, the step has {len(rows)} rows; pass one for each")
         for count in counts:

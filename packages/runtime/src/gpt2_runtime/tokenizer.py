@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpt2_runtime.errors import PromptError, TokenIdError, TokenizerError, shown
+from gpt2_runtime.errors import PromptError, TokenIdError, TokenizerError, check_flag, check_type, shown
 from gpt2_runtime.normalizer import normalize
 from gpt2_runtime.post_processor import REMEDY
 from gpt2_runtime.vocabulary import AddedToken, Vocabulary
@@ -45,6 +45,7 @@ class Tokenizer:
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
+        check_type("vocabulary", vocabulary, Vocabulary)
         self._vocabulary = vocabulary
         # The library looks for all verbatim tokens first, normalizes what is left, and looks there for the others.
         self._verbatim = _Matcher({token.content: token for token in vocabulary.added if not token.normalized})
@@ -86,9 +87,12 @@ class Tokenizer:
 
         Raises:
             PromptError: it is no string, or holds half a surrogate pair, which is no character.
+            SettingError: a flag is neither True nor False.
         """
         if not isinstance(text, str):
             raise PromptError(f"text is {shown(text)}, must be a string")
+        check_flag("parse_special", parse_special)
+        check_flag("add_special_tokens", add_special_tokens)
         try:
             text.encode()
         except UnicodeEncodeError as error:
@@ -118,7 +122,10 @@ class Tokenizer:
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes of one token; none for an id that only pads the model's vocabulary, as in transformers."""
-        return self._vocabulary.token_bytes.get(token_id, b"")
+        try:
+            return self._vocabulary.token_bytes.get(token_id, b"")
+        except TypeError as error:  # a list, which has no place in a table
+            raise TokenIdError(f"token id is {shown(token_id)}, must be an integer") from error
 
     @cached_property
     def _encoding(self) -> Encoding:

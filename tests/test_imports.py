@@ -19,7 +19,10 @@ PACKAGES = Path(__file__).parent.parent / "packages"
 # `a, b <- c` lets c import a, b and whatever these may import. A cli stands at the end: it may import everything.
 ARROWS = {
     "gpt2_model": """
-        errors, inert_fields <- config <- gpt2 <- generate; errors <- checkpoint; gpt2, checkpoint, compiler <- weights
+        quoting, inert_fields, errors <- config <- gpt2 <- generate; errors <- text_file; quoting <- misfits;
+        errors, quoting <- pickle_file, layouts; foreign <- layouts; config <- nanogpt;
+        foreign, pickle_file, text_file <- weight_files <- hub; hub, layouts, nanogpt <- checkpoint;
+        checkpoint, compiler, gpt2, misfits <- weights
     """,
     "gpt2_export": """
         errors <- plainfile, tokenizer_settings; tokenizer_settings <- tokenizer;

@@ -58,7 +58,7 @@ def test_a_source_that_is_absent(refused: Refusal, tmp_path: Path) -> None:
 
 def test_a_source_that_is_a_file(refused: Refusal, source: Path) -> None:
     message = refused(source / "model.safetensors")
-    assert message.startswith(f"{source}/model.safetensors is neither a folder nor")
+    assert message == f"{source}/model.safetensors is a file, one of a checkpoint's; name its folder, {source}"
 
 
 def test_a_source_that_is_empty(refused: Refusal, tmp_path: Path) -> None:
@@ -123,7 +123,9 @@ SANTACODER = {
         ({"vocab_size": 10**30}, "vocab_size"),
         ({"activation_function": {}}, "activation_function is {}; known are gelu_new"),
         ({"n_head": 3}, "n_embd is 16, not a multiple of n_head, 3"),
-        ({"n_embd": 32}, "config.json says [300, 32]"),
+        ({"n_embd": 32}, "config.json says n_embd 32, the tensors 16"),
+        ({"n_embd": 10**9, "n_head": 1}, "config.json says n_embd 1000000000, the tensors 16"),
+        ({"quantization_config": {"load_in_8bit": True}}, "the weights are quantized"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -164,13 +166,14 @@ def test_tensors_that_do_not_fit_are_named_at_once(
     del tensors["transformer.ln_f.weight"]
     tensors["transformer.wpe.weight"] = torch.zeros(3, 4)
     tensors["transformer.h.0.ln_1.bias"] = torch.zeros(16, dtype=torch.int64)
-    tensors |= {"transformer.h.2.ln_1.bias": torch.zeros(16), "score.weight": torch.zeros(16)}
+    tensors |= {"transformer.h.2.ln_1.bias": torch.zeros(16), "scores.weight": torch.zeros(16)}
     folder = make_checkpoint(tensors=tensors)
     assert refused(folder) == (
-        f"{folder}: 5 tensors do not fit: missing ln_f.weight; "
-        "transformer.h.0.ln_1.bias is int64, only float32, float16, bfloat16 are read; "
+        f"{folder}: 5 tensors do not fit: config.json says n_positions 24, the tensors 3; "
+        "config.json says n_layer 2, the tensors 3; missing ln_f.weight; "
+        "unexpected scores.weight; unexpected transformer.h.2.ln_1.bias; "
         "transformer.wpe.weight has shape [3, 4], config.json says [24, 16]; "
-        "unexpected score.weight; unexpected transformer.h.2.ln_1.bias"
+        "transformer.h.0.ln_1.bias is int64, only float64, float32, float16, bfloat16 are read"
     )
 
 

@@ -1,7 +1,6 @@
 """A folder is opened as a checkpoint, or refused in one line that names the file and the remedy."""
 
 import json
-import pickle
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -54,14 +53,26 @@ def test_a_tensor_that_is_asked_for_twice_is_mapped_once(folder: Path) -> None:
     assert wte().data_ptr() == wte().data_ptr()
 
 
-@pytest.mark.parametrize("source", ["no/such/folder", "./gone", "/gone", "two words", "a:b"])
+@pytest.mark.parametrize("source", ["no/such/folder", "./gone", "/gone", "two words", "a:b", "a\0b"])
 def test_what_is_neither_a_folder_nor_a_repositorys_name_is_refused_without_the_network(source: str) -> None:
     assert refusal(SourceError, source).startswith(f"{source} is neither a folder nor the name of a repository")
 
 
-def test_a_file_is_no_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("model.safetensors", "is a file, one of a checkpoint's; name its folder, {folder}"),
+        ("config.json", "is a file, one of a checkpoint's; name its folder, {folder}"),
+        ("ckpt.pt", "is a file, one of a checkpoint's; name its folder, {folder}"),
+        ("gpt2.Q4_K_M.gguf", "is a GGUF file, llama.cpp's format; name the folder of the checkpoint"),
+        ("gpt2.zip", "is a file; name a checkpoint's folder, with config.json and model.safetensors"),
+    ],
+)
+def test_a_file_is_no_folder(folder: Path, name: str, remedy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / name).touch()
+    assert refusal(SourceError, folder / name).startswith(f"{folder / name} {remedy.format(folder=folder)}")
     monkeypatch.chdir(folder)
-    assert "model.safetensors is neither a folder nor" in refusal(SourceError, "model.safetensors")
+    assert refusal(SourceError, name).startswith(f"{name} {remedy.format(folder='.')}")
 
 
 def test_a_revision_of_a_folder_is_refused(folder: Path) -> None:
@@ -93,7 +104,7 @@ def test_a_config_that_is_no_json_object_is_refused(folder: Path, content: bytes
 def test_a_config_that_is_a_folder_is_refused(folder: Path) -> None:
     (folder / "config.json").unlink()
     (folder / "config.json").mkdir()
-    assert "config.json cannot be read: Is a directory" in refusal(SourceError, folder)
+    assert "config.json is a folder, not a plain file" in refusal(SourceError, folder)
 
 
 def test_a_folder_without_weights_is_refused(bare: Path) -> None:
@@ -104,8 +115,21 @@ def test_a_folder_without_weights_is_refused(bare: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "remedy"),
     [
-        ("tf_model.h5", "TensorFlow weights"),
-        ("flax_model.msgpack", "Flax weights"),
+        ("tf_model.h5", "TensorFlow weights; transformers 4 reads them"),
+        ("flax_model.msgpack", "Flax weights; transformers 4 reads them"),
+        ("rust_model.ot", "name the checkpoint that they were made from"),
+        ("gpt2.Q4_K_M.gguf", "GGUF, llama.cpp's format; name the checkpoint that it was made from"),
+        ("model.onnx", "an exported graph; name the checkpoint that it was made from"),
+        ("zero_to_fp32.py", "a DeepSpeed checkpoint; run its zero_to_fp32.py on it first"),
+        (".metadata", "torch.distributed.checkpoint.format_utils dcp_to_torch"),
+        ("__0_0.distcp", "torch.distributed.checkpoint.format_utils dcp_to_torch"),
+        ("gpt2_124M.bin", "convert it with llm.c's dev/eval/export_hf.py"),
+        ("model_00019560.bin", "convert it with llm.c's dev/eval/export_hf.py"),
+        ("weights.npz", "save the model with save_pretrained"),
+        ("model.fp16.safetensors", "if it holds the whole model, rename it to model.safetensors"),
+        ("epoch=3-step=100.ckpt", "if it holds the model, rename it to pytorch_model.bin"),
+        ("adapter_model.safetensors", "merge it into its base model first"),
+        ("adapter_model.bin", "merge it into its base model first"),
         ("model.ckpt.index", "its converted weights are the hub's openai-community/gpt2"),
         ("hparams.json", "its converted weights are the hub's openai-community/gpt2"),
         ("adapter_config.json", "merge it into its base model first"),
@@ -121,6 +145,44 @@ def test_weights_of_another_kind_are_refused_with_the_remedy(
     message = refusal(SourceError, bare)
     assert file in message
     assert remedy in message
+
+
+@pytest.mark.parametrize("name", ["global_step500", "pytorch_model_fsdp_0", "onnx"])
+def test_folders_that_other_programs_leave_are_named_with_the_remedy(bare: Path, name: str) -> None:
+    (bare / name).mkdir()
+    message = refusal(SourceError, bare)
+    assert f"it has {name}: " in message
+    assert "; " in message.partition(f"it has {name}: ")[2]
+
+
+@pytest.mark.parametrize("steps", [[500], [500, 1500, 1000], [9, 10, 100]])
+@pytest.mark.parametrize("beside", [(), ("training_args.bin", "trainer_state.json", "optimizer.pt")])
+def test_of_a_trainers_output_the_newest_checkpoint_is_named(
+    bare: Path, steps: list[int], beside: tuple[str, ...]
+) -> None:
+    for name in beside:
+        (bare / name).touch()
+    for step in steps:
+        (bare / f"checkpoint-{step}").mkdir()
+    (bare / "checkpoint-best").mkdir()
+    newest = f"checkpoint-{max(steps)}"
+    assert refusal(SourceError, bare).endswith(
+        f"it is a trainer's output, its newest checkpoint is {newest}; name that folder"
+    )
+
+
+def test_a_trainers_output_with_weights_of_its_own_is_read(folder: Path) -> None:
+    (folder / "checkpoint-500").mkdir()
+    (folder / "training_args.bin").touch()
+    assert open_checkpoint(folder).tensors
+
+
+@pytest.mark.parametrize("file", ["adapter_config.json", "adapter_model.safetensors"])
+def test_an_adapter_beside_whole_weights_is_refused_for_transformers_would_apply_it(folder: Path, file: str) -> None:
+    (folder / file).touch()
+    message = refusal(SourceError, folder)
+    assert f"it has {file}: a LoRA adapter" in message
+    assert message.endswith("or remove it if that is done")
 
 
 def safetensors(header: object, data: bytes = b"") -> bytes:
@@ -145,7 +207,6 @@ HOSTILE = {
     "shape larger than its bytes": safetensors({"a": F32 | {"shape": [3]}}, bytes(8)),
     "shape that overflows": safetensors({"a": F32 | {"shape": [2**62, 4, 4]}}, bytes(8)),
     "type that does not exist": safetensors({"a": F32 | {"dtype": "F33"}}, bytes(8)),
-    "a pointer of Git LFS": b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 548105171\n",
     "a page of HTML": b"<!doctype html><title>Not found</title>",
 }
 
@@ -177,7 +238,7 @@ def test_a_type_of_number_that_torch_cannot_hold_is_refused(bare: Path) -> None:
 
 def test_weights_that_are_a_folder_are_refused(bare: Path) -> None:
     (bare / "model.safetensors").mkdir()
-    assert "model.safetensors cannot be read" in refusal(WeightFileError, bare)
+    assert refusal(SourceError, bare).startswith(f"{bare / 'model.safetensors'} is a folder, not a plain file")
 
 
 def write_index(bare: Path, weight_map: object) -> Path:
@@ -222,103 +283,6 @@ def test_a_tensor_in_two_shards_is_refused(bare: Path) -> None:
     save_file({"a": torch.ones(2)}, bare / "model-1.safetensors")
     save_file({"a": torch.ones(2), "b": torch.ones(2)}, bare / "model-2.safetensors")
     assert "model-2.safetensors holds a, which another file" in refusal(WeightFileError, bare)
-
-
-@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "the format of 2019"])
-def test_a_pickle_is_refused_without_leave_and_loads_exactly_with_it(
-    model: GPT2, make_folder: MakeFolder, zipped: bool
-) -> None:
-    folder = make_folder(model)
-    (folder / "model.safetensors").unlink()
-    tensors = {name: tensor.float() for name, tensor in stored_tensors(model).items()}
-    torch.save(tensors, folder / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
-    message = refusal(SourceError, folder)
-    assert "only as a pickle, pytorch_model.bin, which can run code" in message
-    assert "--allow-pickle" in message
-    loaded = stored_tensors(load(folder, allow_pickle=True))
-    assert loaded.keys() == tensors.keys()
-    assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
-
-
-def test_a_sharded_pickle_loads_exactly_with_leave(model: GPT2, make_folder: MakeFolder) -> None:
-    folder = make_folder(model)
-    (folder / "model.safetensors").unlink()
-    tensors = {name: tensor.float() for name, tensor in stored_tensors(model).items()}
-    names = list(tensors)
-    shards = {"pytorch_model-1.bin": names[::2], "pytorch_model-2.bin": names[1::2]}
-    for file, held in shards.items():
-        torch.save({name: tensors[name] for name in held}, folder / file)
-    weight_map = {name: file for file, held in shards.items() for name in held}
-    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
-    assert "only as a pickle" in refusal(SourceError, folder)
-    loaded = stored_tensors(load(folder, allow_pickle=True))
-    assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
-
-
-def test_safetensors_are_read_where_there_is_a_pickle_too(folder: Path) -> None:
-    (folder / "pytorch_model.bin").write_bytes(b"not even a pickle")
-    assert open_checkpoint(folder, allow_pickle=True).tensors
-
-
-class Bomb:
-    """Unpickling it writes a file."""
-
-    def __init__(self, crater: Path) -> None:
-        self.crater = crater
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.crater,)
-
-
-@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "the format of 2019"])
-def test_a_malicious_pickle_is_refused_and_does_not_run(bare: Path, tmp_path: Path, zipped: bool) -> None:
-    crater = tmp_path / "crater"
-    content = {"transformer.wte.weight": Bomb(crater)}
-    pickle.loads(pickle.dumps(content))
-    assert crater.exists(), "the bomb must work, or this test proves nothing"
-    crater.unlink()
-    torch.save(content, bare / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
-    message = refusal(WeightFileError, bare, allow_pickle=True)
-    assert message.startswith(f"{bare / 'pytorch_model.bin'} cannot be loaded as weights alone: ")
-    assert not crater.exists()
-
-
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"nonsense", b"\x80\x02."])
-def test_a_damaged_pickle_is_refused(bare: Path, content: bytes) -> None:
-    (bare / "pytorch_model.bin").write_bytes(content)
-    assert refusal(WeightFileError, bare, allow_pickle=True).startswith(
-        f"{bare / 'pytorch_model.bin'} cannot be loaded"
-    )
-
-
-@pytest.mark.parametrize("content", [[torch.ones(2)], {"a": 1}, {"model": {"a": torch.ones(2)}}])
-def test_a_pickle_of_something_else_than_a_table_of_tensors_is_refused(bare: Path, content: object) -> None:
-    torch.save(content, bare / "pytorch_model.bin")
-    assert "something else than a table of tensors" in refusal(WeightFileError, bare, allow_pickle=True)
-
-
-ODD = {
-    "sparse_coo": lambda: torch.eye(4).to_sparse(),
-    "sparse_csr": lambda: torch.eye(4).to_sparse_csr(),
-    "sparse_bsc": lambda: torch.eye(4).to_sparse_bsc((2, 2)),
-    "nested": lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
-    "meta": lambda: torch.ones(2, device="meta"),
-}
-
-
-@pytest.mark.filterwarnings("ignore:Sparse .* tensor support is in beta", "ignore:The PyTorch API of nested tensors")
-@pytest.mark.parametrize("form", ODD)
-def test_a_tensor_that_is_no_plain_array_is_refused_by_name(
-    model: GPT2, make_folder: MakeFolder, tmp_path: Path, form: str
-) -> None:
-    folder = make_folder(model)
-    (folder / "model.safetensors").unlink()
-    file = folder / "pytorch_model.bin"
-    torch.save(stored_tensors(model) | {"transformer.ln_f.bias": ODD[form]()}, file)
-    assert refusal(WeightFileError, folder, allow_pickle=True) == (
-        f"{file} holds transformer.ln_f.bias ({form}), only dense tensors with numbers are read; "
-        "save it with those (to_dense)"
-    )
 
 
 def test_an_empty_source_is_not_the_folder_that_one_is_in() -> None:

@@ -46,7 +46,11 @@ def source_options(command: F) -> F:
     options = (
         click.option("--revision", metavar="REV", help="Branch, tag or commit on the hub."),
         click.option("--offline", is_flag=True, help="Never open the network: take what the hub's cache has."),
-        click.option("--allow-pickle", is_flag=True, help="Read pytorch_model.bin where there are no safetensors."),
+        click.option(
+            "--allow-pickle",
+            is_flag=True,
+            help="Read pytorch_model.bin or ckpt.pt where there is no model.safetensors.",
+        ),
         click.option("--force", is_flag=True, help="Replace OUT, if it is a folder that gpt2-export made."),
         click.option(
             "--ignore-config",

@@ -11,7 +11,9 @@ from gpt2_model.checkpoint import Checkpoint, read_json
 from gpt2_model.config import ALIASES, is_known
 from gpt2_model.errors import ConfigError, TensorError
 from gpt2_model.inert_fields import GENERATION_FIELDS
+from gpt2_model.quoting import shown
 from gpt2_model.weights import Layout, lay_out, stored_name
+from torch import Tensor
 
 from gpt2_export import genai, tensorfile, tokenizer
 from gpt2_export.progress import Progress, silent
@@ -19,6 +21,7 @@ from gpt2_export.progress import Progress, silent
 WEIGHTS = "model.safetensors"
 # Unasked, transformers.js takes the graph of another precision: in a browser it looks for an int8 one.
 TRANSFORMERS_JS = {"dtype": "fp32"}
+ROWS_AT_ONCE = 4096  # of a float64 tensor, compared with what is left of it
 SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 # With these in config.json transformers does not open a folder: an old name, tuples, weights in another file.
 UNOPENED = {"use_return_dict", "return_dict", "transformers_weights"}
@@ -38,14 +41,15 @@ def freeze(
         stored_name(entry.parameter): tensorfile.Form(tuple(checkpoint.tensors[entry.stored_name]().shape))
         for entry in layout.entries
     }
-    tensorfile.write(folder / WEIGHTS, forms, _arrays(checkpoint, layout, progress))
+    rounded: dict[str, float] = {}
+    tensorfile.write(folder / WEIGHTS, forms, _arrays(checkpoint, layout, progress, rounded))
     config = _config(checkpoint, layout, ignore_config)
     generation = _generation_config(checkpoint, config)
     tokens, warnings = _special_tokens(config, generation, layout.config.vocab_size)
     write_json(folder / "config.json", config)
     write_json(folder / "generation_config.json", generation)
     write_json(folder / "genai_config.json", genai.config(layout.config, tokens))
-    warnings += [*layout.warnings]
+    warnings += [*layout.warnings, *_rounding_warnings(rounded)]
     warnings += [f"config.json: {name} was left out, as asked" for name in ignore_config]
     if checkpoint.config.get("tie_word_embeddings", True) and not layout.config.tie_word_embeddings:
         warnings.append("config.json ties the head to the embedding, but the file has another head: it is kept, untied")
@@ -78,19 +82,55 @@ def _refuse_needless(checkpoint: Checkpoint, ignored: Collection[str]) -> None:
             raise ConfigError(f"{name} is a field that is known here, and counts; it cannot be ignored")
 
 
-def _arrays(checkpoint: Checkpoint, layout: Layout, progress: Progress) -> Iterator[np.ndarray]:
+def _arrays(
+    checkpoint: Checkpoint, layout: Layout, progress: Progress, rounded: dict[str, float]
+) -> Iterator[np.ndarray]:
+    """Each tensor in float32; of those that lose by it, `rounded` learns by which part of a value at most."""
     total = len(layout.entries)
     for done, entry in enumerate(layout.entries):
         progress("freeze", done, total)
-        tensor = checkpoint.tensors[entry.stored_name]().to(torch.float32)
+        stored = checkpoint.tensors[entry.stored_name]()
+        tensor = stored.to(torch.float32)
         strange = tensor.numel() - int(tensor.isfinite().sum())
         if strange:
-            raise TensorError(
-                f"{checkpoint.folder}: {entry.stored_name} has {strange} values that are NaN or infinite, of "
-                f"{tensor.numel()}; the checkpoint is damaged, or its training was"
-            )
+            raise TensorError(_not_finite(checkpoint, entry.stored_name, stored, strange))
+        if stored.dtype == torch.float64:
+            rounded[entry.stored_name] = _largest_share(stored, tensor)
         yield tensor.numpy()
     progress("freeze", total, total)
+
+
+def _not_finite(checkpoint: Checkpoint, name: str, stored: Tensor, strange: int) -> str:
+    too_large = int(stored.isfinite().sum()) - (stored.numel() - strange)
+    if too_large:
+        return (
+            f"{checkpoint.folder}: {name} has {too_large} values that float32 cannot hold, of {stored.numel()}; "
+            "the weights are written in float32"
+        )
+    return (
+        f"{checkpoint.folder}: {name} has {strange} values that are NaN or infinite, of {stored.numel()}; the "
+        "checkpoint is damaged, or its training was"
+    )
+
+
+def _largest_share(stored: Tensor, tensor: Tensor) -> float:
+    """By which part of itself a value was changed at most; one that float32 rounds to 0 by all of it."""
+    rows = [slice(start, start + ROWS_AT_ONCE) for start in range(0, len(stored), ROWS_AT_ONCE)]
+    shares = ((tensor[each].double() - stored[each]).abs() / stored[each].abs() for each in rows)
+    return max(float(share.nan_to_num(nan=0.0).max()) for share in shares)
+
+
+def _rounding_warnings(rounded: dict[str, float]) -> list[str]:
+    """What float64 weights lost; half a unit of float32's last place, 6e-8, where none of them was tiny.
+
+    >>> _rounding_warnings({"wte.weight": 5.9e-08, "wpe.weight": 0.0})
+    ['2 tensors were float64: rounded to float32, which changed no value by more than 5.9e-08 of itself']
+    """
+    if not rounded:
+        return []
+    most = max(rounded.values())
+    changed = f"no value by more than {most:.1e} of itself" if most else "none of their values"
+    return [f"{len(rounded)} tensors were float64: rounded to float32, which changed {changed}"]
 
 
 def _config(checkpoint: Checkpoint, layout: Layout, ignored: Collection[str]) -> dict[str, Any]:
@@ -122,9 +162,11 @@ def _special_tokens(
         ids: list[Any] = value if listed else [] if value is None else [value]
         if any(isinstance(each, bool) or not isinstance(each, int) for each in ids):
             wanted = "a token id, a list of them or null" if name == "eos_token_id" else "a token id or null"
-            raise ConfigError(f"{name} is {value!r}, must be {wanted}; mend config.json or generation_config.json")
+            raise ConfigError(f"{name} is {shown(value)}, must be {wanted}; mend config.json or generation_config.json")
         there = [each for each in ids if 0 <= each < vocab_size]
         if len(there) < len(ids):
-            warnings.append(f"{name} is {value}, the model has tokens 0 to {vocab_size - 1}: what it lacks never comes")
+            warnings.append(
+                f"{name} is {shown(value)}, the model has tokens 0 to {vocab_size - 1}: what it lacks never comes"
+            )
         tokens[name] = there if listed else next(iter(there), None)
     return tokens, warnings

@@ -9,11 +9,11 @@ from typing import Any
 
 from gpt2_model.errors import CheckpointWarning, ConfigError
 from gpt2_model.inert_fields import INERT
+from gpt2_model.quoting import name_shown, shown
 
 ACTIVATION_FUNCTIONS = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu", "relu", "silu", "swish")
 
 MAX_UNKNOWN_SHOWN = 4  # fields in one message
-QUOTES = "'\""
 LARGEST_SIZE = 2**31  # of one axis; far above any model, and below what overflows an index
 
 # config.json may use the generic name of a size, which transformers reads too.
@@ -92,7 +92,7 @@ class GPT2Config:
             _check_size("n_inner", self.n_inner)
         for flag in (field.name for field in fields(self) if field.type is bool):
             if not isinstance(getattr(self, flag), bool):
-                raise ConfigError(f"{flag} is {_shortened(getattr(self, flag))}; it must be true or false")
+                raise ConfigError(f"{flag} is {shown(getattr(self, flag))}; it must be true or false")
         for rate in ("resid_pdrop", "embd_pdrop", "attn_pdrop"):
             _check_number(rate, getattr(self, rate), low=0.0, below=1.0)
         _check_number("layer_norm_epsilon", self.layer_norm_epsilon, low=0.0, below=1.0)
@@ -103,7 +103,7 @@ class GPT2Config:
             )
         if self.activation_function not in ACTIVATION_FUNCTIONS:
             known = ", ".join(ACTIVATION_FUNCTIONS)
-            raise ConfigError(f"activation_function is {_shortened(self.activation_function)}; known are {known}")
+            raise ConfigError(f"activation_function is {shown(self.activation_function)}; known are {known}")
 
     @property
     def head_size(self) -> int:
@@ -178,17 +178,17 @@ def read_hf(document: Mapping[str, Any], *, ignore: Collection[str] = ()) -> tup
                 remarks.append(f"config.json: {key} is null, read as absent")
         elif name in own:
             if given.setdefault(name, value) != value:
-                complaints.append(f"{key} is {_shortened(value)} but {name} is {_shortened(given[name])}")
+                complaints.append(f"{key} is {shown(value)} but {name} is {shown(given[name])}")
         elif key in REQUIRED_VALUES:
             if value != REQUIRED_VALUES[key] and (value or REQUIRED_VALUES[key]):
-                complaints.append(f"{key} is {_shortened(value)}, only {REQUIRED_VALUES[key]!r} is computed here")
+                complaints.append(f"{key} is {shown(value)}, only {REQUIRED_VALUES[key]!r} is computed here")
         elif key in REFUSED_FIELDS and key not in ignore:
-            complaints.append(f"{key} is {_shortened(value)}: {REFUSED_FIELDS[key]}")
+            complaints.append(f"{key} is {shown(value)}: {REFUSED_FIELDS[key]}")
         elif not is_known(key) and key not in ignore:
             unknown.append(key)
     n_ctx = document.get("n_ctx")  # n_positions' second name until transformers 4, which then read it no more
     if n_ctx is not None and given.setdefault("n_positions", n_ctx) != n_ctx:
-        told = f"n_ctx is {_shortened(n_ctx)} but n_positions is {_shortened(given['n_positions'])}"
+        told = f"n_ctx is {shown(n_ctx)} but n_positions is {shown(given['n_positions'])}"
         remarks.append(f"config.json: {told}, which decides, as in transformers")
     if unknown:
         complaints.append(_unknown(unknown, document))
@@ -214,26 +214,21 @@ def _unknown(names: list[str], document: Mapping[str, Any]) -> str:
     for name in first:
         near = get_close_matches(name[:60], _known(), n=1, cutoff=0.8)
         hint = f", perhaps {near[0]} is meant" if near else ""
-        described.append(f"{_shortened(name).strip(QUOTES)} is unknown ({_shortened(document[name])}){hint}")
+        described.append(f"{name_shown(name)} is unknown ({shown(document[name])}){hint}")
     if len(names) > len(first):
         described.append(f"and {len(names) - len(first)} more are")
-    options = " ".join(f"--ignore-config {_shortened(name).strip(QUOTES)}" for name in first)
+    options = " ".join(f"--ignore-config {name_shown(name)}" for name in first)
     return (
         f"{', '.join(described)}; if no logit depends on {'it' if len(names) == 1 else 'them'}, pass "
-        f"ignore=({', '.join(map(_shortened, first))},) ({options})"
+        f"ignore=({', '.join(map(shown, first))},) ({options})"
     )
 
 
 def _check_size(name: str, value: object) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < LARGEST_SIZE:
-        raise ConfigError(f"{name} is {_shortened(value)}; it must be a whole number from 1 to below {LARGEST_SIZE:,}")
+        raise ConfigError(f"{name} is {shown(value)}; it must be a whole number from 1 to below {LARGEST_SIZE:,}")
 
 
 def _check_number(name: str, value: object, *, low: float, below: float) -> None:
     if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value < below:
-        raise ConfigError(f"{name} is {_shortened(value)}; it must be a number from {low} to below {below}")
-
-
-def _shortened(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+        raise ConfigError(f"{name} is {shown(value)}; it must be a number from {low} to below {below}")

@@ -1,8 +1,8 @@
 """A checkpoint's tensors -> the network's parameters, by name, strict in both directions.
 
-`TABLE` is the whole mapping. A row says what a kind of tensor is called in files, what the network calls it, and
-whether it is turned: OpenAI's Conv1D stores [in, out], torch's Linear [out, in]. It is the name that decides, never the
-shape, for a square matrix looks the same both ways.
+`TABLE` is the whole mapping from transformers' names; `layouts` brings those of other programs to it. A row says what a
+kind of tensor is called in files, what the network calls it, and whether it is turned: OpenAI's Conv1D stores [in, out],
+torch's Linear [out, in]. It is the name that decides, never the shape, for a square matrix looks the same both ways.
 """
 
 import re
@@ -19,6 +19,8 @@ from gpt2_model.compiler import no_compiler_folder
 from gpt2_model.config import GPT2Config, read_hf
 from gpt2_model.errors import CheckpointWarning, TensorError
 from gpt2_model.gpt2 import GPT2
+from gpt2_model.misfits import DTYPE, MISSING, SHAPE, TWICE, UNEXPECTED, report
+from gpt2_model.quoting import name_shown
 
 KEEP, TRANSPOSE, DROP = "keep", "transpose", "drop"
 
@@ -36,7 +38,7 @@ TABLE = (
     (r"lm_head\.decoder\.weight", r"lm_head.weight", KEEP),  # old DialoGPT
 )
 
-READ_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+READ_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,19 +85,20 @@ def lay_out(checkpoint: Checkpoint, *, ignore_config: Collection[str] = ()) -> L
 
     Raises:
         ConfigError: config.json is refused.
-        TensorError: naming every tensor that is missing, unexpected, there twice, of a wrong shape or type.
+        TensorError: tensors are missing, unexpected, there twice, of a wrong shape or type.
     """
     config, remarks = read_hf(checkpoint.config, ignore=ignore_config)
     found: dict[str, Entry] = {}
-    complaints = []
+    misfits: dict[str, list[str]] = {kind: [] for kind in (MISSING, UNEXPECTED, TWICE, SHAPE, DTYPE)}
     for stored_name in sorted(checkpoint.tensors):
         parameter, action = from_file_name(stored_name)
         if action == DROP:
             continue
         if not action:
-            complaints.append(f"unexpected {stored_name}")
+            misfits[UNEXPECTED].append(f"unexpected {name_shown(stored_name)}")
         elif parameter in found:
-            complaints.append(f"{found[parameter].stored_name} and {stored_name} are the same parameter")
+            twice = f"{name_shown(found[parameter].stored_name)} and {name_shown(stored_name)}"
+            misfits[TWICE].append(f"{twice} are the same parameter")
         else:
             found[parameter] = Entry(stored_name=stored_name, parameter=parameter, transposed=action == TRANSPOSE)
 
@@ -113,33 +116,54 @@ def lay_out(checkpoint: Checkpoint, *, ignore_config: Collection[str] = ()) -> L
             f"but there are {len(checkpoint.tensors)} tensors in all"
         )
     expected = parameter_shapes(config)
-    complaints += [f"unexpected {found[name].stored_name}" for name in sorted(found.keys() - expected.keys())]
-    complaints += [f"missing {name}" for name in expected if name not in found]
-    for name in expected.keys() & found.keys():
+    shapes = {name: tuple(checkpoint.tensors[entry.stored_name]().shape) for name, entry in found.items()}
+    misfits[UNEXPECTED] += [
+        f"unexpected {name_shown(found[name].stored_name)}" for name in sorted(found.keys() - expected.keys())
+    ]
+    misfits[MISSING] += [f"missing {name}" for name in expected if name not in found]
+    for name in (name for name in expected if name in found):
         entry = found[name]
-        tensor = checkpoint.tensors[entry.stored_name]()
         shape = expected[name][::-1] if entry.transposed else expected[name]
-        if tuple(tensor.shape) != shape:
-            complaints.append(f"{entry.stored_name} has shape {list(tensor.shape)}, config.json says {list(shape)}")
-        if tensor.dtype not in READ_DTYPES:
-            complaints.append(
-                f"{entry.stored_name} is {_plain(tensor.dtype)}, only float32, float16, bfloat16 are read"
-            )
-    if complaints:
-        raise TensorError(
-            f"{checkpoint.folder}: {len(complaints)} tensors do not fit: " + "; ".join(sorted(complaints))
-        )
-    return Layout(config=config, entries=tuple(found[name] for name in expected), warnings=remarks)
+        if shapes[name] != shape:
+            misfits[SHAPE].append(f"{entry.stored_name} has shape {list(shapes[name])}, config.json says {list(shape)}")
+        dtype = checkpoint.tensors[entry.stored_name]().dtype
+        if dtype not in READ_DTYPES:
+            read = ", ".join(map(plain, READ_DTYPES))
+            misfits[DTYPE].append(f"{entry.stored_name} is {plain(dtype)}, only {read} are read")
+    if any(misfits.values()):
+        raise TensorError(f"{checkpoint.folder}: {report(misfits, _sizes(config, shapes))}")
+    return Layout(
+        config=config, entries=tuple(found[name] for name in expected), warnings=checkpoint.warnings + remarks
+    )
 
 
 def parameter_shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
     """The name and shape of each parameter, in the order of the network; a tied head has none of its own.
 
+    Counted, not allocated: what config.json says may be too large for any memory.
+
     >>> parameter_shapes(GPT2Config())["h.0.attn.c_attn.weight"]
     (2304, 768)
     """
-    with no_compiler_folder(), torch.device("meta"):
-        return {name: tuple(parameter.shape) for name, parameter in GPT2(config).named_parameters()}
+    V, C, inner = config.vocab_size, config.n_embd, config.inner_size
+    shapes: dict[str, tuple[int, ...]] = {"wte.weight": (V, C), "wpe.weight": (config.n_positions, C)}
+    for layer in range(config.n_layer):
+        shapes |= _norm(f"h.{layer}.ln_1", C)
+        shapes |= _linear(f"h.{layer}.attn.c_attn", C, 3 * C)
+        shapes |= _linear(f"h.{layer}.attn.c_proj", C, C)
+        shapes |= _norm(f"h.{layer}.ln_2", C)
+        shapes |= _linear(f"h.{layer}.mlp.c_fc", C, inner)
+        shapes |= _linear(f"h.{layer}.mlp.c_proj", inner, C)
+    shapes |= _norm("ln_f", C)
+    return shapes if config.tie_word_embeddings else shapes | {"lm_head.weight": (V, C)}
+
+
+def _norm(name: str, width: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
+
+
+def _linear(name: str, inputs: int, outputs: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
 
 
 def load(
@@ -215,5 +239,21 @@ def _equal(checkpoint: Checkpoint, one: str, other: str) -> bool:
     return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)
 
 
-def _plain(dtype: torch.dtype) -> str:
+def _sizes(config: GPT2Config, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, int]]:
+    """Sizes that config.json says, each with the one that the tensors have."""
+    seen: dict[str, tuple[int, int]] = {}
+    for field, name, axis in (("vocab_size", "wte", 0), ("n_embd", "wte", 1), ("n_positions", "wpe", 0)):
+        shape = shapes.get(f"{name}.weight", ())
+        if len(shape) == 2:
+            seen[field] = getattr(config, field), shape[axis]
+    blocks = {name.split(".")[1] for name in shapes if name.startswith("h.")}
+    return seen | {"n_layer": (config.n_layer, len(blocks))}
+
+
+def plain(dtype: torch.dtype) -> str:
+    """What a type is called in config.json.
+
+    >>> plain(torch.float64)
+    'float64'
+    """
     return str(dtype).removeprefix("torch.")

@@ -1,0 +1,98 @@
+"""A pickle of tensors, loaded by torch's weights-only unpickler, alone or in what a trainer wraps it in."""
+
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gpt2_model.errors import WeightFileError
+from gpt2_model.quoting import listed, name_shown
+
+# Under which of these names trainers keep the table of tensors: Lightning and many scripts, nanoGPT, DeepSpeed.
+TABLES = ("state_dict", "model_state_dict", "model", "module")
+DEEPEST = 3  # tables in tables; a pickle may hold itself
+
+
+@dataclass(frozen=True, kw_only=True)
+class PickleFile:
+    """What a pickle holds: its table of tensors, what is beside that, and what is said of the latter."""
+
+    tensors: dict[str, Callable[[], Tensor]]
+    beside: Mapping[str, Any]
+    warnings: tuple[str, ...]
+
+
+def read(path: Path) -> PickleFile:
+    """The tensors of a pickle, mapped where its format can be.
+
+    Raises:
+        WeightFileError: it is damaged, would run code, or holds no table of tensors, or more than one.
+    """
+    content = _load(path)
+    keys: list[str] = []
+    beside: dict[str, Any] = {}
+    while not _is_table(content):
+        held = [key for key in TABLES if isinstance(content, dict) and isinstance(content.get(key), dict)]
+        if len(held) > 1:
+            raise WeightFileError(
+                f"{path} holds several tables of tensors, {listed(held)}; save the one that is meant alone"
+            )
+        if not held or len(keys) == DEEPEST:
+            there = f" ({listed([str(key) for key in content])})" if isinstance(content, dict) else ""
+            raise WeightFileError(
+                f"{path} holds something else than a table of tensors{there}; save the model's state_dict() alone"
+            )
+        beside |= {str(key): value for key, value in content.items() if key != held[0]}
+        content, keys = content[held[0]], [*keys, held[0]]
+    odd = [f"{name_shown(str(name))} ({form})" for name, tensor in content.items() if (form := _form(tensor))]
+    if odd:
+        raise WeightFileError(
+            f"{path} holds {', '.join(odd[:3])}, only dense tensors with numbers are read; "
+            "save it with those (to_dense)"
+        )
+    told = f"{path.name}: the weights are those under {'.'.join(keys)}" if keys else ""
+    left_out = f", left out was {listed(sorted(beside.keys() - {'model_args'}))}" if beside else ""
+    return PickleFile(
+        tensors={str(name): partial(Tensor.detach, tensor) for name, tensor in content.items()},
+        beside=beside,
+        warnings=(told + left_out,) if told else (),
+    )
+
+
+def _load(path: Path) -> Any:
+    try:
+        # Only the zip format can be mapped; the 2019 files are of the older one.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's advice on unsafe loading is the opposite of ours
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # the unpickler raises whatever the bytes lead it to
+        raise WeightFileError(
+            f"{path} cannot be loaded as weights alone: it is damaged, or holds more than tensors, which "
+            "could run code; convert it to safetensors where that does no harm"
+        ) from error
+
+
+def _is_table(content: Any) -> bool:
+    return isinstance(content, dict) and all(isinstance(value, Tensor) for value in content.values())
+
+
+def _form(tensor: Tensor) -> str:
+    """What a tensor is that is no plain array of numbers; nothing where it is one.
+
+    >>> _form(torch.eye(2).to_sparse()), _form(torch.ones(1).expand(9)), _form(torch.eye(2))
+    ('sparse_coo', 'expanded', '')
+    """
+    if tensor.is_meta:
+        return "meta"
+    if tensor.is_nested:  # of which some say that they are strided
+        return "nested"
+    if tensor.layout is not torch.strided:
+        return str(tensor.layout).removeprefix("torch.")
+    # One number may stand for any number of them, of a size that no memory holds.
+    return "expanded" if tensor.nbytes > tensor.untyped_storage().nbytes() else ""

@@ -1,0 +1,165 @@
+"""The files that hold a checkpoint's tensors: which of them to read, and each tensor mapped from its file."""
+
+import re
+from collections.abc import Callable, Collection, Mapping, Set
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from gpt2_model import pickle_file
+from gpt2_model.errors import SourceError, WeightFileError
+from gpt2_model.foreign import adapter_among, foreign_among
+from gpt2_model.quoting import listed, name_shown, shown
+from gpt2_model.text_file import LFS_POINTER, lfs_message, read_json, refuse_irregular
+
+SAFETENSORS, SAFETENSORS_INDEX = "model.safetensors", "model.safetensors.index.json"
+PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+NANOGPT, MINGPT = "ckpt.pt", "model.pt"
+LONGEST_FILE_NAME = 255
+
+Tensors = dict[str, Callable[[], Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """The file of weights to read, or the index of several, and what the names of those are."""
+
+    file: str
+    shard: re.Pattern[str] | None = None
+
+
+CHOICES = (
+    Choice(file=SAFETENSORS),
+    Choice(file=SAFETENSORS_INDEX, shard=re.compile(r"model-\d+-of-\d+\.safetensors")),
+    Choice(file=PICKLE),
+    Choice(file=PICKLE_INDEX, shard=re.compile(r"pytorch_model-\d+-of-\d+\.bin")),
+    Choice(file=NANOGPT),
+    Choice(file=MINGPT),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightFiles:
+    """What the files of weights hold.
+
+    Attributes:
+        tensors: each tensor's name, and how to map it into memory.
+        beside: what a pickle holds beside its table of tensors, such as nanoGPT's model_args.
+        warnings: what was left out.
+    """
+
+    tensors: Tensors
+    beside: Mapping[str, Any]
+    warnings: tuple[str, ...]
+
+
+def choose(source: object, names: Set[str], *, allow_pickle: bool) -> Choice:
+    """Which weights to read among the names at a source's top level, folders with a slash at the end.
+
+    Raises:
+        SourceError: there are none that are read here, or only pickles without leave, or an adapter's.
+    """
+    adapter = adapter_among(names)
+    if adapter:
+        raise SourceError(f"{source} cannot be read as it is; {adapter}")
+    for choice in CHOICES:
+        if not names & {choice.file, f"{choice.file}/"}:  # a folder of that name is refused where it is opened
+            continue
+        if not choice.file.startswith(SAFETENSORS) and not allow_pickle:
+            raise SourceError(
+                f"{source} has its weights only as a pickle, {choice.file}, which can run code when it is opened; "
+                "allow it with allow_pickle (--allow-pickle) if you trust its author"
+            )
+        return choice
+    raise SourceError(f"{source} has no {SAFETENSORS}, sharded or whole; {foreign_among(names)}")
+
+
+def open_weights(folder: Path, choice: Choice) -> WeightFiles:
+    """Every tensor of the chosen files.
+
+    Raises:
+        SourceError: a file is not there as a file.
+        WeightFileError: a file is damaged, or not what its index says.
+    """
+    path = folder / choice.file
+    if choice.shard is None and not choice.file.startswith(SAFETENSORS):
+        _refuse_no_file(path)
+        held = pickle_file.read(path)
+        return WeightFiles(tensors=held.tensors, beside=held.beside, warnings=held.warnings)
+    files: Mapping[str, Collection[str]] = {choice.file: ()} if choice.shard is None else _shards(path)
+    return WeightFiles(tensors=_open_all(folder, files), beside={}, warnings=())
+
+
+def _shards(index: Path) -> dict[str, set[str]]:
+    """File -> the tensors that an index promises to be in it."""
+    suffix = ".safetensors" if index.name == SAFETENSORS_INDEX else ".bin"  # the one must not lead to the other
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise WeightFileError(f"{index} has no weight_map; download it again")
+    shards: dict[str, set[str]] = {}
+    for tensor, file in weight_map.items():
+        if not isinstance(file, str) or not _is_file_name(file) or not file.endswith(suffix):
+            raise WeightFileError(
+                f"{index} says that {name_shown(tensor)} is in {shown(file)}, which is no {suffix} file beside it"
+            )
+        shards.setdefault(file, set()).add(tensor)
+    absent = sorted(file for file in shards if not (index.parent / file).exists())
+    if absent:
+        raise WeightFileError(f"{index} names {listed(absent)}, which {index.parent} does not have; download it again")
+    return shards
+
+
+def _is_file_name(name: str) -> bool:
+    return Path(name).name == name and name.isprintable() and len(name) <= LONGEST_FILE_NAME
+
+
+def _open_all(folder: Path, files: Mapping[str, Collection[str]]) -> Tensors:
+    tensors: Tensors = {}
+    for name, promised in files.items():
+        path = folder / name
+        _refuse_no_file(path)
+        found = _open_safetensors(path) if path.suffix == ".safetensors" else pickle_file.read(path).tensors
+        missing = sorted(set(promised) - found.keys())
+        if missing:
+            raise WeightFileError(f"{path} lacks {listed(missing)}, which its index promises; download it again")
+        twice = sorted(found.keys() & tensors.keys())
+        if twice:
+            raise WeightFileError(f"{path} holds {listed(twice)}, which another file of {folder} holds too")
+        tensors |= found
+    return tensors
+
+
+def _refuse_no_file(path: Path) -> None:
+    """Reading a pipe or a device may never end; a pointer of Git LFS is a text where the weights should be."""
+    try:
+        refuse_irregular(path, path.stat())
+        with path.open("rb") as file:
+            start = file.read(len(LFS_POINTER))
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror}") from error
+    if start == LFS_POINTER.encode():
+        raise SourceError(lfs_message(path))
+
+
+def _open_safetensors(path: Path) -> Tensors:
+    try:
+        file: Any = safe_open(path, framework="pt")
+        return {name: partial(_mapped, file, path, name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+    except (SafetensorError, ValueError) as error:
+        raise WeightFileError(
+            f"{path} ({path.stat().st_size} bytes) is not a whole safetensors file: {error}; download it again"
+        ) from error
+    except OSError as error:
+        raise WeightFileError(f"{path} cannot be read: {error}") from error
+
+
+def _mapped(file: Any, path: Path, name: str) -> Tensor:
+    try:
+        tensor: Tensor = file.get_tensor(name)
+    except (SafetensorError, TypeError, AttributeError) as error:  # types of number that this torch does not have
+        raise WeightFileError(f"{path}: {name_shown(name)} cannot be read: {error}") from error
+    return tensor

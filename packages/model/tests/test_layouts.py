@@ -1,0 +1,284 @@
+"""Checkpoints of wrappers and other programs become transformers' names and layout exactly, with a warning."""
+
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+import torch
+from gpt2_model import GPT2, CheckpointWarning, SourceError, TensorError
+from gpt2_model.checkpoint import Checkpoint, open_checkpoint
+from gpt2_model.layouts import PREFIXES
+from gpt2_model.weights import load, stored_tensors
+from torch import Tensor
+
+MakeModel = Callable[..., GPT2]
+MakeFolder = Callable[..., Path]
+Tensors = dict[str, Tensor]
+MATRICES = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
+EMBEDDING = "transformer.wte.weight"
+
+
+@pytest.fixture(scope="module")
+def model(make_model: MakeModel) -> GPT2:
+    return make_model(dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def untied(make_model: MakeModel) -> GPT2:
+    return make_model(dtype=torch.float32, tie_word_embeddings=False)
+
+
+def assert_same(found: Checkpoint, expected: Tensors) -> None:
+    assert found.tensors.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(found.tensors[name](), tensor), name
+
+
+def linear(tensors: Tensors) -> Tensors:
+    """As torch's Linear keeps matrices: [out, in]."""
+    return {name: tensor.t().contiguous() if name.endswith(MATRICES) else tensor for name, tensor in tensors.items()}
+
+
+def without_biases(tensors: Tensors) -> Tensors:
+    return {name: tensor for name, tensor in tensors.items() if not name.endswith(".bias")}
+
+
+def with_zero_biases(tensors: Tensors) -> Tensors:
+    return {name: tensor * 0 if name.endswith(".bias") else tensor for name, tensor in tensors.items()}
+
+
+def refusal(kind: type[Exception], folder: Path) -> str:
+    with pytest.raises(kind) as caught:
+        load(folder)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert len(message) < 700
+    return message
+
+
+WRAPPED = [*PREFIXES, "module._orig_mod.", "_orig_mod.module.", "model.base_model.model.", "module.module.model."]
+
+
+@pytest.mark.parametrize("prefix", WRAPPED)
+@pytest.mark.parametrize("bare", [False, True], ids=["GPT2LMHeadModel", "GPT2Model"])
+def test_a_wrappers_prefix_on_every_name_is_taken_off(
+    prefix: str, bare: bool, model: GPT2, make_folder: MakeFolder
+) -> None:
+    tensors = stored_tensors(model)
+    if bare:
+        tensors = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
+    found = open_checkpoint(make_folder(model, tensors={prefix + name: each for name, each in tensors.items()}))
+    assert_same(found, tensors)
+    (warning,) = found.warnings
+    assert f"begins with {prefix}, which " in warning
+
+
+def test_an_untied_head_and_masks_have_the_prefix_too(untied: GPT2, make_folder: MakeFolder) -> None:
+    tensors = stored_tensors(untied) | {"transformer.h.0.attn.bias": torch.ones(1, 1, 16, 16)}
+    wrapped = {f"module.{name}": tensor for name, tensor in tensors.items()}
+    with pytest.warns(CheckpointWarning, match=r"begins with module\."):
+        loaded = load(make_folder(untied, tensors=wrapped))
+    assert torch.equal(loaded.lm_head.weight, untied.lm_head.weight)
+
+
+@pytest.mark.parametrize("prefix", WRAPPED)
+def test_a_prefix_on_some_of_the_names_is_one_sentence(prefix: str, model: GPT2, make_folder: MakeFolder) -> None:
+    tensors = {prefix + name if "h.1." in name else name: tensor for name, tensor in stored_tensors(model).items()}
+    message = refusal(TensorError, make_folder(model, tensors=tensors))
+    assert "12 of 28 tensors have " in message
+    assert message.endswith("save the model without its wrapper")
+
+
+def test_a_name_with_and_without_the_prefix_is_refused(model: GPT2, make_folder: MakeFolder) -> None:
+    tensors = {f"module.{name}": tensor for name, tensor in stored_tensors(model).items()}
+    tensors |= {"v_head.a": torch.ones(1), "module.v_head.a": torch.ones(1)}
+    assert "names are the same without module." in refusal(TensorError, make_folder(model, tensors=tensors))
+
+
+HEADS = {
+    "v_head.summary.weight": "TRL's value head",
+    "v_head.0.weight": "TRL's value head",
+    "multiple_choice_head.summary.weight": "GPT2DoubleHeadsModel's second head",
+    "summary.weight": "a head that sums up a sequence",
+    "score.weight": "GPT2ForSequenceClassification",
+    "classifier.weight": "GPT2ForTokenClassification",
+    "qa_outputs.bias": "GPT2ForQuestionAnswering",
+}
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("prefix", ["", "module.", "pretrained_model."])
+def test_a_language_model_with_another_head_is_read_without_that(
+    head: str, prefix: str, model: GPT2, make_folder: MakeFolder
+) -> None:
+    tensors = {prefix + name: tensor for name, tensor in stored_tensors(model).items()}
+    beside = head if prefix == "pretrained_model." else prefix + head  # TRL keeps it beside the model
+    found = open_checkpoint(make_folder(model, tensors=tensors | {beside: torch.ones(2, 12)}))
+    assert_same(found, stored_tensors(model))
+    assert f"{head} was left out: {HEADS[head]}" in found.warnings
+
+
+def test_many_tensors_of_a_head_are_counted(model: GPT2, make_folder: MakeFolder) -> None:
+    head = {f"v_head.{i}.weight": torch.ones(2) for i in range(9)}
+    (warning,) = open_checkpoint(make_folder(model, tensors=stored_tensors(model) | head)).warnings
+    assert warning == "v_head.0.weight, v_head.1.weight, v_head.2.weight and 6 more were left out: TRL's value head"
+
+
+CLASSIFIERS = ["GPT2ForSequenceClassification", "GPT2ForTokenClassification", "GPT2ForQuestionAnswering"]
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+@pytest.mark.parametrize("head", [{"score.weight": torch.ones(2, 12)}, {}], ids=["with its head", "without"])
+def test_a_bare_classifier_is_refused_by_its_class(
+    name: str, head: Tensors, model: GPT2, make_folder: MakeFolder
+) -> None:
+    folder = make_folder(model, tensors=stored_tensors(model) | head, config={"architectures": [name]})
+    assert refusal(SourceError, folder) == (
+        f"{folder} is a classifier, {name}: it has no language model's head; "
+        "name the language model that it was made from"
+    )
+
+
+@pytest.mark.parametrize("classes", [None, [], ["GPT2Model"], "GPT2LMHeadModel", [7, None], {"a": 1}])
+@pytest.mark.parametrize("head", ["score.weight", "classifier.bias", "qa_outputs.weight"])
+def test_a_classifiers_head_is_refused_where_no_class_says_that_it_is_a_language_model(
+    classes: object, head: str, model: GPT2, make_folder: MakeFolder
+) -> None:
+    tensors = stored_tensors(model) | {head: torch.ones(2)}
+    message = refusal(SourceError, make_folder(model, tensors=tensors, config={"architectures": classes}))
+    assert f"is a classifier, {HEADS.get(head, 'GPT2For')}" in message
+    assert head in message
+
+
+@pytest.mark.parametrize("name", [*CLASSIFIERS, "GPT2LMHeadModel"])
+def test_a_classifier_with_a_language_models_head_is_one(name: str, untied: GPT2, make_folder: MakeFolder) -> None:
+    tensors = stored_tensors(untied) | {"score.weight": torch.ones(2, 12)}
+    found = open_checkpoint(make_folder(untied, tensors=tensors, config={"architectures": [name]}))
+    assert_same(found, stored_tensors(untied))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "base_model.model.transformer.h.0.attn.c_attn.lora_A.default.weight",
+        "base_model.model.transformer.h.0.attn.c_attn.lora_B.weight",
+        "base_model.model.transformer.h.0.attn.c_attn.base_layer.weight",
+        "base_model.model.transformer.wte.lora_embedding_A.default",
+        "base_model.model.lm_head.modules_to_save.default.weight",
+        "base_model.model.transformer.h.0.attn.c_attn.lora_magnitude_vector.default.weight",
+        "base_model.model.transformer.h.0.mlp.c_proj.ia3_l.default",
+        "transformer.h.0.attn.c_attn.hada_w1_a.default",
+    ],
+)
+@pytest.mark.parametrize("alone", [True, False])
+def test_an_adapter_that_is_not_merged_is_refused_as_one(
+    name: str, alone: bool, model: GPT2, make_folder: MakeFolder
+) -> None:
+    rest = {} if alone else {f"base_model.model.{key}": tensor for key, tensor in stored_tensors(model).items()}
+    message = refusal(SourceError, make_folder(model, tensors=rest | {name: torch.ones(2)}))
+    assert "holds an adapter that is not merged (" in message
+    assert "merge_and_unload" in message
+
+
+@pytest.mark.parametrize("fields", [{}, {"n_inner": 12}, {"n_inner": 36}, {"n_inner": 5}, {"n_embd": 3, "n_head": 1}])
+def test_linear_matrices_are_read_transposed_square_ones_too(
+    fields: dict[str, int], make_model: MakeModel, make_folder: MakeFolder
+) -> None:
+    model = make_model(dtype=torch.float32, **fields)
+    found = open_checkpoint(make_folder(model, tensors=linear(stored_tensors(model))))
+    assert_same(found, stored_tensors(model))
+    assert any("each is read transposed" in warning for warning in found.warnings)
+    with pytest.warns(CheckpointWarning, match="each is read transposed"):
+        loaded = load(found.folder)
+    ids = torch.tensor([[1, 2, 3]])
+    torch.testing.assert_close(loaded(ids)[0], model(ids)[0])
+
+
+def test_a_linear_model_without_any_bias_has_zeros(model: GPT2, make_folder: MakeFolder) -> None:
+    tensors = stored_tensors(model)
+    found = open_checkpoint(make_folder(model, tensors=without_biases(linear(tensors))))
+    assert_same(found, with_zero_biases(tensors))
+    assert any("there are no biases" in warning for warning in found.warnings)
+
+
+@pytest.mark.parametrize(
+    "kept", ["transformer.h.0.ln_1.bias", "transformer.ln_f.bias", "transformer.h.1.mlp.c_fc.bias"]
+)
+def test_biases_of_which_one_is_there_may_not_be_absent(kept: str, model: GPT2, make_folder: MakeFolder) -> None:
+    tensors = linear(stored_tensors(model))
+    message = refusal(TensorError, make_folder(model, tensors=without_biases(tensors) | {kept: tensors[kept]}))
+    assert "missing" in message
+
+
+def test_masks_are_no_biases(model: GPT2, make_folder: MakeFolder) -> None:
+    """minGPT and nanoGPT without flash attention save them."""
+    tensors = stored_tensors(model)
+    masks = {f"transformer.h.{i}.attn.bias": torch.ones(1, 1, 16, 16).tril() for i in (0, 1)}
+    with pytest.warns(CheckpointWarning) as caught:
+        loaded = load(make_folder(model, tensors=without_biases(linear(tensors)) | masks))
+    assert ["there are no biases" in str(each.message) for each in caught] == [False, True]
+    assert torch.equal(stored_tensors(loaded)[EMBEDDING], tensors[EMBEDDING])
+
+
+def test_absent_biases_of_transformers_own_layout_are_missing(model: GPT2, make_folder: MakeFolder) -> None:
+    folder = make_folder(model, tensors=without_biases(stored_tensors(model)))
+    assert "missing h.*.ln_1.bias (in 2 blocks)" in refusal(TensorError, folder)
+
+
+@pytest.mark.parametrize("back", ["h.0.attn.c_attn", "h.1.mlp.c_fc", "h.0.mlp.c_proj"])
+def test_one_matrix_against_the_others_is_refused(back: str, model: GPT2, make_folder: MakeFolder) -> None:
+    tensors, name = linear(stored_tensors(model)), f"transformer.{back}.weight"
+    folder = make_folder(model, tensors=tensors | {name: tensors[name].t().contiguous()})
+    assert "has shape" in refusal(TensorError, folder)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("disguise", [dict, linear], ids=["Conv1D", "Linear"])
+def test_a_padded_vocabulary_is_cut_to_what_the_config_states(
+    tied: bool, disguise: Callable[[Tensors], Tensors], make_model: MakeModel, make_folder: MakeFolder
+) -> None:
+    model = make_model(dtype=torch.float32, tie_word_embeddings=tied)
+    tensors = stored_tensors(model)
+    padded = {
+        name: torch.cat((tensor, torch.ones(14, 12))) if name in (EMBEDDING, "lm_head.weight") else tensor
+        for name, tensor in tensors.items()
+    }
+    found = open_checkpoint(make_folder(model, tensors=disguise(padded)))
+    assert_same(found, tensors)
+    told = "the embedding has 64 rows, config.json's vocab_size is 50: the rows beyond were cut as padding"
+    assert told in found.warnings
+
+
+@pytest.mark.parametrize(("rows", "stated"), [(53, 50), (64, 70), (192, 50), (63, 50), (128, None), (64, "50")])
+def test_other_rows_than_the_config_says_are_no_padding(
+    rows: int, stated: object, model: GPT2, make_folder: MakeFolder
+) -> None:
+    tensors = stored_tensors(model) | {EMBEDDING: torch.ones(rows, 12)}
+    found = open_checkpoint(make_folder(model, tensors=tensors, config={"vocab_size": stated}))
+    assert found.tensors[EMBEDDING]().shape[0] == rows
+    assert found.warnings == ()
+
+
+def shuffled(names: Iterable[str]) -> list[str]:
+    return sorted(names, key=lambda name: name[::-1])
+
+
+def test_all_of_it_at_once_is_read(make_model: MakeModel, make_folder: MakeFolder) -> None:
+    """Compiled, distributed, Linear, without biases, padded, with a head and masks beside."""
+    model = make_model(dtype=torch.float32)
+    tensors = without_biases(linear(stored_tensors(model)))
+    tensors[EMBEDDING] = torch.cat((tensors[EMBEDDING], torch.ones(14, 12)))
+    tensors |= {"lm_head.weight": tensors[EMBEDDING].clone(), "v_head.summary.weight": torch.ones(1, 12)}
+    wrapped = {f"module._orig_mod.{name}": tensors[name] for name in shuffled(tensors)}
+    with pytest.warns(CheckpointWarning) as caught:
+        loaded = load(make_folder(model, tensors=wrapped))
+    assert len(caught) == 5
+    found = stored_tensors(loaded)
+    assert all(torch.equal(found[name], each) for name, each in with_zero_biases(stored_tensors(model)).items())
+
+
+def test_names_that_are_like_a_prefix_or_a_head_are_not_taken_for_one(model: GPT2, make_folder: MakeFolder) -> None:
+    for name in ("modules.wte.weight", "my_score.weight", "v_heads.a", "xlora_A", "score", "module"):
+        folder = make_folder(model, tensors=stored_tensors(model) | {name: torch.ones(1)}, name=name)
+        assert re.search(rf"unexpected {name}\b", refusal(TensorError, folder))

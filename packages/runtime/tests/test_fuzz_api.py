@@ -4,6 +4,7 @@ GPT2_RUNTIME_FUZZ=20 tries twenty times as many.
 """
 
 import json
+from functools import cache
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from gpt2_runtime import (
     score_prompt,
     score_windows,
 )
+from gpt2_runtime.bundle import PRECISIONS
 from gpt2_runtime.events import Finished
 from gpt2_runtime.job import NAMES, Defaults, read
 from gpt2_runtime.jobs import run
@@ -35,6 +37,7 @@ from hypothesis import strategies as st
 from rubbish import (
     COUNTS,
     IDS,
+    KINDS,
     POSITIONS,
     PROMPTS,
     REQUEST,
@@ -44,7 +47,6 @@ from rubbish import (
     TEXTS,
     VOCABULARY,
     answer,
-    endless,
     fuzzed,
     keywords,
     mostly,
@@ -63,8 +65,15 @@ def check_completion(found, tokenizer, given):
 
 
 @pytest.fixture(scope="module")
-def generator(folder):
-    return TextGenerator.open(folder, threads=1, prefix_bytes=2**16)
+def opened(folder):
+    """(precision, graph) -> a generator."""
+
+    @cache
+    def open_kind(kind):
+        precision, graph = kind
+        return TextGenerator.open(folder, precision=precision, graph=graph, threads=1, prefix_bytes=2**16)
+
+    return open_kind
 
 
 @fuzzed(150)
@@ -90,10 +99,10 @@ def test_request(prompt, given):
 
 
 @fuzzed(120)
-@given(mostly(PROMPTS), keywords(**REQUEST, lookup=st.just(LookupConfig()), rng=st.none(), prefixes=st.none()))
-def test_generate(session, prompt, given):
+@given(KINDS, mostly(PROMPTS), keywords(**REQUEST, lookup=st.just(LookupConfig()), rng=st.none(), prefixes=st.none()))
+def test_generate(opened, kind, prompt, given):
+    session = opened(kind).session
     given = {"max_new_tokens": 3, **given}
-    assume(not endless(given))
     events = answer(lambda: list(generate(session, prompt, **given)))
     if events is not None:
         *tokens, end = events
@@ -104,18 +113,18 @@ def test_generate(session, prompt, given):
 
 
 @fuzzed(150)
-@given(mostly(TEXTS | PROMPTS), SETTINGS, mostly(st.none() | st.just(LookupConfig())))
-def test_complete(generator, prompt, given, lookup):
-    assume(not endless(given))
+@given(KINDS, mostly(TEXTS | PROMPTS), SETTINGS, mostly(st.none() | st.just(LookupConfig())))
+def test_complete(opened, kind, prompt, given, lookup):
+    generator = opened(kind)
     found = answer(generator.complete, prompt, lookup=lookup, **given)
     if found is not None:
         check_completion(found, generator.tokenizer, given)
 
 
 @fuzzed(60)
-@given(mostly(TEXTS | PROMPTS), SETTINGS)
-def test_stream(generator, prompt, given):
-    assume(not endless(given))
+@given(KINDS, mostly(TEXTS | PROMPTS), SETTINGS)
+def test_stream(opened, kind, prompt, given):
+    generator = opened(kind)
     stream = answer(generator.stream, prompt, **given)
     if stream is not None:
         pieces = answer(list, stream)
@@ -123,8 +132,9 @@ def test_stream(generator, prompt, given):
 
 
 @fuzzed(60)
-@given(mostly(TEXTS | PROMPTS), mostly(st.integers(1, 4)), SETTINGS)
-def test_prepare(generator, prompt, n, given):
+@given(KINDS, mostly(TEXTS | PROMPTS), mostly(st.integers(1, 4)), SETTINGS)
+def test_prepare(opened, kind, prompt, n, given):
+    generator = opened(kind)
     made = answer(generator.prepare, prompt, n=n, **given)
     assert made is None or len(made) == n
 
@@ -137,8 +147,9 @@ BEAMS = keywords(
 
 
 @fuzzed(80)
-@given(mostly(TEXTS | PROMPTS), BEAMS, mostly(st.integers(1, 2)), SETTINGS)
-def test_search(generator, prompt, beams, n, given):
+@given(KINDS, mostly(TEXTS | PROMPTS), BEAMS, mostly(st.integers(1, 2)), SETTINGS)
+def test_search(opened, kind, prompt, beams, n, given):
+    generator = opened(kind)
     found = answer(generator.search, prompt, **{"num_beams": 2, **beams}, n=n, **given)
     if found is not None:
         assert 1 <= len(found) <= n
@@ -146,8 +157,9 @@ def test_search(generator, prompt, beams, n, given):
 
 
 @fuzzed(80)
-@given(mostly(PROMPTS), BEAMS, keywords(**{**REQUEST, "num_return_sequences": st.integers(1, 2)}))
-def test_beam_search(session, prompt, beams, given):
+@given(KINDS, mostly(PROMPTS), BEAMS, keywords(**{**REQUEST, "num_return_sequences": st.integers(1, 2)}))
+def test_beam_search(opened, kind, prompt, beams, given):
+    session = opened(kind).session
     given.pop("logprobs", None)
     found = answer(beam_search, session, prompt, **{"num_beams": 2, "max_new_tokens": 3, **beams, **given})
     if found is not None:
@@ -165,9 +177,9 @@ ENTRIES = st.builds(
 
 
 @fuzzed(60)
-@given(mostly(st.lists(mostly(ENTRIES), max_size=4)), mostly(st.integers(1, 5)))
-def test_complete_batch(generator, prompts, rows):
-    assume(not isinstance(prompts, list) or not any(isinstance(p, Prompt) and endless(p.settings) for p in prompts))
+@given(KINDS, mostly(st.lists(mostly(ENTRIES), max_size=4)), mostly(st.integers(1, 5)))
+def test_complete_batch(opened, kind, prompts, rows):
+    generator = opened(kind)
     results = answer(lambda: list(complete_batch(generator, prompts, rows=rows)))
     if results is not None:
         assert sorted(result.index for result in results) == list(range(len(prompts)))
@@ -178,8 +190,9 @@ def test_complete_batch(generator, prompts, rows):
 
 
 @fuzzed(100)
-@given(mostly(PROMPTS), mostly(st.integers(1, 6)), mostly(COUNTS), mostly(st.none()))
-def test_score(session, ids, first, top, cache):
+@given(KINDS, mostly(PROMPTS), mostly(st.integers(1, 6)), mostly(COUNTS), mostly(st.none()))
+def test_score(opened, kind, ids, first, top, cache):
+    session = opened(kind).session
     found = answer(score, session, ids, first=first, top=top, cache=cache)
     if found is not None:
         scores, after = found
@@ -191,8 +204,9 @@ def test_score(session, ids, first, top, cache):
 
 
 @fuzzed(80)
-@given(mostly(PROMPTS), keywords(window=st.integers(2, POSITIONS), stride=st.integers(1, 8)), mostly(COUNTS))
-def test_perplexity(session, ids, given, top):
+@given(KINDS, mostly(PROMPTS), keywords(window=st.integers(2, POSITIONS), stride=st.integers(1, 8)), mostly(COUNTS))
+def test_perplexity(opened, kind, ids, given, top):
+    session = opened(kind).session
     found = answer(perplexity, session, ids, **given)
     if found is not None:
         assert found.tokens == len(ids)
@@ -203,8 +217,9 @@ def test_perplexity(session, ids, given, top):
 
 
 @fuzzed(80)
-@given(mostly(st.integers(1, 10**6)), mostly(PROMPTS), mostly(st.just(0)))
-def test_prefix_cache(session, most, ids, row):
+@given(KINDS, mostly(st.integers(1, 10**6)), mostly(PROMPTS), mostly(st.just(0)))
+def test_prefix_cache(opened, kind, most, ids, row):
+    session = opened(kind).session
     prefixes = answer(lambda: PrefixCache(session, max_bytes=most))
     if prefixes is None:
         return
@@ -217,8 +232,9 @@ def test_prefix_cache(session, most, ids, row):
 
 
 @fuzzed(60)
-@given(mostly(st.integers(1, 9)), mostly(st.none()))
-def test_scheduler(session, rows, prefixes):
+@given(KINDS, mostly(st.integers(1, 9)), mostly(st.none()))
+def test_scheduler(opened, kind, rows, prefixes):
+    session = opened(kind).session
     made = answer(lambda: Scheduler(session, rows=rows, prefixes=prefixes))
     assert made is None or (made.idle and made.free == rows)
 
@@ -258,8 +274,9 @@ def test_caches(serving, portable, lengths, rows, row):
 
 
 @fuzzed(150)
-@given(mostly(TEXTS), mostly(st.lists(IDS)), st.booleans())
-def test_tokenizer(generator, text, ids, parse_special):
+@given(KINDS, mostly(TEXTS), mostly(st.lists(IDS)), st.booleans())
+def test_tokenizer(opened, kind, text, ids, parse_special):
+    generator = opened(kind)
     tokenizer = generator.tokenizer
     found = answer(tokenizer.encode, text, parse_special=parse_special)
     assert found is None or tokenizer.decode(found) == text
@@ -277,8 +294,9 @@ def test_stop_strings(stops, pieces):
 
 
 @fuzzed(60)
-@given(keywords(max_ngram=st.integers(2, 5), min_ngram=st.integers(1, 2), max_guesses=st.integers(1, 9)))
-def test_lookup(session, given):
+@given(KINDS, keywords(max_ngram=st.integers(2, 5), min_ngram=st.integers(1, 2), max_guesses=st.integers(1, 9)))
+def test_lookup(opened, kind, given):
+    session = opened(kind).session
     made = answer(lambda: LookupConfig(**given))
     if made is not None:
         assert list(generate(session, [5, 6, 5, 6, 5], max_new_tokens=4, lookup=made))
@@ -316,13 +334,13 @@ def test_job(line, seed):
 
 
 @fuzzed(40)
-@given(st.lists(LINES, max_size=5), st.binary(max_size=30) | st.just(b""), mostly(st.integers(1, 3)))
-def test_jobs(generator, tmp_path_factory, lines, before, rows):
+@given(KINDS, st.lists(LINES, max_size=5), st.binary(max_size=30) | st.just(b""), mostly(st.integers(1, 3)))
+def test_jobs(opened, tmp_path_factory, kind, lines, before, rows):
+    generator = opened(kind)
     target = tmp_path_factory.mktemp("jobs") / "answers.jsonl"
     target.write_bytes(before)
     told = []
     defaults = Defaults(settings={"max_new_tokens": 3})
-    lines = [line for line in lines if b"slide" not in line]
     done = answer(
         lambda: run(generator, lines, target, defaults=defaults, rows=rows, refused=lambda *bad: told.append(bad))
     )
@@ -344,7 +362,7 @@ def _raise(error):
 @fuzzed(120)
 @given(
     keywords(
-        precision=st.sampled_from(["fp32", "int8"]),
+        precision=st.sampled_from(PRECISIONS),
         provider=st.just("cpu"),
         threads=st.just(1),
         graph=st.sampled_from(["serving", "portable"]),

@@ -8,10 +8,11 @@ import os
 import shutil
 import subprocess
 import sys
-from datetime import timedelta
 
 import pytest
+from bounded import LONGEST, bounded_memory
 from click.testing import CliRunner
+from gpt2_runtime.bundle import PRECISIONS
 from gpt2_runtime.cli import main
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -46,7 +47,7 @@ def options(**strategies):
 
 
 FOLDER = {
-    "precision": st.sampled_from(["fp32", "int8"]),
+    "precision": st.sampled_from(PRECISIONS),
     "provider": st.just("cpu"),
     "threads": st.just("1"),
     "graph": st.sampled_from(["serving", "portable"]),
@@ -68,7 +69,7 @@ CONTINUATION = {
     "bad_word": st.text(min_size=1, max_size=3),
     "stop": st.text(min_size=1, max_size=3) | st.just("x" * 10**6),
     "stop_token_id": SMALL,
-    "overflow": st.sampled_from(["error", "truncate"]),  # a text that slides ends only when it is told to
+    "overflow": st.sampled_from(["error", "truncate", "slide"]),
     "logprobs": SMALL,
     "prompt_logprobs": SMALL,
     "n": SMALL,
@@ -93,8 +94,8 @@ FILES = BYTES | st.sampled_from([b"To be, or not to be", b"x" * 10**6, b"\n" * 1
 
 
 def fuzzed(examples):
-    """Enough to have found what was wrong once; the same ones every time."""
-    return settings(max_examples=examples * TIMES, derandomize=True, deadline=timedelta(seconds=30))
+    """Enough to have found what was wrong once; the same ones every time. None may hang."""
+    return settings(max_examples=examples * TIMES, derandomize=True, deadline=LONGEST)
 
 
 def check(code, stdout, stderr, *, lines=1):
@@ -111,7 +112,8 @@ def check(code, stdout, stderr, *, lines=1):
 
 
 def run(*arguments, stdin=None, lines=1):
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments], input=stdin)
+    with bounded_memory():
+        result = CliRunner().invoke(main, [str(argument) for argument in arguments], input=stdin)
     assert result.exception is None or isinstance(result.exception, SystemExit)
     check(result.exit_code, result.stdout, result.stderr, lines=lines)
     return result
@@ -155,7 +157,25 @@ LINES = st.one_of(
     BYTES,
     st.dictionaries(st.sampled_from(SETTINGS), VALUES, max_size=4).map(lambda line: json.dumps(line).encode()),
     st.sampled_from(
-        [b'{"prompt": "To be", "max_new_tokens": 2}', b"[" * 10**5, b'{"prompt": "' + b"x" * 10**6 + b'"}']
+        [
+            b'{"prompt": "To be", "max_new_tokens": 2}',
+            b'\xef\xbb\xbf{"prompt": "To be", "max_new_tokens": 2}',
+            b'{"prompt": "To be", "overflow": "slide", "max_new_tokens": 1000000000000}',
+            b'{"prompt": "To be", "overflow": "slide", "max_new_tokens": 99}',
+            b'{"prompt": "\\ud800", "temperature": 1e999, "top_p": NaN, "logit_bias": {"5": -Infinity}}',
+            b"[" * 10**5,
+            b'{"stop": ' + b"[" * 10**5,
+            b'{"prompt": "' + b"x" * 10**6 + b'"}',
+            b'{"prompt": "' + b"x" * 5 * 10**6 + b'"}',
+            b'{"prompt": "a", "stop": [' + b'"aaaaaa",' * 10**5 + b'"a"]}',
+            b'{"prompt": "a", "stop": ["' + b"a" * 10**6 + b'"]}',
+            b'{"prompt": "a", "bad_words": [' + b'"aaaaaa",' * 10**5 + b'"a"]}',
+            b'{"token_ids": [' + b"5," * 10**6 + b'5], "overflow": "truncate", "max_new_tokens": 2}',
+            b"{" + b",".join(b'"%d":0' % number for number in range(10**5)) + b',"5":1}',
+            b'{"prompt": "a", "logit_bias": {' + b",".join(b'"%d":0' % n for n in range(10**5)) + b"}}",
+            b'{"prompt": ' + b"[]," * 10**6 + b"1}",
+            b'{"prompt": [' + b"[]," * 10**6 + b"1]}",
+        ]
     ),
 ).map(lambda line: line.replace(b"\n", b" ").replace(b"\r", b" "))
 
@@ -225,10 +245,12 @@ NAMES = [
     "tokenizer.json",
     "vocab.json",
     "merges.txt",
-    "model.onnx",
-    "model_serving.onnx",
-    "model.safetensors",
+    *(f"model{graph}{kind}.onnx" for graph in ("", "_serving") for kind in ("", "_fp16", "_int8", "_q4")),
+    *(f"model{kind}.safetensors" for kind in ("", "_fp16", "_int8", "_q4")),
 ]
+
+
+SUFFIXES = {"_fp16": "fp16", "_int8": "int8", "_q4": "int4"}
 
 
 @st.composite
@@ -249,6 +271,7 @@ def damages(draw):
 @given(damages(), st.booleans(), st.sampled_from(["serving", "portable"]))
 def test_any_bytes_in_a_folder(folder, workplace, damage, sealed, graph):
     name, changed = damage
+    precision = next((kind for suffix, kind in SUFFIXES.items() if suffix in name), "fp32")
     copy = workplace() / "tiny"
     shutil.copytree(folder, copy)
     if name in ("vocab.json", "merges.txt"):
@@ -258,7 +281,7 @@ def test_any_bytes_in_a_folder(folder, workplace, damage, sealed, graph):
     if sealed and name != "manifest.json":  # so that the bytes reach what reads them
         reseal(copy, name)
     for words in (["generate", copy, "To be", "--max-new-tokens", 3], ["inspect", copy]):
-        run(*words, "--graph", graph, "--threads", 1)
+        run(*words, "--graph", graph, "--precision", precision, "--threads", 1)
     shutil.rmtree(copy)
 
 

@@ -1,8 +1,8 @@
 """A checkpoint's tensors -> the network's parameters, by name, strict in both directions.
 
 `TABLE` is the whole mapping from transformers' names; `layouts` brings those of other programs to it. A row says what a
-kind of tensor is called in files, what the network calls it, and whether it is turned: OpenAI's Conv1D stores [in, out],
-torch's Linear [out, in]. It is the name that decides, never the shape, for a square matrix looks the same both ways.
+kind of tensor is called in files, what the network calls it, and whether it is turned: OpenAI's Conv1D stores [in,
+out], torch's Linear [out, in]. It is the name that decides, never the shape: a square matrix looks the same both ways.
 """
 
 import re

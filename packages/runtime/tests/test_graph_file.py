@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import wire
-from gpt2_runtime import GREEDY, Session, TextGenerator
+from gpt2_runtime import GREEDY, Bundle, Session, TextGenerator
+from gpt2_runtime import graph_file as module
 from gpt2_runtime.errors import BundleError, GraphError, SettingError
 from gpt2_runtime.explanation import Explainer
 from gpt2_runtime.weights_file import WeightsFile
@@ -208,16 +209,62 @@ def test_the_explaining_graph_gives_the_same_bits_copied_and_mapped(folder):
         np.testing.assert_array_equal(getattr(copied, name), getattr(mapped, name))
 
 
-def test_copied_weights_lie_nowhere_in_the_files(folder):
-    """Neither at the start nor later is a page of them mapped."""
-    kept = [Session.open(folder, threads=1, graph=graph, load="copy") for graph in ("serving", "portable")]
-    kept.append(Explainer.open(folder, threads=1, load="copy"))
+@pytest.fixture
+def mappings():
+    """How many places of this process's memory are of a file."""
     maps = Path("/proc/self/maps")
     if not maps.is_file():
         pytest.skip("no /proc/self/maps on this system")
-    assert str(folder) not in maps.read_text()
-    kept.append(Session.open(folder, threads=1, load="map"))
-    assert str(folder / "model.safetensors") in maps.read_text()  # so the test can fail
+    return lambda path: maps.read_text().count(f" {path}\n")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int4"])
+def test_copied_weights_lie_nowhere_in_the_files(damaged, mappings, precision):
+    """Packed or not, no page of them is mapped."""
+    weights = Bundle.open(damaged).files[Bundle.open(damaged).weights[precision]].path
+    kept = [Session.open(damaged, threads=1, graph=graph, precision=precision) for graph in ("serving", "portable")]
+    if precision == "fp32":
+        kept += [Explainer.open(damaged, threads=1), Session.open(damaged, threads=1, prepack=False)]
+    assert mappings(weights) == 0
+    kept.append(Session.open(damaged, threads=1, precision=precision, load="map"))
+    assert mappings(weights) > 0 or precision == "fp16"  # whose numbers are all made into float32 ones
+    assert mappings(damaged / "nothing") == 0
+
+
+@pytest.fixture
+def given(monkeypatch):
+    """How many weights each session was given, in their order."""
+    given, model = [], module.GraphFile.model
+    monkeypatch.setattr(module.GraphFile, "model", lambda s, o, names: given.append(len(names)) or model(s, o, names))
+    return given
+
+
+def test_to_be_packed_only_what_stays_is_given(folder, given):
+    for precision, everything in [("fp32", 29), ("fp16", 28), ("int8", 40), ("int4", 40)]:
+        Session.open(folder, threads=1, precision=precision)
+        assert given.pop() < everything * 0.9
+        assert not given
+    Session.open(folder, threads=1, prepack=False)
+    assert given == [29]
+
+
+def test_where_mappings_cannot_be_seen_all_is_given(folder, given, monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "MAPS", tmp_path / "no such file")
+    Session.open(folder, threads=1)
+    (tmp_path / "maps").write_text("7f-80 r--p 00000000 00:00 0 [heap]\n")  # it is there, and shows nothing
+    monkeypatch.setattr(module, "MAPS", tmp_path / "maps")
+    Session.open(folder, threads=1)
+    assert given == [29, 29]
+
+
+def test_where_something_stays_mapped_all_is_given(damaged, given, mappings):
+    kept = Session.open(damaged, threads=1, load="map")
+    copied = Session.open(damaged, threads=1)
+    assert given[0] == 0
+    assert given[1] < given[2] == 29
+    del kept
+    assert mappings(damaged / "model.safetensors") == 0
+    copied.step([[5]], copied.empty_cache())
 
 
 def test_places_need_not_be_aligned(damaged, edit):

@@ -14,7 +14,7 @@ from gpt2_runtime.errors import BundleError
 from gpt2_runtime.regular_file import FileState, read_regular
 
 REMEDY = "the folder is damaged or was edited; export it again"
-MOST_TEXT_BYTES = 32 * 2**20  # of a JSON file or a list of merges: GPT-2's tokenizer.json has 3.6 MB
+MOST_TEXT_BYTES = 24 * 2**20  # of a JSON file or a list of merges: GPT-2's tokenizer.json has 3.6 MB
 MOST_INTEGER = 2**63 - 1
 HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")  # one escape of a pair, or of half of one
 

@@ -6,7 +6,7 @@ import mmap
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
@@ -17,7 +17,6 @@ from gpt2_runtime.errors import BundleError, GraphError, SettingError, shown
 from gpt2_runtime.graph_contents import check_operators, check_sizes
 from gpt2_runtime.onnx_file import MOST_GRAPH_BYTES, Initializer, OnnxFile
 from gpt2_runtime.providers import load_onnxruntime
-from gpt2_runtime.regular_file import check_same
 from gpt2_runtime.signature import Signature
 from gpt2_runtime.weights_file import WeightsFile
 
@@ -26,6 +25,11 @@ if TYPE_CHECKING:
 
 Load = Literal["copy", "map", "auto"]
 """Whether weights are held in memory, mapped from their file, or mapped where onnxruntime maps such a file."""
+
+MAPS = Path("/proc/self/maps")
+
+# Weights that only these read are packed, or folded into another constant, and not read again as they lie.
+PACKED = frozenset(("Cast:0", "Gemm:1", "MatMul:1", "com.microsoft::MatMulNBits:1"))
 
 NUMBERS = {
     "float": np.float32, "float16": np.float16, "uint8": np.uint8, "int8": np.int8, "int32": np.int32,
@@ -42,6 +46,7 @@ class GraphFile:
         data: its bytes.
         weights: the files that its weights are in, by the names that the graph has for them.
         initializers: the tensors in those files, by name.
+        lasting: those that are read where they lie, packed or not.
         mapped: whether onnxruntime maps these files, as it does by itself, or is given their bytes.
     """
 
@@ -49,6 +54,7 @@ class GraphFile:
     data: bytes
     weights: Mapping[str, SealedFile]
     initializers: Mapping[str, Initializer]
+    lasting: frozenset[str]
     mapped: bool
 
     @classmethod
@@ -87,7 +93,8 @@ class GraphFile:
             told = f"{elsewhere.path} is a link to {elsewhere.path.resolve()}"
             remedy = "pass load='copy', or copy the folder with cp -rL" if device == "cpu" else "copy it with cp -rL"
             raise BundleError(f"{told}, and onnxruntime maps weights only beside the graph; {remedy}")
-        return cls(file=file, data=data, weights=weights, initializers=stored, mapped=mapped)
+        lasting = frozenset(stored if elsewhere else (key for key in stored if graph.readers[key] - PACKED))
+        return cls(file=file, data=data, weights=weights, initializers=stored, lasting=lasting, mapped=mapped)
 
     def check_unchanged(self) -> None:
         """Refuses mapped weights that are not what they were, a BundleError: to read them could end the process."""
@@ -95,29 +102,54 @@ class GraphFile:
             for file in self.weights.values():
                 file.check_unchanged()
 
+    def attempts(self, packed: bool) -> list[frozenset[str]]:
+        """Which weights onnxruntime is given, one attempt after the other, until none is mapped that must not be.
+
+        It copies what it is given. To be packed, what it maps does as well: it lets the file go then, and memory holds
+        one form of the weights and not two. Where it does not, or where that cannot be seen, it is given all.
+        """
+        if self.mapped:
+            return [frozenset()]
+        everything = frozenset(self.initializers)
+        return [self.lasting, everything] if packed and self._shows_mappings() else [everything]
+
+    def is_held(self) -> bool:
+        """Whether an attempt has left the weights as they must be: mapped, or not mapped at all."""
+        return self.mapped or not any(map(_is_mapped, self.weights.values()))
+
+    def _shows_mappings(self) -> bool:
+        """Whether the system shows it where a file of the weights is mapped: seen for each, not believed."""
+        shown = True
+        for file in self.weights.values():
+            with _bytes(file):
+                shown = shown and _is_mapped(file)
+        return shown
+
     @contextmanager
-    def model(self, options: SessionOptions) -> Iterator[str | bytes]:
+    def model(self, options: SessionOptions, given: frozenset[str]) -> Iterator[str | bytes]:
         """What onnxruntime opens inside, with these options: the path of the graph, or the graph.
+
+        Args:
+            options: which take up the weights that are given.
+            given: the names of these.
 
         Raises:
             BundleError: a file has changed since the folder was opened, or changes inside.
         """
-        if self.mapped:
-            for file in (self.file, *self.weights.values()):
-                file.check_unchanged()
-            yield str(self.file.path)
-            for file in (self.file, *self.weights.values()):
-                file.check_unchanged()
-            return
+        files = (self.file, *self.weights.values())
+        for file in files:
+            file.check_unchanged()
         with ExitStack() as stack:
-            arrays = {location: stack.enter_context(_bytes(file)) for location, file in self.weights.items()}
-            # onnxruntime copies what it is given, and packs the copy: nothing is read from the file after that.
+            arrays = {location: stack.enter_context(_bytes(file)) for location, file in self.weights.items() if given}
             make = load_onnxruntime().OrtValue.ortvalue_from_numpy
-            values = {name: make(_array(arrays[str(each.location)], each)) for name, each in self.initializers.items()}
-            del arrays
-            options.add_external_initializers(list(values), list(values.values()))
-            yield self.data
+            tensors = {name: self.initializers[name] for name in sorted(given)}
+            values = {name: make(_array(arrays[str(each.location)], each)) for name, each in tensors.items()}
+            if values:
+                options.add_external_initializers(list(values), list(values.values()))
+            yield self.data if len(given) == len(self.initializers) else str(self.file.path)
             values.clear()
+        for file in files:
+            file.check_unchanged()
 
 
 def _weights(bundle: Bundle, graph: str, locations: set[str]) -> Mapping[str, SealedFile]:
@@ -148,6 +180,17 @@ def _beside(graph: SealedFile, weights: SealedFile) -> bool:
     return any(weights.path.resolve().is_relative_to(folder) for folder in folders)
 
 
+def _is_mapped(file: SealedFile) -> bool:
+    """Whether this process maps the file, as far as the system says."""
+    try:
+        lines = MAPS.read_text(errors="replace").splitlines()
+    except OSError:  # not Linux
+        return False
+    inode, path = str(file.state.inode), str(file.path.resolve())
+    columns = (line.split(maxsplit=5) for line in lines)  # in an overlay the inode can be that of the layer below
+    return any(inode == each[4] or each[5:] == [path] for each in columns)
+
+
 @contextmanager
 def _bytes(file: SealedFile) -> Iterator[npt.NDArray[np.uint8]]:
     """The bytes of a file while it is copied, as they are on disk: they take no memory that the copy needs."""
@@ -157,7 +200,6 @@ def _bytes(file: SealedFile) -> Iterator[npt.NDArray[np.uint8]]:
         except (OSError, ValueError, MemoryError) as error:
             raise BundleError(f"{file.path} cannot be read: {error}") from error
         yield np.frombuffer(pages, np.uint8)
-        check_same(file.path, stream, file.state)
 
 
 def _array(data: npt.NDArray[np.uint8], tensor: Initializer) -> npt.NDArray[np.generic]:

@@ -15,7 +15,7 @@ from gpt2_runtime.providers import Provider, check_provider, load_onnxruntime
 from gpt2_runtime.signature import Signature, TensorSpec
 
 if TYPE_CHECKING:
-    from onnxruntime import InferenceSession, NodeArg
+    from onnxruntime import InferenceSession, NodeArg, SessionOptions
 
 
 def open_inference(graph: GraphFile | Path, provider: Provider, threads: int, packed: bool) -> InferenceSession:
@@ -30,8 +30,22 @@ def open_inference(graph: GraphFile | Path, provider: Provider, threads: int, pa
         BundleError: a file has changed since the folder was opened (GraphError: the graph cannot be opened).
         ProviderError: the provider could not start.
     """
-    onnxruntime = load_onnxruntime()
-    options = onnxruntime.SessionOptions()
+    if isinstance(graph, Path):
+        return _open(str(graph), graph, _options(provider, threads, packed), provider, packed)
+    inference = None
+    for given in graph.attempts(packed):
+        inference = None  # that of the attempt before goes first, so that memory never holds both
+        options = _options(provider, threads, packed)
+        with graph.model(options, given) as model:
+            inference = _open(model, graph.file.path, options, provider, packed)
+        if graph.is_held():
+            break
+    assert inference is not None
+    return inference
+
+
+def _options(provider: Provider, threads: int, packed: bool) -> SessionOptions:
+    options = load_onnxruntime().SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     # A memory pattern is planned for one set of shapes; here shapes vary with every prompt, and so would the plans.
@@ -41,19 +55,23 @@ def open_inference(graph: GraphFile | Path, provider: Provider, threads: int, pa
         record(options)
     if not packed:  # then the weights are read where they lie
         options.add_session_config_entry("session.disable_prepacking", "1")
-    path = graph.file.path if isinstance(graph, GraphFile) else graph
-    with graph.model(options) if isinstance(graph, GraphFile) else nullcontext(str(graph)) as model:
-        try:
-            with on_huge_pages() if packed and provider.device == "cpu" else nullcontext():
-                inference: InferenceSession = onnxruntime.InferenceSession(
-                    model,
-                    sess_options=options,
-                    providers=[(provider.execution_provider, dict(provider.options))],
-                    enable_fallback=0,
-                )
-        except Exception as error:  # onnxruntime's errors have no common base but this one
-            reason = " ".join(str(error).split())
-            raise GraphError(f"{path} cannot be opened, check the folder with --check-hashes: {reason}") from error
+    return options
+
+
+def _open(
+    model: str | bytes, path: Path, options: SessionOptions, provider: Provider, packed: bool
+) -> InferenceSession:
+    try:
+        with on_huge_pages() if packed and provider.device == "cpu" else nullcontext():
+            inference: InferenceSession = load_onnxruntime().InferenceSession(
+                model,
+                sess_options=options,
+                providers=[(provider.execution_provider, dict(provider.options))],
+                enable_fallback=0,
+            )
+    except Exception as error:  # onnxruntime's errors have no common base but this one
+        reason = " ".join(str(error).split())
+        raise GraphError(f"{path} cannot be opened, check the folder with --check-hashes: {reason}") from error
     check_provider(provider, list(inference.get_providers()))
     return inference
 

@@ -7,7 +7,7 @@ So there are no functions, no graphs inside of nodes (loops, branches), no spars
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -87,6 +87,7 @@ class OnnxFile:
         domains: of the operators that it may use.
         operators: those that it does use; "com.microsoft::FastGelu" where the domain is not ONNX's own.
         initializers: by name.
+        readers: of each initializer, the operators that read it, and as which input: "Gather:0".
 
     >>> found = OnnxFile.read("model.onnx", (folder / "model.onnx").read_bytes())
     >>> found.signature.inputs[0].name, sorted(found.domains), found.initializers["transformer.wpe.weight"].shape
@@ -97,6 +98,7 @@ class OnnxFile:
     domains: frozenset[str]
     operators: frozenset[str]
     initializers: Mapping[str, Initializer]
+    readers: Mapping[str, frozenset[str]]
 
     @classmethod
     def read(cls, where: str, data: bytes) -> OnnxFile:
@@ -132,7 +134,19 @@ def _model(data: memoryview) -> OnnxFile:
         domains=frozenset(_domain(opset) for opset in opsets),
         operators=frozenset(_operator(node) for node in nodes),
         initializers=initializers,
+        readers=_readers(nodes, initializers),
     )
+
+
+def _readers(nodes: Sequence[Message], initializers: Mapping[str, Initializer]) -> Mapping[str, frozenset[str]]:
+    names = {name.encode(): name for name in initializers}
+    readers: dict[str, set[str]] = {name: set() for name in initializers}
+    for node in nodes:
+        for place, value in enumerate(node.get("input", [])):
+            name = names.get(bytes(_view(value)))
+            if name is not None:
+                readers[name].add(f"{_operator(node)}:{place}")
+    return {name: frozenset(operators) for name, operators in readers.items()}
 
 
 def _operator(node: Message) -> str:

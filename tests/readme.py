@@ -78,9 +78,9 @@ def demo(_: str) -> str:
 def parity(_: str) -> str:
     """What `make` found on checkpoints of several shapes, the full size among them."""
     lines = [
-        "| checkpoint | parameters | largest logit difference: portable graph | serving graph | transformers "
-        "| top-1 | greedy tokens |",
-        "|---|---|---|---|---|---|---|",
+        "| checkpoint | parameters | largest logit error: portable graph | serving graph | transformers "
+        "| torch float32 | limit | top-1 | greedy tokens |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     with tempfile.TemporaryDirectory() as folder:
         for label, checkpoint in CHECKPOINTS.items():
@@ -95,6 +95,7 @@ def parity(_: str) -> str:
             )
             theirs = next(figures for name, figures in backends.items() if name.startswith("transformers"))
             differences = [f"{figures['max_logit_difference']:.1e}" for figures in (portable, serving, theirs)]
+            differences += [f"{found['parity'][name]:.1e}" for name in ("float32_error", "tolerance")]
             # Both graphs must agree: the worse of the two is what is shown.
             top1 = min(figures["top1_agreement"] for figures in (portable, serving))
             greedy = min(figures["greedy_agreement"] for figures in (portable, serving))

@@ -30,7 +30,8 @@ ARROWS = {
         genai, progress, tensorfile, tokenizer <- freeze;
         tensorfile <- initializers; blocks, initializers, smoothing <- nbits <- half <- precision <- graph;
         graph <- portable, serving, explaining; explaining, portable, serving, progress <- kinds;
-        kinds, sweep, telemetry <- backends <- interior; interior, progress <- verify; backends <- calibration;
+        kinds, sweep, telemetry <- backends; sweep <- truth; backends, tolerance, truth <- interior;
+        interior, progress <- verify; backends <- calibration;
         activations, calibration, verify <- quality;
         bundle, freeze, quality <- steps; bundle, freeze, kinds <- inspection;
         inspection, tokenizer <- card <- repository; steps, inspection, repository <- cli

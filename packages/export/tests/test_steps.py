@@ -56,7 +56,10 @@ def test_its_manifest_is_true_of_it(made: Path) -> None:
     assert document["files"].keys() == FILES - {"manifest.json"}
     assert document["graphs"] == {"fp32": {kind.name: kind.file for kind in KINDS}}
     assert document["warnings"] == []
-    assert 0 < document["parity"]["explaining"]["max_lens_difference"] < 1e-4
+    assert document["parity"]["explaining"].keys() == {"logit", "attention", "lens"}
+    for figures in document["parity"]["explaining"].values():
+        assert 0 < figures["max_difference"] < 1e-4
+        assert 0 < figures["float32_error"] < figures["tolerance"] < 1e-3
     assert [name for name in document["parity"]["backends"] if name.endswith(("cpu, portable", "cpu, serving"))]
     for figures in document["parity"]["backends"].values():
         assert 0 < figures["max_logit_difference"] < 1e-4

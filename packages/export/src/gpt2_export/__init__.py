@@ -12,6 +12,7 @@ explaining.py   the graph that shows what goes on    bundle.py       a folder ap
 kinds.py        all of them                          inspection.py   what is in a folder
 initializers.py weights as places in the file        progress.py     bars and lines
 verify.py       the folder's parity report           errors.py       what can go wrong
+truth.py        the network in float64               tolerance.py    how far float32 may be from it
 sweep.py        the shapes that are compared         cli.py          the command
 backends.py     torch, transformers, onnxruntime     interior.py     attention and layers, compared
 telemetry.py    onnxruntime, loaded silently

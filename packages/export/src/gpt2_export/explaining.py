@@ -30,8 +30,8 @@ from gpt2_export.graph import Kind, Spec, Specs
 BATCH, SEQUENCE, TOP = "batch_size", "sequence_length", "top_k"
 
 OPERATORS = """
-    Add Cast Concat Constant Gather GatherElements Gelu Gemm LayerNormalization LessOrEqual MatMul Mul Not Range
-    ReduceLogSumExp Relu Reshape Shape Sigmoid Softmax Split Squeeze Sub TopK Transpose Unsqueeze Where
+    Add Cast Concat Constant Gather GatherElements Gelu Gemm LayerNormalization LessOrEqual LogSoftmax MatMul Mul Not
+    Range Relu Reshape Shape Sigmoid Softmax Split Squeeze TopK Transpose Unsqueeze Where
 """
 
 
@@ -77,10 +77,9 @@ class ExplainingGPT2(nn.Module):
 
 def read(logits: Tensor, target_ids: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """The likeliest ids (B, T, K) of logits (B, T, V), their log-probabilities, and those (B, T) of the targets."""
-    total = logits.logsumexp(dim=-1, keepdim=True)  # (B, T, V) -> (B, T, 1)
-    largest, ids = logits.topk(count)
-    targets = logits.gather(-1, target_ids[..., None])
-    return ids, largest - total, (targets - total).squeeze(-1)
+    log_probs = logits.log_softmax(dim=-1)  # as logits minus ReduceLogSumExp they are ten times less exact
+    largest, ids = log_probs.topk(count)
+    return ids, largest, log_probs.gather(-1, target_ids[..., None]).squeeze(-1)
 
 
 def example(config: GPT2Config) -> tuple[Tensor, ...]:

@@ -80,7 +80,8 @@ def parity_lines(parity: dict[str, Any] | None) -> list[str]:
     if parity is None:
         return ["parity      not verified; run `gpt2-export verify FOLDER`"]
     lines = [
-        f"parity      against {parity['reference']}, {len(parity['sweep'])} shapes, limit {parity['tolerance']:.3g}"
+        f"parity      against {parity['reference']}, {len(parity['sweep'])} shapes; "
+        f"torch's float32 is within {parity['float32_error']:.2g}, the limit is {parity['tolerance']:.2g}"
     ]
     for name, figures in parity["backends"].items():
         lines.append(
@@ -89,9 +90,12 @@ def parity_lines(parity: dict[str, Any] | None) -> list[str]:
             f"greedy {figures['greedy_agreement']} of {figures['greedy_tokens']}"
         )
     if "explaining" in parity:
-        figures = parity["explaining"]
-        logits, attention, lens = (figures[f"max_{what}_difference"] for what in ("logit", "attention", "lens"))
-        lines.append(f"  explaining: logits within {logits:.2g}, attention {attention:.2g}, lens {lens:.2g}")
+        parts = [
+            f"{what} within {figures['max_difference']:.2g} "
+            f"(float32 {figures['float32_error']:.2g}, limit {figures['tolerance']:.2g})"
+            for what, figures in parity["explaining"].items()
+        ]
+        lines.append(f"  explaining: {', '.join(parts)}")
     return lines
 
 

@@ -26,7 +26,8 @@ ARROWS = {
     """,
     "gpt2_export": """
         errors <- plainfile, tokenizer_settings; tokenizer_settings <- tokenizer;
-        plainfile, temporary <- journal <- manifest <- bundle; plainfile <- tensorfile; temporary <- graph;
+        plainfile, temporary <- journal; journal, schema <- manifest <- bundle;
+        plainfile <- tensorfile <- network <- backends; temporary <- graph; graph, network <- admission <- steps;
         genai, progress, tensorfile, tokenizer <- freeze;
         tensorfile <- initializers; blocks, initializers, smoothing <- nbits <- half <- precision <- graph;
         graph <- portable, serving, explaining; explaining, portable, serving, progress <- kinds;

@@ -9,6 +9,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,8 +17,9 @@ from typing import Any
 import pytest
 from gpt2_export import bundle, journal, manifest, temporary
 from gpt2_export.errors import FolderError, StorageError
+from kills import killed_at
 
-WRITERS = {bundle.__file__, journal.__file__, temporary.__file__}
+WRITERS = {bundle.__file__, journal.__file__}
 FILES = {"config.json": "new", "model.safetensors": "weights"}
 
 
@@ -169,8 +171,8 @@ def test_when_the_last_rename_fails_the_old_folder_stays(out: Path, monkeypatch:
     assert beside(out) == []
 
 
-def killed_at_line(number: int, out: Path, force: bool, ended_by: signal.Signals = signal.SIGKILL) -> bool:
-    """Writes in a process that gets a signal when it is about to execute its `number`th line of `WRITERS`."""
+def interrupted_at_line(number: int, out: Path) -> bool:
+    """Replaces `out` in a process that gets Ctrl-C when it is about to execute its `number`th line of `WRITERS`."""
     child = os.fork()
     if child == 0:  # it never returns into pytest
         lines = 0
@@ -182,12 +184,12 @@ def killed_at_line(number: int, out: Path, force: bool, ended_by: signal.Signals
                 return None
             lines += event == "line"
             if lines == number + 1 and event == "line":
-                os.kill(os.getpid(), ended_by)
+                os.kill(os.getpid(), signal.SIGINT)
             return trace
 
         try:
             sys.settrace(trace)
-            write(out, force=force)
+            write(out, force=True)
         finally:
             os._exit(lines > number)
     _, status = os.waitpid(child, 0)
@@ -195,7 +197,7 @@ def killed_at_line(number: int, out: Path, force: bool, ended_by: signal.Signals
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_killed_at_any_line_it_leaves_no_folder_or_a_whole_one_and_the_next_run_cleans_up(
+def test_killed_at_any_change_it_leaves_no_folder_or_a_whole_one_and_the_next_run_cleans_up(
     out: Path, monkeypatch: pytest.MonkeyPatch, force: bool
 ) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)  # no power is cut here, and the disk is slow
@@ -203,7 +205,7 @@ def test_killed_at_any_line_it_leaves_no_folder_or_a_whole_one_and_the_next_run_
     while True:
         if force and not out.exists():
             write(out)
-        if not killed_at_line(moments, out, force):
+        if not killed_at(moments, partial(write, out, force=force)):
             break
         moments += 1
         if force and not out.exists():  # between two renames
@@ -214,7 +216,7 @@ def test_killed_at_any_line_it_leaves_no_folder_or_a_whole_one_and_the_next_run_
             assert is_whole(out), moments
             if not force:
                 shutil.rmtree(out)
-    assert moments > 60
+    assert moments > 9
     assert is_whole(out)
     write(out, force=True)  # the last kill came after the last clean-up
     assert beside(out) == []
@@ -226,7 +228,7 @@ def test_interrupted_at_any_line_the_folder_that_was_to_be_replaced_is_there_or_
     monkeypatch.setattr(os, "fsync", lambda _: None)
     write(out)
     moments = 0
-    while killed_at_line(moments, out, True, signal.SIGINT):
+    while interrupted_at_line(moments, out):
         moments += 1
         assert is_whole(out), moments
     assert moments > 60
@@ -275,7 +277,7 @@ def test_what_a_living_run_writes_is_left_alone_and_the_slower_one_is_told(out: 
 @pytest.mark.parametrize("name", ["out", "a b", "model[1]", "*", "..hidden"])
 def test_what_was_left_behind_is_removed_whatever_the_folder_is_called(out: Path, name: str) -> None:
     out = out.with_name(name)
-    assert killed_at_line(45, out, force=False)
+    assert killed_at(6, partial(write, out))
     assert beside(out), "the run was killed too early to leave something"
     write(out)
     assert beside(out) == []

@@ -137,7 +137,7 @@ ANY = [
         "operators com.example::Gather, which the (portable|serving|explaining) one must not have",
     ),
     (unknown_operator, "operators Einsum, which the (portable|serving|explaining) one must not have"),
-    (input_of_another_name, r"inputs \['ids', "),
+    (input_of_another_name, r"of the contract: 'ids' instead of 'input_ids'"),
     (output_of_another_name, "'present_0'"),
     (one_input_more, "'use_cache_branch'"),
     (inputs_in_another_order, "not those of the contract"),

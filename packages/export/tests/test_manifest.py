@@ -4,12 +4,14 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from gpt2_export import manifest
 from gpt2_export.errors import FolderError
+from odd_files import ODD, make_odd
 
 
 @pytest.fixture
@@ -127,18 +129,94 @@ def test_text_is_json_that_people_can_read() -> None:
     assert text.endswith("}\n")
 
 
+REAL = {"bytes": 2, "sha256": "0" * 64}
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"weights": None}, "weights"),
-        ({"graphs": []}, "graphs"),
-        ({"source": {}}, "source"),
-        ({"parity": {}}, "parity"),
-        ({"files": {"config.json": {}}}, "files"),
+        ({"schema": True}, "schema is true, must be 1"),
+        ({"weights": None}, "weights is null, must be an object"),
+        ({"weights": {"fp32": 5}}, "weights: fp32 is 5, must be text"),
+        ({"weights": {"fp32": "config.js"}}, 'weights: fp32 is "config.js", must be one of files'),
+        ({"graphs": []}, "graphs is [], must be an object"),
+        ({"graphs": {"fp32": ["a"]}}, 'graphs: fp32 is ["a"], must be an object'),
+        ({"graphs": {"fp32": {"portable": "../model.onnx"}}}, "must be the name of a file in the folder"),
+        ({"graphs": {"fp32": {"portable": "model.onnx"}}}, 'portable is "model.onnx", must be one of files'),
+        ({"source": {}}, "source: name is absent, must be text"),
+        ({"source": {"name": "a", "revision": 3}}, "source: revision is 3, must be text"),
+        ({"generator": {"name": "gpt2-export", "version": 1}}, "generator: version is 1, must be text"),
+        ({"versions": {"torch": None}}, "versions: torch is null, must be text"),
+        ({"warnings": "mind"}, 'warnings is "mind", must be a list'),
+        ({"warnings": [3]}, "warnings: 0 is 3, must be text"),
+        ({"parity": {}}, "parity: reference is absent, must be text"),
+        ({"parity": {"reference": 5, "backends": 5}}, "parity: reference is 5, must be text"),
+        ({"parity": {"reference": "a", "backends": 5}}, "parity: backends is 5, must be an object"),
+        ({"parity": {"reference": "a", "backends": {"b": {"c": 10**400}}}}, "must be a number of below 2**63"),
+        ({"quality": {"int8": 3}}, "quality: int8 is 3, must be an object"),
+        ({"files": None}, "files is null, must be an object"),
+        ({"files": {"config.json": None}}, "files: config.json is null, must be an object"),
+        ({"files": {"config.json": {}}}, "files: config.json: bytes is absent, must be a whole number"),
+        ({"files": {"config.json": REAL | {"bytes": "x"}}}, 'files: config.json: bytes is "x", must be a whole'),
+        ({"files": {"config.json": REAL | {"bytes": True}}}, "files: config.json: bytes is true, must be a whole"),
+        ({"files": {"config.json": REAL | {"bytes": -1}}}, "files: config.json: bytes is -1, must be a whole"),
+        ({"files": {"config.json": REAL | {"sha256": 5}}}, "files: config.json: sha256 is 5, must be 64 hex"),
+        ({"files": {"config.json": REAL | {"sha256": "0" * 63}}}, "must be 64 hexadecimal digits"),
     ],
+    ids=str,
 )
-def test_a_manifest_whose_parts_lack_something_is_refused(folder: Path, change: dict[str, Any], told: str) -> None:
+def test_a_manifest_with_something_else_in_a_field_is_refused_by_its_name(
+    folder: Path, change: dict[str, Any], told: str
+) -> None:
     document = described(folder) | change
     (folder / manifest.MANIFEST).write_text(manifest.text(document), encoding="utf-8")
-    with pytest.raises(FolderError, match=f"is damaged: {told} are not what they must be; make the folder again"):
+    with pytest.raises(FolderError, match=rf"manifest\.json is damaged: .*{re.escape(told)}.*; make the folder again"):
         manifest.read(folder)
+
+
+OUTSIDE = ("/etc/hostname", "../a", "a/../../b", "..", "C:/a", "a\\b", "", ".", "a\0b", "a\nb", "\x1b[2Ja")
+
+
+@pytest.mark.parametrize("name", OUTSIDE, ids=ascii)
+def test_a_name_that_may_leave_the_folder_is_refused(folder: Path, name: str) -> None:
+    document = described(folder)
+    document["files"][name] = REAL
+    (folder / manifest.MANIFEST).write_text(manifest.text(document), encoding="utf-8")
+    with pytest.raises(FolderError, match=r"files: a name is .*, must be the name of a file in the folder"):
+        manifest.read(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b'{"a":' * 10**5, "it is too deep"),
+        (b'{"schema": 1, "schema": 1}', "'schema' is there twice"),
+        (b"{" + b",".join(b'"a%d": 1' % number for number in range(50_000)) + b', "a7": 2}', "'a7' is there twice"),
+        (b'{"schema": 1, "source": {"name": "\\ud800"}}', "which is half a surrogate pair"),
+        (b'{"schema": ' + b"9" * 5000 + b"}", "Exceeds the limit"),
+        (b" " * 17_000_000, "has more than 16,000,000 bytes"),
+    ],
+    ids=["deep", "twice", "twice of many", "surrogate", "digits", "huge"],
+)
+def test_json_that_no_reader_should_take_is_refused(folder: Path, content: bytes, told: str) -> None:
+    (folder / manifest.MANIFEST).write_bytes(content)
+    with pytest.raises(FolderError, match=told):
+        manifest.read(folder)
+    assert not manifest.is_made_here(folder)
+    assert manifest.strangers(folder) == ["config.json", "model.safetensors"]
+
+
+def test_a_byte_order_mark_is_dropped(folder: Path) -> None:
+    document = described(folder)
+    (folder / manifest.MANIFEST).write_text(manifest.text(document), encoding="utf-8-sig")
+    assert manifest.read(folder) == document
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_what_is_no_plain_file_is_refused_at_once(folder: Path, odd: str) -> None:
+    document = described(folder)
+    for name in ("config.json", manifest.MANIFEST):
+        make_odd(folder / name, odd)
+        with pytest.raises(FolderError, match=rf"{name} (is .*, not a plain file; put the file|cannot be read: )"):
+            manifest.differences(folder, document) if name == "config.json" else manifest.read(folder)
+    assert not manifest.is_made_here(folder)

@@ -248,3 +248,31 @@ def test_a_card_in_the_folder_is_no_part_of_what_is_hashed(run: Run, made_copy: 
     (made_copy / ".gitattributes").write_text("")
     assert run("onnx", made_copy).exit_code == 0
     assert not {"README.md", ".gitattributes"} & manifest.read(made_copy)["files"].keys()
+
+
+@pytest.mark.parametrize("name", ["merges.txt", "model.safetensors", "manifest.json", "README.md"])
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_what_a_link_leads_to_is_never_uploaded(
+    refusal: Refusal, made_copy: Path, tmp_path: Path, name: str, dry: list[str]
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes((made_copy / name).read_bytes() if (made_copy / name).exists() else b"# mine")
+    (made_copy / name).unlink(missing_ok=True)
+    (made_copy / name).symlink_to(secret)
+    told = refusal("push", made_copy, "org/name", *dry)
+    assert told.startswith(f"{made_copy / name} is a link to {secret}, outside the folder, and push uploads only what ")
+    assert told.endswith("; copy the folder with cp -rL, and push the copy")
+
+
+def test_a_link_within_the_folder_may_be_one(run: Run, made_copy: Path) -> None:
+    (made_copy / "merges.txt").rename(made_copy / "the-merges")
+    (made_copy / "merges.txt").symlink_to("the-merges")
+    assert run("push", made_copy, "org/name", "--dry-run").exit_code == 0
+
+
+def test_a_file_that_the_manifest_has_outside_the_folder_is_refused(refusal: Refusal, made_copy: Path) -> None:
+    document = json.loads((made_copy / manifest.MANIFEST).read_text())
+    document["files"]["/etc/hostname"] = {"bytes": 1, "sha256": "0" * 64}
+    (made_copy / manifest.MANIFEST).write_text(json.dumps(document))
+    for command in (["push", made_copy, "org/name", "--dry-run"], ["inspect", made_copy, "--check-hashes"]):
+        assert 'a name is "/etc/hostname", must be the name of a file in the folder' in refusal(*command)

@@ -9,6 +9,8 @@ explaining.py   the graph that shows what goes on    bundle.py       a folder ap
                                                      journal.py      a folder is changed at once
                                                      temporary.py    folders that are provably ours
                                                      plainfile.py    small files, read safely
+                                                     schema.py       what a document must hold
+network.py      config.json, held to the weights     admission.py    a folder's graph, before it is run
 kinds.py        all of them                          inspection.py   what is in a folder
 initializers.py weights as places in the file        progress.py     bars and lines
 verify.py       the folder's parity report           errors.py       what can go wrong

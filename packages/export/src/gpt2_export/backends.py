@@ -1,6 +1,7 @@
 """Ways to run the same frozen folder, behind one call: ids and a cache in, logits and a cache out."""
 
 import importlib.util
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +17,7 @@ from gpt2_export import kinds
 from gpt2_export.errors import FolderError, GraphError
 from gpt2_export.explaining import EXPLAINING
 from gpt2_export.graph import Kind
+from gpt2_export.network import WEIGHTS
 from gpt2_export.portable import PORTABLE
 from gpt2_export.precision import FP32, Precision
 from gpt2_export.serving import SERVING
@@ -159,6 +161,12 @@ def open_graph(kind: Kind, folder: Path, precision: Precision | None = None) -> 
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own exceptions share no base but this
+        links = [each for each in (folder / WEIGHTS, path) if each.is_symlink()]
+        if links:
+            raise GraphError(
+                f"{links[0]} is a link to {os.path.realpath(links[0])}, and onnxruntime reads weights only beside the "
+                f"graph; copy the folder with cp -rL"
+            ) from error
         raise GraphError(f"onnxruntime does not load {path}: {error}") from error
     return GPT2Config.from_hf(read_json(folder / "config.json")), session
 

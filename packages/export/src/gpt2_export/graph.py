@@ -20,6 +20,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,12 +32,13 @@ from gpt2_model.compiler import no_compiler_folder
 from onnxscript.optimizer import optimize
 from torch import nn
 
-from gpt2_export import temporary
+from gpt2_export import plainfile, temporary
 from gpt2_export.errors import GraphError
 from gpt2_export.initializers import refer
 from gpt2_export.precision import Precision
 
 OPSET = 20  # the first with Gelu as one operator, tanh and all; every runtime tried loads 17 to 20
+GRAPH_BYTES = 64_000_000  # GPT-2 XL's largest has two million
 IR_VERSION = 9  # that of onnx 1.15, which brought opset 20
 
 PRODUCTS = ("MatMul", "Gemm")
@@ -118,7 +120,7 @@ def base(kind: Kind, config: GPT2Config, file: Path) -> ir.Model:
     values = {name: weight.const_value for name, weight in model.graph.initializers.items()}
     for weight in model.graph.initializers.values():
         weight.const_value = None
-    with _quiet("onnx_ir"):  # which misses them
+    with quiet("onnx_ir"):  # which misses them
         model = optimize(model, onnx_shape_inference=False)
     for name, weight in model.graph.initializers.items():
         weight.const_value = values.get(name, weight.const_value)
@@ -175,9 +177,13 @@ def load(path: Path) -> onnx.ModelProto:
     """A graph without its weights.
 
     Raises:
-        GraphError: the file is none.
+        FolderError: it is no plain file.
+        GraphError: it is no graph, or has more bytes than one can have.
     """
+    plainfile.refuse_odd(path)
     try:
+        if path.stat().st_size > GRAPH_BYTES:
+            raise ValueError(f"it has {path.stat().st_size:,} bytes, a graph has at most {GRAPH_BYTES:,}")
         proto = onnx.load(path, load_external_data=False)
     except Exception as error:  # protobuf's errors have no base that onnx exports
         raise GraphError(f"{path} is no ONNX graph: {error}; export it again") from error
@@ -202,7 +208,7 @@ def trace(kind: Kind, config: GPT2Config) -> ir.Model:
         for spec in inputs.values()
     ]
     arguments = len(example) - isinstance(example[-1], list)  # the last one may be the list of all past tensors
-    with warnings.catch_warnings(), _quiet("torch.onnx"), no_compiler_folder():
+    with warnings.catch_warnings(), quiet("torch.onnx"), no_compiler_folder():
         warnings.simplefilter("ignore")  # the exporter's remarks on itself
         program = torch.onnx.export(
             network,
@@ -243,7 +249,24 @@ def label(model: ir.Model, kind: Kind, config: GPT2Config) -> None:
 
 
 def check(model: ir.Model, kind: Kind, config: GPT2Config, precision: Precision | None = None) -> None:
-    """Holds the graph to its contract.
+    """Holds the graph to its contract, and to what fusions and foldings must have done.
+
+    Raises:
+        GraphError: naming what differs.
+    """
+    check_contract(model, kind, config, precision)
+    counts = Counter(node.op_type for node in model.graph)
+    # A precision replaces products, and says itself if one is lost.
+    expected: Mapping[str, int] = kind.census(config)
+    if precision is not None:
+        expected = precision.census(config, {name: n for name, n in expected.items() if name not in PRODUCTS})
+    wrong = [f"{counts[name]} {name} instead of {count}" for name, count in expected.items() if counts[name] != count]
+    if wrong:
+        raise GraphError(f"the graph has {', '.join(wrong)}; a fusion or a folding was lost")
+
+
+def check_contract(model: ir.Model, kind: Kind, config: GPT2Config, precision: Precision | None = None) -> None:
+    """Holds the graph to its inputs, outputs and operators, and to weights that are all in the file.
 
     Raises:
         GraphError: naming what differs.
@@ -251,7 +274,10 @@ def check(model: ir.Model, kind: Kind, config: GPT2Config, precision: Precision 
     inputs, outputs = kind.specs(config, precision)
     names = [str(value.name) for value in model.graph.inputs], [str(value.name) for value in model.graph.outputs]
     if names != (list(inputs), list(outputs)):
-        raise GraphError(f"the graph has inputs {names[0]} and outputs {names[1]}, not those of the contract")
+        pairs = (*zip_longest(names[0], inputs), *zip_longest(names[1], outputs))
+        found, promise = next(pair for pair in pairs if pair[0] != pair[1])
+        told = f"{str(found)[:100]!a} instead of {promise!r}"
+        raise GraphError(f"the graph's inputs and outputs are not those of the contract: {told}")
     for value in (*model.graph.inputs, *model.graph.outputs):
         promised = (inputs | outputs)[str(value.name)]
         found = tuple(axis if isinstance(axis, int) else axis.value for axis in value.shape or ())
@@ -266,14 +292,6 @@ def check(model: ir.Model, kind: Kind, config: GPT2Config, precision: Precision 
     held += [str(n.outputs[0].name) for n in model.graph if n.op_type == "Constant" and _weighs(_constant(n))]
     if held:
         raise GraphError(f"the graph holds weights of its own, {', '.join(held)}; all must be in the file of weights")
-    counts = Counter(node.op_type for node in model.graph)
-    # A precision replaces products, and says itself if one is lost.
-    expected: Mapping[str, int] = kind.census(config)
-    if precision is not None:
-        expected = precision.census(config, {name: n for name, n in expected.items() if name not in PRODUCTS})
-    wrong = [f"{counts[name]} {name} instead of {count}" for name, count in expected.items() if counts[name] != count]
-    if wrong:
-        raise GraphError(f"the graph has {', '.join(wrong)}; a fusion or a folding was lost")
 
 
 def operator(node: ir.Node) -> str:
@@ -296,7 +314,7 @@ def _weighs(tensor: ir.TensorProtocol | None) -> bool:
     return tensor is not None and not isinstance(tensor, ir.ExternalTensor) and tensor.size > 16
 
 
-class _quiet:  # noqa: N801 (reads as a with-statement)
+class quiet:  # noqa: N801 (reads as a with-statement)
     """Silences a logger below errors for a while."""
 
     def __init__(self, name: str) -> None:

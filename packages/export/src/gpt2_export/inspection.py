@@ -1,15 +1,17 @@
 """What is in a made folder, read from its files: for people, and as one JSON object."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import onnx
 
 from gpt2_export import graph, kinds, manifest, tensorfile
+from gpt2_export.errors import FolderError, GraphError
 from gpt2_export.freeze import WEIGHTS
-from gpt2_export.precision import FP32
+from gpt2_export.precision import FP32, PRECISIONS
 
 
 def inspect(folder: Path, *, check_hashes: bool = False) -> dict[str, Any]:
@@ -23,6 +25,8 @@ def inspect(folder: Path, *, check_hashes: bool = False) -> dict[str, Any]:
         FolderError: the folder is none that was made here.
     """
     document = manifest.read(folder)
+    if FP32 not in document["weights"]:
+        raise FolderError(f"{folder / manifest.MANIFEST} is damaged: weights has no {FP32}; make the folder again")
     weights = tensorfile.places(folder / WEIGHTS)
     tensor_bytes = sum(place.nbytes for place in weights.values())
     folder_bytes = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
@@ -38,8 +42,7 @@ def inspect(folder: Path, *, check_hashes: bool = False) -> dict[str, Any]:
         "files": document["files"],
         "graphs": {
             precision: {kind: _described(folder / file) for kind, file in files.items()}
-            for precision, files in kinds.held(folder).items()
-            if precision in document["weights"]
+            for precision, files in _graphs(folder, document).items()
         },
         "precisions": _sizes(folder, document),
         "parity": document["parity"],
@@ -79,6 +82,11 @@ def parity_lines(parity: dict[str, Any] | None) -> list[str]:
     """The parity report, a line a backend."""
     if parity is None:
         return ["parity      not verified; run `gpt2-export verify FOLDER`"]
+    with _report("parity"):
+        return _parity_lines(parity)
+
+
+def _parity_lines(parity: dict[str, Any]) -> list[str]:
     lines = [
         f"parity      against {parity['reference']}, {len(parity['sweep'])} shapes; "
         f"torch's float32 is within {parity['float32_error']:.2g}, the limit is {parity['tolerance']:.2g}"
@@ -101,6 +109,11 @@ def parity_lines(parity: dict[str, Any] | None) -> list[str]:
 
 def quality_lines(quality: dict[str, Any], sizes: dict[str, Any]) -> list[str]:
     """A line a precision, and one for each text that it was measured on: of its graphs the one that loses more."""
+    with _report("quality"):
+        return _quality_lines(quality, sizes)
+
+
+def _quality_lines(quality: dict[str, Any], sizes: dict[str, Any]) -> list[str]:
     lines = []
     for name, size in sizes.items():
         lines.append(f"precision   {name}: weights and graphs {size['bytes']:,} bytes, {size['of_fp32']:.3f} of fp32")
@@ -146,17 +159,38 @@ def as_json(found: dict[str, Any]) -> str:
     return json.dumps(found, indent=2, ensure_ascii=False)
 
 
+def _graphs(folder: Path, document: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """The graphs that are there and that the manifest lists."""
+    there = {path.name for path in folder.iterdir()} & document["files"].keys()
+    return {precision: files for precision, files in kinds.among(there).items() if precision in document["weights"]}
+
+
+@contextmanager
+def _report(name: str) -> Iterator[None]:
+    """Turns what comes of a report that lacks a figure, or has a text for one, into one line."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, StopIteration) as error:
+        told = f"{type(error).__name__}: {error}"[:200]
+        raise FolderError(
+            f"{manifest.MANIFEST}: {name} is no report of this version ({told}); verify the folder, or make it again"
+        ) from error
+
+
 def _described(path: Path) -> dict[str, Any]:
     proto = graph.load(path)
-    return {
-        "file": path.name,
-        "bytes": path.stat().st_size,
-        "opsets": {opset.domain or "ai.onnx": opset.version for opset in proto.opset_import},
-        "ir_version": proto.ir_version,
-        "inputs": {value.name: _axes(value) for value in proto.graph.input},
-        "outputs": {value.name: _axes(value) for value in proto.graph.output},
-        "operators": graph.census(proto),
-    }
+    try:
+        return {
+            "file": path.name,
+            "bytes": path.stat().st_size,
+            "opsets": {opset.domain or "ai.onnx": opset.version for opset in proto.opset_import},
+            "ir_version": proto.ir_version,
+            "inputs": {value.name: _axes(value) for value in proto.graph.input},
+            "outputs": {value.name: _axes(value) for value in proto.graph.output},
+            "operators": graph.census(proto),
+        }
+    except ValueError as error:  # a type that ONNX does not have, a name that is no text
+        raise GraphError(f"{path} is damaged: {error}; export it again") from error
 
 
 def _axes(value: onnx.ValueInfoProto) -> list[str | int]:
@@ -167,14 +201,15 @@ def _axes(value: onnx.ValueInfoProto) -> list[str | int]:
 
 def _sizes(folder: Path, document: Mapping[str, Any]) -> dict[str, Any]:
     """What each precision takes: its weights, and the graphs over them that every precision has."""
-    graphs = kinds.held(folder)
+    graphs = _graphs(folder, document)
     shared = {kind.name for kind in kinds.KINDS if not kind.float32_only}
     sizes: dict[str, dict[str, Any]] = {}
-    for precision, weights in document["weights"].items():
+    for precision in (name for name in (FP32, *PRECISIONS) if name in document["weights"]):
+        weights = document["weights"][precision]
         files = [weights, *(file for kind, file in graphs.get(precision, {}).items() if kind in shared)]
-        count = sum((folder / file).stat().st_size for file in files)
+        count = sum(document["files"][file]["bytes"] for file in files)
         fp32 = sizes[FP32]["bytes"] if sizes else count
-        sizes[precision] = {"weights": weights, "bytes": count, "of_fp32": count / fp32}
+        sizes[precision] = {"weights": weights, "bytes": count, "of_fp32": count / max(fp32, 1)}
     return sizes
 
 

@@ -6,10 +6,10 @@ import json
 import platform
 from collections.abc import Collection, Mapping
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from gpt2_export import journal, plainfile, temporary
+from gpt2_export import journal, plainfile, schema, temporary
 from gpt2_export.errors import FolderError
 
 MANIFEST = journal.MANIFEST
@@ -19,20 +19,8 @@ CARD_MARK = (
     "<!-- gpt2-export wrote this card, and writes it anew with each push; take this line out to keep your own. -->"
 )
 SCHEMA = 1
+MANIFEST_BYTES = 16_000_000  # a real one has twenty thousand
 GENERATOR = "gpt2-export"
-FIELDS = {
-    "generator": dict,
-    "source": dict,
-    "weights": dict,
-    "graphs": dict,
-    "versions": dict,
-    "warnings": list,
-    "files": dict,
-    "parity": dict | None,
-    "quality": dict,
-}
-INNER = {"generator": {"name", "version"}, "source": {"name", "revision"}, "parity": {"reference", "backends"}}
-ENTRY = {"bytes", "sha256"}
 # What the hub's library leaves beside a download; it is nobody's work.
 LEFT_BY_DOWNLOADS = (".cache", ".gitattributes")
 PACKAGES = ("gpt2-model", "gpt2-export", "torch", "onnx", "onnxscript", "onnxruntime", "safetensors", "transformers")
@@ -98,27 +86,25 @@ def read(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = plainfile.read_json(path, MANIFEST_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         raise FolderError(f"{folder} has no {MANIFEST}; make it with `gpt2-export make SOURCE {folder}`") from None
-    except (OSError, ValueError) as error:
-        raise FolderError(f"{path} cannot be read: {error}") from error
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         found = document.get("schema") if isinstance(document, dict) else type(document).__name__
-        raise FolderError(f"{path} has schema {found!r}, this version reads {SCHEMA}; make the folder again")
+        raise FolderError(f"{path} has schema {ascii(found)[:60]}, this version reads {SCHEMA}; make the folder again")
     document.setdefault("quality", {})  # folders of before there was another precision
-    wrong = [name for name, kind in FIELDS.items() if not isinstance(document.get(name), kind)]
-    wrong = wrong or [name for name, fields in INNER.items() if not _has(document[name], fields)]
-    wrong = wrong or (["files"] if not all(_has(entry, ENTRY) for entry in document["files"].values()) else [])
-    if wrong:
-        raise FolderError(f"{path} is damaged: {', '.join(wrong)} are not what they must be; make the folder again")
+    try:
+        FIELDS("", document)
+        _refuse_unlisted(document)
+    except ValueError as error:
+        raise FolderError(f"{path} is damaged: {str(error).removeprefix(': ')}; make the folder again") from error
     return document
 
 
 def is_made_here(folder: Path) -> bool:
     """Whether gpt2-export made a folder, of whichever schema; manifest.json alone is a common name."""
     try:
-        document = _parsed(folder / MANIFEST)
+        document = plainfile.read_json(folder / MANIFEST, MANIFEST_BYTES)
         return bool(document["generator"]["name"] == GENERATOR and document["schema"])
     except UNREADABLE:
         return False
@@ -127,7 +113,7 @@ def is_made_here(folder: Path) -> bool:
 def strangers(folder: Path) -> list[str]:
     """What lies in a made folder and is somebody's own; of a damaged manifest's all."""
     try:
-        listed = set(_parsed(folder / MANIFEST)["files"])
+        listed = set(plainfile.read_json(folder / MANIFEST, MANIFEST_BYTES)["files"])
     except UNREADABLE:
         listed = set()
     listed |= {MANIFEST, *LEFT_BY_DOWNLOADS, *journal.pending(folder)}
@@ -138,16 +124,16 @@ def strangers(folder: Path) -> list[str]:
     return sorted(name for name in names if not temporary.is_own(name))
 
 
-def _parsed(path: Path) -> Any:
-    """What is in a JSON file; raises one of `UNREADABLE`."""
-    return json.loads(plainfile.read(path).decode("utf-8-sig"))
-
-
 def differences(folder: Path, document: dict[str, Any]) -> list[str]:
-    """What is not as the manifest says, file by file; empty for a folder that is whole."""
+    """What is not as the manifest says, file by file; empty for a folder that is whole.
+
+    Raises:
+        FolderError: something is no plain file.
+    """
     wrong = []
     for name, entry in document["files"].items():
         path = folder / name
+        plainfile.refuse_odd(path)
         if not path.is_file():
             wrong.append(f"{name} is missing")
         elif path.stat().st_size != entry["bytes"]:
@@ -155,6 +141,18 @@ def differences(folder: Path, document: dict[str, Any]) -> list[str]:
         elif _sha256(path) != entry["sha256"]:
             wrong.append(f"{name} has another sha256")
     return wrong
+
+
+def stays_inside(name: str) -> bool:
+    """Whether a name means a file of the folder on every system: with \\ and : one would leave it on Windows.
+
+    >>> [stays_inside(name) for name in ("a", "onnx/a", "../a", "/a", "a/../../b", "c:a", "..\\\\a", "")]
+    [True, True, False, False, False, False, False, False]
+    """
+    path = PurePosixPath(name)
+    return (bool(path.parts) and not path.is_absolute() and ".." not in path.parts and name.isprintable()) and not set(
+        name
+    ) & set("\\:\0")
 
 
 def versions() -> dict[str, str]:
@@ -173,9 +171,19 @@ def _belongs(path: Path) -> bool:
     return path.is_file() and path.name not in (MANIFEST, CARD) and not path.name.startswith(".")
 
 
-def _has(value: object, fields: Collection[str]) -> bool:
-    """Whether a part of the manifest has what is asked of it; None has no parts."""
-    return value is None or (isinstance(value, dict) and set(fields) <= value.keys())
+def _file_name(where: str, value: object) -> None:
+    schema.text(where, value)
+    if not stays_inside(str(value)):
+        schema.refuse(where, value, "the name of a file in the folder")
+
+
+def _refuse_unlisted(document: dict[str, Any]) -> None:
+    """What stands for weights and graphs must be listed, with its hash."""
+    named = {"weights": document["weights"]} | {f"graphs: {p}": found for p, found in document["graphs"].items()}
+    for where, table in named.items():
+        for key, name in table.items():
+            if name not in document["files"]:
+                schema.refuse(schema.inside(where, key), name, "one of files")
 
 
 def _entry(path: Path) -> Entry:
@@ -185,3 +193,18 @@ def _entry(path: Path) -> Entry:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+FIELDS = schema.record(
+    schema=schema.one_of([SCHEMA]),
+    generator=schema.record(name=schema.text, version=schema.text),
+    source=schema.record(name=schema.text, revision=schema.optional(schema.text)),
+    weights=schema.table(_file_name),
+    graphs=schema.table(schema.table(_file_name)),
+    versions=schema.table(schema.text),
+    warnings=schema.items(schema.text),
+    files=schema.table(schema.record(bytes=schema.whole, sha256=schema.sha256), name=_file_name),
+    # Reports of another version have other figures; whoever shows one finds out.
+    parity=schema.optional(schema.record(reference=schema.text, backends=schema.table(schema.record()))),
+    quality=schema.table(schema.record()),
+)

@@ -1,8 +1,11 @@
 """A file of a folder, read only where it is a plain one: a pipe hangs, a device never ends."""
 
+import json
 import os
 import stat
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from gpt2_export.errors import FolderError
 
@@ -25,7 +28,7 @@ def refuse_odd(path: Path) -> None:
     """
     try:
         found = path.stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     except (OSError, ValueError) as error:  # a link to itself, a name that is too long, NUL in it
         raise FolderError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
@@ -53,3 +56,33 @@ def read(path: Path, limit: int = TEXT_BYTES) -> bytes:
     if len(content) > limit:
         raise FolderError(f"{path} has more than {limit:,} bytes, too many for such a file; make the folder again")
     return content
+
+
+def read_json(path: Path, limit: int = TEXT_BYTES) -> Any:
+    """What is in a JSON file; a byte order mark is dropped.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: there is none.
+        FolderError: it cannot be read, or is not JSON that every reader takes for the same.
+    """
+    content = read(path, limit)
+    try:
+        document = json.loads(content.decode("utf-8-sig"), object_pairs_hook=_without_twins)
+        json.dumps(document, ensure_ascii=False).encode()  # half a surrogate pair is no text
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise FolderError(f"{path} cannot be read: it has {half!a}, which is half a surrogate pair") from error
+    except RecursionError as error:
+        raise FolderError(f"{path} cannot be read: it is too deep") from error
+    except ValueError as error:
+        raise FolderError(f"{path} cannot be read: {error}") from error
+    return document
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; of two values under one name, readers take this one or that."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        (name, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"{name[:100]!a} is there twice")
+    return found

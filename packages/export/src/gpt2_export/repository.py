@@ -8,14 +8,14 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from gpt2_export import card, manifest
+from gpt2_export import card, manifest, plainfile
 from gpt2_export.errors import ExportError, FolderError, HubError
 from gpt2_export.manifest import CARD, MANIFEST
 from gpt2_export.progress import Progress, silent
@@ -83,6 +83,7 @@ def prepare(folder: str | PathLike[str], repository: str, *, progress: Progress 
     wrong = manifest.differences(folder, document)
     if wrong:
         raise FolderError(f"{folder} is not as it was made: {', '.join(wrong)}; make it again")
+    _refuse_links(folder, (*document["files"], MANIFEST, CARD))
     progress("check", 1, 1)
     own = _own_card(folder / CARD)
     is_own = own is not None and not card.is_generated(own)
@@ -97,12 +98,24 @@ def prepare(folder: str | PathLike[str], repository: str, *, progress: Progress 
     )
 
 
+def _refuse_links(folder: Path, names: Iterable[str]) -> None:
+    """A link could bring any file of this machine to the hub."""
+    place = Path(os.path.realpath(folder))
+    for name in names:
+        found = Path(os.path.realpath(folder / name))
+        if place not in found.parents:
+            raise FolderError(
+                f"{folder / name} is a link to {found}, outside the folder, and push uploads only what lies in it; "
+                "copy the folder with cp -rL, and push the copy"
+            )
+
+
 def _own_card(path: Path) -> str | None:
     """The text of README.md, None where there is none."""
-    if not path.is_file():
-        return None
     try:
-        return path.read_text(encoding="utf-8")
+        return plainfile.read(path).decode()
+    except FileNotFoundError:
+        return None
     except UnicodeDecodeError as error:
         raise FolderError(
             f"{path} is not UTF-8 at byte {error.start}; convert it, e.g. with iconv, or remove it"

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from gpt2_model import GPT2Config
-from gpt2_model.checkpoint import Checkpoint, open_checkpoint, read_json
+from gpt2_model.checkpoint import Checkpoint, open_checkpoint
 from gpt2_model.errors import SourceError
 
-from gpt2_export import bundle, kinds, manifest
+from gpt2_export import admission, bundle, kinds, manifest, network
 from gpt2_export.errors import FolderError, PrecisionError
 from gpt2_export.freeze import WEIGHTS, freeze, frozen_bytes
 from gpt2_export.portable import PORTABLE
@@ -70,7 +70,7 @@ def make(
         warnings = freeze(checkpoint, folder, ignore_config=ignore_config, progress=progress)
         name, found_revision = provenance(checkpoint)
         del checkpoint  # its files are mapped: let them go before the folder's own are
-        config = _config(folder)
+        config = network.of(folder)
         _refuse_impossible(config, folder, asked, keep)
         bases, refusals = kinds.trace_all(config, folder / WEIGHTS, progress=progress)
         kinds.write_all(bases, config, folder)
@@ -124,7 +124,7 @@ def add_graph(folder: str | PathLike[str], *, progress: Progress = silent) -> di
         wrong = manifest.differences(folder, before)
         _refuse_differences(folder, [line for line in wrong if not line.startswith(graphs)])
         _refuse_unlisted(folder, before)
-        config = _config(folder)
+        config = network.of(folder)
         bases, refusals = kinds.trace_all(config, folder / WEIGHTS, progress=progress)
         kept = [warning for warning in before["warnings"] if not kinds.is_refusal(warning)]
         made = [kind.file for kind in kinds.KINDS]
@@ -152,6 +152,7 @@ def verify_folder(folder: str | PathLike[str], *, progress: Progress = silent) -
         _refuse_unlisted(folder, before)
         if PORTABLE.file not in before["files"]:
             raise FolderError(f"{folder} has no {PORTABLE.file}; export it with `gpt2-export onnx {folder}`")
+        _admit(folder, before, network.of(folder))
         try:
             parity = verify(folder, progress=progress)
         except Exception:  # a report of another version of these packages is void; what is interrupted found nothing
@@ -202,7 +203,8 @@ def quantize(
             raise FolderError(
                 f"{folder} is not verified, and the others are measured against it; run `gpt2-export verify`"
             )
-        config = _config(folder)
+        config = network.of(folder)
+        _admit(folder, before, config)
         _refuse_impossible(config, folder, asked, keep)
         needed = len(asked) * (folder / WEIGHTS).stat().st_size + SMALL_FILES_BYTES
         with bundle.within(folder, needed_bytes=needed) as inside:
@@ -286,7 +288,7 @@ def _add(
     progress: Progress,
 ) -> dict[str, Any]:
     """Writes a precision's weights and graphs to `out`; returns what it loses."""
-    config = _config(folder)
+    config = network.of(folder)
     progress(f"freeze {precision.name}", 0, 1)
     weights = precision.freeze(config, folder / WEIGHTS, out, keep)
     kinds.write_all(bases, config, out, (precision, weights))
@@ -314,8 +316,11 @@ def _refuse_unlisted(folder: Path, document: dict[str, Any]) -> None:
             raise FolderError(f"{folder} has {kind.file}, which its manifest does not list; move it away")
 
 
-def _config(folder: Path) -> GPT2Config:
-    return GPT2Config.from_hf(read_json(folder / "config.json"))
+def _admit(folder: Path, document: dict[str, Any], config: GPT2Config) -> None:
+    """Looks at the float32 graphs of a folder before anything runs them."""
+    for kind in kinds.KINDS:
+        if kind.file in document["files"]:
+            admission.admit(folder / kind.file, kind, config, WEIGHTS)
 
 
 def _changed(before: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -14,10 +14,12 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from gpt2_export import plainfile
 from gpt2_export.errors import FolderError
 
 ALIGNMENT = 64  # of the first tensor: a cache line, and the widest vector load
 FLOAT32_BYTES = 4
+HEADER_BYTES = 16_000_000  # GPT-2 XL's has under a hundred thousand
 DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "U8": np.dtype(np.uint8)}
 
 
@@ -68,7 +70,9 @@ def places(path: Path, dtypes: Collection[str] = ("F32",)) -> dict[str, Place]:
     Raises:
         FolderError: it is no safetensors file, or one of tensors of other types than `dtypes`.
     """
+    plainfile.refuse_odd(path)
     try:
+        _refuse_long_header(path)
         with safe_open(path, framework="np"):  # the library checks header, offsets and length
             pass
         with path.open("rb") as file:
@@ -105,6 +109,13 @@ def _header(forms: Mapping[str, Form]) -> bytes:
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % ALIGNMENT)
     return len(text).to_bytes(8, "little") + text
+
+
+def _refuse_long_header(path: Path) -> None:
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > HEADER_BYTES:
+        raise ValueError(f"its header would have {length:,} bytes, at most {HEADER_BYTES:,} are read")
 
 
 def _read_header(file: BinaryIO) -> tuple[int, dict[str, Any]]:

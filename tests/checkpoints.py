@@ -4,6 +4,7 @@ Weights of std 0.3, random biases and random LayerNorm affines: with GPT-2's own
 classic mistakes are smaller than any honest tolerance (design section 5).
 """
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,22 @@ def with_a_head_of_its_own(folder: Path) -> None:
     network(tie_word_embeddings=False).save_pretrained(folder)
 
 
+def saved_in_double_precision(folder: Path) -> None:
+    network().double().save_pretrained(folder)
+
+
+def with_a_value_head_beside_it(folder: Path) -> None:
+    """As TRL saves a policy."""
+    network().save_pretrained(folder)
+    rewrite(folder, lambda tensors: tensors | {"v_head.summary.weight": torch.ones(1, SIZES["n_embd"])})
+
+
+def with_an_old_number_of_positions(folder: Path) -> None:
+    network().save_pretrained(folder)
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"n_ctx": 7, "n_special": 0}))
+
+
 WILD = {
     make.__name__.replace("_", " "): make
     for make in (
@@ -154,5 +171,8 @@ WILD = {
         with_its_tied_head_stored_too,
         with_another_head_than_its_config_says,
         with_a_head_of_its_own,
+        saved_in_double_precision,
+        with_a_value_head_beside_it,
+        with_an_old_number_of_positions,
     )
 }

@@ -51,6 +51,7 @@ def test_every_config_continues_a_prompt_with_the_same_tokens(variant: str, tmp_
     assert list(generate(GPT2.from_pretrained(tmp_path), PROMPT, max_new_tokens=TOKENS)) == expected
 
 
+@pytest.mark.filterwarnings("ignore::gpt2_model.CheckpointWarning")
 @pytest.mark.parametrize("kind", WILD)
 def test_every_kind_of_file_agrees_on_every_shape(kind: str, tmp_path: Path) -> None:
     WILD[kind](tmp_path)

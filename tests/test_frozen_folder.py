@@ -1,5 +1,6 @@
 """The made folder is a checkpoint as well: transformers opens it, and says what it says of the source."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import torch
 import transformers
 from checkpoints import GRAPHS, WILD
 from gpt2_export import freeze_only, make
+from gpt2_model.config import REQUIRED_VALUES
+from gpt2_model.inert_fields import INERT
 from sweep import Step, assert_same_logits
 from tolerances import atol
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -47,6 +50,17 @@ def test_every_kind_of_file_is_the_same_in_transformers(kind: str, tmp_path: Pat
     WILD[kind](source)
     freeze_only(source, folder)
     assert_same_in_transformers(source, folder)
+
+
+def test_fields_that_are_null_do_not_keep_transformers_from_opening_the_folder(tmp_path: Path) -> None:
+    """transformers 5 takes null in few fields; the source itself it would not open."""
+    source, folder = tmp_path / "source", tmp_path / "folder"
+    WILD["as openai published it"](source)
+    document = json.loads((source / "config.json").read_text())
+    null = dict.fromkeys([*REQUIRED_VALUES, *INERT, "n_inner", "mystery"])
+    (source / "config.json").write_text(json.dumps(document | null | {"model_type": "gpt2"}))
+    freeze_only(source, folder)
+    assert GPT2LMHeadModel.from_pretrained(folder).config.eos_token_id is None
 
 
 def test_make_compares_with_transformers_where_it_is_installed(made: Callable[[str], Any], tmp_path: Path) -> None:

@@ -187,7 +187,7 @@ def test_config_leads_transformers_js_to_the_graph_that_is_there(
 
 
 def test_config_keeps_the_sources_own_fields(make_checkpoint: MakeCheckpoint, frozen: Freeze) -> None:
-    own = {"eos_token_id": 7, "id2label": {"0": "naïve"}, "task_specific_params": None, "n_ctx": 24}
+    own = {"eos_token_id": 7, "id2label": {"0": "naïve"}, "task_specific_params": {}, "n_ctx": 24, "pad_token_id": None}
     assert own.items() <= frozen(make_checkpoint(config=own)).json("config.json").items()
 
 

@@ -38,7 +38,8 @@ def test_a_published_config_is_frozen_with_the_weights_of_its_network(
     assert all(torch.equal(found[tensor], expected[tensor]) for tensor in expected)
     config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     assert GPT2Config.from_hf(config) == model.config
-    assert shrunk(PUBLISHED[name], model).items() <= config.items()
+    said = {field: value for field, value in shrunk(PUBLISHED[name], model).items() if value is not None}
+    assert said.items() <= config.items()
 
 
 def test_an_n_ctx_that_differs_warns_and_is_mended(

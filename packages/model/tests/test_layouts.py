@@ -8,7 +8,7 @@ import pytest
 import torch
 from gpt2_model import GPT2, CheckpointWarning, SourceError, TensorError
 from gpt2_model.checkpoint import Checkpoint, open_checkpoint
-from gpt2_model.layouts import PREFIXES
+from gpt2_model.layouts import INNER, PREFIXES
 from gpt2_model.weights import load, stored_tensors
 from torch import Tensor
 
@@ -88,6 +88,24 @@ def test_a_prefix_on_some_of_the_names_is_one_sentence(prefix: str, model: GPT2,
     message = refusal(TensorError, make_folder(model, tensors=tensors))
     assert "12 of 28 tensors have " in message
     assert message.endswith("save the model without its wrapper")
+
+
+@pytest.mark.parametrize("part", INNER)
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_what_the_wrapping_of_single_blocks_leaves_within_names_is_taken_out(
+    part: str, prefix: str, model: GPT2, make_folder: MakeFolder
+) -> None:
+    """As accelerate's regional compilation and activation checkpointing save them."""
+    tensors = stored_tensors(model)
+    wrapped = {prefix + re.sub(r"\.h\.(\d+)\.", rf".h.\1.{part}", name): each for name, each in tensors.items()}
+    found = open_checkpoint(make_folder(model, tensors=wrapped))
+    assert_same(found, tensors)
+    assert f"names have {part} within, which {INNER[part]} leaves there: it was taken out" in found.warnings
+
+
+def test_a_block_with_and_without_its_wrapping_is_refused(model: GPT2, make_folder: MakeFolder) -> None:
+    tensors = stored_tensors(model) | {"transformer.h.0._orig_mod.ln_1.bias": torch.ones(12)}
+    assert "names are the same without _orig_mod." in refusal(TensorError, make_folder(model, tensors=tensors))
 
 
 def test_a_name_with_and_without_the_prefix_is_refused(model: GPT2, make_folder: MakeFolder) -> None:

@@ -51,8 +51,6 @@ def freeze(
     write_json(folder / "genai_config.json", genai.config(layout.config, tokens))
     warnings += [*layout.warnings, *_rounding_warnings(rounded)]
     warnings += [f"config.json: {name} was left out, as asked" for name in ignore_config]
-    if checkpoint.config.get("tie_word_embeddings", True) and not layout.config.tie_word_embeddings:
-        warnings.append("config.json ties the head to the embedding, but the file has another head: it is kept, untied")
     return warnings + tokenizer.copy(checkpoint.folder, folder, config)
 
 
@@ -136,7 +134,9 @@ def _rounding_warnings(rounded: dict[str, float]) -> list[str]:
 def _config(checkpoint: Checkpoint, layout: Layout, ignored: Collection[str]) -> dict[str, Any]:
     """The source's own fields, with those that the frozen weights decide: type, head, class, graph."""
     dropped = {"torch_dtype", "_name_or_path", "transformers_version", *ALIASES, *ignored, *UNOPENED}
-    kept = {key: value for key, value in checkpoint.config.items() if key not in dropped}
+    # Null means absent, but not to transformers 5 in every field; of a special token it says that there is none.
+    said = {key: value for key, value in checkpoint.config.items() if value is not None or key.endswith("_token_id")}
+    kept = {key: value for key, value in said.items() if key not in dropped}
     if "n_ctx" in kept:
         kept["n_ctx"] = layout.config.n_positions  # converters read the context's length there
     return kept | layout.config.to_hf() | {"dtype": "float32", "transformers.js_config": TRANSFORMERS_JS}

@@ -25,7 +25,15 @@ PREFIXES = {
     "base_model.model.": "PEFT",
     "pretrained_model.": "TRL",
     "_forward_module.": "Lightning",
+    "_fsdp_wrapped_module.": "FullyShardedDataParallel",
     "model.": "a wrapping module",
+}
+
+# What stands within names where parts of the model were wrapped -> whose it is. Nothing of GPT-2's is called so.
+INNER = {
+    "_orig_mod.": "torch.compile",
+    "_checkpoint_wrapped_module.": "activation checkpointing",
+    "_fsdp_wrapped_module.": "FullyShardedDataParallel",
 }
 
 # Heads beside the language model's, and whose they are. A classifier has no language model's head unless it is there.
@@ -69,10 +77,11 @@ def as_transformers(tensors: Tensors, config: Mapping[str, Any], where: object, 
     """
     refuse_adapter(tensors, where)
     tensors, unwrapped = without_prefixes(tensors, where)
+    tensors, whole = without_inner(tensors, where)
     tensors, beheaded = without_other_heads(tensors, config, where)
     tensors, transposed = turned(tensors, stated=linear)
     tensors, cut = without_padding(tensors, config)
-    return tensors, unwrapped + beheaded + transposed + cut
+    return tensors, unwrapped + whole + beheaded + transposed + cut
 
 
 def refuse_adapter(tensors: Tensors, where: object) -> None:
@@ -80,6 +89,23 @@ def refuse_adapter(tensors: Tensors, where: object) -> None:
     adapters = [name for name in tensors if ADAPTERS.search(name)]
     if adapters:
         raise SourceError(f"{where} holds an adapter that is not merged ({listed(adapters)}); {MERGE}")
+
+
+def without_inner(tensors: Tensors, where: object) -> Read:
+    """The names without what the wrapping of single blocks leaves within them.
+
+    >>> names, _ = without_inner({"h.0._orig_mod.ln_1.bias": print}, "x")
+    >>> list(names)
+    ['h.0.ln_1.bias']
+    """
+    inner = [part for part in INNER if any(f".{part}" in name for name in tensors)]
+    shorter = dict(tensors)
+    for part in inner:
+        shorter = {name.replace(f".{part}", "."): tensor for name, tensor in shorter.items()}
+    if len(shorter) < len(tensors):
+        raise TensorError(f"{where}: names are the same without {inner[0]}; save the model without its wrapper")
+    told = [f"names have {part} within, which {INNER[part]} leaves there: it was taken out" for part in inner]
+    return shorter, tuple(told)
 
 
 def without_prefixes(tensors: Tensors, where: object) -> Read:

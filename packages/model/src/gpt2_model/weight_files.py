@@ -90,8 +90,7 @@ def open_weights(folder: Path, choice: Choice) -> WeightFiles:
         _refuse_no_file(path)
         held = pickle_file.read(path)
         return WeightFiles(tensors=held.tensors, beside=held.beside, warnings=held.warnings)
-    files: Mapping[str, Collection[str]] = {choice.file: ()} if choice.shard is None else _shards(path)
-    return WeightFiles(tensors=_open_all(folder, files), beside={}, warnings=())
+    return _open_all(folder, {choice.file: ()} if choice.shard is None else _shards(path))
 
 
 def _shards(index: Path) -> dict[str, set[str]]:
@@ -117,12 +116,17 @@ def _is_file_name(name: str) -> bool:
     return Path(name).name == name and name.isprintable() and len(name) <= LONGEST_FILE_NAME
 
 
-def _open_all(folder: Path, files: Mapping[str, Collection[str]]) -> Tensors:
+def _open_all(folder: Path, files: Mapping[str, Collection[str]]) -> WeightFiles:
     tensors: Tensors = {}
+    warnings: tuple[str, ...] = ()
     for name, promised in files.items():
         path = folder / name
         _refuse_no_file(path)
-        found = _open_safetensors(path) if path.suffix == ".safetensors" else pickle_file.read(path).tensors
+        if path.suffix == ".safetensors":
+            found = _open_safetensors(path)
+        else:
+            held = pickle_file.read(path)
+            found, warnings = held.tensors, warnings + held.warnings
         missing = sorted(set(promised) - found.keys())
         if missing:
             raise WeightFileError(f"{path} lacks {listed(missing)}, which its index promises; download it again")
@@ -130,7 +134,7 @@ def _open_all(folder: Path, files: Mapping[str, Collection[str]]) -> Tensors:
         if twice:
             raise WeightFileError(f"{path} holds {listed(twice)}, which another file of {folder} holds too")
         tensors |= found
-    return tensors
+    return WeightFiles(tensors=tensors, beside={}, warnings=warnings)
 
 
 def _refuse_no_file(path: Path) -> None:

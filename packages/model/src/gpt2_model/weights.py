@@ -38,6 +38,7 @@ TABLE = (
     (r"lm_head\.decoder\.weight", r"lm_head.weight", KEEP),  # old DialoGPT
 )
 
+UNTIED = "config.json ties the head to the embedding, but the file has another head: it is kept, untied"
 READ_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -109,6 +110,7 @@ def lay_out(checkpoint: Checkpoint, *, ignore_config: Collection[str] = ()) -> L
         elif not _equal(checkpoint, head.stored_name, found["wte.weight"].stored_name):
             config = replace(config, tie_word_embeddings=False)
             found["lm_head.weight"] = head
+            remarks += (UNTIED,)
 
     if config.n_layer > len(checkpoint.tensors):  # a network of a million layers takes minutes to lay out
         raise TensorError(

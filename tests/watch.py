@@ -1,0 +1,157 @@
+"""A command watched from outside: what it writes beside its output, and which sockets its threads and children open.
+
+strace sees every system call of all of them. Where it is missing or may not trace, a seccomp filter stands in: it ends
+the process that opens a socket of another family than AF_UNIX. That of a child is seen only if its parent minds.
+"""
+
+import ctypes
+import os
+import platform
+import re
+import shutil
+import struct
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+# All that a process needs here. Nothing of the tests' own environment: where CI runs, onnxruntime is silent by itself.
+KEPT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "GPT2_TOKENIZER_DIR")
+
+# A file that is made, or opened for writing; a folder that is made. A call whose end is on another line counts.
+WRITES = re.compile(
+    r'(?:openat\([^"]*"(?P<file>[^"]*)", [A-Z_|]*O_(?:CREAT|WRONLY|RDWR)|mkdir(?:at)?\([^"]*"(?P<folder>[^"]*)")'
+    r"(?!.* = -1 E)"
+)
+SOCKETS = re.compile(r"socket\((?P<family>AF_\w+)")
+NOWHERE = re.compile(
+    r"/dev/(null|tty)|/proc/.*|.*/__pycache__(/.*)?"
+)  # bytecode is the interpreter's, beside its source
+
+SECCOMP_MODE_FILTER, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 2, 22, 38
+KILL_PROCESS, ALLOW = 0x80000000, 0x7FFF0000
+CALLS = {"x86_64": (0xC000003E, 41), "aarch64": (0xC00000B7, 198)}  # the audit architecture, and the number of socket()
+SIGSYS = 31
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What came of a command.
+
+    Attributes:
+        code: its exit code.
+        output: stdout and stderr.
+        left: files and folders below its home, its temporary directory and its working directory.
+        written: what was written elsewhere.
+        sockets: families of the sockets that were opened, AF_UNIX left out.
+    """
+
+    code: int
+    output: str
+    left: frozenset[str]
+    written: frozenset[str] = field(default_factory=frozenset)
+    sockets: frozenset[str] = field(default_factory=frozenset)
+
+
+class Watched:
+    """A started command in a world of its own: three empty directories, `home`, `tmp` and `work`, in which it runs."""
+
+    def __init__(self, command: Sequence[str | Path], place: Path, **variables: str) -> None:
+        self.place = place
+        for name in ("home", "tmp", "work"):
+            (place / name).mkdir(parents=True, exist_ok=True)
+        environment = {name: os.environ[name] for name in KEPT if name in os.environ} | variables
+        environment |= {"HOME": str(place / "home"), "TMPDIR": str(place / "tmp"), "PWD": str(place / "work")}
+        self.log = place / "strace"
+        tracer = [*_strace(), "-o", str(self.log)] if may_trace() else []
+        self.process = subprocess.Popen(
+            [*tracer, *map(str, command)],
+            env=environment,
+            cwd=place / "work",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            preexec_fn=None if may_trace() else _forbid_sockets(),
+        )
+
+    def seen(self, timeout: float = 600) -> Seen:
+        """What came of it, when it has ended."""
+        output, _ = self.process.communicate(timeout=timeout)
+        left = {
+            str(path.relative_to(self.place))
+            for name in ("home", "tmp", "work")
+            for path in (self.place / name).rglob("*")
+        }
+        code = self.process.returncode
+        if not self.log.exists():
+            sockets = {"a socket"} if code == -SIGSYS else set()
+            return Seen(code=code, output=output, left=frozenset(left), sockets=frozenset(sockets))
+        log = self.log.read_text(errors="replace")
+        families = {match["family"] for match in SOCKETS.finditer(log)} - {"AF_UNIX", "AF_LOCAL"}
+        paths = (match["file"] or match["folder"] for match in WRITES.finditer(log))
+        written = {path for path in map(self._absolute, paths) if not NOWHERE.fullmatch(path)}
+        outside = {path for path in written if not Path(path).is_relative_to(self.place)}
+        return Seen(
+            code=code,
+            output=output,
+            left=frozenset(left),
+            written=frozenset(outside),
+            sockets=frozenset(families),
+        )
+
+    def _absolute(self, path: str) -> str:
+        return os.path.normpath(self.place / "work" / path)
+
+
+def _strace() -> list[str]:
+    return [shutil.which("strace") or "strace", "-f", "-qq", "--seccomp-bpf", "-e", "trace=socket,openat,mkdir,mkdirat"]
+
+
+@cache
+def may_trace() -> bool:
+    """Whether strace is here and may trace."""
+    if shutil.which("strace") is None:
+        return False
+    tried = subprocess.run([*_strace(), "-o", os.devnull, "true"], capture_output=True, check=False)
+    return tried.returncode == 0
+
+
+def may_filter() -> bool:
+    """Whether a seccomp filter can stand in for strace."""
+    return platform.system() == "Linux" and platform.machine() in CALLS
+
+
+def _forbid_sockets() -> Callable[[], None]:
+    """To be called between fork and exec: from then on a socket of any family but AF_UNIX ends its process."""
+    architecture, socket = CALLS[platform.machine()]
+    load, equal, give = 0x20, 0x15, 0x06  # BPF_LD|W|ABS, BPF_JMP|JEQ|K, BPF_RET|K
+    program = b"".join(
+        struct.pack("HBBI", *instruction)
+        for instruction in (
+            (load, 0, 0, 4),  # seccomp_data.arch
+            (equal, 0, 4, architecture),
+            (load, 0, 0, 0),  # .nr
+            (equal, 0, 2, socket),
+            (load, 0, 0, 16),  # .args[0], its lower half
+            (equal, 0, 1, 1),  # AF_UNIX
+            (give, 0, 0, ALLOW),
+            (give, 0, 0, KILL_PROCESS),
+        )
+    )
+    libc = ctypes.CDLL(None, use_errno=True)
+    code = ctypes.create_string_buffer(program)
+
+    class Program(ctypes.Structure):
+        _fields_ = [("length", ctypes.c_ushort), ("code", ctypes.c_void_p)]
+
+    filtered = Program(len(program) // 8, ctypes.addressof(code))
+
+    def forbid() -> None:
+        assert code is not None  # kept alive
+        libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        if libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(filtered), 0, 0):
+            os._exit(127)
+
+    return forbid

@@ -35,7 +35,8 @@ ARROWS = {
         interior, progress <- verify; backends <- calibration;
         activations, calibration, verify <- quality;
         bundle, freeze, quality <- steps; bundle, freeze, kinds <- inspection;
-        inspection, tokenizer <- card <- repository; steps, inspection, repository <- cli
+        inspection, tokenizer <- card <- repository; interruption, steps, inspection, repository <- cli;
+        cli <- entry
     """,
     "gpt2_runtime": """
         errors <- cuda, regular_file, sharing, stopping; sharing <- bundle, cache; regular_file <- document;
@@ -57,7 +58,8 @@ ARROWS = {
         memory, text <- loading <- inspection;
         text <- explanation; detokenizer, explanation, glyphs <- page;
         buffers, bundle <- roofline; memory, roofline, sampling, session <- bench;
-        bench, inspection, jobs, page, perplexity <- cli
+        bench, inspection, jobs, page, perplexity <- cli;
+        interruption <- cli <- entry
     """,
 }
 NEVER = {

@@ -352,7 +352,7 @@ class TestPipes:
     # So many tokens that they are still coming when the test has seen the first.
     # And with Ctrl-C as a terminal has it, which a job in the background inherits as ignored.
     SLOW = """
-import signal, sys, time, gpt2_runtime
+import signal, sys, time, gpt2_runtime.decoding
 signal.signal(signal.SIGINT, signal.default_int_handler)
 loop = sys.modules["gpt2_runtime.decoding"]
 loop.accepted = lambda *_: time.sleep(0.05) or [7]

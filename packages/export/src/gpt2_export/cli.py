@@ -1,7 +1,6 @@
 """The command `gpt2-export`: one call into the package per subcommand, and errors as one line."""
 
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
+
+from gpt2_export.interruption import unwinding
 
 F = TypeVar("F", bound=Callable[..., Any])
 EXISTING = click.Path(path_type=Path)
@@ -37,8 +38,6 @@ def main() -> None:
     gpt2-export inspect gpt2-folder          what is in it, and how it was verified
     gpt2-export push gpt2-folder you/gpt2    to the hub, with a model card
     """
-    # A polite end, as container managers send it, unwinds like any other: what was half-written is removed.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def source_options(command: F) -> F:
@@ -125,7 +124,8 @@ def make(debug: bool, source: str, out: Path, **options: Any) -> None:
         from gpt2_export.progress import progress_for
         from gpt2_export.steps import make as make_folder
 
-        document = make_folder(source, out, progress=progress_for(sys.stderr), **options)
+        with unwinding():
+            document = make_folder(source, out, progress=progress_for(sys.stderr), **options)
         _finish(out, document, *parity_lines(document["parity"]), *precision_lines(out, document))
 
 
@@ -145,7 +145,9 @@ def freeze(debug: bool, source: str, out: Path, **options: Any) -> None:
         from gpt2_export.progress import progress_for
         from gpt2_export.steps import freeze_only
 
-        _finish(out, freeze_only(source, out, progress=progress_for(sys.stderr), **options))
+        with unwinding():
+            document = freeze_only(source, out, progress=progress_for(sys.stderr), **options)
+        _finish(out, document)
 
 
 @main.command(short_help="Export the graphs into a frozen FOLDER.")
@@ -166,7 +168,9 @@ def onnx(debug: bool, folder: Path) -> None:
         from gpt2_export.progress import progress_for
         from gpt2_export.steps import add_graph
 
-        _finish(folder, add_graph(folder, progress=progress_for(sys.stderr)))
+        with unwinding():
+            document = add_graph(folder, progress=progress_for(sys.stderr))
+        _finish(folder, document)
 
 
 @main.command(short_help="Compare the graphs with the scratch network.")
@@ -187,7 +191,8 @@ def verify(debug: bool, folder: Path) -> None:
         from gpt2_export.progress import progress_for
         from gpt2_export.steps import verify_folder
 
-        document = verify_folder(folder, progress=progress_for(sys.stderr))
+        with unwinding():
+            document = verify_folder(folder, progress=progress_for(sys.stderr))
         _finish(folder, document, *parity_lines(document["parity"]))
 
 
@@ -223,7 +228,8 @@ def quantize(debug: bool, folder: Path, **options: Any) -> None:
         from gpt2_export.progress import progress_for
         from gpt2_export.steps import quantize as add_precisions
 
-        document = add_precisions(folder, progress=progress_for(sys.stderr), **options)
+        with unwinding():
+            document = add_precisions(folder, progress=progress_for(sys.stderr), **options)
         _finish(folder, document, *precision_lines(folder, document))
 
 
@@ -275,11 +281,13 @@ def push(debug: bool, folder: Path, repository: str, dry_run: bool, **options: A
 
         progress = progress_for(sys.stderr)
         if dry_run:
-            plan = hub.prepare(folder, repository, progress=progress)
+            with unwinding():
+                plan = hub.prepare(folder, repository, progress=progress)
             sizes = [*plan.files.items(), (CARD, len(plan.card.encode()))]
             click.echo(plan.card + "\n" + "\n".join(f"{size:>13,}  {name}" for name, size in sizes))
             return
-        pushed = hub.push(folder, repository, progress=progress, **options)
+        with unwinding():
+            pushed = hub.push(folder, repository, progress=progress, **options)
         if pushed.kept_card:
             click.echo(f"warning: {repository} has a README.md that somebody wrote; it was kept", err=True)
         for name in pushed.removed:

@@ -11,6 +11,7 @@ from gpt2_runtime.cli import options
 from gpt2_runtime.cli.generate import token_ids
 from gpt2_runtime.cli.streams import print_json, read_text
 from gpt2_runtime.explanation import TOP, Explainer, report
+from gpt2_runtime.interruption import held
 from gpt2_runtime.request import Overflow
 
 
@@ -77,5 +78,7 @@ def explain(
     if html_file is None:
         print_json(report(explanation))
         return
-    page.write(page.render(explanation), html_file, force=force)
+    text = page.render(explanation)
+    with held():
+        page.write(text, html_file, force=force)
     click.echo(f"{html_file}: {len(explanation.token_ids)} tokens, {html_file.stat().st_size:,} bytes")

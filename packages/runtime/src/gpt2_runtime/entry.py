@@ -1,0 +1,11 @@
+"""Where the command `gpt2-runtime` starts: first what ends it early is answered, then everything else is imported."""
+
+from gpt2_runtime import interruption
+
+
+def main() -> None:
+    """The command."""
+    interruption.install()
+    from gpt2_runtime.cli import main as command
+
+    command()

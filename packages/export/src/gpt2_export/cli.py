@@ -13,6 +13,7 @@ import click
 from gpt2_export.interruption import unwinding
 
 F = TypeVar("F", bound=Callable[..., Any])
+LONGEST_MESSAGE = 2000
 EXISTING = click.Path(path_type=Path)
 debug_option = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 
@@ -325,6 +326,8 @@ def _fail(error: Exception, clear: str = "") -> NoReturn:
     if isinstance(error, OSError) and error.filename is None:  # files are named where they are opened
         message = f"output cannot be written: {error.strerror or message}; make room, or write it elsewhere"
         _drop_output()
+    if len(message) > LONGEST_MESSAGE:  # a library shows a whole file; what to do stands at the end
+        message = f"{message[: LONGEST_MESSAGE - 500]} ... {message[-400:]}"
     click.echo(f"{clear}error: {message}", err=True, color=True)
     raise SystemExit(1)
 

@@ -1,0 +1,59 @@
+"""quantize, killed by SIGKILL at each rename that the kernel sees: the folder opens, and the same command mends it."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from gpt2_export import manifest
+from gpt2_runtime import SamplingConfig, TextGenerator
+from gpt2_runtime.bundle import Bundle
+
+TINY = Path(__file__).parent.parent / "packages" / "runtime" / "tests" / "data" / "tiny"
+STRACE = shutil.which("strace")
+WORDS = ["quantize", "--precision", "int8", "--max-ppl-increase", "1000", "--keep", "h.0.mlp.c_fc"]
+COMMAND = [sys.executable, "-c", "from gpt2_export.cli import main; main()"]
+
+
+def text(folder: Path, precision: str) -> str:
+    generator = TextGenerator.open(folder, precision=precision, threads=1)
+    return generator.complete("To be", max_new_tokens=8, sampling=SamplingConfig(temperature=0)).text
+
+
+@pytest.mark.nightly
+@pytest.mark.skipif(STRACE is None, reason="strace is not installed")
+@pytest.mark.parametrize("already", [False, True], ids=["new", "again"])
+def test_killed_at_any_rename_the_folder_opens_and_the_same_command_mends_it(tmp_path: Path, already: bool) -> None:
+    folder = Path(shutil.copytree(TINY, tmp_path / "folder"))
+    if not already:
+        document = manifest.read(folder)
+        for name in [name for name in document["files"] if "int8" in name]:
+            (folder / name).unlink()
+            del document["files"][name]
+        for part in ("weights", "graphs", "quality"):
+            document[part].pop("int8", None)
+        (folder / manifest.MANIFEST).write_text(manifest.text(document))
+    before = text(folder, "fp32")
+    moment = 0
+    while True:
+        moment += 1
+        trial = Path(shutil.copytree(folder, tmp_path / f"trial-{moment}"))
+        command = [*COMMAND, WORDS[0], str(trial), *WORDS[1:]]
+        renames = "rename,renameat,renameat2"
+        inject = f"inject={renames}:signal=KILL:when={moment}"
+        traced = [str(STRACE), "-f", "-o", os.devnull, "-e", f"trace={renames}", "-e", inject, *command]
+        ran = subprocess.run(traced, capture_output=True, text=True, check=False)
+        Bundle.open(trial, check_hashes=True)
+        assert text(trial, "fp32") == before
+        if ran.returncode == 0:
+            break
+        assert ran.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL), ran.stderr
+        mended = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert mended.returncode == 0, mended.stderr
+        Bundle.open(trial, check_hashes=True)
+        assert text(trial, "int8")
+        assert not [path.name for path in trial.iterdir() if path.name.startswith(".")]
+    assert moment > 6

@@ -1,14 +1,15 @@
 """The reader of ONNX files: what gpt2-export writes is read, all else is refused in one line, whatever the bytes."""
 
 import re
+import time
 
 import pytest
 import wire
 from gpt2_runtime.errors import GraphError
-from gpt2_runtime.onnx_file import MOST_CONSTANT_BYTES, OnnxFile
+from gpt2_runtime.onnx_file import MOST_CONSTANT_BYTES, MOST_GRAPH_BYTES, OnnxFile
 from gpt2_runtime.providers import load_onnxruntime
 from gpt2_runtime.signature import Signature, TensorSpec
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from wire import field, node, tensor, with_more
 
@@ -124,26 +125,58 @@ def test_no_model_is_refused(nothing):
         OnnxFile.read("g", nothing)
 
 
-@given(st.data())
-def test_any_bytes_are_read_or_refused_in_one_line(data, drawn):
-    changed = bytearray(data)
+@pytest.mark.nightly
+def test_a_file_of_the_largest_size_takes_neither_long_nor_much_memory(data, resident):
+    """Of fields as small as they can be, in all the places that have many."""
+    nothing = field(1, b"")
+    many = wire.field(wire.NODE, nothing * 60_000 + field(4, "Add"))
+    tensors = b"".join(field(5, tensor(str(number), [1], 2)) for number in range(60_000))
+    for more in (many * (MOST_GRAPH_BYTES // len(many)), field(wire.NODE, b"") * 60_000, tensors):
+        model, before, start = with_more(data, more), resident(), time.process_time()
+        try:
+            OnnxFile.read("g", model)
+        except GraphError as refusal:
+            assert "it has 0 of op_type" in str(refusal)  # noqa: PT017
+        assert time.process_time() - start < 10
+        assert resident() - before < 200e6
+
+
+def changed(data, drawn):
+    """The bytes, some of them flipped, cut out, put in or doubled."""
+    made = bytearray(data)
     for _ in range(drawn.draw(st.integers(1, 8))):
-        place = drawn.draw(st.integers(0, len(changed) - 1))
+        if not made:
+            break
+        place = drawn.draw(st.integers(0, len(made) - 1))
         match drawn.draw(st.sampled_from(["flip", "cut", "put", "double"])):
             case "flip":
-                changed[place] = drawn.draw(st.integers(0, 255))
+                made[place] = drawn.draw(st.integers(0, 255))
             case "cut":
-                del changed[place : place + drawn.draw(st.integers(1, 64))]
+                del made[place : place + drawn.draw(st.integers(1, 64))]
             case "put":
-                changed[place:place] = drawn.draw(st.binary(min_size=1, max_size=16))
+                made[place:place] = drawn.draw(st.binary(min_size=1, max_size=16))
             case _:
-                changed[place:place] = changed[place : place + 64]
-        if not changed:
-            break
+                made[place:place] = made[place : place + 64]
+    return bytes(made)
+
+
+def read_or_refused(data):
     try:
-        OnnxFile.read("g", bytes(changed))
+        OnnxFile.read("g", data)
     except GraphError as refusal:
         assert re.fullmatch("g is no graph as gpt2-export writes it: .*; export the folder again", str(refusal))  # noqa: PT017
+
+
+@given(st.data())
+def test_any_bytes_are_read_or_refused_in_one_line(data, drawn):
+    read_or_refused(changed(data, drawn))
+
+
+@pytest.mark.nightly
+@settings(max_examples=5000)
+@given(st.data())
+def test_so_are_many_more(data, drawn):
+    read_or_refused(changed(data, drawn))
 
 
 @given(st.binary(max_size=300))

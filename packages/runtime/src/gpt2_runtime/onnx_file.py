@@ -7,7 +7,7 @@ So there are no functions, no graphs inside of nodes (loops, branches), no spars
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
@@ -118,10 +118,6 @@ class _RefusedError(Exception):
 def _model(data: memoryview) -> OnnxFile:
     model = _message("model", data, MODEL)
     graph = _message("graph", _bytes(model, "graph"), GRAPH)
-    nodes = [_message("node", _view(node), NODE) for node in graph.get("node", [])]
-    for node in nodes:
-        for attribute in node.get("attribute", []):
-            _check_attribute(_message("attribute", _view(attribute), ATTRIBUTE))
     opsets = (_message("opset", _view(opset), OPSET) for opset in model.get("opset_import", []))
     initializers: dict[str, Initializer] = {}
     for tensor in graph.get("initializer", []):
@@ -129,24 +125,24 @@ def _model(data: memoryview) -> OnnxFile:
         if name in initializers:
             raise _RefusedError(f"two initializers are called {name!r}")
         initializers[name] = initializer
+    operators: set[str] = set()
+    readers: dict[bytes, set[str]] = {name.encode(): set() for name in initializers}
+    for each in graph.get("node", []):  # one by one: all of them at once could take much memory
+        node = _message("node", _view(each), NODE)
+        operator = _operator(node)
+        operators.add(operator)
+        for attribute in node.get("attribute", []):
+            _check_attribute(_message("attribute", _view(attribute), ATTRIBUTE))
+        for place, value in enumerate(node.get("input", [])):
+            if (read := bytes(_view(value))) in readers:
+                readers[read].add(f"{operator}:{place}")
     return OnnxFile(
         signature=Signature(inputs=_specs(graph, "input"), outputs=_specs(graph, "output")),
         domains=frozenset(_domain(opset) for opset in opsets),
-        operators=frozenset(_operator(node) for node in nodes),
+        operators=frozenset(operators),
         initializers=initializers,
-        readers=_readers(nodes, initializers),
+        readers={name: frozenset(readers[name.encode()]) for name in initializers},
     )
-
-
-def _readers(nodes: Sequence[Message], initializers: Mapping[str, Initializer]) -> Mapping[str, frozenset[str]]:
-    names = {name.encode(): name for name in initializers}
-    readers: dict[str, set[str]] = {name: set() for name in initializers}
-    for node in nodes:
-        for place, value in enumerate(node.get("input", [])):
-            name = names.get(bytes(_view(value)))
-            if name is not None:
-                readers[name].add(f"{_operator(node)}:{place}")
-    return {name: frozenset(operators) for name, operators in readers.items()}
 
 
 def _operator(node: Message) -> str:

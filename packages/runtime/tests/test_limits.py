@@ -6,7 +6,7 @@ from time import process_time
 
 import pytest
 from click.testing import CliRunner
-from gpt2_runtime import Prompt, SamplingConfig, TextGenerator, complete_batch
+from gpt2_runtime import PrefixCache, Prompt, SamplingConfig, TextGenerator, complete_batch
 from gpt2_runtime.cli import main
 from gpt2_runtime.cli.score import MOST_TEXT_BYTES
 from gpt2_runtime.cli.streams import MOST_PROMPT_BYTES
@@ -175,3 +175,18 @@ def test_a_number_beyond_int64_is_a_lines_error(generator, tmp_path, ids):
     lines = [json.dumps(document).encode() for document in documents]
     run(generator, lines, tmp_path / "out", defaults=Defaults(), refused=lambda *line: refused.append(line))
     assert len(refused) == 2
+
+
+def test_a_prefix_is_found_without_a_look_at_each(generator):
+    session = generator.session
+    kept = PrefixCache(session, max_bytes=10**8)
+    _, cache = session.step([[5] * 16], session.empty_cache())
+    texts = [[number % 299, number // 299, *[7] * 14] for number in range(5000)]
+
+    def keep():
+        for text in texts:
+            kept.keep(text, cache)
+        assert all(kept.longest(text)[1] == 16 for text in texts)
+
+    assert seconds(keep) < 5  # to compare each text with each takes a minute
+    assert len(kept) == 5000

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from gpt2_runtime.events import Event, Finished, FinishReason, Timings, Token
 from gpt2_runtime.logprobs import likeliest, log_softmax
@@ -78,6 +79,8 @@ class Decoding:
         most = request.max_new_tokens if request.overflow == "slide" else self._limit - len(prompt) + 1
         self._room = min(request.max_new_tokens, most)
         self._timings = Timings()
+        self._array = np.empty(0, np.int64)  # the ids, as far as they are known there
+        self._known = 0
 
     @property
     def prompt_ids(self) -> list[int]:
@@ -133,8 +136,7 @@ class Decoding:
             LogitsError: the logits hold NaN or infinity.
         """
         request = self.request
-        # Each is a copy, and only controls look at them.
-        text = (self.prompt_ids, self.new_ids) if request.sampling.controls else ()
+        text = self._text() if request.sampling.controls else ()  # which nothing else looks at
         chosen = accepted(logits, guesses, request.sampling, self._rng, self._stops, *text)
         if request.logprobs is None:
             return [Choice(id=id_) for id_ in chosen]
@@ -143,6 +145,14 @@ class Decoding:
             Choice(id=id_, logprob=float(row[id_]), top_logprobs=likeliest(row, request.logprobs))
             for id_, row in zip(chosen, rows, strict=True)
         ]
+
+    def _text(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """The prompt and the new tokens; an array that grows is extended by what came since, not made again."""
+        if len(self._array) < len(self.ids):
+            self._array = np.concatenate([self._array[: self._known], np.empty(2 * len(self.ids), np.int64)])
+        self._array[self._known : len(self.ids)] = self.ids[self._known :]
+        self._known = len(self.ids)
+        return self._array[: self._prompt_length], self._array[self._prompt_length : self._known]
 
     def take(self, choices: Sequence[Choice], *, seconds: float, guesses: int = 0) -> list[Event]:
         """The events of a step that took so many seconds. The cache is right up to `read`, and has to be cut there."""

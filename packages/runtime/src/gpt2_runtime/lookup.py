@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpt2_runtime.errors import SettingError, shown
-from gpt2_runtime.sampling import SamplingConfig, sample
+from gpt2_runtime.sampling import SamplingConfig, Text, sample
 from gpt2_runtime.shortlist import Shortlist
 
 MOST_NGRAM = 64
@@ -105,8 +105,8 @@ def accepted(
     sampling: SamplingConfig,
     rng: np.random.Generator,
     stops: Collection[int] = (),
-    prompt_ids: Sequence[int] = (),
-    new_ids: Sequence[int] = (),
+    prompt_ids: Text = (),
+    new_ids: Text = (),
 ) -> list[int]:
     """The next tokens, 1 to K + 1 of them: drawn from each row of the logits in turn, until one is not its guess.
 
@@ -130,7 +130,7 @@ def accepted(
         raise SettingError(f"logits have {len(logits)} rows, must be {len(guesses) + 1}: one more than the guesses")
     tokens: list[int] = []
     for row, guess in zip(logits, (*guesses, None), strict=True):
-        so_far = [*new_ids, *tokens]
+        so_far = np.concatenate([new_ids, tokens]).astype(np.int64) if tokens else new_ids
         tokens.append(sample(row, sampling, rng, prompt_ids=prompt_ids, new_ids=so_far, stop_token_ids=stops))
         if tokens[-1] != guess or guess in stops:
             break

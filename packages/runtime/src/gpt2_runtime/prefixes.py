@@ -13,6 +13,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
+from itertools import accumulate
 from threading import Lock
 from typing import TypeVar
 
@@ -102,7 +104,9 @@ class PrefixCache(Local):
         self.max_bytes = max_bytes
         self._owner = session.opened.owner
         self._lock = Lock()
-        self._prefixes: list[Prefix] = []  # least recently used first; none starts like a whole other one
+        self._prefixes: dict[Prefix, list[bytes]] = {}  # and its starts; least recently used first, as in each start
+        self._by_start: dict[bytes, dict[Prefix, None]] = {}  # none starts like a whole other one
+        self._nbytes = 0
 
     def __len__(self) -> int:
         return len(self._prefixes)
@@ -110,8 +114,7 @@ class PrefixCache(Local):
     @property
     def nbytes(self) -> int:
         """The keys and values kept."""
-        with self._lock:
-            return self._nbytes()
+        return self._nbytes
 
     def check(self, session: Session) -> None:
         """SettingError where it is of another session."""
@@ -119,19 +122,19 @@ class PrefixCache(Local):
             raise SettingError("prefixes are of another session; make a PrefixCache of this one")
 
     def longest(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> tuple[Snapshot, int] | None:
-        """What is kept of the longest start of a text, and how many tokens of it are that; None where nothing is.
+        """What is kept of most whole blocks of a text, and how many of its tokens that has; None where it has no block.
 
         It counts as used.
         """
         text = _text(ids)
+        starts = _starts(text)
         with self._lock:
-            shared = [prefix.shared(text) for prefix in self._prefixes]
-            most = max(shared, default=0)
-            if not most:
+            start = next((each for each in reversed(starts) if each in self._by_start), None)
+            if start is None:
                 return None
-            found = self._prefixes.pop(shared.index(most))
-            self._prefixes.append(found)
-            return found.snapshot, most
+            found = next(iter(self._by_start[start]))
+            self._add(found, self._remove(found))
+            return found.snapshot, found.shared(text)
 
     def given(self, cache: Cache, ids: Sequence[int], count: int, row: int = 0) -> tuple[Cache, int]:
         """A cache whose row holds what may be reused of a text, and how many tokens those are.
@@ -168,17 +171,40 @@ class PrefixCache(Local):
         if known and known[1] == len(text):
             return
         snapshot = cache.taken(row, len(text))  # outside of the lock: it takes time
+        starts = _starts(text)
         with self._lock:
-            # Another thread may have kept it, or more.
-            if any(prefix.shared(text) == len(text) for prefix in self._prefixes):
+            if not starts or starts[-1] in self._by_start:  # another thread has kept it, or more
                 return
-            self._prefixes = [prefix for prefix in self._prefixes if prefix.shared(text) < len(prefix.ids)]
-            while self._nbytes() + snapshot.nbytes > self.max_bytes:
-                del self._prefixes[0]
-            self._prefixes.append(Prefix(ids=text, snapshot=snapshot))
+            for length, start in enumerate(starts, 1):
+                first = next(iter(self._by_start.get(start, ())), None)
+                if first is not None and len(first.ids) == length * BLOCK:  # a start of this one
+                    self._remove(first)
+            while self._nbytes + snapshot.nbytes > self.max_bytes:
+                self._remove(next(iter(self._prefixes)))
+            self._add(Prefix(ids=text, snapshot=snapshot), starts)
 
-    def _nbytes(self) -> int:
-        return sum(prefix.snapshot.nbytes for prefix in self._prefixes)
+    def _add(self, prefix: Prefix, starts: list[bytes]) -> None:
+        """As the last used."""
+        self._prefixes[prefix] = starts
+        for start in starts:
+            self._by_start.setdefault(start, {})[prefix] = None
+        self._nbytes += prefix.snapshot.nbytes
+
+    def _remove(self, prefix: Prefix) -> list[bytes]:
+        """Its starts."""
+        starts = self._prefixes.pop(prefix)
+        for start in starts:
+            del self._by_start[start][prefix]
+            if not self._by_start[start]:
+                del self._by_start[start]
+        self._nbytes -= prefix.snapshot.nbytes
+        return starts
+
+
+def _starts(text: npt.NDArray[np.integer]) -> list[bytes]:
+    """A digest of each start of whole blocks, each from the one before: in time that grows as the text does."""
+    blocks = text[: len(text) // BLOCK * BLOCK].astype(np.int64).reshape(-1, BLOCK)
+    return list(accumulate(map(bytes, blocks), lambda start, block: sha256(start + block).digest(), initial=b""))[1:]
 
 
 def check_prefixes(value: object, session: Session) -> None:

@@ -43,6 +43,8 @@ from gpt2_runtime.shortlist import Shortlist
 
 ALL = "leave it out to keep all tokens"
 ID = "must be an integer of at least 0; ids are the tokenizer's"
+Text = Sequence[int] | npt.NDArray[np.integer]  # token ids
+
 MOST = 1e9  # of a penalty or a bias: no float32 overflows
 MOST_BIASES = 300_000  # one for each token of any vocabulary
 MOST_BAD_WORDS_IDS, MOST_BAD_IDS = 20_000, 1_000_000  # sequences, and ids of all together: each step looks at all
@@ -238,8 +240,8 @@ def sample(
     config: SamplingConfig,
     rng: np.random.Generator,
     *,
-    prompt_ids: Sequence[int] = (),
-    new_ids: Sequence[int] = (),
+    prompt_ids: Text = (),
+    new_ids: Text = (),
     stop_token_ids: Collection[int] = (),
 ) -> int:
     """Chooses one token id; greedy leaves `rng` untouched, anything else draws one number from it.
@@ -287,8 +289,8 @@ def candidates(
     logits: npt.NDArray[np.floating],
     config: SamplingConfig,
     *,
-    prompt_ids: Sequence[int] = (),
-    new_ids: Sequence[int] = (),
+    prompt_ids: Text = (),
+    new_ids: Text = (),
     stop_token_ids: Collection[int] = (),
 ) -> Candidates:
     """The tokens that `config` leaves of logits [V], for a temperature above 0. The arguments are those of `sample`.
@@ -304,8 +306,8 @@ def controlled(
     logits: npt.NDArray[np.floating],
     config: SamplingConfig,
     *,
-    prompt_ids: Sequence[int] = (),
-    new_ids: Sequence[int] = (),
+    prompt_ids: Text = (),
+    new_ids: Text = (),
     stop_token_ids: Collection[int] = (),
 ) -> npt.NDArray[np.floating]:
     """Logits [V], or log-probabilities, as the controls change them; these very ones where there is no control.
@@ -335,8 +337,8 @@ def controlled(
 def _permitted(
     logits: npt.NDArray[np.floating],
     config: SamplingConfig,
-    prompt_ids: Sequence[int],
-    new_ids: Sequence[int],
+    prompt_ids: Text,
+    new_ids: Text,
     stop_token_ids: Collection[int],
 ) -> npt.NDArray[np.floating]:
     """What `controlled` makes of them, if it leaves a token."""

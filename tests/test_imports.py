@@ -32,7 +32,7 @@ ARROWS = {
         tensorfile <- initializers; blocks, initializers, smoothing <- nbits <- half <- precision <- graph;
         graph <- portable, serving, explaining; explaining, portable, serving, progress <- kinds;
         kinds, sweep, telemetry <- backends; sweep <- truth; backends, tolerance, truth <- interior;
-        interior, progress <- verify; backends <- calibration;
+        bundle, freeze, interior <- stress; progress, stress <- verify; backends <- calibration;
         activations, calibration, verify <- quality;
         bundle, freeze, quality <- steps; bundle, freeze, kinds <- inspection;
         inspection, tokenizer <- card <- repository; interruption, steps, inspection, repository <- cli;

@@ -15,6 +15,7 @@ kinds.py        all of them                          inspection.py   what is in 
 initializers.py weights as places in the file        progress.py     bars and lines
 verify.py       the folder's parity report           errors.py       what can go wrong
 truth.py        the network in float64               tolerance.py    how far float32 may be from it
+stress.py       weights that show every mistake
 sweep.py        the shapes that are compared         cli.py          the command
 entry.py        where it starts                interruption.py Ctrl-C and TERM
 backends.py     torch, transformers, onnxruntime     interior.py     attention and layers, compared

@@ -21,7 +21,7 @@ from gpt2_export.network import WEIGHTS
 from gpt2_export.portable import PORTABLE
 from gpt2_export.precision import FP32, Precision
 from gpt2_export.serving import SERVING
-from gpt2_export.sweep import Ids
+from gpt2_export.sweep import Case, Ids
 from gpt2_export.telemetry import load_onnxruntime
 
 if TYPE_CHECKING:
@@ -29,6 +29,15 @@ if TYPE_CHECKING:
 
 Step = Callable[[Ids, Ids, Ids, Any], tuple[np.ndarray, Any]]
 """(input_ids (B, T), attention_mask (B, P+T), position_ids (B, T), cache or None) -> (logits (B, T, V), cache)."""
+
+
+def read(step: Step, case: Case) -> np.ndarray:
+    """The logits (B, T, V) of a case's second call."""
+    ids, mask, positions, cache = case.input_ids, case.attention_mask, case.position_ids, None
+    if case.past:
+        before = slice(0, case.past)
+        _, cache = step(ids[:, before], mask[:, before], positions[:, before], None)
+    return step(ids[:, case.past :], mask, positions[:, case.past :], cache)[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +50,11 @@ class Backend:
 
 def scratch(folder: Path) -> Step:
     """The scratch network in PyTorch."""
-    model = GPT2.from_pretrained(folder)
+    return stepped(GPT2.from_pretrained(folder))
+
+
+def stepped(model: GPT2) -> Step:
+    """A scratch network that is loaded."""
 
     @torch.no_grad()
     def step(input_ids: Ids, attention_mask: Ids, position_ids: Ids, cache: Any) -> tuple[np.ndarray, Any]:

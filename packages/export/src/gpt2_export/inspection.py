@@ -104,6 +104,10 @@ def _parity_lines(parity: dict[str, Any]) -> list[str]:
             for what, figures in parity["explaining"].items()
         ]
         lines.append(f"  explaining: {', '.join(parts)}")
+    if "stress" in parity:
+        shares = {name: found["max_difference"] / found["tolerance"] for name, found in parity["stress"].items()}
+        worst = max(shares, key=lambda name: shares[name])
+        lines.append(f"  stress weights: at most {shares[worst]:.0%} of the limit ({worst.partition(', stress')[0]})")
     return lines
 
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from gpt2_export import backends, truth
 from gpt2_export.explaining import EXPLAINING
 from gpt2_export.sweep import Case
-from gpt2_export.tolerance import limit
+from gpt2_export.tolerance import Limit
+from gpt2_export.tolerance import limit as usual
 
 TEXTS = ((1, 1), (2, 32))  # rows and tokens
 GUESSES = 5
@@ -25,7 +26,7 @@ SHOWN = ("logit", "attention", "lens")
 
 
 @torch.no_grad()
-def compare(folder: Path) -> dict[str, Any]:
+def compare(folder: Path, limit: Limit = usual) -> dict[str, Any]:
     """For logits, the weights of attention, and the lens's log-probabilities: the graph's error, torch's, the limit.
 
     The lens's guesses must have the largest log-probabilities that there are, and be the tokens that have them.

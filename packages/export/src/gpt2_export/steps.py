@@ -65,7 +65,7 @@ def make(
     refuse_own_source(source, out)
     bundle.refuse_existing(Path(out), force=force)
     checkpoint = find(source, revision=revision, offline=offline, allow_pickle=allow_pickle, progress=progress)
-    needed = (1 + len(asked)) * frozen_bytes(checkpoint) + SMALL_FILES_BYTES
+    needed = max(2, 1 + len(asked)) * frozen_bytes(checkpoint) + SMALL_FILES_BYTES  # 2: `verify` makes a copy
     with bundle.staging(Path(out), force=force, needed_bytes=needed) as folder:
         warnings = freeze(checkpoint, folder, ignore_config=ignore_config, progress=progress)
         name, found_revision = provenance(checkpoint)

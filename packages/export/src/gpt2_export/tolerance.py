@@ -10,8 +10,14 @@ two such errors has a long tail. So FACTOR is well above it, and far below its v
 the smallest of the loud mistakes: nowhere was it less than 336 times torch's error.
 """
 
+from collections.abc import Callable
+
+Limit = Callable[[float, float], float]
+"""(largest number, torch's own error) -> the largest error that is accepted."""
+
 ABSOLUTE, RELATIVE = 1e-4, 1e-5
 FACTOR = 16.0
+STRESS = 1e-5
 
 
 def limit(largest: float, float32_error: float) -> float:
@@ -25,3 +31,8 @@ def limit(largest: float, float32_error: float) -> float:
     (0.0002, 0.016)
     """
     return max(ABSOLUTE, RELATIVE * largest, FACTOR * float32_error)
+
+
+def stress_limit(largest: float, float32_error: float = 0.0) -> float:
+    """The same on the weights of `stress.py`, whatever torch's own error is."""
+    return STRESS * largest

@@ -2,7 +2,7 @@
 
 The sweep compares logits over shapes (see `sweep.py`); greedy decoding compares what a user would read. One backend
 holds the weights at a time, and only the logits of the sweep are kept: the largest models fit. How far a backend may be
-off is said in `tolerance.py`.
+off is said in `tolerance.py`; what a checkpoint's own weights would hide shows on those of `stress.py`.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ import numpy as np
 from gpt2_model import GPT2Config
 from gpt2_model.checkpoint import read_json
 
-from gpt2_export import backends, interior, kinds, truth
+from gpt2_export import backends, interior, kinds, stress, truth
 from gpt2_export.errors import VerificationError
 from gpt2_export.explaining import EXPLAINING
 from gpt2_export.precision import FP32
@@ -81,6 +81,9 @@ def verify(folder: Path, *, progress: Progress = silent) -> dict[str, Any]:
     if EXPLAINING.name in kinds.held(folder).get(FP32, {}):
         report["explaining"] = interior.compare(folder)
         failures += [f"the explaining graph: {failure}" for failure in interior.beyond(report["explaining"])]
+    with np.errstate(all="ignore"):
+        report["stress"] = stress.compare(folder, (own, *others), sweep)
+    failures += stress.beyond(report["stress"])
     progress("verify", total, total)
     if failures:
         raise VerificationError(f"the folder does not compute what its checkpoint does: {'; '.join(failures)}", report)
@@ -92,7 +95,7 @@ def run(step: backends.Step, config: GPT2Config, sweep: tuple[Case, ...], progre
     logits = []
     for number, case in enumerate(sweep):
         progress(number)
-        logits.append(_second_call(step, case))
+        logits.append(backends.read(step, case))
     progress(len(sweep))
     start = prompt(config)
     ids, _ = greedy(step, start, min(GREEDY_TOKENS, config.n_positions - start.shape[1] + 1))
@@ -189,13 +192,6 @@ def beyond(figures: dict[str, Any], tolerance: float) -> list[str]:
             f"one is {figures['greedy_behind']:.3g} behind the likeliest, limit {2 * tolerance:.3g}"
         )
     return failures
-
-
-def _second_call(step: backends.Step, case: Case) -> np.ndarray:
-    ids, mask, positions, cache = case.input_ids, case.attention_mask, case.position_ids, None
-    if case.past:
-        _, cache = step(ids[:, : case.past], mask[:, : case.past], positions[:, : case.past], None)
-    return step(ids[:, case.past :], mask, positions[:, case.past :], cache)[0]
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:

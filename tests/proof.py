@@ -1,0 +1,193 @@
+"""What `gpt2-export verify` says at every point of `points.py`: of the right network, and of each mistake in it.
+
+    python tests/proof.py [NAME...]           the errors of the right networks, torch's own, and the limits: of all
+                                              points, or of those whose name begins so
+    python tests/proof.py mistakes [NAME...]  how many times the limit each mistake is, where it is the least: of all
+                                              configs, or of those named
+
+Whether a mistake is refused does not depend on a checkpoint's weights: it is refused on the weights of
+`gpt2_export/stress.py`, which a config alone decides. So mistakes are tried once a config, not once a point.
+"""
+
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import graph_mutants
+import numpy as np
+import onnx
+import points
+import pytest
+import torch
+from gpt2_export import backends, freeze_only, interior, stress, truth
+from gpt2_export.explaining import EXPLAINING
+from gpt2_export.graph import Kind
+from gpt2_export.kinds import KINDS
+from gpt2_export.portable import PORTABLE
+from gpt2_export.serving import SERVING
+from gpt2_export.sweep import Case, cases
+from gpt2_export.tolerance import stress_limit
+from gpt2_export.verify import verify
+from gpt2_model import GPT2, GPT2Config
+from mutants import INVISIBLE_IN_FLOAT32, MUTANTS
+from traces import add_graphs, once, traced
+
+GRAPHS = {PORTABLE: graph_mutants.MUTANTS, SERVING: graph_mutants.SERVING, EXPLAINING: graph_mutants.EXPLAINING}
+NETWORK = "the network"
+MISTAKES = tuple(
+    (where, name)
+    for where, table in (
+        (NETWORK, MUTANTS | INVISIBLE_IN_FLOAT32),
+        *((kind.name, table) for kind, table in GRAPHS.items()),
+    )
+    for name in table
+)
+
+
+def tanh_gelu(config: GPT2Config) -> bool:
+    return config.activation_function in ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")
+
+
+def usual_scale(config: GPT2Config) -> bool:
+    return config.scale_attn_weights and not config.scale_attn_by_inverse_layer_idx
+
+
+# Where a mistake is none: the reason, and the configs.
+NONE: dict[str, tuple[str, Callable[[GPT2Config], bool]]] = {
+    "erf GELU instead of tanh": ("it has the erf one", lambda c: c.activation_function == "gelu"),
+    "tanh GELU instead of erf": ("it has the tanh one", tanh_gelu),
+    "tanh GELU with sqrt(2/pi) rounded to six digits": ("less than float32's rounding", tanh_gelu),
+    "no 1/sqrt(d)": (
+        "it has none",
+        lambda c: not c.scale_attn_weights and not c.scale_attn_by_inverse_layer_idx,
+    ),
+    "1/sqrt(d) although the config says none": ("it has one", usual_scale),
+    "layers counted from 1 too late in the scale": (
+        "the first two layers have the usual scale",
+        lambda c: usual_scale(c) and c.n_layer == 2,
+    ),
+    "square MLP not transposed": ("the matrix is not square", lambda c: c.inner_size != c.n_embd),
+    "a head of its own ignored": ("it has none of its own", lambda c: c.tie_word_embeddings),
+    "padding counted in the positions": ("verify gives the positions", lambda c: True),
+    "no positions after the cache": ("verify gives the positions", lambda c: True),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stressed:
+    """A folder on its stress weights, and what its network computes."""
+
+    folder: Path
+    config: GPT2Config
+    sweep: tuple[Case, ...]
+    exact: list[np.ndarray]
+
+    @property
+    def limit(self) -> float:
+        return stress_limit(max(float(np.abs(logits).max()) for logits in self.exact))
+
+    def of_step(self, step: backends.Step) -> float:
+        """How many times the limit its error is; NaN is infinitely many."""
+        return float(np.nan_to_num(stress.difference(step, self.exact, self.sweep) / self.limit, nan=np.inf))
+
+
+@contextmanager
+def made(config: GPT2Config, kinds: tuple[Kind, ...] = KINDS) -> Iterator[Path]:
+    """The folder of a network."""
+    with tempfile.TemporaryDirectory() as name, traced(once):
+        points.write(GPT2(config), Path(name) / "source")
+        freeze_only(Path(name) / "source", Path(name) / "folder")
+        add_graphs(Path(name) / "folder", kinds)
+        yield Path(name) / "folder"
+
+
+@contextmanager
+def stressed(config: GPT2Config) -> Iterator[Stressed]:
+    with made(config) as frozen, stress.folder(frozen) as folder:
+        sweep = stress.shortened(cases(vocab_size=config.vocab_size, n_positions=config.n_positions))
+        yield Stressed(folder=folder, config=config, sweep=sweep, exact=truth.load(folder)(sweep))
+
+
+def mistaken(place: Stressed, where: str, name: str) -> float | None:
+    """How many times the limit a mistake is; None where the network has nothing to make it in."""
+    if name in NONE and NONE[name][1](place.config):
+        return None
+    if where == NETWORK:
+        model = GPT2.from_pretrained(place.folder)
+        for parameter in model.parameters():
+            parameter.data = parameter.data.clone()  # a mistake may be made in place, and they are mapped
+        with pytest.MonkeyPatch.context() as patch:
+            (MUTANTS | INVISIBLE_IN_FLOAT32)[name].make(model, patch)
+            return place.of_step(backends.stepped(model))
+    kind = next(kind for kind in GRAPHS if kind.name == where)
+    path = place.folder / kind.file
+    if not path.exists():
+        return None
+    right = path.read_bytes()
+    proto = onnx.load_from_string(right)
+    try:
+        GRAPHS[kind][name].make(proto.graph)
+    except (AssertionError, StopIteration, ValueError, IndexError):
+        return None  # the graph has no such operator
+    if proto.SerializeToString() == onnx.load_from_string(right).SerializeToString():
+        return None
+    path.write_bytes(proto.SerializeToString())
+    try:
+        if kind is EXPLAINING:
+            figures = interior.compare(place.folder, limit=stress_limit)
+            return max(found["max_difference"] / found["tolerance"] for found in figures.values())
+        return place.of_step(backends.graph(kind.name, place.folder))
+    except RuntimeError:
+        return np.inf  # it does not even run
+    finally:
+        path.write_bytes(right)
+
+
+def right(point: points.Point, seed: int = 0) -> dict[str, Any]:
+    """The report of a right network, or a VerificationError."""
+    with tempfile.TemporaryDirectory() as name, traced(once):
+        points.write(points.model(point, seed), Path(name) / "source")
+        freeze_only(Path(name) / "source", Path(name) / "folder")
+        add_graphs(Path(name) / "folder", KINDS)
+        return verify(Path(name) / "folder")
+
+
+def main(arguments: list[str]) -> None:
+    torch.set_num_threads(1)
+    if arguments[:1] == ["mistakes"]:
+        least: dict[tuple[str, str], tuple[float, str]] = {}
+        for name, config in points.configs().items():
+            if arguments[1:] and name not in arguments[1:]:
+                continue
+            with stressed(config) as place:
+                for mistake in MISTAKES:
+                    times = mistaken(place, *mistake)
+                    if times is not None:
+                        least[mistake] = min(least.get(mistake, (np.inf, "")), (times, name))
+        for (where, name), (times, config_name) in sorted(least.items(), key=lambda entry: entry[1]):
+            print(f"{times:12.1f}  {where}: {name} ({config_name})")
+        return
+    for point in points.points():
+        if arguments and not point.name.startswith(tuple(arguments)):
+            continue
+        report = right(point)
+        worst = max(figures["max_logit_difference"] for figures in report["backends"].values())
+        stressed_share = max(found["max_difference"] / found["tolerance"] for found in report["stress"].values())
+        shown = [
+            f"{what} {figures['max_difference']:.1e} {figures['float32_error']:.1e} {figures['tolerance']:.1e}"
+            for what, figures in report["explaining"].items()
+        ]
+        print(
+            f"{point.name:44} largest {report['largest_logit']:6.2f}  worst {worst:.1e} "
+            f"torch {report['float32_error']:.1e} limit {report['tolerance']:.1e}  {'  '.join(shown)}  "
+            f"stress {stressed_share:.0%}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

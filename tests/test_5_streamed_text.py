@@ -171,7 +171,7 @@ def test_settings_beside_a_pair_count_as_in_transformers(
         (pair / name).write_text(json.dumps(document))
     out = tmp_path / "out"
     out.mkdir()
-    assert tokenizer.copy(pair, out, {"vocab_size": LAST + 4, "n_positions": 81}) == []
+    assert tokenizer.copy(pair, out, {"vocab_size": LAST + 4, "n_positions": 81}).warnings == ()
     shutil.copy(pair / "config.json", out)
     before, after, ours = AutoTokenizer.from_pretrained(pair), AutoTokenizer.from_pretrained(out), Tokenizer.open(out)
     for text in SETTING_TEXTS:

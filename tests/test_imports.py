@@ -25,16 +25,17 @@ ARROWS = {
         checkpoint, compiler, gpt2, misfits <- weights
     """,
     "gpt2_export": """
-        errors <- plainfile, tokenizer_settings; tokenizer_settings <- tokenizer;
+        errors <- plainfile, tokenizer_settings;
+        tokenizer_settings <- tokenizer_json <- tokenizer <- end_of_text, tokenizer_parity;
         plainfile, temporary <- journal; journal, schema <- manifest <- bundle;
         plainfile <- tensorfile <- network <- backends; temporary <- graph; graph, network <- admission <- steps;
-        genai, progress, tensorfile, tokenizer <- freeze;
+        end_of_text, genai, progress, tensorfile <- freeze;
         tensorfile <- initializers; blocks, initializers, smoothing <- nbits <- half <- precision <- graph;
         graph <- portable, serving, explaining; explaining, portable, serving, progress <- kinds;
         kinds, sweep, telemetry <- backends; sweep <- truth; backends, tolerance, truth <- interior;
         bundle, freeze, interior <- stress; progress, stress <- verify; backends <- calibration;
         activations, calibration, verify <- quality;
-        bundle, freeze, quality <- steps; bundle, freeze, kinds <- inspection;
+        bundle, freeze, quality, tokenizer_parity <- steps; bundle, freeze, kinds <- inspection;
         inspection, tokenizer <- card <- repository; interruption, steps, inspection, repository <- cli;
         cli <- entry
     """,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gpt2_export import add_graph, freeze_only, graph, kinds, manifest, quantize, steps, temporary
+from gpt2_export import add_graph, freeze_only, graph, kinds, manifest, quantize, steps, temporary, tokenizer_parity
 from gpt2_export.precision import Precision
 from kills import killed_at
 
@@ -37,6 +37,7 @@ def instant(quantized: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(os, "fsync", lambda _: None)
     monkeypatch.setattr(steps, "freeze", freeze)
+    monkeypatch.setattr(tokenizer_parity, "compare", lambda *_: None)
     monkeypatch.setattr(kinds, "trace_all", lambda *_, **__: ({kind: kind for kind in kinds.KINDS}, []))
     monkeypatch.setattr(steps, "_add", add)
     monkeypatch.setattr(graph, "finished", lambda base, *_: base)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gpt2_export import tokenizer
-from gpt2_export.errors import ExportError
+from gpt2_export import tokenizer, tokenizer_parity
+from gpt2_export.errors import ExportError, VerificationError
 from gpt2_model import GPT2Error
 from tokenizers import ByteLevelBPETokenizer, Tokenizer, models, pre_tokenizers
 
@@ -94,7 +94,7 @@ def change_json(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
 def test_from_any_of_them_all_are_made_and_give_the_ids_of_the_pair(
     having: Callable[..., Path], out: Path, vocabulary: Path, files: set[str]
 ) -> None:
-    assert tokenizer.copy(having(*files), out, CONFIG) == []
+    assert tokenizer.copy(having(*files), out, CONFIG).warnings == ()
     assert names(out) == ALL
     expected = ids_of_pair(vocabulary, *HARD_TEXTS)
     from_json = Tokenizer.from_file(str(out / "tokenizer.json"))
@@ -106,8 +106,9 @@ def test_from_any_of_them_all_are_made_and_give_the_ids_of_the_pair(
 @pytest.mark.parametrize("files", [PAIR, {"tokenizer.json"}, PAIR | {"tokenizer.json"}], ids=["pair", "json", "both"])
 def test_what_the_source_has_is_taken_byte_for_byte(having: Callable[..., Path], out: Path, files: set[str]) -> None:
     source = having(*files)
-    (source / "tokenizer_config.json").write_text('{"mine":  1}')
-    (source / "special_tokens_map.json").write_text("{}")
+    tokenizer.copy(source, out, CONFIG)
+    (source / "tokenizer_config.json").write_bytes((out / "tokenizer_config.json").read_bytes() + b" ")
+    (source / "chat_template.jinja").write_text("{{ messages[0].content }}\n")
     tokenizer.copy(source, out, CONFIG)
     for file in source.iterdir():
         assert (out / file.name).read_bytes() == file.read_bytes(), file.name
@@ -119,7 +120,7 @@ def test_a_source_with_too_few_files_is_warned_of_and_leaves_none(
 ) -> None:
     source = having(*files)
     (source / "tokenizer_config.json").write_text("{}")
-    (warning,) = tokenizer.copy(source, out, CONFIG)
+    (warning,) = tokenizer.copy(source, out, CONFIG).warnings
     assert warning.endswith("the folder takes token ids only")
     assert names(out) == set()
 
@@ -153,7 +154,7 @@ def test_added_tokens_of_a_tokenizer_json_are_in_the_vocabulary(having: Callable
     source = having("tokenizer.json")
     added = {"id": 300, "content": "<|pad|>", "special": True, "single_word": False, "lstrip": False, "rstrip": False}
     change_json(source / "tokenizer.json", lambda d: d["added_tokens"].append(added | {"normalized": False}))
-    assert tokenizer.copy(source, out, CONFIG | {"vocab_size": 301}) == []
+    assert tokenizer.copy(source, out, CONFIG | {"vocab_size": 301}).warnings == ()
     assert json.loads((out / "vocab.json").read_text(encoding="utf-8"))["<|pad|>"] == 300
 
 
@@ -176,26 +177,31 @@ def test_the_made_config_names_the_context_and_the_end_of_text(having: Callable[
 def test_a_vocabulary_without_an_end_of_text_gets_none(having: Callable[..., Path], out: Path) -> None:
     source = having(*PAIR)
     change_json(source / "vocab.json", lambda vocab: vocab.pop(END))
-    tokenizer.copy(source, out, CONFIG)
-    assert "eos_token" not in json.loads((out / "tokenizer_config.json").read_text())
+    tokenizer.copy(source, out, CONFIG | {"vocab_size": 299})
+    assert json.loads((out / "tokenizer_config.json").read_text())["eos_token"] is None
     assert Tokenizer.from_file(str(out / "tokenizer.json")).token_to_id(END) is None
+
+
+def test_an_end_of_text_that_the_model_has_a_row_for_is_added_as_by_transformers(
+    having: Callable[..., Path], out: Path
+) -> None:
+    source = having(*PAIR)
+    change_json(source / "vocab.json", lambda vocab: vocab.pop(END))
+    assert tokenizer.copy(source, out, CONFIG).warnings == ()
+    assert Tokenizer.from_file(str(out / "tokenizer.json")).token_to_id(END) == 299
 
 
 @pytest.mark.parametrize(("vocab_size", "warned"), [(299, True), (300, False), (301, False)])
 def test_a_tokenizer_with_more_ids_than_the_model_is_warned_of(
     having: Callable[..., Path], out: Path, vocab_size: int, warned: bool
 ) -> None:
-    warnings = tokenizer.copy(having(*PAIR), out, CONFIG | {"vocab_size": vocab_size})
+    warnings = tokenizer.copy(having(*PAIR), out, CONFIG | {"vocab_size": vocab_size}).warnings
     expected = "the tokenizer has ids up to 299, the model only up to 298: text with those will fail"
-    assert warnings == ([expected] if warned else [])
+    assert warnings == ((expected,) if warned else ())
 
 
 def not_an_object(document: dict[str, Any]) -> None:
     document["model"] = []
-
-
-def unigram(document: dict[str, Any]) -> None:
-    document["model"] = {"type": "Unigram", "vocab": [["a", -1.0]], "unk_id": 0}
 
 
 def without_merges(document: dict[str, Any]) -> None:
@@ -222,7 +228,6 @@ def added_tokens_that_are_null(document: dict[str, Any]) -> None:
     "damage",
     [
         not_an_object,
-        unigram,
         without_merges,
         merges_of_numbers,
         vocabulary_of_strings,
@@ -241,6 +246,136 @@ def test_a_tokenizer_json_that_is_no_bpe_is_refused_by_name(
         tokenizer.copy(source, out, CONFIG)
     assert str(refusal.value).startswith(f"{source / 'tokenizer.json'} ")
     assert str(out) not in str(refusal.value)
+
+
+OTHERS: dict[str, dict[str, Any]] = {
+    "Unigram": {"type": "Unigram", "vocab": [["a", -1.0]], "unk_id": 0},
+    "WordLevel": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"},
+    "WordPiece": {"type": "WordPiece", "vocab": {"a": 0, "##b": 1}, "unk_token": "a"},
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_a_tokenizer_json_of_another_kind_is_kept_and_warned_of(
+    having: Callable[..., Path], out: Path, kind: str
+) -> None:
+    source = having("tokenizer.json")
+    change_json(source / "tokenizer.json", lambda document: document.update(model=OTHERS[kind]))
+    (source / "tokenizer_config.json").write_text("{}")
+    (warning,) = tokenizer.copy(source, out, CONFIG).warnings
+    expected = f"is a {kind} tokenizer, which gpt2-runtime does not read: there the folder takes token ids only"
+    assert warning == f"{source / 'tokenizer.json'} {expected}"
+    assert names(out) == {"tokenizer.json", "tokenizer_config.json"}
+    assert tokenizer_parity.compare(source, with_config(out)) is None
+
+
+@pytest.mark.parametrize("file", ["vocab.txt", "spiece.model", "tokenizer.model"])
+def test_files_of_another_kind_are_kept_and_warned_of(tmp_path: Path, out: Path, file: str) -> None:
+    (tmp_path / file).write_bytes(b"[PAD]\n\xff")
+    (warning,) = tokenizer.copy(tmp_path, out, CONFIG).warnings
+    assert warning.endswith("is of a tokenizer that gpt2-runtime does not read: there the folder takes token ids only")
+    assert (out / file).read_bytes() == b"[PAD]\n\xff"
+
+
+def with_config(folder: Path, **fields: Any) -> Path:
+    (folder / "config.json").write_text(json.dumps(CONFIG | fields))
+    return folder
+
+
+@pytest.mark.parametrize("files", [PAIR, {"tokenizer.json"}], ids=["pair", "json"])
+def test_a_byte_order_mark_is_dropped(
+    having: Callable[..., Path], out: Path, vocabulary: Path, files: set[str]
+) -> None:
+    source = having(*files)
+    (source / "tokenizer_config.json").write_text('{"pad_token": "<|endoftext|>"}')
+    for file in source.iterdir():
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert tokenizer.copy(source, out, CONFIG).warnings == ()
+    assert not [file.name for file in out.iterdir() if file.read_bytes().startswith(b"\xef\xbb\xbf")]
+    assert ids_of_pair(out, *HARD_TEXTS) == ids_of_pair(vocabulary, *HARD_TEXTS)
+    report = tokenizer_parity.compare(source, with_config(out))
+    assert report is not None
+    assert report["outcome"] == "same ids, same text"
+
+
+def test_a_tokenizer_that_is_not_the_sources_is_refused_with_the_text(having: Callable[..., Path], out: Path) -> None:
+    source = having(*PAIR)
+    tokenizer.copy(source, out, CONFIG)
+    change_json(out / "tokenizer.json", lambda document: document["pre_tokenizer"].update(add_prefix_space=True))
+    with pytest.raises(VerificationError, match=r"^the tokenizer is not the source's, by tokenizers .*: '.*' has ids"):
+        tokenizer_parity.compare(source, with_config(out))
+
+
+def test_the_report_counts_the_texts(having: Callable[..., Path], out: Path) -> None:
+    source = having(*PAIR)
+    tokenizer.copy(source, out, CONFIG)
+    report = tokenizer_parity.compare(source, with_config(out))
+    assert report is not None
+    assert report["references"][0].startswith("tokenizers ")
+    assert report["texts"] == len(json.loads(tokenizer_parity.HARD_TEXTS.read_text())) + len(tokenizer_parity.FRAMES)
+    assert {path.name for path in out.iterdir()} == ALL | {"config.json"}  # nothing is left of the comparison
+
+
+def lowercase(document: dict[str, Any]) -> None:
+    document["normalizer"] = {"type": "Lowercase"}
+
+
+DIGITS = {"type": "Digits", "individual_digits": True}
+
+
+def digits(document: dict[str, Any]) -> None:
+    document["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [DIGITS, document["pre_tokenizer"]]}
+
+
+@pytest.mark.parametrize("change", [lowercase, digits], ids=["normalizer", "pre_tokenizer"])
+def test_what_gpt2tokenizer_leaves_out_is_left_out_and_warned_of(
+    having: Callable[..., Path], out: Path, vocabulary: Path, change: Callable[[dict[str, Any]], None]
+) -> None:
+    source = having("tokenizer.json")
+    change_json(source / "tokenizer.json", change)
+    (warning,) = tokenizer.copy(source, out, CONFIG).warnings
+    assert "was left out, as transformers' GPT2Tokenizer leaves it out" in warning
+    ids = [Tokenizer.from_file(str(out / "tokenizer.json")).encode(text).ids for text in HARD_TEXTS]
+    assert ids == ids_of_pair(vocabulary, *HARD_TEXTS)
+
+
+@pytest.mark.parametrize("change", [lowercase, digits], ids=["normalizer Lowercase", "pre_tokenizer Sequence"])
+def test_what_pretrainedtokenizerfast_keeps_is_kept_and_warned_of(
+    having: Callable[..., Path], out: Path, change: Callable[[dict[str, Any]], None], request: pytest.FixtureRequest
+) -> None:
+    source = having("tokenizer.json")
+    change_json(source / "tokenizer.json", change)
+    (source / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    (warning,) = tokenizer.copy(source, out, CONFIG).warnings
+    assert warning.endswith(
+        f"gpt2-runtime does not read {request.node.callspec.id}: there the folder takes token ids only"
+    )
+    before, after = (Tokenizer.from_file(str(folder / "tokenizer.json")) for folder in (source, out))
+    assert [after.encode(text).ids for text in HARD_TEXTS] == [before.encode(text).ids for text in HARD_TEXTS]
+
+
+# transformers 5.24.0: AutoTokenizer.from_pretrained(source)(text).input_ids, of a tokenizer.json with these beside it.
+BESIDE: dict[str, tuple[dict[str, Any], str, list[int]]] = {
+    "a named token": ({"tokenizer_config.json": {"pad_token": "<pad>"}}, "a<pad>b", [64, 300, 65]),
+    "additional ones": (
+        {"tokenizer_config.json": {"additional_special_tokens": ["<u>", "<b>"]}},
+        "<u>a<b>b",
+        [300, 64, 301, 65],
+    ),
+    "added tokens": ({"added_tokens.json": {"<u>": 300, "<b>": 301}}, "<u>a<b>b", [300, 64, 301, 65]),
+    "the older map": ({"special_tokens_map.json": {"pad_token": {"content": "<pad>"}}}, "a<pad>b", [64, 300, 65]),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_files_beside_a_tokenizer_json_count(having: Callable[..., Path], out: Path, name: str) -> None:
+    documents, text, ids = BESIDE[name]
+    source = having("tokenizer.json")
+    for file, document in documents.items():
+        (source / file).write_text(json.dumps(document))
+    tokenizer.copy(source, out, CONFIG)
+    assert Tokenizer.from_file(str(out / "tokenizer.json")).encode(text).ids == ids
+    assert names(out) == ALL
 
 
 def test_a_tokenizer_json_may_have_no_added_tokens(having: Callable[..., Path], out: Path) -> None:
@@ -278,7 +413,7 @@ def real_pair() -> Path:
 
 
 def test_gpt2s_own_vocabulary_gives_its_own_ids(real_pair: Path, out: Path) -> None:
-    assert tokenizer.copy(real_pair, out, {"vocab_size": 50257, "n_positions": 1024}) == []
+    assert tokenizer.copy(real_pair, out, {"vocab_size": 50257, "n_positions": 1024}).warnings == ()
     from_json = Tokenizer.from_file(str(out / "tokenizer.json"))
     assert from_json.encode("Hello world").ids == [15496, 995]
     assert from_json.encode(END).ids == [50256]

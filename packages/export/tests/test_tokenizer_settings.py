@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from gpt2_export import calibration, tokenizer
-from gpt2_export.errors import ExportError, FolderError, PrecisionError
+from gpt2_export.errors import ExportError, PrecisionError
 from gpt2_model import GPT2Error
 from tokenizers import ByteLevelBPETokenizer, Tokenizer
 
@@ -55,7 +55,7 @@ def write(folder: Path, **documents: Any) -> None:
 
 
 def made(source: Path, out: Path, *, warnings: int = 0) -> Tokenizer:
-    assert len(tokenizer.copy(source, out, CONFIG)) == warnings
+    assert len(tokenizer.copy(source, out, CONFIG).warnings) == warnings
     return Tokenizer.from_file(str(out / "tokenizer.json"))
 
 
@@ -111,21 +111,21 @@ def test_the_made_config_names_what_the_map_names(pair: Path, out: Path) -> None
 @pytest.mark.parametrize(
     ("file", "document", "told"),
     [
-        ("tokenizer_config", {"add_bos_token": True}, "add_bos_token is True, must be false"),
-        ("tokenizer_config", {"add_eos_token": True}, "add_eos_token is True, must be false"),
+        ("tokenizer_config", {"add_bos_token": True, "bos_token": "To be"}, "'To be' cannot stand around each text"),
         ("tokenizer_config", {"split_special_tokens": True}, "split_special_tokens is True, must be false"),
         ("tokenizer_config", {"add_prefix_space": None}, "add_prefix_space is None, must be true or false"),
-        ("tokenizer_config", {"tokenizer_class": "RobertaTokenizer"}, "must be GPT2Tokenizer"),
         ("tokenizer_config", {"eos_token": {"content": "</s>"}}, "eos_token is {'content': '</s>'}, must be a token"),
         ("tokenizer_config", {"eos_token": 3}, "eos_token is 3, must be a token"),
         ("tokenizer_config", {"eos_token": {"__type": "AddedToken", "content": "x", "lstrip": 1}}, "must be a token"),
-        ("tokenizer_config", {"extra_special_tokens": {"image": "</s>"}}, "must be a list"),
+        ("tokenizer_config", {"extra_special_tokens": "</s>"}, "must be a list"),
+        ("tokenizer_config", {"extra_special_tokens": [None]}, "must be a list of tokens"),
+        ("tokenizer_config", {"model_specific_special_tokens": ["</s>"]}, "must be names with their tokens"),
         ("tokenizer_config", {"added_tokens_decoder": []}, "added_tokens_decoder is [], must be ids"),
         ("tokenizer_config", {"added_tokens_decoder": {"x": {"content": "</s>"}}}, "must be ids"),
         ("tokenizer_config", {"added_tokens_decoder": {"301": "foxy"}}, "added_tokens_decoder[301] is 'foxy'"),
         ("tokenizer_config", {"added_tokens_decoder": {"310": {"content": "foxy"}}}, "id 310, after vocab.json"),
         ("special_tokens_map", {"additional_special_tokens": [{"content": "x"}]}, "must be a token"),
-        ("special_tokens_map", {"extra_special_tokens": ["</s>"]}, "must be named additional_special_tokens"),
+        ("special_tokens_map", {"extra_special_tokens": "</s>"}, "must be a list"),
         ("added_tokens", {"foxy": 310}, "'foxy' has id 310, after vocab.json it would be 301"),
         ("added_tokens", {"foxy": "301"}, "ids are no whole numbers"),
     ],
@@ -140,9 +140,32 @@ def test_what_no_tokenizer_json_can_hold_is_refused_by_name(
     assert told in message
 
 
-def test_a_model_of_another_tokenizer_is_refused(pair: Path, out: Path) -> None:
-    with pytest.raises(FolderError, match=r"config\.json: tokenizer_class is 'CTRLTokenizer', must be GPT2Tokenizer"):
-        tokenizer.copy(pair, out, CONFIG | {"tokenizer_class": "CTRLTokenizer"})
+@pytest.mark.parametrize("name", ["CTRLTokenizer", "RobertaTokenizer", "BertTokenizer"])
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_a_class_of_another_tokenizer_is_kept_and_warned_of(both: Path, out: Path, name: str, file: str) -> None:
+    if file == "tokenizer_config.json":
+        write(both, tokenizer_config={"tokenizer_class": name})
+    (warning,) = tokenizer.copy(both, out, CONFIG | {"tokenizer_class": name}).warnings
+    known = "GPT2Tokenizer, GPT2TokenizerFast, PreTrainedTokenizerFast, TokenizersBackend"
+    expected = f"tokenizer_class {name!r} is not read, only {known}: in gpt2-runtime the folder takes token ids only"
+    assert warning == f"{both / file}: {expected}"
+    assert {path.name: path.read_bytes() for path in both.iterdir()} == {
+        path.name: path.read_bytes() for path in out.iterdir()
+    }
+
+
+def test_code_of_the_checkpoint_is_not_run(both: Path, out: Path) -> None:
+    write(both, tokenizer_config={"auto_map": {"AutoTokenizer": [None, "code.MyTokenizer"]}})
+    (warning,) = tokenizer.copy(both, out, CONFIG).warnings
+    assert "auto_map names code of the checkpoint, which is not run" in warning
+
+
+def test_a_start_token_stands_before_each_text(pair: Path, out: Path) -> None:
+    write(pair, tokenizer_config={"add_bos_token": True, "bos_token": "</s>", "add_eos_token": True})
+    whole = made(pair, out)
+    end = whole.token_to_id(END)
+    assert whole.encode("fox").ids == [LAST, *whole.encode("fox", add_special_tokens=False).ids, end]
+    assert "add_bos_token" not in json.loads((out / "tokenizer_config.json").read_text())
 
 
 def test_a_new_token_beside_an_end_of_text_that_is_nowhere_is_refused(pair: Path, out: Path) -> None:
@@ -159,15 +182,15 @@ def test_a_new_token_beside_an_end_of_text_that_is_nowhere_is_refused(pair: Path
 def test_added_tokens_beyond_the_model_are_warned_of(pair: Path, out: Path) -> None:
     write(pair, added_tokens={"[PAD]": 301})
     expected = "the tokenizer has ids up to 301, the model only up to 300: text with those will fail"
-    assert tokenizer.copy(pair, out, CONFIG) == [expected]
-    assert tokenizer.copy(pair, out, CONFIG | {"vocab_size": 302}) == []
+    assert tokenizer.copy(pair, out, CONFIG).warnings == (expected,)
+    assert tokenizer.copy(pair, out, CONFIG | {"vocab_size": 302}).warnings == ()
 
 
 def test_added_tokens_of_a_tokenizer_json_beyond_the_model_are_warned_of(both: Path, out: Path) -> None:
     whole = Tokenizer.from_file(str(both / "tokenizer.json"))
     whole.add_special_tokens(["[PAD]"])
     whole.save(str(both / "tokenizer.json"))
-    (warning,) = tokenizer.copy(both, out, CONFIG)
+    (warning,) = tokenizer.copy(both, out, CONFIG).warnings
     assert "ids up to 301" in warning
 
 
@@ -187,7 +210,7 @@ def test_a_pointer_of_git_lfs_is_refused(both: Path, out: Path, name: str) -> No
     assert list(out.iterdir()) == []
 
 
-@pytest.mark.parametrize("content", ["not json", "\ufeff{}", "[]", ""])
+@pytest.mark.parametrize("content", ["not json", "\ufeff{", "[]", ""])
 @pytest.mark.parametrize("name", ["vocab.json", "tokenizer.json", *DOCUMENTS])
 def test_a_file_that_is_not_json_is_refused(both: Path, out: Path, name: str, content: str) -> None:
     (both / name).write_text(content, encoding="utf-8")
@@ -203,7 +226,9 @@ def test_a_file_that_cannot_be_read_is_refused(both: Path, out: Path) -> None:
     assert "merges.txt cannot be read: Is a directory" in refusal(both, out)
 
 
-@pytest.mark.parametrize(("field", "value"), [("pre_tokenizer", {"type": "None such"}), ("added_tokens", [{"id": 1}])])
+@pytest.mark.parametrize(
+    ("field", "value"), [("pre_tokenizer", {"type": "None such"}), ("decoder", {"type": "None such"})]
+)
 def test_a_tokenizer_json_that_the_library_cannot_load_is_refused(
     both: Path, out: Path, field: str, value: object
 ) -> None:

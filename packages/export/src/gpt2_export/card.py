@@ -7,7 +7,7 @@ from typing import Any
 
 from gpt2_export import inspection, manifest, tensorfile
 from gpt2_export.freeze import WEIGHTS
-from gpt2_export.tokenizer import TOKENIZER
+from gpt2_export.tokenizer_settings import TOKENIZER
 
 MARK = manifest.CARD_MARK
 TERMS = ("license", "license_name", "license_link")

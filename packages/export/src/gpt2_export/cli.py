@@ -53,6 +53,12 @@ def source_options(command: F) -> F:
         ),
         click.option("--force", is_flag=True, help="Replace OUT, if it is a folder that gpt2-export made."),
         click.option(
+            "--eos",
+            metavar="TOKEN",
+            multiple=True,
+            help="End texts at this token: its id, or its text. Repeatable.  [default: as SOURCE's configs say]",
+        ),
+        click.option(
             "--ignore-config",
             metavar="FIELD",
             multiple=True,

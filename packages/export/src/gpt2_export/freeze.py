@@ -1,7 +1,7 @@
 """A checkpoint -> a frozen folder: one float32 file under transformers' names, its config, its tokenizer."""
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from gpt2_model.quoting import shown
 from gpt2_model.weights import Layout, lay_out, stored_name
 from torch import Tensor
 
-from gpt2_export import genai, tensorfile, tokenizer
+from gpt2_export import end_of_text, genai, tensorfile, tokenizer
 from gpt2_export.progress import Progress, silent
 
 WEIGHTS = "model.safetensors"
@@ -28,9 +28,16 @@ UNOPENED = {"use_return_dict", "return_dict", "transformers_weights"}
 
 
 def freeze(
-    checkpoint: Checkpoint, folder: Path, *, ignore_config: Collection[str] = (), progress: Progress = silent
+    checkpoint: Checkpoint,
+    folder: Path,
+    *,
+    ignore_config: Collection[str] = (),
+    eos: Sequence[int | str] = (),
+    progress: Progress = silent,
 ) -> list[str]:
     """Writes the frozen checkpoint into an empty folder; returns warnings.
+
+    `eos` names the tokens that end a text, by id or as the tokenizer spells them, where the configs name others.
 
     Raises:
         GPT2Error: the checkpoint is refused; no tensor has been written then, unless one of them is not finite.
@@ -45,13 +52,24 @@ def freeze(
     tensorfile.write(folder / WEIGHTS, forms, _arrays(checkpoint, layout, progress, rounded))
     config = _config(checkpoint, layout, ignore_config)
     generation = _generation_config(checkpoint, config)
+    tokenizer_made = tokenizer.copy(checkpoint.folder, folder, config)
+    if eos:
+        stops = end_of_text.chosen(eos, tokenizer_made, layout.config.vocab_size)
+        config[end_of_text.FIELD] = generation[end_of_text.FIELD] = stops
     tokens, warnings = _special_tokens(config, generation, layout.config.vocab_size)
     write_json(folder / "config.json", config)
     write_json(folder / "generation_config.json", generation)
     write_json(folder / "genai_config.json", genai.config(layout.config, tokens))
     warnings += [*layout.warnings, *_rounding_warnings(rounded)]
     warnings += [f"config.json: {name} was left out, as asked" for name in ignore_config]
-    return warnings + tokenizer.copy(checkpoint.folder, folder, config)
+    return [*warnings, *tokenizer_made.warnings, *([] if eos else _unended(tokenizer_made, config, generation))]
+
+
+def _unended(made: tokenizer.Made, config: dict[str, Any], generation: dict[str, Any]) -> list[str]:
+    name, document = (
+        ("generation_config.json", generation) if end_of_text.FIELD in generation else ("config.json", config)
+    )
+    return end_of_text.warnings(made, document.get(end_of_text.FIELD), name)
 
 
 def frozen_bytes(checkpoint: Checkpoint) -> int:

@@ -40,6 +40,7 @@ def describe(
     parity: dict[str, Any] | None,
     quality: dict[str, Any],
     warnings: list[str],
+    tokenizer: dict[str, Any] | None = None,
     files: Mapping[str, Entry],
 ) -> dict[str, Any]:
     """The manifest of a folder.
@@ -51,6 +52,7 @@ def describe(
         parity: what float32 was verified with, None where it was not.
         quality: precision -> what it loses.
         warnings: of its making.
+        tokenizer: what its tokenizer was held to, None where there is none.
         files: what `entries` says of them.
     """
     return {
@@ -60,6 +62,7 @@ def describe(
         "weights": weights,
         "graphs": graphs,
         "warnings": warnings,
+        "tokenizer": tokenizer,
         "parity": parity,
         "quality": quality,
         "versions": versions(),
@@ -93,6 +96,7 @@ def read(folder: Path) -> dict[str, Any]:
         found = document.get("schema") if isinstance(document, dict) else type(document).__name__
         raise FolderError(f"{path} has schema {ascii(found)[:60]}, this version reads {SCHEMA}; make the folder again")
     document.setdefault("quality", {})  # folders of before there was another precision
+    document.setdefault("tokenizer", None)  # of before it was compared
     try:
         FIELDS("", document)
         _refuse_unlisted(document)
@@ -203,6 +207,7 @@ FIELDS = schema.record(
     graphs=schema.table(schema.table(_file_name)),
     versions=schema.table(schema.text),
     warnings=schema.items(schema.text),
+    tokenizer=schema.optional(schema.record()),
     files=schema.table(schema.record(bytes=schema.whole, sha256=schema.sha256), name=_file_name),
     # Reports of another version have other figures; whoever shows one finds out.
     parity=schema.optional(schema.record(reference=schema.text, backends=schema.table(schema.record()))),

@@ -11,7 +11,7 @@ from gpt2_model import GPT2Config
 from gpt2_model.checkpoint import Checkpoint, open_checkpoint
 from gpt2_model.errors import SourceError
 
-from gpt2_export import admission, bundle, kinds, manifest, network
+from gpt2_export import admission, bundle, kinds, manifest, network, tokenizer_parity
 from gpt2_export.errors import FolderError, PrecisionError
 from gpt2_export.freeze import WEIGHTS, freeze, frozen_bytes
 from gpt2_export.portable import PORTABLE
@@ -34,6 +34,7 @@ def make(
     allow_pickle: bool = False,
     force: bool = False,
     ignore_config: Collection[str] = (),
+    eos: Sequence[int | str] = (),
     precision: Collection[str] = (FP32,),
     calibration_text: Sequence[str | PathLike[str]] = (),
     max_ppl_increase: float | None = None,
@@ -50,6 +51,7 @@ def make(
         allow_pickle: read pytorch_model.bin where there are no safetensors.
         force: replace OUT if it was made here.
         ignore_config: fields of config.json, unknown here, that do not change the logits.
+        eos: the tokens that end a text, by id or as the tokenizer spells them; by default those of its configs.
         precision: beside fp32, which is always made: of "fp16", "int8", "int4".
         calibration_text, max_ppl_increase, keep: as for `quantize`.
         progress: told of each stage.
@@ -67,7 +69,8 @@ def make(
     checkpoint = find(source, revision=revision, offline=offline, allow_pickle=allow_pickle, progress=progress)
     needed = max(2, 1 + len(asked)) * frozen_bytes(checkpoint) + SMALL_FILES_BYTES  # 2: `verify` makes a copy
     with bundle.staging(Path(out), force=force, needed_bytes=needed) as folder:
-        warnings = freeze(checkpoint, folder, ignore_config=ignore_config, progress=progress)
+        warnings = freeze(checkpoint, folder, ignore_config=ignore_config, eos=eos, progress=progress)
+        tokens = tokenizer_parity.compare(checkpoint.folder, folder)
         name, found_revision = provenance(checkpoint)
         del checkpoint  # its files are mapped: let them go before the folder's own are
         config = network.of(folder)
@@ -87,6 +90,7 @@ def make(
                 parity=parity,
                 quality=quality,
                 warnings=warnings + refusals,
+                tokenizer=tokens,
                 files=manifest.entries(folder),
             ),
         )
@@ -101,6 +105,7 @@ def freeze_only(
     allow_pickle: bool = False,
     force: bool = False,
     ignore_config: Collection[str] = (),
+    eos: Sequence[int | str] = (),
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """The first step of `make`: a frozen folder without a graph."""
@@ -108,10 +113,11 @@ def freeze_only(
     bundle.refuse_existing(Path(out), force=force)
     checkpoint = find(source, revision=revision, offline=offline, allow_pickle=allow_pickle, progress=progress)
     with bundle.staging(Path(out), force=force, needed_bytes=frozen_bytes(checkpoint) + SMALL_FILES_BYTES) as folder:
-        warnings = freeze(checkpoint, folder, ignore_config=ignore_config, progress=progress)
+        warnings = freeze(checkpoint, folder, ignore_config=ignore_config, eos=eos, progress=progress)
+        tokens = tokenizer_parity.compare(checkpoint.folder, folder)
         name, found_revision = provenance(checkpoint)
         said = {"source": name, "revision": found_revision, "warnings": warnings, "files": manifest.entries(folder)}
-        return _write(folder, _document(**said, parity=None, quality={}))
+        return _write(folder, _document(**said, tokenizer=tokens, parity=None, quality={}))
 
 
 def add_graph(folder: str | PathLike[str], *, progress: Progress = silent) -> dict[str, Any]:
@@ -326,7 +332,7 @@ def _admit(folder: Path, document: dict[str, Any], config: GPT2Config) -> None:
 def _changed(before: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """The manifest of a folder whose other files are as they were made; what else lies there is not the folder's."""
     source = before["source"]
-    said = {name: before[name] for name in ("parity", "quality", "warnings", "files")} | changes
+    said = {name: before[name] for name in ("parity", "quality", "warnings", "tokenizer", "files")} | changes
     return _document(source=source["name"], revision=source["revision"], **said)
 
 

@@ -1,10 +1,10 @@
-"""What a source without a tokenizer.json says of its tokenizer beside vocab.json and merges.txt.
+"""What the files of a checkpoint say of its tokenizer together, as transformers 5 reads them.
 
-Read as transformers 5 reads it, in its order, for the order gives the ids: first the tokens that have one, then the
-named ones, then the additional ones. With an `added_tokens_decoder`, the two older files do not count.
+The order is transformers', for it gives the ids: first the tokens that have one, then the named ones, then the
+additional ones. With an `added_tokens_decoder` neither the older files count, nor what tokenizer.json adds.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,13 +14,19 @@ from tokenizers import AddedToken
 
 from gpt2_export.errors import FolderError
 
-TOKENIZER_CONFIG, SPECIAL, ADDED = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
+TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
+SPECIAL, ADDED = "special_tokens_map.json", "added_tokens.json"
 END_OF_TEXT = "<|endoftext|>"
 DECODER, ADDITIONAL, EXTRA = "added_tokens_decoder", "additional_special_tokens", "extra_special_tokens"
+OWN = "model_specific_special_tokens"
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 DEFAULTS = dict.fromkeys(NAMES[:3], END_OF_TEXT)  # of transformers' GPT2Tokenizer
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+CORRUPT = "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"
 REMEDY = "save the tokenizer with transformers, which writes a tokenizer.json"
+
+GPT2_CLASSES = ("GPT2Tokenizer", "GPT2TokenizerFast")
+WHOLE_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")  # that take a tokenizer.json as it stands
 
 Token = str | AddedToken  # a string is a special token without any other flag
 
@@ -42,106 +48,165 @@ class Added:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """`add_prefix_space`, and the added tokens in the order in which they get their ids."""
+    """What there is beside vocabulary and merges.
+
+    Attributes:
+        add_prefix_space: whether GPT2Tokenizer puts a space before each text.
+        added: the added tokens, in the order in which they get their ids.
+        named: bos_token and the like, and names of the tokenizer's own, with their tokens; None where there is none.
+        additional: special tokens that have no name.
+        begins, ends: whether bos_token stands before each text, and eos_token after it.
+    """
 
     add_prefix_space: bool
     added: tuple[Added, ...]
+    named: Mapping[str, str | None]
+    additional: tuple[str, ...]
+    begins: bool = False
+    ends: bool = False
 
 
-def read(source: Path, vocab: Collection[str], tokenizer_class: str | None = None) -> Settings:
-    """The settings of a source that has vocab.json and merges.txt alone.
+def tokenizer_class(source: Path, config: Mapping[str, Any]) -> tuple[Path, str]:
+    """The class that transformers opens the source's tokenizer with, and the file that names it."""
+    named = document(source / TOKENIZER_CONFIG).get("tokenizer_class")
+    where = source / (TOKENIZER_CONFIG if named else "config.json")
+    return where, named or config.get("tokenizer_class") or GPT2_CLASSES[0]
+
+
+def read(
+    source: Path, vocab: Mapping[str, int], config: Mapping[str, Any], whole: Mapping[str, Any] | None = None
+) -> Settings:
+    """The settings of a source whose tokenizer is of one of the classes above.
 
     Args:
         source: the checkpoint's folder.
-        vocab: the tokens of its vocab.json.
-        tokenizer_class: what its config.json says.
+        vocab: its vocabulary, without the tokens that are added.
+        config: its config.json.
+        whole: its tokenizer.json, None where it has none.
 
     Raises:
-        FolderError: a setting that no tokenizer.json of a GPT-2 can hold, or one that is not what it must be.
+        FolderError: a setting that no tokenizer.json can hold, or one that is not what it must be.
     """
-    config = _document(source / TOKENIZER_CONFIG)
-    _refuse_other_tokenizers(source / TOKENIZER_CONFIG, config, tokenizer_class)
-    special = {} if DECODER in config else _document(source / SPECIAL)
-    if EXTRA in special:
-        _refuse(source / SPECIAL, EXTRA, special[EXTRA], f"named {ADDITIONAL} there; {REMEDY}")
-    numbered = _decoder(source, config) if DECODER in config else _legacy(source, config, special)
-    have = {added.token.content for added in numbered}
-    named = _named(source, config, special, defaults=END_OF_TEXT in vocab or END_OF_TEXT in have)
+    path, init = source / TOKENIZER_CONFIG, document(source / TOKENIZER_CONFIG)
+    rebuilt = tokenizer_class(source, config)[1] in GPT2_CLASSES
+    _refuse_flags(path, init)
+    begins, ends = (whole is None and bool(init.get(name)) for name in ("add_bos_token", "add_eos_token"))
+    if ADDITIONAL in init and not init.get(EXTRA):
+        init[EXTRA] = init.pop(ADDITIONAL)
+    explicit = {name: init.pop(name) for name in [*init] if name not in NAMES and _is_name(name, init[name], str)}
+    if isinstance(init.get(EXTRA), dict):
+        explicit |= init.pop(EXTRA)
+    explicit = explicit or _own(path, init.get(OWN))
+    special = {} if DECODER in init else document(source / SPECIAL)
+    init = _merged(source, init, special)
+    own = {
+        name: init[name] for name in init if name not in NAMES and _is_name(name, init[name], Token | dict)
+    } | explicit
+    numbered = _decoder(path, init[DECODER]) if DECODER in init else _legacy(source, init, whole)
+    known = {one.token.content: one.token for one in numbered}
+    given = {name: _given(source, special, name, init[name], known) for name in NAMES if name in init}
+    if not rebuilt and whole and whole.get("padding"):
+        given.setdefault("pad_token", whole["padding"].get("pad_token"))
+    absent: dict[str, Token | None] = dict.fromkeys(NAMES)
+    named = absent | (DEFAULTS if rebuilt else {}) | given
+    named |= {name: _given(source, special, name, value, {}) for name, value in own.items()}
+    additional = [_given(source, special, ADDITIONAL, token, {}) for token in _listed(source, init)]
+    without_end = _lacks_end(named, {*vocab, *known}, config)
+    if without_end and not {*map(str, given.values())} & {END_OF_TEXT}:
+        named |= dict.fromkeys([name for name in DEFAULTS if name not in given])
+        _refuse_unsure(source, [*named.values(), *additional], {*vocab, *known})
+    have = {*known} | (set() if rebuilt else {token["content"] for token in _json_tokens(whole)})
     tokens: list[Token] = []
-    for token in (*named, *_additional(source, config, special)):
-        if str(token) not in have and token not in tokens:  # one with other flags is another; the last one counts
+    for token in (*named.values(), *additional):
+        # One with other flags is another; the last one counts.
+        if token is not None and str(token) not in have and token not in tokens:
             tokens.append(token)
-    if END_OF_TEXT not in vocab and END_OF_TEXT not in have:
-        _refuse_unsure(source, {str(token) for token in tokens} - {*vocab}, {*config, *special})
     # Alone it may be looked for last, as in GPT-2's own tokenizer.json: no other token can be in its way.
     alone = not numbered and tokens == [END_OF_TEXT]
-    unnumbered = [Added(token=_whole(token, normalized=alone)) for token in tokens]
-    added = (*numbered, *unnumbered)
-    names = set(map(str, named))
-    for one in added:
-        one.token.special = one.token.special or one.token.content in names
-    return Settings(add_prefix_space=config.get("add_prefix_space", False), added=added)
+    return Settings(
+        add_prefix_space=init.get("add_prefix_space", False),
+        added=(*numbered, *(Added(token=_whole(token, normalized=alone)) for token in tokens)),
+        named={name: None if token is None else str(token) for name, token in named.items()},
+        additional=tuple(map(str, additional)),
+        begins=begins,
+        ends=ends,
+    )
 
 
-def special_names(source: Path) -> dict[str, str]:
-    """bos_token and the like, as special_tokens_map.json has them."""
-    named = _tokens_of(source / SPECIAL, _document(source / SPECIAL))
-    return {name: str(token) for name, token in named.items() if name in NAMES and token is not None}
-
-
-def _document(path: Path) -> dict[str, Any]:
+def document(path: Path) -> dict[str, Any]:
+    """The JSON object in a file, empty where there is no such file."""
     return read_json(path) if path.exists() else {}
 
 
-def _refuse_other_tokenizers(path: Path, config: Mapping[str, Any], tokenizer_class: str | None) -> None:
-    name = config.get("tokenizer_class") or tokenizer_class
-    if name not in (None, "GPT2Tokenizer", "GPT2TokenizerFast"):
-        where = path if config.get("tokenizer_class") else path.parent / "config.json"
-        _refuse(where, "tokenizer_class", name, f"GPT2Tokenizer; {REMEDY}")
-    for flag in ("add_bos_token", "add_eos_token", "split_special_tokens"):
-        if config.get(flag):
-            _refuse(path, flag, config[flag], f"false, or absent; {REMEDY}")
-    if not isinstance(config.get("add_prefix_space", False), bool):
-        _refuse(path, "add_prefix_space", config["add_prefix_space"], "true or false; correct it")
-
-
-def _named(source: Path, config: Mapping[str, Any], special: Mapping[str, Any], *, defaults: bool) -> list[Token]:
-    """The tokens that have a name, in transformers' order: its own names, then those of this tokenizer.
-
-    The class's own end of text is left out where nothing has it: no model was trained with it.
-    """
-    own = {name: value for name, value in config.items() if name not in NAMES and _is_name(name, value, str)}
-    others = {name: value for name, value in config.items() if name not in own}
-    given = _tokens_of(source / TOKENIZER_CONFIG, others) | _tokens_of(source / SPECIAL, special)
-    named = dict.fromkeys(NAMES) | (DEFAULTS if defaults else {}) | given | own
-    return [token for token in named.values() if token is not None]
-
-
-def _tokens_of(path: Path, document: Mapping[str, Any]) -> dict[str, Token | None]:
-    typed = path.name == TOKENIZER_CONFIG
-    return {
-        name: None if value is None else _token(path, name, value, typed=typed)
-        for name, value in document.items()
-        if name in NAMES or _is_name(name, value, str | dict | None)
-    }
+def _refuse_flags(path: Path, init: Mapping[str, Any]) -> None:
+    if init.get("split_special_tokens"):
+        value = init["split_special_tokens"]
+        _refuse(path, "split_special_tokens", value, "false: no tokenizer.json can hold it; take it out")
+    if init.get("clean_up_tokenization_spaces") and init.get(CORRUPT):
+        _refuse(path, CORRUPT, init[CORRUPT], "false: the text would lose spaces; take it out")
+    if not isinstance(init.get("add_prefix_space", False), bool):
+        _refuse(path, "add_prefix_space", init["add_prefix_space"], "true or false; correct it")
 
 
 def _is_name(name: str, value: Any, kind: Any) -> bool:
     return name.endswith("_token") and isinstance(value, kind)  # add_bos_token is a flag
 
 
-def _additional(source: Path, config: Mapping[str, Any], special: Mapping[str, Any]) -> list[Token]:
-    where, name = source / TOKENIZER_CONFIG, EXTRA if config.get(EXTRA) else ADDITIONAL
-    values = config.get(name)
-    if not {EXTRA, ADDITIONAL} & config.keys():
-        where, values = source / SPECIAL, special.get(ADDITIONAL)
+def _own(path: Path, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict | None):
+        _refuse(path, OWN, value, f"names with their tokens; {REMEDY}")
+    return dict(value or {})
+
+
+def _merged(source: Path, init: dict[str, Any], special: Mapping[str, Any]) -> dict[str, Any]:
+    """tokenizer_config.json, and over it what special_tokens_map.json names."""
+    path = source / SPECIAL
+    init = dict(init)
+    for name, value in special.items():
+        if name == EXTRA:
+            if not isinstance(value, list):
+                _refuse(path, name, value, f"a list; {REMEDY}")
+            before = init.get(EXTRA) or []
+            init[EXTRA] = [*before, *(token for token in value if token not in before)]
+        else:
+            init[name] = _flagged(path, name, value | {"special": True}) if isinstance(value, dict) else value
+    return init
+
+
+def _listed(source: Path, init: Mapping[str, Any]) -> list[Any]:
+    """The special tokens without a name."""
+    name = EXTRA if EXTRA in init else ADDITIONAL
+    values = init.get(name)
     if not isinstance(values, list | None):
-        _refuse(where, name, values, f"a list; {REMEDY}")
-    return [_token(where, name, value, typed=True) for value in values or ()]
+        _refuse(_where(source, name), name, values, f"a list; {REMEDY}")
+    if None in (values or ()):
+        _refuse(_where(source, name), name, values, f"a list of tokens; {REMEDY}")
+    return values or []
 
 
-def _decoder(source: Path, config: Mapping[str, Any]) -> list[Added]:
-    path, decoder = source / TOKENIZER_CONFIG, config[DECODER]
+def _where(source: Path, name: str) -> Path:
+    written = document(source / TOKENIZER_CONFIG)
+    return source / (TOKENIZER_CONFIG if name in written or ADDITIONAL in written else SPECIAL)
+
+
+def _given(
+    source: Path, special: Mapping[str, Any], name: str, value: Any, known: Mapping[str, AddedToken]
+) -> Token | None:
+    """A token as it is written: its text, or an object, which tokenizer_config.json marks with its type."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return known.get(value, value)
+    if isinstance(value, AddedToken):
+        return known.get(value.content, value)
+    path = source / (SPECIAL if name in special else TOKENIZER_CONFIG)
+    if not isinstance(value, dict) or value.get("__type") != "AddedToken":
+        _refuse(path, name, value, f"a token; {REMEDY}")
+    token = _flagged(path, name, value)
+    return known.get(token.content, token)
+
+
+def _decoder(path: Path, decoder: Any) -> list[Added]:
     if not isinstance(decoder, dict) or not all(number.isdecimal() for number in decoder):
         _refuse(path, DECODER, decoder, "ids with their tokens; download it again")
     return [
@@ -150,18 +215,23 @@ def _decoder(source: Path, config: Mapping[str, Any]) -> list[Added]:
     ]
 
 
-def _legacy(source: Path, config: Mapping[str, Any], special: Mapping[str, Any]) -> list[Added]:
-    """added_tokens.json; what the other files name is special, as far as transformers sees it there."""
+def _legacy(source: Path, init: Mapping[str, Any], whole: Mapping[str, Any] | None) -> list[Added]:
+    """added_tokens.json, over it tokenizer.json's; what other files name is special, as far as transformers sees it."""
     path = source / ADDED
-    ids = checked_ids(path, _document(path))
-    written = {name: config.get(name) for name in NAMES} | _tokens_of(source / SPECIAL, special)
-    named = [written[name] for name in NAMES]
-    seen = {str(token) for token in named if isinstance(token, Token)}
-    seen |= {token for token in _additional(source, config, {}) if isinstance(token, str)}
-    return [
-        Added(token=AddedToken(text, normalized=text not in seen, special=text in seen), id=number, where=path)
-        for text, number in sorted(ids.items(), key=lambda item: item[1])
-    ]
+    seen = {str(init[name]) for name in NAMES if init.get(name)}
+    seen |= {token for token in init.get(EXTRA) or [] if isinstance(token, str)}
+    found = {
+        number: Added(token=AddedToken(text, normalized=text not in seen, special=text in seen), id=number, where=path)
+        for text, number in checked_ids(path, document(path)).items()
+    }
+    path = source / TOKENIZER
+    for value in _json_tokens(whole):
+        found[value["id"]] = Added(token=_flagged(path, "added_tokens", value), id=value["id"], where=path)
+    return [found[number] for number in sorted(found)]
+
+
+def _json_tokens(whole: Mapping[str, Any] | None) -> list[Any]:
+    return [] if whole is None else whole.get("added_tokens") or []
 
 
 def checked_ids(path: Path, ids: Any) -> dict[str, int]:
@@ -171,24 +241,20 @@ def checked_ids(path: Path, ids: Any) -> dict[str, int]:
     return ids
 
 
-def _refuse_unsure(source: Path, new: set[str], names: set[str]) -> None:
-    """Where transformers adds its own end of text, which is left out here, it may count on from it."""
-    unsure = sorted(new - {END_OF_TEXT})
-    if unsure and not names.issuperset(DEFAULTS):
+def _lacks_end(named: Mapping[str, Any], have: Collection[str], config: Mapping[str, Any]) -> bool:
+    """Whether the class's end of text has no id, and the model no row for one more: then none was trained with it."""
+    return END_OF_TEXT in map(str, named.values()) and END_OF_TEXT not in have and len(have) >= config["vocab_size"]
+
+
+def _refuse_unsure(source: Path, tokens: Sequence[Any], have: Collection[str]) -> None:
+    """Where transformers adds its own end of text, which is left out here, it counts on from it."""
+    unsure = sorted({str(token) for token in tokens if token is not None} - {*have})
+    if unsure:
         raise FolderError(f"{source}: the token {unsure[0]!r} has no id, and vocab.json no {END_OF_TEXT}; {REMEDY}")
 
 
-def _token(path: Path, name: str, value: Any, *, typed: bool) -> Token:
-    """A token as it is written: its text, or an object, which tokenizer_config.json marks with its type."""
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, dict) or (typed and value.get("__type") != "AddedToken"):
-        _refuse(path, name, value, f"a token; {REMEDY}")
-    return _flagged(path, name, value if typed else value | {"special": True})
-
-
 def _flagged(path: Path, name: str, value: Any) -> AddedToken:
-    flags = {flag: value[flag] for flag in FLAGS if flag in value} if isinstance(value, dict) else {"": None}
+    flags = {flag: value[flag] for flag in FLAGS if flag in value} if isinstance(value, Mapping) else {"": None}
     if not all(isinstance(flag, bool) for flag in flags.values()) or not isinstance(value.get("content"), str):
         _refuse(path, name, value, "a token with its content and flags; download it again")
     return AddedToken(value["content"], **flags)

@@ -20,8 +20,8 @@ PACKAGES = Path(__file__).parent.parent / "packages"
 ARROWS = {
     "gpt2_model": """
         quoting, inert_fields, errors <- config <- gpt2 <- generate; errors <- text_file; quoting <- misfits;
-        errors, quoting <- pickle_file, layouts; foreign <- layouts; config <- nanogpt;
-        foreign, pickle_file, text_file <- weight_files <- hub; hub, layouts, nanogpt <- checkpoint;
+        errors, quoting <- pickle_file, layouts, mingpt; foreign <- layouts; config <- nanogpt;
+        foreign, pickle_file, text_file <- weight_files <- hub; hub, layouts, mingpt, nanogpt <- checkpoint;
         checkpoint, compiler, gpt2, misfits <- weights
     """,
     "gpt2_export": """

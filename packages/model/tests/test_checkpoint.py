@@ -171,6 +171,12 @@ def test_of_a_trainers_output_the_newest_checkpoint_is_named(
     )
 
 
+def test_a_repository_in_the_hubs_cache_is_named_with_its_snapshots(bare: Path) -> None:
+    for name in ("snapshots", "blobs", "refs"):
+        (bare / name).mkdir()
+    assert refusal(SourceError, bare).endswith("name the repository, or a commit's folder in its snapshots")
+
+
 def test_a_trainers_output_with_weights_of_its_own_is_read(folder: Path) -> None:
     (folder / "checkpoint-500").mkdir()
     (folder / "training_args.bin").touch()

@@ -49,7 +49,7 @@ def source_options(command: F) -> F:
         click.option(
             "--allow-pickle",
             is_flag=True,
-            help="Read pytorch_model.bin or ckpt.pt where there is no model.safetensors.",
+            help="Read pytorch_model.bin, ckpt.pt or model.pt where there is no model.safetensors.",
         ),
         click.option("--force", is_flag=True, help="Replace OUT, if it is a folder that gpt2-export made."),
         click.option(

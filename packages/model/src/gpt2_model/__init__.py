@@ -6,7 +6,8 @@ gpt2.py         the network
 checkpoint.py   a folder or a hub repository -> config.json and mapped tensors
   hub.py          what is fetched, and held to its hashes
   weight_files.py the files that hold tensors: which are read, and each tensor mapped; pickle_file.py
-  layouts.py      wrapped names, other heads, Linear matrices, padding -> transformers' names and layout; nanogpt.py
+  layouts.py      wrapped names, other heads, Linear matrices, padding -> transformers' names and layout
+  nanogpt.py      what nanoGPT's checkpoint says of itself -> config.json's fields; mingpt.py, the same of minGPT
   foreign.py      what is not read, and what to do about it
   text_file.py    text files: plain, of a bounded size
 weights.py      tensors -> the network's parameters: one table; misfits.py, what does not fit it

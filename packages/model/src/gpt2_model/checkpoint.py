@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gpt2_model import layouts, nanogpt
+from gpt2_model import layouts, mingpt, nanogpt
 from gpt2_model.errors import SourceError
 from gpt2_model.hub import DOCUMENTS, fetch
 from gpt2_model.text_file import read_json as read_json
@@ -95,9 +95,10 @@ def open_checkpoint(
 
 
 def _config(folder: Path, files: WeightFiles) -> tuple[Mapping[str, Any], tuple[str, ...]]:
-    """What config.json says, or a ckpt.pt of itself, or both."""
+    """What config.json says, in transformers' fields or in minGPT's, or a ckpt.pt of itself, or both."""
     if MODEL_ARGS not in files.beside:
-        return read_json(folder / CONFIG), ()
+        document = read_json(folder / CONFIG)
+        return mingpt.config(document, files.tensors) if mingpt.is_config(document) else document, ()
     given = read_json(folder / CONFIG) if (folder / CONFIG).exists() else {}
     return nanogpt.config(files.beside[MODEL_ARGS], given)
 

@@ -70,4 +70,6 @@ def foreign_among(names: Collection[str]) -> str:
         for name in sorted(names):
             if any(fnmatchcase(name, pattern) for pattern in patterns):
                 return f"it has {name.rstrip('/')}: {what}"
+    if {"snapshots/", "blobs/"} <= {*names}:
+        return "it is a repository in the hub's cache; name the repository, or a commit's folder in its snapshots"
     return "is it a checkpoint's folder?"

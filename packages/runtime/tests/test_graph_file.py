@@ -13,6 +13,7 @@ from gpt2_runtime import GREEDY, Bundle, Session, TextGenerator
 from gpt2_runtime import graph_file as module
 from gpt2_runtime.errors import BundleError, GraphError, SettingError
 from gpt2_runtime.explanation import Explainer
+from gpt2_runtime.signature import Signature
 from gpt2_runtime.weights_file import WeightsFile
 from wire import field, node, tensor, with_more
 
@@ -296,3 +297,13 @@ def places(data):
 
     tensors = OnnxFile.read("g", data).initializers.values()
     return {tensor.offset: tensor.offset + 1 for tensor in tensors if tensor.location}
+
+
+def test_on_a_gpu_weights_are_read_once_and_the_file_may_change(damaged):
+    bundle = Bundle.open(damaged)
+    signs = partial(Signature.of, "portable", bundle.architecture)
+    file = module.GraphFile.open(bundle, "fp32", "portable", signs, load="copy", device="cuda")
+    assert file.mapped
+    assert file.attempts(True) == [frozenset()]
+    (damaged / "model.safetensors").unlink()
+    file.check_unchanged()

@@ -48,6 +48,7 @@ class GraphFile:
         initializers: the tensors in those files, by name.
         lasting: those that are read where they lie, packed or not.
         mapped: whether onnxruntime maps these files, as it does by itself, or is given their bytes.
+        watched: whether it goes on reading what it maps; on a GPU it does not.
     """
 
     file: SealedFile
@@ -56,6 +57,7 @@ class GraphFile:
     initializers: Mapping[str, Initializer]
     lasting: frozenset[str]
     mapped: bool
+    watched: bool
 
     @classmethod
     def open(
@@ -94,11 +96,19 @@ class GraphFile:
             remedy = "pass load='copy', or copy the folder with cp -rL" if device == "cpu" else "copy it with cp -rL"
             raise BundleError(f"{told}, and onnxruntime maps weights only beside the graph; {remedy}")
         lasting = frozenset(stored if elsewhere else (key for key in stored if graph.readers[key] - PACKED))
-        return cls(file=file, data=data, weights=weights, initializers=stored, lasting=lasting, mapped=mapped)
+        return cls(
+            file=file,
+            data=data,
+            weights=weights,
+            initializers=stored,
+            lasting=lasting,
+            mapped=mapped,
+            watched=mapped and device == "cpu",
+        )
 
     def check_unchanged(self) -> None:
         """Refuses mapped weights that are not what they were, a BundleError: to read them could end the process."""
-        if self.mapped:
+        if self.watched:
             for file in self.weights.values():
                 file.check_unchanged()
 
@@ -111,7 +121,8 @@ class GraphFile:
         if self.mapped:
             return [frozenset()]
         everything = frozenset(self.initializers)
-        return [self.lasting, everything] if packed and self._shows_mappings() else [everything]
+        some = packed and self.lasting < everything and self._shows_mappings()
+        return [self.lasting, everything] if some else [everything]
 
     def is_held(self) -> bool:
         """Whether an attempt has left the weights as they must be: mapped, or not mapped at all."""

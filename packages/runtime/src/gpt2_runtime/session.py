@@ -122,10 +122,11 @@ class Session(Shared):
                 most of the time that loading takes. False leaves it until the first step and a few tokens more were
                 read: the first token comes sooner, and a short text as a whole. It is for fp32: other precisions and
                 the portable graph pack at once.
-            load: "copy" holds the weights in memory, and what becomes of the files after that changes nothing. "map"
-                leaves them in their file, which processes then share, and which must stay as it is: each step checks
-                it, and refuses to go on once it has changed. "auto" maps where onnxruntime would, and copies where the
-                weights are links that lead elsewhere: for a short run. On a GPU it reads them once, as with "map".
+            load: "copy" holds the weights in memory, and what becomes of the files after that changes nothing (where
+                packing is left until later, it is refused then). "map" leaves them in their file, which processes then
+                share, and which must stay as it is: each step checks it, and refuses to go on once it has changed.
+                "auto", for a short run, maps them, or copies those that are links to another place. On a GPU all are
+                read once.
             cuda_graph: whether a step of all rows by one token is captured once as a CUDA graph and then replayed,
                 instead of being told to the GPU operator by operator. For the serving graph on CUDA; threads take
                 turns then, each captures anew, and nothing else in the process may use the GPU while one does. Up to

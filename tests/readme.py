@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gpt2_runtime import promise
 from interop.consumers import CONSUMERS, RESULTS
 
 ROOT = Path(__file__).parent.parent
@@ -167,6 +168,11 @@ def interop(_: str) -> str:
     return "\n".join(lines)
 
 
+def equalities(_: str) -> str:
+    """What the runtime says equals what."""
+    return "\n".join(promise.table())
+
+
 PARTS: dict[str, Callable[[str], str]] = {
     "help": help_text,
     "demo": demo,
@@ -175,8 +181,9 @@ PARTS: dict[str, Callable[[str], str]] = {
     "graphs": graphs,
     "bench": benchmark,
     "interop": interop,
+    "equalities": equalities,
 }
-CERTAIN = ("help", "bench", "interop")  # the same wherever they are made
+CERTAIN = ("help", "bench", "interop", "equalities")  # the same wherever they are made
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,13 +50,13 @@ ARROWS = {
         candidates, controls, errors, shortlist <- sampling;
         buffers, scores, signature <- binding <- engine;
         bundle, cache, engine, plan, pool <- serving;
-        transfer <- tensors; cache, providers, scores, signature, tensors <- portable;
-        inference, portable, serving <- session;
+        transfer <- tensors; cache, plan, providers, scores, signature, tensors <- portable;
+        providers, signature <- graph_choice; graph_choice, inference, portable, serving <- session;
         errors <- logprobs; sampling <- lookup, request; events, logprobs, lookup, request, session <- decoding;
         session <- prefixes; decoding, prefixes <- generate, scheduler; events, logprobs, request, session <- beams;
         logprobs, session <- scoring <- perplexity; decoding, tokenizer, detokenizer, scoring, stopping <- completion;
         beams, completion, generate <- text <- lm_eval; scheduler, text <- batch <- job <- jobs;
-        memory, text <- loading <- inspection;
+        memory, text <- loading; loading, promise <- inspection;
         text <- explanation; detokenizer, explanation, glyphs <- page;
         buffers, bundle <- roofline; memory, roofline, sampling, session <- bench;
         bench, inspection, jobs, page, perplexity <- cli;

@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 from gpt2_runtime import Tokenizer
 from gpt2_runtime.inspection import lines, report
+from gpt2_runtime.promise import PRECISIONS
 
 
 def test_a_report_is_json_and_holds_what_the_folder_does(session, folder):
@@ -87,3 +88,12 @@ def test_a_folder_without_tokenizer_and_parity_says_so(session):
     assert "token ids only: " in text
     assert "stops at    no token" in text
     assert report(bare, None)["parity"] is None
+
+
+def test_it_says_what_equals_what(session):
+    found = list(lines(session, None))
+    start = found.index("what equals what")
+    assert found[start + 1].split() == list(PRECISIONS)
+    (lookup,) = (line for line in found if "with lookup, without" in line)
+    assert lookup.split()[-4:] == ["text", "text", "bits", "bits"]
+    assert report(session, None)["equalities"]["lookup"] == "text"

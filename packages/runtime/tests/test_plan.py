@@ -112,3 +112,27 @@ def test_a_run_over_a_past_counts_on_from_it():
         "total_sequence_length": "int32",
         "logits_index": "int64",
     }
+
+
+@given(rows=ROWS, chunk=st.integers(2, 32))
+def test_an_even_plan_reads_the_same_by_runs_of_an_even_number_of_tokens(rows, chunk):
+    """And none of several tokens by itself, which attention would sum in another order."""
+    past, new = zip(*rows, strict=True)
+    if len(rows) % 2:
+        past, new = (*past, 0), (*new, 0)
+    chunk *= 2
+    read = [0] * len(past)
+    for run in plan(past, new, chunk, even=True):
+        assert run.tokens * len(run.reads) % 2 == 0
+        assert run.tokens <= chunk + 1
+        assert 0 <= run.first <= run.first + len(run.reads) <= len(past)
+        fed = feeds(run, [np.ones(count, dtype=np.int64) for count in new], past, 3, even=True)
+        assert len(fed["logits_index"]) % 2 == 0
+        assert fed["input_ids"].shape == (len(run.reads), run.tokens)
+        for row, reads, end in zip(range(run.first, len(past)), run.reads, fed["seqlens_k"], strict=False):
+            if reads:
+                assert reads.start == read[row]
+                assert new[row] == 1 or run.tokens > 1
+                read[row] = reads.stop
+            assert end <= past[row] + new[row]  # of which there is one more than the capacity
+    assert read == list(new)

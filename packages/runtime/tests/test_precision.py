@@ -40,7 +40,7 @@ def one_by_one(session: Session) -> np.ndarray:
 
 def in_chunks(session: Session) -> np.ndarray:
     logits, cache = [], session.empty_cache()
-    for start, stop in ((0, 7), (7, 8), (8, 30), (30, 40)):
+    for start, stop in ((0, 16), (16, 32), (32, 40)):
         scored, cache = session.step([IDS[start:stop]], cache, stop - start)
         logits.append(scored[0])
     return np.concatenate(logits)
@@ -78,17 +78,20 @@ def test_an_absent_one_is_refused_with_those_that_are_there(damaged: Path, edit:
 
 
 @pytest.mark.parametrize(
-    "read", [one_by_one, in_chunks, beside_others, beside_others_one_by_one], ids=lambda read: read.__name__
+    ("read", "same_as"),
+    [(in_chunks, whole), (beside_others, whole), (beside_others_one_by_one, one_by_one)],
+    ids=lambda read: read.__name__,
 )
-def test_the_text_is_the_same_whatever_the_chunk_and_the_batch(
-    opened: Session, serving: Session, read: Callable[[Session], np.ndarray]
+def test_the_bits_are_the_same_whatever_the_chunk_and_the_batch(
+    opened: Session, read: Callable[[Session], np.ndarray], same_as: Callable[[Session], np.ndarray]
 ) -> None:
-    """A sum in another order may round an activation to the next step, here and there; a scale that tokens share
-    would change all of them."""
-    expected, found = whole(opened), read(opened)
-    np.testing.assert_array_equal(found.argmax(-1), expected.argmax(-1))
-    lost = np.abs(expected - whole(serving)).mean()
-    assert np.abs(found - expected).mean() < max(1e-5, lost / 4)
+    """At the width of GPT-2, and in any pieces: `tests/test_promise.py`."""
+    np.testing.assert_array_equal(read(opened), same_as(opened))
+
+
+def test_the_text_is_the_same_read_at_once_and_one_by_one(opened: Session) -> None:
+    """The bits are not: attention sums in another order, and that may round an activation to the next step."""
+    np.testing.assert_array_equal(one_by_one(opened).argmax(-1), whole(opened).argmax(-1))
 
 
 def test_each_is_further_from_float32_than_the_one_before(folder: Path, serving: Session) -> None:

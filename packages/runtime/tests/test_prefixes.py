@@ -334,16 +334,16 @@ def one_too_many(patch):
 
 
 def as_many_as_are_known(patch):
-    patch.setattr(prefixes, "reusable", lambda shared, count: min(shared, count - 1))
+    patch.setattr(prefixes, "reusable", lambda shared, count, even: min(shared, count - 1))
 
 
 def a_last_block_that_is_not_full(patch):
     patch.setattr(prefixes, "whole_blocks", lambda count: count)
-    patch.setattr(prefixes, "reusable", lambda shared, count: min(shared, count - 1) // 4 * 4)
+    patch.setattr(prefixes, "reusable", lambda shared, count, even: min(shared, count - 1) // 4 * 4)
 
 
 def a_last_token_out_of_its_block(patch):
-    patch.setattr(prefixes, "reusable", lambda shared, count: min(shared, count - 1) // 16 * 16)
+    patch.setattr(prefixes, "reusable", lambda shared, count, even: min(shared, count - 1) // 16 * 16)
 
 
 def a_view_of_the_live_cache(patch):

@@ -71,6 +71,7 @@ class Report:
         load_seconds: opening the session, imports excluded.
         first_token_seconds: the first prompt of that session, up to its first token.
         cuda_graph: whether a decode step was one captured CUDA graph.
+        fast_single: whether a row alone was computed alone.
         peak_rss_mb: the most memory of the host that this process held until a row had been decoded at the longest
             context; None where the system does not tell.
         read_bandwidth_gb_per_second: of the memory that holds the weights, the highest of all rounds: what else the
@@ -82,6 +83,7 @@ class Report:
     precision: str
     graph: str
     cuda_graph: bool
+    fast_single: bool
     provider: str
     threads: int
     load_seconds: float
@@ -109,6 +111,7 @@ def bench(
     batches: Collection[int] | None = None,
     rounds: int = ROUNDS,
     cuda_graph: bool = False,
+    fast_single: bool = False,
     progress: Progress = silent,
 ) -> Report:
     """Measures a folder.
@@ -122,7 +125,7 @@ def bench(
         contexts: tokens already read when decoding is measured; by default 32, 512 and 896 as far as the model reads.
         batches: rows decoded at once; by default 1 and 8, on CUDA 64 and 256 too.
         rounds: how often everything is measured.
-        cuda_graph: as for `Session.open`.
+        cuda_graph, fast_single: as for `Session.open`.
         progress: told of each part.
 
     Raises:
@@ -134,7 +137,13 @@ def bench(
         _refuse_outside("batch", batches, MOST_ROWS)
     start = perf_counter()
     session = Session.open(
-        folder, precision=precision, provider=provider, threads=threads, graph=graph, cuda_graph=cuda_graph
+        folder,
+        precision=precision,
+        provider=provider,
+        threads=threads,
+        graph=graph,
+        cuda_graph=cuda_graph,
+        fast_single=fast_single,
     )
     load_seconds = perf_counter() - start
     batches = BATCHES[session.provider.name] if batches is None else batches
@@ -173,6 +182,7 @@ def bench(
         precision=session.precision,
         graph=session.graph,
         cuda_graph=cuda_graph,
+        fast_single=fast_single,
         provider=session.provider.execution_provider,
         threads=session.threads,
         load_seconds=load_seconds,
@@ -216,7 +226,8 @@ def lines(report: Report) -> Iterator[str]:
     memory = "unknown here" if report.peak_rss_mb is None else f"{report.peak_rss_mb:.0f} MB"
     device = report.provider != "CPUExecutionProvider"
     captured = ", a step is one CUDA graph" if report.cuda_graph else ""
-    where = f"{report.provider}, {report.threads} threads{captured}"
+    single = ", a row alone computed alone" if report.fast_single else ""
+    where = f"{report.provider}, {report.threads} threads{captured}{single}"
     yield f"{report.folder}: {report.precision}, {report.graph} graph, {where}"
     yield f"load            {report.load_seconds:.2f} s"
     yield f"first token     {report.first_token_seconds:.2f} s"

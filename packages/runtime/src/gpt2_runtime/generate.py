@@ -44,7 +44,9 @@ def generate(
         overflow: what becomes of a text longer than the model reads, "error", "truncate" or "slide": see `Request`.
         logprobs: tell the log-probability of each token, and of so many of the likeliest; None tells none.
         lookup: guess the next tokens from what followed the same words before, and verify several in one step. The
-            tokens are those of decoding without it, and come sooner where a text repeats itself or its prompt.
+            tokens are those of decoding without it, and come sooner where a text repeats itself or its prompt. In int8
+            and int4 on the CPU it guesses nothing, for several tokens at once have other bits there than one by one:
+            unless the session is `fast_single`, and then the tokens may differ.
         prefixes: what the session has computed of earlier prompts: what this one shares with them is not computed
             again, and it is kept for later ones. The tokens are the same, and so are all logits.
 
@@ -85,7 +87,7 @@ def run(
     yield from decoding.begin()
     known = prefixes if session.packed else None
     cache = session.empty_cache(capacity=decoding.capacity)
-    guesser = None if lookup is None else _Guesser(lookup)
+    guesser = None if lookup is None or session.even else _Guesser(lookup)
     seen = 0
     while decoding.finished is None:
         start = perf_counter()

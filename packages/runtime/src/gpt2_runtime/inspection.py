@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 
+from gpt2_runtime import promise
 from gpt2_runtime.bundle import Bundle
 from gpt2_runtime.errors import shown
 from gpt2_runtime.loading import Loading
@@ -42,6 +43,7 @@ def report(session: Session, tokenizer: Tokenizer | None, loading: Loading | Non
         "placement": None if session.placement is None else asdict(session.placement),
         "versions": dict(bundle.versions),
         "parity": None if bundle.parity is None else dict(bundle.parity),
+        "equalities": _equalities(session),
         "loading": None if loading is None else asdict(loading),
     }
 
@@ -74,7 +76,15 @@ def lines(session: Session, tokenizer: Tokenizer | None, loading: Loading | None
     yield from ("", "inputs", *_aligned(_tensors(session.signature.inputs, sizes.n_layer), indent="  "))
     yield from ("", "outputs", *_aligned(_tensors(session.signature.outputs, sizes.n_layer), indent="  "))
     yield from ("", "made with", *_aligned(bundle.versions, indent="  "))
+    yield from ("", "what equals what", *(f"  {line}" for line in promise.lines()))
     yield from ("", "parity", *_aligned(dict(_parity(bundle.parity or {"verified": "no"})), indent="  "))
+
+
+def _equalities(session: Session) -> dict[str, str] | None:
+    """How far two ways to a text agree; None on a device where it has not been measured."""
+    if session.provider.device != "cpu":
+        return None
+    return {each.name: each.levels[session.precision] for each in promise.EQUALITIES}
 
 
 def _costs(loading: Loading) -> dict[str, str]:

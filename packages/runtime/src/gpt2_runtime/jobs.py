@@ -175,10 +175,11 @@ class _Lines:
 
 
 def _model(generator: TextGenerator) -> str:
-    """Tells by the manifest's hashes one folder, precision and graph from others."""
+    """Tells by the manifest's hashes one folder, precision and graph from others; and which way it is run."""
     session, bundle = generator.session, generator.session.bundle
     names = (bundle.weights[session.precision], bundle.graphs[session.precision][session.graph], *DECIDING)
-    return " ".join(f"{name} {bundle.files[name].sha256}" for name in names if name in bundle.files)
+    told = [f"{name} {bundle.files[name].sha256}" for name in names if name in bundle.files]
+    return " ".join([*told, "fast_single"] if session.fast_single else told)
 
 
 def _opened(target: Path) -> FileIO:

@@ -4,12 +4,17 @@ B rows, T tokens of a run, K logits asked for after each row.
 
 GroupQueryAttention takes several rows at once where each reads one token, or where all are empty so far. A row that
 reads several tokens over those it has is a run of its own.
+
+In blocks of 8 or 4 bits, onnxruntime multiplies rows two by two, and a last one without a partner in another order of
+sums: its last bits are others, and the next layer rounds some of them to another step. GroupQueryAttention has one
+order for a row of one token, and another for a row of several. So an `even` plan gives each product an even number of
+rows, and leaves no token of several to a run of its own: what a token becomes then depends on nothing but its text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, pairwise
 
@@ -30,18 +35,22 @@ class Run:
         first: the first of its rows.
         reads: which of its new tokens each row reads. Of one that reads none the graph still computes one token, which
             is written beyond the end of the row's text, and never counted.
+        padding: tokens that each row computes beyond the longest of the reads; they are never counted either.
     """
 
     first: int
     reads: tuple[range, ...]
+    padding: int = 0
 
     @cached_property
     def tokens(self) -> int:
-        """T: the longest of the reads."""
-        return max(map(len, self.reads))
+        """T: the longest of the reads, and the padding."""
+        return max(map(len, self.reads)) + self.padding
 
 
-def plan(past: Sequence[int], new: Sequence[int], chunk: int, run_cost: int = RUN_COST) -> list[Run]:
+def plan(
+    past: Sequence[int], new: Sequence[int], chunk: int, run_cost: int = RUN_COST, *, even: bool = False
+) -> list[Run]:
     """The runs of a step.
 
     Args:
@@ -49,13 +58,18 @@ def plan(past: Sequence[int], new: Sequence[int], chunk: int, run_cost: int = RU
         new: those that it reads, [B]; 0 leaves it as it is.
         chunk: the most tokens of one run, padding included.
         run_cost: how many tokens of padding are spent for one run less.
+        even: whether B * T is even in every run; the rows are of an even number then, and so is the chunk.
 
     >>> plan([9, 0, 4], [1, 0, 1], chunk=256)  # every row by one token: one run; the idle one goes along
-    [Run(first=0, reads=(range(0, 1), range(0, 0), range(0, 1)))]
+    [Run(first=0, reads=(range(0, 1), range(0, 0), range(0, 1)), padding=0)]
     >>> plan([0, 0], [3, 2], chunk=256)  # two empty rows: one run, padded on the right
-    [Run(first=0, reads=(range(0, 3), range(0, 2)))]
-    >>> plan([0, 5], [7, 2], chunk=4)  # a long row in chunks, and one that is not empty by itself
-    [Run(first=0, reads=(range(0, 4),)), Run(first=0, reads=(range(4, 7),)), Run(first=1, reads=(range(0, 2),))]
+    [Run(first=0, reads=(range(0, 3), range(0, 2)), padding=0)]
+    >>> [run.reads for run in plan([0, 5], [7, 2], chunk=4)]  # a long row in chunks, one that is not empty by itself
+    [(range(0, 4),), (range(4, 7),), (range(0, 2),)]
+    >>> plan([9, 0], [1, 0], chunk=256, even=True)  # one token, and an idle row beside it
+    [Run(first=0, reads=(range(0, 1), range(0, 0)), padding=0)]
+    >>> [(run.reads, run.padding) for run in plan([0, 0], [9, 0], chunk=4, even=True)]
+    [((range(0, 4),), 0), ((range(4, 7),), 1), ((range(7, 9),), 0)]
     """
     together = _fresh(past, new, chunk, run_cost)
     joined = set(chain.from_iterable(together))
@@ -72,9 +86,31 @@ def plan(past: Sequence[int], new: Sequence[int], chunk: int, run_cost: int = RU
     runs += [Run(rows.start, tuple(range(new[row]) for row in rows)) for rows in together]
     for row in rest:
         if new[row] > 1:
-            cuts = [*range(0, new[row], chunk), new[row]]
-            runs += [Run(row, (range(start, stop),)) for start, stop in pairwise(cuts)]
-    return runs
+            runs += [Run(row, (part,)) for part in chunks(new[row], chunk, even=even)]
+    return [_evened(run, len(new)) for run in runs] if even else runs
+
+
+def chunks(count: int, chunk: int, *, even: bool = False) -> list[range]:
+    """The tokens of a long text that are read at once; where it is even, none of several is read by itself.
+
+    >>> chunks(9, 4), chunks(9, 4, even=True)
+    ([range(0, 4), range(4, 8), range(8, 9)], [range(0, 4), range(4, 7), range(7, 9)])
+    """
+    cuts = [*range(0, count, chunk), count]
+    if even and count > chunk > 2 and cuts[-1] - cuts[-2] == 1:
+        cuts[-2] -= 1
+    return [range(start, stop) for start, stop in pairwise(cuts)]
+
+
+def _evened(run: Run, rows: int) -> Run:
+    """The same with one row more of the step's, or one token more of each, where B * T is odd."""
+    if len(run.reads) * run.tokens % 2 == 0:
+        return run
+    if run.tokens > 1:
+        return replace(run, padding=1)
+    if run.first + len(run.reads) < rows:
+        return Run(run.first, (*run.reads, range(0)))
+    return Run(run.first - 1, (range(0), *run.reads))
 
 
 def _fresh(past: Sequence[int], new: Sequence[int], chunk: int, run_cost: int) -> list[range]:
@@ -96,7 +132,9 @@ def _cheaper(past: Sequence[int], new: Sequence[int], chunk: int, run_cost: int)
     return not any(past) and all(new) and padded <= min(chunk, sum(new) + run_cost * (len(new) - 1))
 
 
-def feeds(run: Run, rows: Sequence[Ids], past: Sequence[int], keep: int) -> dict[str, npt.NDArray[np.integer]]:
+def feeds(
+    run: Run, rows: Sequence[Ids], past: Sequence[int], keep: int, *, even: bool = False
+) -> dict[str, npt.NDArray[np.integer]]:
     """What the graph is fed in a run, by the names of its inputs.
 
     Args:
@@ -104,6 +142,7 @@ def feeds(run: Run, rows: Sequence[Ids], past: Sequence[int], keep: int) -> dict
         rows: the new tokens of every row of the step, [B] of [any length].
         past: the tokens of every row before the step, [B].
         keep: K.
+        even: whether the last of an odd number of logits is computed twice.
 
     >>> rows = [np.array([5]), np.array([6, 7, 8]), np.array([9])]
     >>> for name, array in feeds(Run(1, (range(0, 3), range(0, 1))), rows, [4, 0, 0], keep=1).items():
@@ -124,15 +163,16 @@ def feeds(run: Run, rows: Sequence[Ids], past: Sequence[int], keep: int) -> dict
         padding = [0] * (T - count)
         input_ids.append(rows[row][read.start : read.stop].tolist() + padding)
         position_ids.append([*range(before, before + count), *padding])
-        seqlens_k.append(before + max(1, count) - 1)
+        seqlens_k.append(before + max(1, count) + run.padding - 1)
+    scored = [place * T + token - run.reads[place].start for place, token in _scored(run, rows, keep)]
+    if even and len(scored) % 2:
+        scored.append(scored[-1])
     return {
         "input_ids": np.array(input_ids, dtype=np.int64),
         "position_ids": np.array(position_ids, dtype=np.int64),
         "seqlens_k": np.array(seqlens_k, dtype=np.int32),
         "total_sequence_length": np.array(max(seqlens_k) + 1, dtype=np.int32),
-        "logits_index": np.array(
-            [place * T + token - run.reads[place].start for place, token in _scored(run, rows, keep)], dtype=np.int64
-        ),
+        "logits_index": np.array(scored, dtype=np.int64),
     }
 
 
@@ -152,5 +192,6 @@ def _scored(run: Run, rows: Sequence[Ids], keep: int) -> list[tuple[int, int]]:
     return [
         (place, token)
         for place, read in enumerate(run.reads)
+        if read
         for token in range(max(read.start, len(rows[run.first + place]) - keep), read.stop)
     ]

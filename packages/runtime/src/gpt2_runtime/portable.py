@@ -16,6 +16,7 @@ from gpt2_runtime.bundle import Architecture
 from gpt2_runtime.cache import KeyValueCache, Layout
 from gpt2_runtime.errors import SettingError
 from gpt2_runtime.finder import Finder
+from gpt2_runtime.plan import chunks
 from gpt2_runtime.providers import load_onnxruntime
 from gpt2_runtime.scores import DeviceScores, HostScores, Row, Scores
 from gpt2_runtime.signature import cache_names
@@ -32,7 +33,10 @@ REMEDY = "step them apart, or open the serving graph"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GrownCache(KeyValueCache):
-    """The keys and values of each layer, [B, H, P, D], on the session's device; a step makes new ones."""
+    """The keys and values of each layer, [B, H, P, D], on the session's device; a step makes new ones.
+
+    They may be of one row more, the copy of another: see `PortableGraph.even`.
+    """
 
     tensors: tuple[OrtValue, ...]
 
@@ -64,18 +68,24 @@ class GrownCache(KeyValueCache):
         lengths = (*self.lengths[:row], text.shape[3], *self.lengths[row + 1 :])
         only(lengths, "rows are to hold")
         parts = [part for layer in text for part in layer]  # each [H, length, D], in the order of the tensors
-        tensors = tuple(replaced(tensor, row, part) for tensor, part in zip(self.tensors, parts, strict=True))
+        held = only_rows(self.tensors, range(self.batch_size))
+        tensors = tuple(replaced(tensor, row, part) for tensor, part in zip(held, parts, strict=True))
         return replace(self, lengths=lengths, tensors=tensors)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PortableGraph:
-    """The graph in onnxruntime, on the device of the session's provider; there `finder` finds the highest logits."""
+    """The graph in onnxruntime, on the device of the session's provider; there `finder` finds the highest logits.
+
+    Where it is `even`, every run is of an even number of tokens, for the reasons in `plan`: a row more of one token, or
+    a token more of each row.
+    """
 
     inference: InferenceSession
     sizes: Architecture
     device: str
     finder: Finder | None = None
+    even: bool = False
 
     @property
     def owner(self) -> InferenceSession:
@@ -100,10 +110,9 @@ class PortableGraph:
         ids = joined(rows)  # [B, T]
         B, T = ids.shape
         parts = []
-        for start in range(0, T, PREFILL_CHUNK):
-            chunk = ids[:, start : start + PREFILL_CHUNK]
-            scores, cache = self._run(chunk, cache)
-            parts.append(scores.ends(B, chunk.shape[1] - min(chunk.shape[1], max(0, T - keep - start))))
+        for part in chunks(T, PREFILL_CHUNK, even=self.even):
+            scores, cache = self._run(ids[:, part.start : part.stop], cache)
+            parts.append(scores.ends(B, len(part) - min(len(part), max(0, T - keep - part.start))))
         return np.concatenate(parts, axis=1), cache
 
     def step_shortlists(
@@ -120,12 +129,32 @@ class PortableGraph:
 
     def _run(self, ids: npt.NDArray[np.int64], cache: GrownCache) -> tuple[Scores, GrownCache]:
         """Reads ids [B, T] in one call; logits [B * T, V]. The present does not leave the device."""
+        if self.even:
+            return self._run_even(ids, cache)
+        return self._call(ids, cache)
+
+    def _run_even(self, ids: npt.NDArray[np.int64], cache: GrownCache) -> tuple[Scores, GrownCache]:
+        """The same, of an even number of tokens; what is computed beside them is left out again."""
+        B, T = ids.shape
+        more_rows, more_tokens = (B % 2, 0) if T == 1 else (0, B * T % 2)
+        padded = np.pad(ids, ((0, more_rows), (0, more_tokens)))
+        rows = [*range(B), *[0] * more_rows]
+        P = cache.lengths[0]
+        scores, stepped = self._call(padded, replace(cache, tensors=only_rows(cache.tensors, rows)))
+        if more_tokens:
+            stepped = replace(stepped, tensors=tuple(cut(tensor, P + T) for tensor in stepped.tensors))
+        found = scores.all().reshape(len(rows), T + more_tokens, -1)[:B, :T]
+        return HostScores(found.reshape(B * T, -1)), replace(stepped, lengths=(P + T,) * B)
+
+    def _call(self, ids: npt.NDArray[np.int64], cache: GrownCache) -> tuple[Scores, GrownCache]:
         B, T = ids.shape
         P = cache.lengths[0]
+        # What is computed beside a text that fills the model has no place of its own.
+        positions = np.minimum(np.arange(P, P + T, dtype=np.int64), self.sizes.n_positions - 1)
         feeds = {
             "input_ids": ids,
             "attention_mask": np.ones((B, P + T), dtype=np.int64),
-            "position_ids": np.tile(np.arange(P, P + T, dtype=np.int64), (B, 1)),
+            "position_ids": np.tile(positions, (B, 1)),
         }
         binding = self.inference.io_binding()
         for name, array in feeds.items():
@@ -144,6 +173,13 @@ class PortableGraph:
         else:
             scores = HostScores(logits.numpy().reshape(shape))
         return scores, replace(cache, lengths=(P + T,) * B, tensors=tuple(present))
+
+
+def only_rows(tensors: tuple[OrtValue, ...], rows: Sequence[int]) -> tuple[OrtValue, ...]:
+    """These rows of each; as they are where there are as many."""
+    if tensors[0].shape()[0] == len(rows):
+        return tensors
+    return tuple(gathered(tensor, rows) for tensor in tensors)
 
 
 def joined(rows: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:

@@ -36,14 +36,19 @@ CHUNK = math.lcm(serving.PREFILL_CHUNK, portable.PREFILL_CHUNK)
 Cache = TypeVar("Cache", bound=KeyValueCache)
 
 
-def reusable(shared: int, count: int) -> int:
+def reusable(shared: int, count: int, *, even: bool = False) -> int:
     """How many tokens may be given to a row that is to read `count`, of which the first `shared` are known.
 
-    Whole blocks of them. Where the last token would be in a block by itself it has to stay so: then whole chunks.
+    Whole blocks of them. Where the last token would be in a block by itself it has to stay so: then whole chunks. In an
+    even session no token of several is by itself, and none may come to be.
 
     >>> reusable(40, 41), reusable(40, 48), reusable(48, 48), reusable(48, 49), reusable(300, 513)
     (32, 32, 32, 0, 256)
+    >>> reusable(48, 49, even=True), reusable(300, 513, even=True)
+    (32, 288)
     """
+    if even:
+        return min(shared, max(0, count - 2)) // BLOCK * BLOCK
     size = CHUNK if count % BLOCK == 1 else BLOCK
     return min(shared, count - 1) // size * size
 
@@ -103,6 +108,7 @@ class PrefixCache(Local):
             )
         self.max_bytes = max_bytes
         self._owner = session.opened.owner
+        self._even = session.even
         self._lock = Lock()
         self._prefixes: dict[Prefix, list[bytes]] = {}  # and its starts; least recently used first, as in each start
         self._by_start: dict[bytes, dict[Prefix, None]] = {}  # none starts like a whole other one
@@ -146,7 +152,7 @@ class PrefixCache(Local):
             row: which; it is empty.
         """
         found = self.longest(ids)
-        length = reusable(found[1], count) if found else 0
+        length = reusable(found[1], count, even=self._even) if found else 0
         return (cache.given(row, found[0], length), length) if found and length else (cache, 0)
 
     def keep(self, ids: Sequence[int], cache: KeyValueCache, row: int = 0) -> None:

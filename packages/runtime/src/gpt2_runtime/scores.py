@@ -42,6 +42,10 @@ class Scores(ABC):
         """All of them, [N, V], on the host; the caller's to keep."""
 
     @abstractmethod
+    def first(self, count: int) -> Scores:
+        """Those of the first rows."""
+
+    @abstractmethod
     def ends(self, groups: int, count: int) -> Floats:
         """The last `count` of each of so many equal groups of rows, [groups, count, V], on the host."""
 
@@ -63,6 +67,9 @@ class HostScores(Scores):
 
     def all(self) -> Floats:
         return self._logits
+
+    def first(self, count: int) -> Scores:
+        return HostScores(self._logits[:count])
 
     def ends(self, groups: int, count: int) -> Floats:
         grouped = self._logits.reshape(groups, -1, self._logits.shape[-1])
@@ -90,6 +97,9 @@ class DeviceScores(Scores):
         logits = np.empty(self._shape, np.float32)
         transfer.bring(logits, self._address)
         return logits
+
+    def first(self, count: int) -> Scores:
+        return DeviceScores(self._owner, self._address, (count, self._shape[1]))
 
     def ends(self, groups: int, count: int) -> Floats:
         rows, vocab_size = self._shape

@@ -40,6 +40,9 @@ DEVICE_CHUNK, DEVICE_RUN_COST = 8192, 1024
 
 POOLED_CAPACITY = 256  # a multiple of it
 
+IDLE: Ids = np.empty(0, dtype=np.int64)
+"""A row that reads nothing."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SharedCache(KeyValueCache):
@@ -47,12 +50,14 @@ class SharedCache(KeyValueCache):
 
     Attributes:
         alike: [B, B]: so many first tokens two rows have in common, and their memory too. 0 where nothing is known.
+        even: whether there is memory for an even number of rows: where B is odd, one more is always idle.
     """
 
     owner: Engine
     buffers: Buffers
     version: int
     alike: Counts
+    even: bool = False
 
     @property
     def layout(self) -> Layout:
@@ -68,7 +73,7 @@ class SharedCache(KeyValueCache):
     def copy(self) -> SharedCache:
         self.check_current()
         with self.owner.turn:
-            buffers = self.buffers.of(self.batch_size)
+            buffers = self.buffers.of(memory_rows(self.batch_size, self.even))
             buffers.take([Move(row, row, 0, length) for row, length in enumerate(self.lengths)], self.buffers)
         return replace(self, buffers=buffers, version=0)
 
@@ -85,7 +90,7 @@ class SharedCache(KeyValueCache):
         buffers = self.buffers
         if len(rows) > self.buffers.allocation.shape[2]:
             with self.owner.turn:
-                buffers = self.buffers.of(len(rows))
+                buffers = self.buffers.of(memory_rows(len(rows), self.even))
         alike = self.alike.copy()
         np.fill_diagonal(alike, self.lengths)
         moves = []  # of the positions that a place lacks
@@ -119,7 +124,8 @@ class SharedCache(KeyValueCache):
 class ServingGraph:
     """The graph in onnxruntime; its keys and values are of `cache_type`, on `device`, in memory of `pool` if any.
 
-    The highest logits on that device are found by `finder`, if any.
+    The highest logits on that device are found by `finder`, if any. Where it is `even`, a token's bits depend on its
+    text alone: see `plan`.
     """
 
     engine: Engine
@@ -128,6 +134,7 @@ class ServingGraph:
     device: str = "cpu"
     pool: Pool | None = None
     finder: Finder | None = None
+    even: bool = False
 
     @property
     def owner(self) -> Engine:
@@ -146,7 +153,8 @@ class ServingGraph:
         sizes = self.sizes
         # From a pool, caches of about one size have memory of one shape, for which a step may be captured already.
         room = capacity if self.pool is None else -(-capacity // POOLED_CAPACITY) * POOLED_CAPACITY
-        shape = (sizes.n_layer, 2, batch_size, sizes.n_head, room + 1, sizes.head_dim)
+        rows = memory_rows(batch_size, self.even)
+        shape = (sizes.n_layer, 2, rows, sizes.n_head, room + 1, sizes.head_dim)
         make = allocated if self.pool is None else self.pool.allocated
         with self.engine.turn:
             buffers = make(shape, self.cache_type, self.device)
@@ -157,6 +165,7 @@ class ServingGraph:
             buffers=buffers,
             version=0,
             alike=np.zeros((batch_size, batch_size), dtype=np.int64),
+            even=self.even,
         )
 
     def step(self, rows: Sequence[Ids], cache: SharedCache, keep: int) -> tuple[Floats, SharedCache]:
@@ -194,14 +203,26 @@ class ServingGraph:
         past, new = cache.lengths, [len(row) for row in rows]
         self.engine.expect(sum(new))
         limits = (PREFILL_CHUNK, RUN_COST) if self.device == "cpu" else (DEVICE_CHUNK, DEVICE_RUN_COST)
-        runs = plan(past, new, *limits)
+        lengths = tuple(length + count for length, count in zip(past, new, strict=True))
+        for _ in range(len(rows), memory_rows(len(rows), self.even)):
+            rows, past, new = [*rows, IDLE], (*past, 0), [*new, 0]
+        runs = plan(past, new, *limits, even=self.even)
         cache.buffers.version += 1  # first: a step that is interrupted has written too
         taken = []
         for run in runs:
-            fed = feeds(run, rows, past, keep)
+            fed = feeds(run, rows, past, keep, even=self.even)
             shape = run.first, len(run.reads), run.tokens, len(fed["logits_index"])
             with self.engine.turn:
                 binding = self.engine.binding(cache.buffers.allocation, *shape)
-                taken.append(take(run, binding.run(fed)))
-        lengths = tuple(length + count for length, count in zip(past, new, strict=True))
+                scores = binding.run(fed)
+                taken.append(take(run, scores.first(len(places(run, rows, keep))) if self.even else scores))
         return taken, replace(cache, lengths=lengths, version=cache.buffers.version)
+
+
+def memory_rows(rows: int, even: bool) -> int:
+    """Of how many rows the memory of a cache is.
+
+    >>> memory_rows(3, even=True), memory_rows(4, even=True), memory_rows(3, even=False)
+    (4, 4, 3)
+    """
+    return rows + rows % 2 if even else rows

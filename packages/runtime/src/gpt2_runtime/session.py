@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +17,9 @@ import numpy.typing as npt
 from gpt2_runtime.bundle import Bundle
 from gpt2_runtime.cache import MOST_ROWS, KeyValueCache
 from gpt2_runtime.engine import Engine
-from gpt2_runtime.errors import BundleError, ContextFullError, SettingError, TokenIdError, check_flag, shown
+from gpt2_runtime.errors import ContextFullError, SettingError, TokenIdError, check_flag, shown
 from gpt2_runtime.finder import GRAPH, Finder
+from gpt2_runtime.graph_choice import BLOCKS, CACHES, choose_graph, runs_evenly
 from gpt2_runtime.graph_file import GraphFile, Load
 from gpt2_runtime.inference import open_inference, signature_of
 from gpt2_runtime.placement import Placement, placed
@@ -33,8 +34,6 @@ from gpt2_runtime.signature import GraphKind, Signature
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-HEAD_MULTIPLE = 8  # GroupQueryAttention's heads, on which the serving graph is built
-CACHES = {"fp16": "float16"}  # of the serving graph, where keys and values are not float32
 
 Ids = Sequence[Sequence[int]] | Sequence[npt.NDArray[np.integer]] | npt.NDArray[np.integer]
 Cache = TypeVar("Cache")
@@ -52,6 +51,9 @@ class Graph(Protocol[Cache]):
 
     @property
     def packed(self) -> bool: ...
+
+    @property
+    def even(self) -> bool: ...
 
     def empty_cache(self, batch_size: int, capacity: int) -> Cache: ...
 
@@ -107,6 +109,7 @@ class Session(Shared):
         prepack: bool = True,
         load: Load = "copy",
         cuda_graph: bool = False,
+        fast_single: bool = False,
     ) -> Session:
         """Opens a graph of the folder.
 
@@ -131,12 +134,15 @@ class Session(Shared):
                 instead of being told to the GPU operator by operator. For the serving graph on CUDA; threads take
                 turns then, each captures anew, and nothing else in the process may use the GPU while one does. Up to
                 MOST_FREE allocations stay on the GPU for the caches that come.
+            fast_single: for int8 and int4 on the CPU, which compute a row that is alone as two, so that its text is the
+                one that it has in any batch. True computes it alone, which is faster, and lets lookup guess: the text
+                may be another then.
 
         Raises:
             BundleError: the folder is damaged (GraphError: its graph is not the one its config describes), or it lacks
                 the precision or the graph asked for.
             ProviderError: the provider is not there.
-            SettingError: `threads`, `graph` or `load` is out of range, or `cuda_graph` has nothing to capture.
+            SettingError: `threads`, `graph` or `load` is out of range; `cuda_graph` or `fast_single` changes nothing.
         """
         check_flag("prepack", prepack)
         check_flag("cuda_graph", cuda_graph)
@@ -146,8 +152,9 @@ class Session(Shared):
         kind = choose_graph(bundle, precision, chosen, graph)
         threads = choose_threads(threads)
         settings: dict[str, Any] = {"precision": precision, "provider": provider, "threads": threads, "graph": kind}
-        settings |= {"prepack": prepack, "load": load, "cuda_graph": cuda_graph}
+        settings |= {"prepack": prepack, "load": load, "cuda_graph": cuda_graph, "fast_single": fast_single}
         sizes = bundle.architecture
+        even = runs_evenly(precision, chosen.device, fast_single)
         signs = partial(Signature.of, kind, sizes, CACHES.get(precision, "float"))
         file = GraphFile.open(bundle, precision, kind, signs, load=load, device=chosen.device)
         opened: Graph[Any]
@@ -176,10 +183,11 @@ class Session(Shared):
                 device=chosen.device,
                 pool=Pool() if cuda_graph else None,
                 finder=finder,
+                even=even,
             )
         else:
             inference = open_inference(file, chosen, threads, True)
-            opened = PortableGraph(inference=inference, sizes=sizes, device=chosen.device, finder=finder)
+            opened = PortableGraph(inference=inference, sizes=sizes, device=chosen.device, finder=finder, even=even)
         signature = signature_of(opened.inference)
         return cls(
             bundle=bundle,
@@ -196,6 +204,16 @@ class Session(Shared):
 
     def __reduce__(self) -> tuple[object, ...]:
         return self.reopen, (self.bundle,)
+
+    @property
+    def even(self) -> bool:
+        """Whether each product has an even number of rows: int8 and int4 on the CPU, but where it is `fast_single`."""
+        return self.opened.even
+
+    @property
+    def fast_single(self) -> bool:
+        """Whether it was opened so."""
+        return not self.even and self.precision in BLOCKS and self.provider.device == "cpu"
 
     @property
     def packed(self) -> bool:
@@ -333,28 +351,6 @@ class Session(Shared):
                 limit = f"the cache has {cache.capacity}, the model {self.bundle.architecture.n_positions}"
                 told = f"row {row} needs {length + len(new)} positions, {limit}"
                 raise ContextFullError(f"{told}; roll the cache back or start a new one")
-
-
-def choose_graph(bundle: Bundle, precision: str, provider: Provider, graph: GraphKind | None) -> GraphKind:
-    """The kind of graph to open: the one that is asked for, or else the fastest one that folder and provider have.
-
-    Raises:
-        BundleError: the folder lacks the one asked for.
-        SettingError: there is no such kind, or the provider cannot run it.
-    """
-    serves = provider.name == "cpu" or precision in CACHES  # GroupQueryAttention's kernel for CUDA is of float16 alone
-    if graph is None:
-        return "serving" if serves and "serving" in bundle.graphs.get(precision, {}) else "portable"
-    if not isinstance(graph, str) or graph not in get_args(GraphKind):
-        raise SettingError(f"graph is {shown(graph)}, must be {' or '.join(get_args(GraphKind))}")
-    if graph == "serving" and not serves:
-        told = f"graph is 'serving', which has no {precision} kernel on {provider.name}"
-        raise SettingError(f"{told}; pass --graph portable or --precision {next(iter(CACHES))}")
-    head = bundle.architecture.head_dim
-    if graph == "serving" and head % HEAD_MULTIPLE:
-        told = f"heads are {head} wide, the serving graph needs a multiple of {HEAD_MULTIPLE}"
-        raise BundleError(f"{bundle.folder} has no serving graph: its {told}; pass --graph portable")
-    return graph
 
 
 def _check_count(name: str, value: object, most: int) -> None:

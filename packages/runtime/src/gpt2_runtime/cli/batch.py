@@ -42,6 +42,7 @@ PREFIX_MB = 100
 @options.threads
 @options.graph
 @options.cuda_graph
+@options.fast_single
 @options.check_hashes
 @options.guarded
 def batch(
@@ -57,6 +58,7 @@ def batch(
     threads: int | None,
     graph: GraphKind | None,
     cuda_graph: bool,
+    fast_single: bool,
     check_hashes: bool,
     **continuation: object,
 ) -> None:
@@ -81,6 +83,7 @@ def batch(
             threads=threads,
             graph=graph,
             cuda_graph=cuda_graph,
+            fast_single=fast_single,
             prefix_bytes=prefix_mb * 10**6 or None,
             check_hashes=check_hashes,
         )

@@ -26,6 +26,7 @@ from gpt2_runtime.signature import GraphKind
 @options.threads
 @options.graph
 @options.cuda_graph
+@options.fast_single
 @options.guarded
 def bench(
     folder: str,
@@ -38,6 +39,7 @@ def bench(
     threads: int | None,
     graph: GraphKind | None,
     cuda_graph: bool,
+    fast_single: bool,
 ) -> None:
     """Measures how fast this machine runs FOLDER.
 
@@ -65,6 +67,7 @@ def bench(
             threads=threads,
             graph=graph,
             cuda_graph=cuda_graph,
+            fast_single=fast_single,
             contexts=contexts or None,
             batches=batches or None,
             rounds=rounds,

@@ -41,7 +41,10 @@ def token_ids(_: click.Context, __: click.Parameter, value: str | None) -> list[
     help="With beams: yes ends when K texts have ended, never only when none can become better.  [default: no]",
 )
 @click.option(
-    "--lookup", is_flag=True, help="Guess tokens from the text so far: the same text, sooner where it repeats itself."
+    "--lookup",
+    is_flag=True,
+    help="Guess tokens from the text so far: the same text, sooner where it repeats itself. int8 and int4 guess with "
+    "--fast-single only.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end instead of streaming text.")
 @options.precision
@@ -49,6 +52,7 @@ def token_ids(_: click.Context, __: click.Parameter, value: str | None) -> list[
 @options.threads
 @options.graph
 @options.cuda_graph
+@options.fast_single
 @options.check_hashes
 @options.guarded
 def generate(
@@ -67,6 +71,7 @@ def generate(
     threads: int | None,
     graph: GraphKind | None,
     cuda_graph: bool,
+    fast_single: bool,
     check_hashes: bool,
     **continuation: Any,
 ) -> None:
@@ -103,11 +108,15 @@ def generate(
         threads=threads,
         graph=graph,
         cuda_graph=cuda_graph,
+        fast_single=fast_single,
         prepack=False,
         load="auto",
         check_hashes=check_hashes,
     )
     text = read_text("-") if given == "-" else given
+    if lookup and generator.session.even:
+        told = f"{generator.session.precision} would write another text with guesses, so --lookup makes none"
+        click.echo(f"note: {told}; add --fast-single to let it", err=True)
     if num_beams is not None:
         stopping = EARLY_STOPPING[early_stopping or "no"]
         penalty = 1.0 if length_penalty is None else length_penalty

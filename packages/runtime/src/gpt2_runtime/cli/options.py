@@ -88,6 +88,11 @@ graph = click.option(
 cuda_graph = click.option(
     "--cuda-graph", is_flag=True, help="With cuda and fp16: capture the one-token step as a CUDA graph and replay it."
 )
+fast_single = click.option(
+    "--fast-single",
+    is_flag=True,
+    help="With int8 and int4 on the CPU: faster for a text alone, which may then differ from the same text in a batch.",
+)
 check_hashes = click.option(
     "--check-hashes", is_flag=True, help="Compare every file with the manifest's SHA-256 first."
 )

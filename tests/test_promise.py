@@ -1,0 +1,226 @@
+"""What equals what, at the width of GPT-2: every cell of `gpt2_runtime.promise` is a test. Bits have no tolerance."""
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import widths
+from gpt2_runtime import (
+    GREEDY,
+    LookupConfig,
+    PrefixCache,
+    Prompt,
+    SamplingConfig,
+    Session,
+    TextGenerator,
+    complete_batch,
+    engine,
+)
+from gpt2_runtime.promise import BITS, CLOSE, EQUALITIES, NONE, PRECISIONS, TEXT, Equality
+
+Floats = np.ndarray
+Outcome = tuple[Floats, Floats]
+"""The logits of two ways, [any, V]."""
+
+LENGTH = 300  # more than a chunk of 256
+TEXTS = np.random.default_rng(0).integers(widths.SIZES["vocab_size"], size=(16, LENGTH))
+OURS = TEXTS[0]
+ROWS = (2, 3, 8, 16)
+READ, STEPS = 19, 3
+SHORT = 40
+PIECES = {(2,): SHORT, (7, 2, 11): SHORT, (16,): SHORT, (255, 2): LENGTH, (100, 199): LENGTH}
+
+
+@pytest.fixture(scope="session")
+def wide(shared: Any) -> Path:
+    return shared("wide", widths.write) / "folder"
+
+
+@pytest.fixture(scope="session")
+def opened(wide: Path) -> Callable[..., Session]:
+    @cache
+    def open_(precision: str, **settings: Any) -> Session:
+        return Session.open(wide, precision=precision, **({"threads": 2, "graph": "serving"} | settings))
+
+    return open_
+
+
+def stepped(session: Session, rows: int = 1, ours: int = 0) -> Floats:
+    """Our logits after a prompt and after each of some tokens, in a row beside others of other lengths."""
+    lengths = [1 + 11 * row % 40 for row in range(rows)]
+    texts = [TEXTS[1 + row % 15] for row in range(rows)]
+    lengths[ours], texts[ours] = READ, OURS
+    if session.graph == "portable":
+        lengths = [READ] * rows
+    prompts = [text[:length] for text, length in zip(texts, lengths, strict=True)]
+    logits, cache = session.step(prompts, session.empty_cache(rows))
+    found = [logits[ours, -1]]
+    for step in range(STEPS):
+        new = [text[length + step :][:1] for text, length in zip(texts, lengths, strict=True)]
+        logits, cache = session.step(new, cache)
+        found.append(logits[ours, -1])
+    return np.array(found)
+
+
+def read(session: Session, *sizes: int, length: int = SHORT) -> Floats:
+    """Our logits after each token, read in pieces of these sizes over and over; without any, at once."""
+    logits, cache, start = [], session.empty_cache(), 0
+    while start < length:
+        size = min(sizes[len(logits) % len(sizes)] if sizes else length, length - start)
+        size += 1 if length - start - size == 1 and size > 1 else 0  # one by itself is another row of the table
+        found, cache = session.step([OURS[start : start + size]], cache, size)
+        logits.append(found[0])
+        start += size
+    return np.concatenate(logits)
+
+
+def batch(session: Session) -> Iterator[Outcome]:
+    alone = stepped(session)
+    for rows in ROWS:
+        yield stepped(session, rows, rows - 1), alone
+
+
+def pieces(session: Session) -> Iterator[Outcome]:
+    whole = read(session, length=LENGTH)
+    for sizes, length in PIECES.items():
+        yield read(session, *sizes, length=length), whole[:length]
+
+
+def prefixes(session: Session) -> Iterator[Outcome]:
+    kept = PrefixCache(session, max_bytes=2**28)
+    reused = 0
+    for shared, length in ((40, 40), (40, 41), (17, 49), (33, 257), (257, 258), (200, 289)):
+        ids = np.concatenate([OURS[:shared], TEXTS[1, shared:length]]).tolist()
+        expected, whole = session.step([ids], session.empty_cache())
+        given, count = kept.given(session.empty_cache(), ids, length)
+        found, after = session.step([ids[count:]], given)
+        kept.keep(ids, after)
+        reused += count
+        yield found[0], expected[0]
+        yield after.taken(0, length).array, whole.taken(0, length).array
+    assert reused > 50
+
+
+def threads(one: Session, two: Session) -> Iterator[Outcome]:
+    yield read(one), read(two)
+    yield stepped(one), stepped(two)
+
+
+def told(generator: TextGenerator, prompts: list[Prompt], rows: int | None = None) -> list[tuple[Any, ...]]:
+    """The ids of some texts and their log-probabilities to the last bit: one by one, or so many rows at once."""
+    if rows is None:
+        found = [generator.complete(each.prompt, **each.settings) for each in prompts]
+    else:
+        results = sorted(complete_batch(generator, prompts, rows=rows), key=lambda result: result.index)
+        found = [completion for result in results for completion in result.completions]
+    return [(each.token_ids, [token.logprob for token in each.logprobs or ()]) for each in found]
+
+
+def prompts(count: int, **settings: Any) -> list[Prompt]:
+    """Of all lengths; each ends when it will, so that rows are left and joined."""
+    made = []
+    for number in range(count):
+        sampling = GREEDY if number % 2 else SamplingConfig(temperature=0.8, top_k=50)
+        wanted = {"max_new_tokens": 3 + 5 * number % 11, "seed": number, "sampling": sampling, "logprobs": 0}
+        ids = TEXTS[number % 16, : 1 + 23 * number % 90].tolist()
+        made.append(Prompt(prompt=ids, settings={**wanted, **settings}))
+    return made
+
+
+def repeating(count: int) -> list[Prompt]:
+    """That say the same words again, so that there is something to guess."""
+    made = prompts(count, max_new_tokens=12, logprobs=None)
+    return [Prompt(prompt=list(each.prompt[:5]) * 6, settings=each.settings) for each in made]
+
+
+def logits_of(equality: Equality, precision: str, opened: Callable[..., Session]) -> Iterator[Outcome]:
+    """What is compared in a row of the table, but for those of texts."""
+    session = opened(precision)
+    if equality.name == "threads":
+        return threads(opened(precision, threads=1), session)
+    if equality.name == "packed":
+        return iter([(read(opened(precision, prepack=False)), read(session))])
+    if equality.name == "alone":
+        return iter([(read(session, 1)[1:], read(session)[1:])])
+    if equality.name == "graphs":
+        return iter([(read(opened(precision, graph="portable")), read(session))])
+    if equality.name == "fast_single":
+        return iter([(stepped(opened(precision, fast_single=True)), stepped(session))])
+    return {"batch": batch, "pieces": pieces, "prefixes": prefixes}[equality.name](session)
+
+
+LOGITS = ("batch", "pieces", "prefixes", "threads", "packed", "alone", "graphs", "fast_single")
+CELLS = [
+    pytest.param(equality, precision, id=f"{equality.name}-{precision}")
+    for equality in EQUALITIES
+    for precision in PRECISIONS
+    if equality.levels[precision] != NONE
+]
+
+
+@pytest.mark.parametrize(("equality", "precision"), [cell for cell in CELLS if cell.values[0].name in LOGITS])
+def test_logits_are_as_equal_as_the_table_says(
+    equality: Equality, precision: str, opened: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "UNPACKED_TOKENS", 10**9)
+    level = equality.levels[precision]
+    lost = np.abs(read(opened(precision)) - read(opened("fp32"))).mean()
+    for found, expected in logits_of(equality, precision, opened):
+        assert level in (BITS, TEXT, CLOSE)
+        if level == BITS:
+            np.testing.assert_array_equal(found, expected)
+        elif level == TEXT:
+            np.testing.assert_array_equal(found.argmax(-1), expected.argmax(-1))
+            assert 0 < np.abs(found - expected).max() < 1e-4
+        else:
+            assert 0 < np.abs(found - expected).mean() < lost
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_texts_are_those_of_rows_alone_while_others_join_and_leave(
+    precision: str, opened: Callable[..., Session]
+) -> None:
+    generator = TextGenerator(session=opened(precision), tokenizer=None)
+    asked = prompts(8)
+    alone = told(generator, asked)
+    assert told(generator, asked, 3) == alone
+    kept = PrefixCache(generator.session, max_bytes=2**26)
+    keeping = TextGenerator(session=generator.session, tokenizer=None, prefixes=kept)
+    assert told(keeping, asked, 5) == alone
+    assert told(keeping, asked) == alone
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_lookup_changes_no_token(precision: str, opened: Callable[..., Session]) -> None:
+    generator = TextGenerator(session=opened(precision), tokenizer=None)
+    guesses = 0
+    for each in repeating(3):
+        plain = generator.complete(each.prompt, **each.settings)
+        found = generator.complete(each.prompt, lookup=LookupConfig(), **each.settings)
+        assert found.token_ids == plain.token_ids
+        guesses += found.timings.guesses
+    assert bool(guesses) == (precision not in ("int8", "int4"))
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+@pytest.mark.parametrize("graph", ["serving", "portable"])
+def test_the_tests_see_a_row_that_is_computed_alone(precision: str, graph: str, opened: Callable[..., Session]) -> None:
+    """And that the portable graph, which reads every position, is not computed so either."""
+    single, even = (opened(precision, graph=graph, fast_single=fast) for fast in (True, False))
+    pairs = [(stepped(each, rows), stepped(each)) for each in (single, even) for rows in (2, 5)]
+    pairs += [(read(each, 7, 2, 11), read(each)) for each in (single, even)]
+    same = [bool((found == expected).all()) for found, expected in pairs]
+    assert same[2:4] == [True, True]
+    assert same[5]
+    assert not all(same[:2])
+    assert not same[4]
+
+
+def test_every_row_of_the_table_is_tested() -> None:
+    assert {equality.name for equality in EQUALITIES} == {*LOGITS, "neighbours", "lookup"}
+    texts = {equality.name: equality.levels for equality in EQUALITIES if equality.name not in LOGITS}
+    assert set(texts["neighbours"].values()) == {BITS}
+    assert texts["lookup"] == {"fp32": TEXT, "fp16": TEXT, "int8": BITS, "int4": BITS}

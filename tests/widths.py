@@ -1,0 +1,42 @@
+"""A folder at the width of GPT-2, where the kernels of its matrices run: in every precision, unverified."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gpt2_export
+import pytest
+from gpt2_export import freeze_only, kinds, manifest, steps
+from gpt2_export.graph import Kind
+from gpt2_export.portable import PORTABLE
+from gpt2_export.serving import SERVING
+from traces import add_graphs
+from transformers import GPT2Config, GPT2LMHeadModel
+
+KINDS = (PORTABLE, SERVING)
+SIZES = {"n_layer": 2, "n_embd": 768, "n_head": 12, "n_positions": 320, "vocab_size": 1000}
+SPECIAL = {"bos_token_id": None, "eos_token_id": None}
+
+
+def add_precisions(folder: Path, names: Sequence[str], wanted: Sequence[Kind] = KINDS) -> None:
+    """`quantize`, without measuring what is lost: a network that was never trained has nothing to lose."""
+    read = manifest.read
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(manifest, "read", lambda place: read(place) | {"parity": {}})  # as if it were verified
+        patch.setattr(steps, "judge", lambda *_, **__: {})
+        patch.setattr(kinds, "of", lambda _: tuple(wanted))
+        gpt2_export.quantize(folder, names)
+    path = folder / manifest.MANIFEST
+    path.write_text(manifest.text(json.loads(path.read_text()) | {"parity": None}))
+
+
+def write(place: Path, **fields: Any) -> None:
+    """A random network of these sizes, and its folder."""
+    import torch
+
+    torch.manual_seed(0)
+    GPT2LMHeadModel(GPT2Config(**(SIZES | SPECIAL | fields))).save_pretrained(place / "source")
+    freeze_only(place / "source", place / "folder")
+    add_graphs(place / "folder", KINDS)
+    add_precisions(place / "folder", ["fp16", "int8", "int4"])

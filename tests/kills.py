@@ -1,5 +1,6 @@
-"""A process that dies right before its n-th change of the file system, for every n."""
+"""A process that dies right before its n-th change of the file system, or has no room from there on, for every n."""
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -14,26 +15,57 @@ def killed_at(number: int, change: Callable[[], object]) -> bool:
 
     As with SIGKILL nothing is cleaned up. An exception of `change` itself ends the process, too: it is shown.
     """
+
+    def die(count: int, event: str) -> None:
+        if count == number:
+            os._exit(9)
+
+    code = _exit_code(die, change)
+    assert code in (0, 9)
+    return code == 9
+
+
+def full_at(number: int, change: Callable[[], object], refusal: type[Exception]) -> bool:
+    """Calls `change` in a process that finds no room for new files from there on; False where it made no more.
+
+    It must end with a `refusal`.
+    """
+
+    def refuse(count: int, event: str) -> None:
+        if count >= number and event in ("open", "os.mkdir"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def end() -> None:
+        try:
+            change()
+        except refusal as error:
+            if "no space left for" in str(error):
+                os._exit(9)
+            raise
+        return None
+
+    code = _exit_code(refuse, end)
+    assert code in (0, 9)
+    return code == 9
+
+
+def _exit_code(happens: Callable[[int, str], None], change: Callable[[], object]) -> int:
     child = os.fork()
     if child == 0:  # it never returns into pytest
         count = 0
 
-        def die(event: str, arguments: tuple[Any, ...]) -> None:
+        def watch(event: str, arguments: tuple[Any, ...]) -> None:
             nonlocal count
-            if event not in CHANGES and not (event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR)):
-                return
-            if count == number:
-                os._exit(9)
-            count += 1
+            if event in CHANGES or (event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR)):
+                count += 1
+                happens(count - 1, event)
 
         try:
-            sys.addaudithook(die)
+            sys.addaudithook(watch)
             change()
         except BaseException as error:
             print(repr(error), file=sys.stderr, flush=True)
             os._exit(1)
         os._exit(0)
     _, status = os.waitpid(child, 0)
-    code = os.waitstatus_to_exitcode(status)
-    assert code in (0, 9)
-    return code == 9
+    return os.waitstatus_to_exitcode(status)

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 from gpt2_export import add_graph, freeze_only, graph, kinds, manifest, quantize, steps, temporary, tokenizer_parity
+from gpt2_export.errors import StorageError
 from gpt2_export.precision import Precision
-from kills import killed_at
+from kills import full_at, killed_at
 
 INT8 = ("model_int8.onnx", "model_serving_int8.onnx", "model_int8.safetensors")
 Command = Callable[[Path], object]
@@ -90,6 +91,22 @@ def test_a_made_folder_is_whole_whenever_its_command_is_killed(
         shutil.rmtree(trial)
         moments += 1
     assert moments > 12
+
+
+@pytest.mark.usefixtures("instant")
+@pytest.mark.parametrize("command", [_quantize, add_graph], ids=["quantize", "onnx"])
+def test_a_disk_that_fills_up_at_any_moment_leaves_the_folder_as_it_was(
+    made: Path, tmp_path: Path, command: Command
+) -> None:
+    folder = Path(shutil.copytree(made, tmp_path / "folder"))
+    before = contents(folder)
+    moments = 0
+    while full_at(moments, partial(command, folder), StorageError):
+        assert contents(folder) == before
+        assert {path.name for path in folder.iterdir()} == before.keys()
+        moments += 1
+    assert moments > 5
+    check_whole(folder)
 
 
 @pytest.mark.usefixtures("instant")

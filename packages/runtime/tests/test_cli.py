@@ -330,6 +330,12 @@ def test_what_nobody_thought_of_is_one_line_too(folder, monkeypatch):
     )
 
 
+def test_memory_that_is_used_up_is_told_with_a_remedy(folder, monkeypatch):
+    monkeypatch.setattr(TextGenerator, "stream", lambda *_, **__: bytearray(2**62))
+    told = "memory is used up; ask for less at once (--rows, -n, a shorter text), or close other programs"
+    assert refused("generate", folder, "a") == f"error: {told}\n"
+
+
 def test_every_help_has_an_example():
     for command in (["generate"], ["score"], ["inspect"]):
         text = run(*command, "--help").stdout

@@ -58,6 +58,8 @@ def fail(error: Exception) -> NoReturn:
         character = error.object[error.start]
         told = f"output is {error.encoding}, which has no {character!a}"
         message = f"{told}; set PYTHONUTF8=1 for UTF-8, or take --json where there is one"
+    elif isinstance(error, MemoryError):
+        message = "memory is used up; ask for less at once (--rows, -n, a shorter text), or close other programs"
     elif not isinstance(error, Gpt2RuntimeError):
         message = f"unexpected {type(error).__name__}: {message}; run again with --debug for the traceback"
     click.echo(f"error: {message}", err=True)

@@ -19,7 +19,7 @@ from gpt2_runtime.signature import GraphKind
 from gpt2_runtime.text import TextGenerator
 from gpt2_runtime.tokenizer import Tokenizer, refusal
 
-MOST_TEXT_BYTES = 64_000_000  # some sixteen million tokens, which take 600 MB as ids
+MOST_TEXT_BYTES = 16_000_000  # some four million tokens; if each were of one byte, their ids would take 300 MB
 
 
 @click.command()

@@ -22,7 +22,7 @@ def library(form: Form) -> Any:
     return getattr(normalizers, form)()
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", ["NFKC", *(pytest.param(form, marks=pytest.mark.nightly) for form in FORMS)])
 def test_every_code_point_alone_and_between_marks(form: Form) -> None:
     theirs = library(form)
     framed = [f"{character} a\u0301{character}\u0301\u0323 \u1100{character}\u11a8 " for character in ALL]

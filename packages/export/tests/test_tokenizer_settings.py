@@ -4,6 +4,7 @@ That it counts as in transformers is shown in the project's `tests/test_5_stream
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,12 @@ def test_an_added_token_whose_id_the_library_would_not_give_is_refused(both: Pat
     assert "'[PAD]' has id 310, after vocab.json it would be 301" in refusal(both, out)
 
 
+def test_an_id_that_two_files_give_to_two_tokens_is_refused(both: Path, out: Path) -> None:
+    write(both, added_tokens={"[PAD]": 299})
+    expected = f"{both / 'added_tokens.json'}: id 299 is '[PAD]', in tokenizer.json it is {END!r}; take one of them out"
+    assert refusal(both, out) == expected
+
+
 @pytest.mark.parametrize("name", [*FILES, *DOCUMENTS, "chat_template.jinja"])
 def test_a_pointer_of_git_lfs_is_refused(both: Path, out: Path, name: str) -> None:
     (both / name).write_text(POINTER)
@@ -223,7 +230,22 @@ def test_a_file_that_is_not_json_is_refused(both: Path, out: Path, name: str, co
 def test_a_file_that_cannot_be_read_is_refused(both: Path, out: Path) -> None:
     (both / "merges.txt").unlink()
     (both / "merges.txt").mkdir()
-    assert "merges.txt cannot be read: Is a directory" in refusal(both, out)
+    assert "merges.txt is a folder, not a plain file" in refusal(both, out)
+
+
+@pytest.mark.parametrize("name", [*FILES, *DOCUMENTS, "chat_template.jinja", "vocab.txt"])
+def test_a_named_pipe_or_a_link_to_nothing_is_refused_at_once(both: Path, out: Path, name: str) -> None:
+    (both / name).unlink(missing_ok=True)
+    (both / name).symlink_to("nothing")
+    assert refusal(both, out) == f"{both / name} cannot be read: No such file or directory"
+    (both / name).unlink()
+    os.mkfifo(both / name)
+    assert refusal(both, out).startswith(f"{both / name} is a named pipe")
+
+
+def test_merges_that_are_not_utf_8_are_refused(pair: Path, out: Path) -> None:
+    (pair / "merges.txt").write_bytes(b"#version: 0.2\n\xff a\n")
+    assert refusal(pair, out) == f"{pair / 'merges.txt'} is not UTF-8 at byte 14; download it again"
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import Any
 
 from gpt2_export import inspection, manifest, tensorfile
 from gpt2_export.freeze import WEIGHTS
+from gpt2_export.tokenizer import IDS_ONLY
 from gpt2_export.tokenizer_settings import TOKENIZER
 
 MARK = manifest.CARD_MARK
@@ -141,7 +142,8 @@ def render(folder: Path, document: Mapping[str, Any], repository: str, terms: Ma
         repository: "org/name" on the hub, where the examples find it.
         terms: what the source's own card says of its license; may be empty.
     """
-    runs = RUNS if TOKENIZER in document["files"] else RUNS_OF_IDS
+    ids_only = any(IDS_ONLY in warning for warning in document["warnings"])
+    runs = RUNS if TOKENIZER in document["files"] and not ids_only else RUNS_OF_IDS
     parts = [
         _metadata(document["source"], terms),
         MARK,

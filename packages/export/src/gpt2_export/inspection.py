@@ -45,6 +45,7 @@ def inspect(folder: Path, *, check_hashes: bool = False) -> dict[str, Any]:
             for precision, files in _graphs(folder, document).items()
         },
         "precisions": _sizes(folder, document),
+        "tokenizer": document["tokenizer"],
         "parity": document["parity"],
         "quality": document["quality"],
     }
@@ -66,6 +67,7 @@ def table(found: dict[str, Any]) -> str:
         *(f"  {entry['bytes']:>13,}  {entry['sha256'][:16]}  {name}" for name, entry in found["files"].items()),
         "",
         *_graphs_lines(found["graphs"]),
+        *_tokenizer_lines(found["tokenizer"]),
         *parity_lines(found["parity"]),
         "",
         *quality_lines(found["quality"], found["precisions"]),
@@ -76,6 +78,14 @@ def table(found: dict[str, Any]) -> str:
             ["", *(f"WRONG: {line}" for line in found["differences"])] if found["differences"] else ["", "hashes fit"]
         )
     return "\n".join(lines)
+
+
+def _tokenizer_lines(report: dict[str, Any] | None) -> list[str]:
+    """What the tokenizer was held to."""
+    if report is None:
+        return ["tokenizer   not compared: none, or one that is read by others only", ""]
+    texts, references = report.get("texts", 0), ", ".join(map(str, report.get("references", ())))
+    return [f"tokenizer   {report.get('outcome')} as the source's: {texts} texts, by {references}", ""]
 
 
 def parity_lines(parity: dict[str, Any] | None) -> list[str]:

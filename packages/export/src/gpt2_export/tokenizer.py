@@ -7,6 +7,7 @@ says so already is taken byte for byte, but for a byte order mark, which is drop
 
 import codecs
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from typing import Any
 
 from gpt2_model.checkpoint import read_json
 from gpt2_model.errors import ConfigError
+from gpt2_model.text_file import read_text, refuse_irregular, refuse_unreadable
 
 from gpt2_export import tokenizer_json, tokenizer_settings
 from gpt2_export.errors import FolderError
@@ -116,23 +118,28 @@ def put_together(source: Path, config: Mapping[str, Any]) -> Made:
 
 
 def _present(source: Path) -> list[str]:
-    return [name for name in (*FILES, *OTHER_FILES) if (source / name).exists()]
+    return [name for name in (*FILES, *OTHER_FILES) if os.path.lexists(source / name)]  # a link to nothing is refused
 
 
 def _refuse_damaged(path: Path) -> None:
     """What is copied is sealed as it is, so it is read first."""
     try:
+        (refuse_irregular if path.name in OTHER_FILES else refuse_unreadable)(path, path.stat())
         with path.open("rb") as file:
             start = file.read(len(LFS_POINTER))
     except OSError as error:
         raise FolderError(f"{path} cannot be read: {error.strerror}") from error
     if start == LFS_POINTER:
         raise FolderError(f"{path} is a pointer of git-lfs, not the file itself; run git lfs pull where it was cloned")
-    if path.suffix == ".json":
-        try:
+    try:
+        if path.suffix == ".json":
             read_json(path)
-        except ConfigError as error:
-            raise ConfigError(f"{error}; download it again") from error
+        elif path.name not in OTHER_FILES:
+            read_text(path)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; download it again") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 at byte {error.start}; download it again") from error
 
 
 def _other_kind(source: Path, present: list[str], config: Mapping[str, Any]) -> str | None:
@@ -223,7 +230,7 @@ def _write_config(source: Path, folder: Path, config: Mapping[str, Any], made: M
     before = tokenizer_settings.document(source / TOKENIZER_CONFIG)
     kind = tokenizer_class(source, config)[1]
     defaults: dict[str, Any] = {"tokenizer_class": kind, "model_max_length": config["n_positions"]}
-    after = defaults | {name: value for name, value in before.items() if name not in MERGED}
+    after = defaults | {name: value for name, value in before.items() if not _is_merged(name, value)}
     pre_tokenizer = made.document.get("pre_tokenizer") or {}
     if pre_tokenizer.get("type") == "ByteLevel":
         after["add_prefix_space"] = pre_tokenizer.get("add_prefix_space", True)
@@ -236,6 +243,11 @@ def _write_config(source: Path, folder: Path, config: Mapping[str, Any], made: M
         after["clean_up_tokenization_spaces"] = False  # as transformers 5 has it for every BPE
     exists = (source / TOKENIZER_CONFIG).exists()
     _write(source / TOKENIZER_CONFIG, folder / TOKENIZER_CONFIG, after, before=before if exists else None)
+
+
+def _is_merged(name: str, value: Any) -> bool:
+    """Whether a field is said by tokenizer.json, or anew by the names of the tokens."""
+    return name in MERGED or (name.endswith("_token") and isinstance(value, str | dict | None))
 
 
 def _size_warnings(document: Mapping[str, Any], vocab_size: int) -> list[str]:

@@ -1,12 +1,12 @@
 """A source's whole tokenizer as one tokenizer.json, as transformers 5 puts it together from all files."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from gpt2_model.errors import ConfigError
-from tokenizers import AddedToken, ByteLevelBPETokenizer, Tokenizer, pre_tokenizers, processors
+from tokenizers import AddedToken, ByteLevelBPETokenizer, Tokenizer, normalizers, pre_tokenizers, processors
 
 from gpt2_export.errors import FolderError
 from gpt2_export.tokenizer_settings import REMEDY, TOKENIZER, TOKENIZER_CONFIG, Settings
@@ -115,6 +115,19 @@ def _unread(document: Mapping[str, Any]) -> Iterator[str]:
         yield f"decoder {_kind(document['decoder'])}"
     added = document.get("added_tokens") or []
     yield from (f"single_word of {token['content']!r}" for token in added if token.get("single_word"))
+    normal = [
+        _normal(_kinds(document, "normalizer", "normalizers"), token["content"])
+        for token in added
+        if token.get("normalized", not token.get("special", False))
+    ]
+    if len(set(normal)) < len(normal):
+        yield "added tokens with the same normal form"
+
+
+def _normal(forms: Iterable[str], text: str) -> str:
+    for form in forms:
+        text = getattr(normalizers, form)().normalize_str(text) if form in NORMALIZERS else text
+    return text
 
 
 def _is_byte_level(part: Any) -> TypeGuard[dict[str, Any]]:

@@ -226,6 +226,10 @@ def _legacy(source: Path, init: Mapping[str, Any], whole: Mapping[str, Any] | No
     }
     path = source / TOKENIZER
     for value in _json_tokens(whole):
+        before = found.get(value["id"])
+        if before is not None and before.token.content != value["content"]:
+            told = f"id {value['id']} is {before.token.content!r}, in {TOKENIZER} it is {value['content']!r}"
+            raise FolderError(f"{before.where}: {told}; take one of them out")
         found[value["id"]] = Added(token=_flagged(path, "added_tokens", value), id=value["id"], where=path)
     return [found[number] for number in sorted(found)]
 

@@ -119,6 +119,20 @@ except BaseException:
     assert (ended.code, ended.lines) == ANSWERS[signal.SIGTERM]
 
 
+def test_what_comes_when_all_is_done_changes_nothing(place: Path) -> None:
+    """As Python ends, it takes the handlers away: an object that goes then sends the signal."""
+    more = """
+import posix
+class Last:
+    kill, pid = posix.kill, os.getpid()
+    def __del__(self):
+        self.kill(self.pid, 15)
+sys.last = Last()
+"""
+    ended = interrupted("gpt2_runtime", ["--version"], None, place=place, more=more)
+    assert (ended.code, ended.lines) == (0, ())
+
+
 def test_what_is_ignored_from_the_start_stays_ignored(place: Path) -> None:
     more = "signal.signal(signal.SIGINT, signal.SIG_IGN); interruption.install(); os.kill(os.getpid(), signal.SIGINT)"
     ended = interrupted("gpt2_runtime", ["--version"], None, place=place, more=more)

@@ -53,6 +53,12 @@ def install() -> None:
             signal.signal(number, _answer)
 
 
+def finish() -> None:
+    """Ignores what comes when all is done: Python, as it ends, would hand it to the system, unanswered."""
+    for number in LINES:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _answer(number: int, frame: FrameType | None) -> None:
     if not _State.unwinding:
         _end(number)

@@ -8,4 +8,7 @@ def main() -> None:
     interruption.install()
     from gpt2_runtime.cli import main as command
 
-    command()
+    try:
+        command()
+    finally:
+        interruption.finish()

@@ -36,6 +36,12 @@ def install() -> None:
             signal.signal(number, _answer)
 
 
+def finish() -> None:
+    """Ignores what comes when all is done: Python, as it ends, would hand it to the system, unanswered."""
+    for number in LINES:
+        signal.signal(number, signal.SIG_IGN)
+
+
 @contextmanager
 def held() -> Iterator[None]:
     """Lets what is inside be finished first. For moments, such as that in which a file is renamed."""

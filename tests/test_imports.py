@@ -19,7 +19,7 @@ PACKAGES = Path(__file__).parent.parent / "packages"
 # `a, b <- c` lets c import a, b and whatever these may import. A cli stands at the end: it may import everything.
 ARROWS = {
     "gpt2_model": """
-        quoting, inert_fields, errors <- config <- gpt2 <- generate; errors <- text_file; quoting <- misfits;
+        quoting, inert_fields, errors <- config <- gpt2 <- generate; quoting, errors <- text_file; quoting <- misfits;
         errors, quoting <- pickle_file, layouts, mingpt; foreign <- layouts; config <- nanogpt;
         foreign, pickle_file, text_file <- weight_files <- hub; hub, layouts, mingpt, nanogpt <- checkpoint;
         checkpoint, compiler, gpt2, misfits <- weights

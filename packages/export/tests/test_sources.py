@@ -39,11 +39,17 @@ def linear(tensors: Tensors) -> Tensors:
 
 
 DISGUISES: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
-    "DataParallel": (lambda t: {f"module.{name}": each for name, each in t.items()}, "which DataParallel leaves there"),
-    "torch.compile": (lambda t: {f"_orig_mod.{name}": each for name, each in t.items()}, "torch.compile leaves there"),
-    "both": (lambda t: {f"module._orig_mod.{name}": each for name, each in t.items()}, "with module._orig_mod., "),
+    "DataParallel": (lambda t: {f"module.{name}": each for name, each in t.items()}, "a prefix left by DataParallel"),
+    "torch.compile": (
+        lambda t: {f"_orig_mod.{name}": each for name, each in t.items()},
+        "a prefix left by torch.compile",
+    ),
+    "both": (
+        lambda t: {f"module._orig_mod.{name}": each for name, each in t.items()},
+        "with module._orig_mod., a prefix",
+    ),
     "another head": (lambda t: t | {"v_head.summary.weight": torch.ones(1, 16)}, "v_head.summary.weight was left out"),
-    "Linear": (linear, "each is read transposed"),
+    "Linear": (linear, "each was transposed"),
     "padded": (
         lambda t: t | {"transformer.wte.weight": torch.cat((t["transformer.wte.weight"], torch.ones(20, 16)))},
         "the embedding has 320 rows, config.json's vocab_size is 300",
@@ -59,9 +65,9 @@ DISGUISES: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
 def test_a_disguise_is_frozen_to_the_very_weights_and_the_manifest_says_what_was_done(
     disguise: str, run: Run, make_checkpoint: MakeCheckpoint, model: GPT2, tmp_path: Path
 ) -> None:
-    wear, told = DISGUISES[disguise]
+    wear, expected_text = DISGUISES[disguise]
     warnings = warnings_of(run("freeze", make_checkpoint(tensors=wear(stored_tensors(model))), tmp_path / "out"))
-    assert any(told in warning for warning in warnings), warnings
+    assert any(expected_text in warning for warning in warnings), warnings
     assert warnings == in_manifest(tmp_path / "out")
     found, expected = load_file(tmp_path / "out" / "model.safetensors"), stored_tensors(model)
     assert found.keys() == expected.keys()
@@ -102,8 +108,8 @@ def test_float64_weights_are_rounded_and_the_warning_says_by_how_much(
     tensors = {name: tensor.double() * (1 + 1e-9) for name, tensor in stored_tensors(model).items()}
     tensors["transformer.wte.weight"][0, 0] = 1 + 2.0**-25  # halfway between two float32 is 2**-24
     warnings = freeze(open_checkpoint(make_checkpoint(tensors=tensors)), tmp_path)
-    told = "28 tensors were float64: rounded to float32, which changed no value by more than 3.0e-08 of itself"
-    assert told in warnings
+    expected_text = "28 tensors were float64: rounded to float32, which changed no value by more than 3.0e-08 of itself"
+    assert expected_text in warnings
     found = load_file(tmp_path / "model.safetensors")
     assert all(torch.equal(found[name], tensor.float()) for name, tensor in tensors.items())
 
@@ -119,14 +125,14 @@ def test_a_float64_value_that_float32_rounds_to_nothing_is_said(
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "expected_text"),
     [
         (1e300, "has 1 values that float32 cannot hold, of 16; the weights are written in float32"),
         (float("inf"), "has 1 values that are NaN or infinite, of 16"),
     ],
 )
 def test_a_float64_value_that_float32_cannot_hold_is_refused(
-    make_checkpoint: MakeCheckpoint, model: GPT2, tmp_path: Path, value: float, told: str
+    make_checkpoint: MakeCheckpoint, model: GPT2, tmp_path: Path, value: float, expected_text: str
 ) -> None:
     bias = torch.zeros(16, dtype=torch.float64)
     bias[3] = value
@@ -134,7 +140,7 @@ def test_a_float64_value_that_float32_cannot_hold_is_refused(
         freeze(
             open_checkpoint(make_checkpoint(tensors=stored_tensors(model) | {"transformer.ln_f.bias": bias})), tmp_path
         )
-    assert f"transformer.ln_f.bias {told}" in str(caught.value)
+    assert f"transformer.ln_f.bias {expected_text}" in str(caught.value)
 
 
 @pytest.fixture
@@ -203,10 +209,10 @@ def as_endless(folder: Path) -> Path:
 REFUSED: dict[Callable[[Path], Path], str] = {
     as_pointer: "is a pointer of Git LFS, not the file itself; run `git lfs pull` in ",
     as_trainers_output: "it is a trainer's output, its newest checkpoint is checkpoint-1000; name that folder",
-    as_gguf: "GGUF, llama.cpp's format; name the checkpoint that it was made from",
+    as_gguf: "GGUF, llama.cpp's format; name the checkpoint it was made from",
     as_adapter: "a LoRA adapter; merge it into its base model first (merge_and_unload in PEFT",
     as_unmerged: "holds an adapter that is not merged",
-    as_classifier: "is a classifier, GPT2ForSequenceClassification: it has no language model's head",
+    as_classifier: "is a classifier, GPT2ForSequenceClassification: it has no language model head",
     as_quantized: "quantization_config is {'load_in_8bit': True}: the weights are quantized",
     as_deepspeed: "a DeepSpeed checkpoint; run its zero_to_fp32.py on it first",
     as_pipe: "config.json is a named pipe, not a plain file",
@@ -239,7 +245,7 @@ def test_whatever_a_field_holds_is_frozen_or_one_line(file: str, value: object, 
         out = place.parent / f"out-{field}"
         out.mkdir()
         try:
-            told = freeze(open_checkpoint(place), out)
+            expected_text = freeze(open_checkpoint(place), out)
         except GPT2Error as error:
-            told = [str(error)]
-        assert all(line.isprintable() and len(line) < 1000 for line in told), field
+            expected_text = [str(error)]
+        assert all(line.isprintable() and len(line) < 1000 for line in expected_text), field

@@ -117,9 +117,9 @@ def test_a_folder_without_weights_is_refused(bare: Path) -> None:
     [
         ("tf_model.h5", "TensorFlow weights; transformers 4 reads them"),
         ("flax_model.msgpack", "Flax weights; transformers 4 reads them"),
-        ("rust_model.ot", "name the checkpoint that they were made from"),
-        ("gpt2.Q4_K_M.gguf", "GGUF, llama.cpp's format; name the checkpoint that it was made from"),
-        ("model.onnx", "an exported graph; name the checkpoint that it was made from"),
+        ("rust_model.ot", "name the checkpoint they were made from"),
+        ("gpt2.Q4_K_M.gguf", "GGUF, llama.cpp's format; name the checkpoint it was made from"),
+        ("model.onnx", "an exported graph; name the checkpoint it was made from"),
         ("zero_to_fp32.py", "a DeepSpeed checkpoint; run its zero_to_fp32.py on it first"),
         (".metadata", "torch.distributed.checkpoint.format_utils dcp_to_torch"),
         ("__0_0.distcp", "torch.distributed.checkpoint.format_utils dcp_to_torch"),
@@ -188,7 +188,7 @@ def test_an_adapter_beside_whole_weights_is_refused_for_transformers_would_apply
     (folder / file).touch()
     message = refusal(SourceError, folder)
     assert f"it has {file}: a LoRA adapter" in message
-    assert message.endswith("or remove it if that is done")
+    assert message.endswith("or remove it if it is merged already")
 
 
 def safetensors(header: object, data: bytes = b"") -> bytes:

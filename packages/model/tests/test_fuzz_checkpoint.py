@@ -50,9 +50,9 @@ def attempt(folder: Path, **options: Any) -> str:
             message = ""
         except GPT2Error as error:
             message = str(error)
-    for told in (message, *(str(each.message) for each in caught)):
-        assert len(told) < LONGEST, told
-        assert "\n" not in told.replace(str(folder), ""), told
+    for line in (message, *(str(each.message) for each in caught)):
+        assert len(line) < LONGEST, line
+        assert "\n" not in line.replace(str(folder), ""), line
     return message
 
 

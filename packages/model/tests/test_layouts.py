@@ -71,7 +71,7 @@ def test_a_wrappers_prefix_on_every_name_is_taken_off(
     found = open_checkpoint(make_folder(model, tensors={prefix + name: each for name, each in tensors.items()}))
     assert_same(found, tensors)
     (warning,) = found.warnings
-    assert f"begins with {prefix}, which " in warning
+    assert f"begins with {prefix}, a prefix left by " in warning
 
 
 def test_an_untied_head_and_masks_have_the_prefix_too(untied: GPT2, make_folder: MakeFolder) -> None:
@@ -86,7 +86,7 @@ def test_an_untied_head_and_masks_have_the_prefix_too(untied: GPT2, make_folder:
 def test_a_prefix_on_some_of_the_names_is_one_sentence(prefix: str, model: GPT2, make_folder: MakeFolder) -> None:
     tensors = {prefix + name if "h.1." in name else name: tensor for name, tensor in stored_tensors(model).items()}
     message = refusal(TensorError, make_folder(model, tensors=tensors))
-    assert "12 of 28 tensors have " in message
+    assert "12 of 28 tensor names begin with " in message
     assert message.endswith("save the model without its wrapper")
 
 
@@ -100,7 +100,7 @@ def test_what_the_wrapping_of_single_blocks_leaves_within_names_is_taken_out(
     wrapped = {prefix + re.sub(r"\.h\.(\d+)\.", rf".h.\1.{part}", name): each for name, each in tensors.items()}
     found = open_checkpoint(make_folder(model, tensors=wrapped))
     assert_same(found, tensors)
-    assert f"names have {part} within, which {INNER[part]} leaves there: it was taken out" in found.warnings
+    assert f"tensor names contain {part}, left by {INNER[part]}; it was removed" in found.warnings
 
 
 def test_a_block_with_and_without_its_wrapping_is_refused(model: GPT2, make_folder: MakeFolder) -> None:
@@ -153,8 +153,7 @@ def test_a_bare_classifier_is_refused_by_its_class(
 ) -> None:
     folder = make_folder(model, tensors=stored_tensors(model) | head, config={"architectures": [name]})
     assert refusal(SourceError, folder) == (
-        f"{folder} is a classifier, {name}: it has no language model's head; "
-        "name the language model that it was made from"
+        f"{folder} is a classifier, {name}: it has no language model head; name the language model it was made from"
     )
 
 
@@ -206,8 +205,8 @@ def test_linear_matrices_are_read_transposed_square_ones_too(
     model = make_model(dtype=torch.float32, **fields)
     found = open_checkpoint(make_folder(model, tensors=linear(stored_tensors(model))))
     assert_same(found, stored_tensors(model))
-    assert any("each is read transposed" in warning for warning in found.warnings)
-    with pytest.warns(CheckpointWarning, match="each is read transposed"):
+    assert any("each was transposed" in warning for warning in found.warnings)
+    with pytest.warns(CheckpointWarning, match="each was transposed"):
         loaded = load(found.folder)
     ids = torch.tensor([[1, 2, 3]])
     torch.testing.assert_close(loaded(ids)[0], model(ids)[0])
@@ -264,8 +263,8 @@ def test_a_padded_vocabulary_is_cut_to_what_the_config_states(
     }
     found = open_checkpoint(make_folder(model, tensors=disguise(padded)))
     assert_same(found, tensors)
-    told = "the embedding has 64 rows, config.json's vocab_size is 50: the rows beyond were cut as padding"
-    assert told in found.warnings
+    warning = "the embedding has 64 rows, config.json's vocab_size is 50; the rows beyond it were cut as padding"
+    assert warning in found.warnings
 
 
 @pytest.mark.parametrize(("rows", "stated"), [(53, 50), (64, 70), (192, 50), (63, 50), (128, None), (64, "50")])

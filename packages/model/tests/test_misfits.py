@@ -28,7 +28,7 @@ def deep(make_model: MakeModel) -> GPT2:
     return make_model(dtype=torch.float32, n_layer=48)
 
 
-def test_a_deep_network_of_other_names_is_told_in_a_few_lines(deep: GPT2, make_folder: MakeFolder) -> None:
+def test_a_deep_network_of_other_names_is_reported_in_a_few_lines(deep: GPT2, make_folder: MakeFolder) -> None:
     tensors = {f"gpt.net.{name}": tensor for name, tensor in stored_tensors(deep).items()}
     message = refusal(make_folder(deep, tensors=tensors))
     assert len(message) < 800
@@ -38,7 +38,7 @@ def test_a_deep_network_of_other_names_is_told_in_a_few_lines(deep: GPT2, make_f
     assert "all begin with gpt.net.transformer." in message
 
 
-def test_a_deep_network_of_another_width_is_told_by_the_sizes(deep: GPT2, make_folder: MakeFolder) -> None:
+def test_a_deep_network_of_another_width_is_reported_by_the_sizes(deep: GPT2, make_folder: MakeFolder) -> None:
     message = refusal(make_folder(deep, config={"n_embd": 24}))
     assert len(message) < 800
     assert "config.json says n_embd 24, the tensors 12" in message
@@ -47,7 +47,7 @@ def test_a_deep_network_of_another_width_is_told_by_the_sizes(deep: GPT2, make_f
 
 
 @pytest.mark.parametrize(
-    ("config", "told"),
+    ("config", "reported"),
     [
         ({"n_embd": 10**9, "n_head": 1}, "config.json says n_embd 1000000000, the tensors 12"),
         ({"n_positions": 10**9}, "config.json says n_positions 1000000000, the tensors 16"),
@@ -62,10 +62,10 @@ def test_a_deep_network_of_another_width_is_told_by_the_sizes(deep: GPT2, make_f
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_a_size_that_the_tensors_do_not_have_is_refused_before_anything_is_allocated(
-    config: dict[str, int], told: str, make_model: MakeModel, make_folder: MakeFolder
+    config: dict[str, int], reported: str, make_model: MakeModel, make_folder: MakeFolder
 ) -> None:
     message = refusal(make_folder(make_model(dtype=torch.float32), config=config))
-    assert told in message
+    assert reported in message
     assert len(message) < 900
 
 

@@ -96,10 +96,10 @@ def test_what_was_done_is_said(write: Callable[..., Path]) -> None:
     assert [warning.partition(":")[0] for warning in found.warnings] == [
         "ckpt.pt",
         "ckpt.pt does not say which GELU it was trained with",
-        "every tensor's name begins with _orig_mod., which torch.compile leaves there",
-        "the matrices are [out, in], as torch's Linear keeps them (nanoGPT, minGPT)",
+        "every tensor name begins with _orig_mod., a prefix left by torch.compile; it was removed",
+        "matrices are stored [out, in], as torch's Linear keeps them (nanoGPT, minGPT); each was transposed",
     ]
-    assert "left out was best_val_loss, config, iter_num and 1 more" in found.warnings[0]
+    assert "left out: best_val_loss, config, iter_num and 1 more" in found.warnings[0]
 
 
 @pytest.mark.filterwarnings("ignore::gpt2_model.CheckpointWarning")

@@ -108,7 +108,7 @@ def test_a_damaged_pickle_is_refused(bare: Path, content: bytes) -> None:
 @pytest.mark.parametrize("content", [[torch.ones(2)], {"a": 1}, {"model": {"a": 1}}, 7])
 def test_a_pickle_of_something_else_than_a_table_of_tensors_is_refused(bare: Path, content: object) -> None:
     torch.save(content, bare / "pytorch_model.bin")
-    assert "something else than a table of tensors" in refusal(WeightFileError, bare, allow_pickle=True)
+    assert "is not a state dict" in refusal(WeightFileError, bare, allow_pickle=True)
 
 
 ODD = {
@@ -155,7 +155,7 @@ def test_a_table_is_read_from_what_a_trainer_wraps_it_in_and_what_is_beside_it_i
     tensors = {name: tensor.float() for name, tensor in stored_tensors(model).items()}
     content = WRAPPED[wrapper](tensors)
     torch.save(content, folder / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
-    with pytest.warns(CheckpointWarning, match=f"the weights are those under {wrapper}") as caught:
+    with pytest.warns(CheckpointWarning, match=f"the weights were read from {wrapper}") as caught:
         loaded = stored_tensors(load(folder, allow_pickle=True))
     assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
     (message,) = [str(each.message) for each in caught]
@@ -167,14 +167,14 @@ def test_a_table_is_read_from_what_a_trainer_wraps_it_in_and_what_is_beside_it_i
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        ({"weights": {"a": torch.ones(1)}}, "something else than a table of tensors (weights)"),
-        ({f"key{i}": i for i in range(1000)}, "(key0, key1, key2 and 997 more)"),
+        ({"weights": {"a": torch.ones(1)}}, "is not a state dict (it holds weights)"),
+        ({f"key{i}": i for i in range(1000)}, "(it holds key0, key1, key2 and 997 more)"),
         (
             {"model": {"a": torch.ones(1)}, "state_dict": {}},
-            "several tables of tensors, state_dict, model",
+            "several state dicts, state_dict, model",
         ),
-        ({"model": {"model": {"model": {"model": {"a": torch.ones(1)}}}}}, "something else than a table"),
-        ({"model": {"a": torch.ones(1), "b": 3}}, "something else than a table of tensors (a, b)"),
+        ({"model": {"model": {"model": {"model": {"a": torch.ones(1)}}}}}, "is not a state dict"),
+        ({"model": {"a": torch.ones(1), "b": 3}}, "is not a state dict (it holds a, b)"),
     ],
     ids=["unknown name", "many", "two tables", "too deep", "a number among tensors"],
 )
@@ -189,4 +189,4 @@ def test_a_pickle_that_holds_itself_ends(bare: Path) -> None:
     content: dict[str, Any] = {}
     content["model"] = content
     torch.save(content, bare / "pytorch_model.bin")
-    assert "something else than a table" in refusal(WeightFileError, bare, allow_pickle=True)
+    assert "is not a state dict" in refusal(WeightFileError, bare, allow_pickle=True)

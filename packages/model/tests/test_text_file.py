@@ -66,6 +66,20 @@ def test_a_link_to_a_regular_file_is_one(folder: Path, tmp_path: Path) -> None:
     assert open_checkpoint(folder).tensors
 
 
+@pytest.mark.parametrize("name", [*DOCUMENTS, *WEIGHTS])
+def test_a_link_to_nothing_is_not_an_absent_file(folder: Path, name: str) -> None:
+    """As in a snapshot of the hub's cache that was copied without its blobs."""
+    if name in WEIGHTS:
+        (folder / "model.safetensors").unlink()
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to("../../blobs/4d7a")
+    with pytest.raises(SourceError) as caught:
+        open_checkpoint(folder, allow_pickle=True)
+    assert str(caught.value) == (
+        f"{folder / name} is a link to ../../blobs/4d7a, which is not there; copy the files themselves with `cp -rL`"
+    )
+
+
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer.json", "vocab.json"])
 def test_a_file_larger_than_any_real_one_is_not_read(folder: Path, name: str) -> None:
     with (folder / name).open("ab") as file:
@@ -96,8 +110,8 @@ def test_a_pointer_of_git_lfs_is_named_with_the_command_that_fetches_the_file(fo
     (folder / name).write_text(POINTER)
     with pytest.raises(SourceError) as caught:
         open_checkpoint(folder)
-    told = f"{folder / name} is a pointer of Git LFS, not the file itself; run `git lfs pull` in {folder}"
-    assert str(caught.value) == told
+    message = f"{folder / name} is a pointer of Git LFS, not the file itself; run `git lfs pull` in {folder}"
+    assert str(caught.value) == message
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "latin-1"])

@@ -17,7 +17,7 @@ from gpt2_model import layouts, mingpt, nanogpt
 from gpt2_model.errors import SourceError
 from gpt2_model.hub import DOCUMENTS, fetch
 from gpt2_model.text_file import read_json as read_json
-from gpt2_model.text_file import refuse_unreadable
+from gpt2_model.text_file import refuse_broken_link, refuse_unreadable
 from gpt2_model.weight_files import SAFETENSORS, WeightFiles, choose, open_weights
 
 CONFIG, MODEL_ARGS = "config.json", "model_args"
@@ -79,6 +79,7 @@ def open_checkpoint(
         raise SourceError(_no_folder(source))
     choice = choose(folder, _top_level(folder), allow_pickle=allow_pickle)
     for name in DOCUMENTS:
+        refuse_broken_link(folder / name)
         if (folder / name).exists():
             refuse_unreadable(folder / name, (folder / name).stat())
     files = open_weights(folder, choice)
@@ -116,7 +117,7 @@ def _no_folder(source: str | PathLike[str]) -> str:
     if not path.is_file():
         return f"{source} is neither a folder nor the name of a repository on the hub"
     if path.suffix == ".gguf":
-        return f"{path} is a GGUF file, llama.cpp's format; name the folder of the checkpoint that it was made from"
+        return f"{path} is a GGUF file, llama.cpp's format; name the folder of the checkpoint it was made from"
     if path.suffix in (".safetensors", ".bin", ".pt", ".json"):
         return f"{path} is a file, one of a checkpoint's; name its folder, {path.parent}"
     return f"{path} is a file; name a checkpoint's folder, with {CONFIG} and {SAFETENSORS}"

@@ -41,7 +41,7 @@ REQUIRED_VALUES: dict[str, Any] = {
 REFUSED_FIELDS = {
     "quantization_config": (
         "the weights are quantized, and only plain numbers are read; save the model unquantized "
-        "(model.dequantize(), then save_pretrained), or name the checkpoint that it was made from"
+        "(model.dequantize(), then save_pretrained), or name the checkpoint it was made from"
     ),
     "auto_map": (
         "the model may be computed by code of its own; if that computes what GPT-2 does, pass "
@@ -188,8 +188,8 @@ def read_hf(document: Mapping[str, Any], *, ignore: Collection[str] = ()) -> tup
             unknown.append(key)
     n_ctx = document.get("n_ctx")  # n_positions' second name until transformers 4, which then read it no more
     if n_ctx is not None and given.setdefault("n_positions", n_ctx) != n_ctx:
-        told = f"n_ctx is {shown(n_ctx)} but n_positions is {shown(given['n_positions'])}"
-        remarks.append(f"config.json: {told}, which decides, as in transformers")
+        conflict = f"n_ctx is {shown(n_ctx)} but n_positions is {shown(given['n_positions'])}"
+        remarks.append(f"config.json: {conflict}, which decides, as in transformers")
     if unknown:
         complaints.append(_unknown(unknown, document))
     if complaints:
@@ -213,8 +213,8 @@ def _unknown(names: list[str], document: Mapping[str, Any]) -> str:
     described = []
     for name in first:
         near = get_close_matches(name[:60], _known(), n=1, cutoff=0.8)
-        hint = f", perhaps {near[0]} is meant" if near else ""
-        described.append(f"{name_shown(name)} is unknown ({shown(document[name])}){hint}")
+        hint = f"; did you mean {near[0]}?" if near else ""
+        described.append(f"{name_shown(name)} is unknown ({shown(document[name])}{hint})")
     if len(names) > len(first):
         described.append(f"and {len(names) - len(first)} more are")
     options = " ".join(f"--ignore-config {name_shown(name)}" for name in first)

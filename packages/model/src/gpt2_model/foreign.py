@@ -12,8 +12,8 @@ FOREIGN = (
         "a distributed checkpoint; join it first with "
         "`python -m torch.distributed.checkpoint.format_utils dcp_to_torch`",
     ),
-    (("*.gguf",), "GGUF, llama.cpp's format; name the checkpoint that it was made from"),
-    (("*.onnx", "onnx/"), "an exported graph; name the checkpoint that it was made from"),
+    (("*.gguf",), "GGUF, llama.cpp's format; name the checkpoint it was made from"),
+    (("*.onnx", "onnx/"), "an exported graph; name the checkpoint it was made from"),
     (
         ("tf_model.h5", "tf_model-*.h5"),
         "TensorFlow weights; transformers 4 reads them (from_tf=True), save again",
@@ -22,7 +22,7 @@ FOREIGN = (
         ("flax_model.msgpack", "*.msgpack"),
         "Flax weights; transformers 4 reads them (from_flax=True), save again",
     ),
-    (("rust_model.ot",), "rust-bert's weights; name the checkpoint that they were made from"),
+    (("rust_model.ot",), "rust-bert's weights; name the checkpoint they were made from"),
     (
         ("model.ckpt*", "hparams.json"),
         "OpenAI's own TensorFlow checkpoint; its converted weights are the hub's openai-community/gpt2",
@@ -51,14 +51,14 @@ def adapter_among(names: Collection[str]) -> str:
     Beside whole weights too: transformers then applies the adapter, and whether that was merged already is not said.
     """
     there = [name for name in ADAPTER if name in names]
-    return f"it has {there[0]}: a LoRA adapter; {MERGE}, or remove it if that is done" if there else ""
+    return f"it has {there[0]}: a LoRA adapter; {MERGE}, or remove it if it is merged already" if there else ""
 
 
 def foreign_among(names: Collection[str]) -> str:
     """What a source without weights that are read here has instead, and what to do.
 
     >>> foreign_among({"config.json", "gpt2.f16.gguf"})
-    "it has gpt2.f16.gguf: GGUF, llama.cpp's format; name the checkpoint that it was made from"
+    "it has gpt2.f16.gguf: GGUF, llama.cpp's format; name the checkpoint it was made from"
     >>> foreign_among({"checkpoint-500/", "checkpoint-1500/"})
     "it is a trainer's output, its newest checkpoint is checkpoint-1500; name that folder"
     """

@@ -104,8 +104,8 @@ def without_inner(tensors: Tensors, where: object) -> Read:
         shorter = {name.replace(f".{part}", "."): tensor for name, tensor in shorter.items()}
     if len(shorter) < len(tensors):
         raise TensorError(f"{where}: names are the same without {inner[0]}; save the model without its wrapper")
-    told = [f"names have {part} within, which {INNER[part]} leaves there: it was taken out" for part in inner]
-    return shorter, tuple(told)
+    warning = [f"tensor names contain {part}, left by {INNER[part]}; it was removed" for part in inner]
+    return shorter, tuple(warning)
 
 
 def without_prefixes(tensors: Tensors, where: object) -> Read:
@@ -121,17 +121,16 @@ def without_prefixes(tensors: Tensors, where: object) -> Read:
         bare = [name for name in own if not name.startswith(prefix)]
         if bare:
             raise TensorError(
-                f"{where}: {len(own) - len(bare)} of {len(own)} tensors have {prefix} before their names, which "
-                f"{PREFIXES[prefix]} leaves there, and the others do not ({listed(bare)}); save the model without "
-                "its wrapper"
+                f"{where}: {len(own) - len(bare)} of {len(own)} tensor names begin with {prefix}, a prefix left by "
+                f"{PREFIXES[prefix]}, and the others do not ({listed(bare)}); save the model without its wrapper"
             )
         shorter = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
         if len(shorter) < len(tensors):
             raise TensorError(f"{where}: names are the same without {prefix}; save the model without its wrapper")
         tensors, stripped = shorter, [*stripped, prefix]
     whose = ", ".join(PREFIXES[prefix] for prefix in stripped)
-    told = f"every tensor's name begins with {''.join(stripped)}, which {whose} leaves there: it was taken off"
-    return tensors, (told,) if stripped else ()
+    warning = f"every tensor name begins with {''.join(stripped)}, a prefix left by {whose}; it was removed"
+    return tensors, (warning,) if stripped else ()
 
 
 def without_other_heads(tensors: Tensors, config: Mapping[str, Any], where: object) -> Read:
@@ -149,12 +148,14 @@ def without_other_heads(tensors: Tensors, config: Mapping[str, Any], where: obje
         if said or (scores and not any(LANGUAGE_MODELS.fullmatch(each) for each in classes)):
             what = name_shown(said[0]) if said else f"{others[scores[0]]} ({listed(scores)})"
             raise SourceError(
-                f"{where} is a classifier, {what}: it has no language model's head; "
-                "name the language model that it was made from"
+                f"{where} is a classifier, {what}: it has no language model head; "
+                "name the language model it was made from"
             )
     kept = {name: tensor for name, tensor in tensors.items() if name not in others}
-    told = f"{listed(others)} {'was' if len(others) == 1 else 'were'} left out: {', '.join(sorted({*others.values()}))}"
-    return kept, (told,) if others else ()
+    warning = (
+        f"{listed(others)} {'was' if len(others) == 1 else 'were'} left out: {', '.join(sorted({*others.values()}))}"
+    )
+    return kept, (warning,) if others else ()
 
 
 def turned(tensors: Tensors, *, stated: bool) -> Read:
@@ -167,12 +168,12 @@ def turned(tensors: Tensors, *, stated: bool) -> Read:
     if not matrices or not (stated or _are_linear({name: tensors[name]().shape for name in matrices})):
         return tensors, ()
     read = {name: _transposed(tensor) if name in matrices else tensor for name, tensor in tensors.items()}
-    told = "the matrices are [out, in], as torch's Linear keeps them (nanoGPT, minGPT): each is read transposed"
+    warning = "matrices are stored [out, in], as torch's Linear keeps them (nanoGPT, minGPT); each was transposed"
     layers = {match[1]: name for name in tensors if (match := BIASED.fullmatch(name))}
     if any(f"{layer}.bias" in tensors for layer in layers):
-        return read, (told,)
+        return read, (warning,)
     zeros = {f"{layer}.bias": _zeros(tensors[name]) for layer, name in layers.items()}
-    return read | zeros, (told, "there are no biases, as in nanoGPT with bias=False: they are zeros")
+    return read | zeros, (warning, "there are no biases, as in nanoGPT with bias=False; zeros were used")
 
 
 def without_padding(tensors: Tensors, config: Mapping[str, Any]) -> Read:
@@ -186,8 +187,10 @@ def without_padding(tensors: Tensors, config: Mapping[str, Any]) -> Read:
     if not isinstance(size, int) or not 0 < size < rows < size + PADDED_BY or rows % PADDED_TO:
         return tensors, ()
     cut = {name: _first_rows(tensor, size) if name in padded else tensor for name, tensor in tensors.items()}
-    told = f"the embedding has {rows} rows, config.json's vocab_size is {size}: the rows beyond were cut as padding"
-    return cut, (told,)
+    warning = (
+        f"the embedding has {rows} rows, config.json's vocab_size is {size}; the rows beyond it were cut as padding"
+    )
+    return cut, (warning,)
 
 
 def _head_of(name: str) -> str:

@@ -24,15 +24,15 @@ def report(misfits: Mapping[str, Sequence[str]], sizes: Mapping[str, tuple[int, 
     """
     number = sum(len(complaints) for complaints in misfits.values())
     differ = [(name, said, seen) for name, (said, seen) in sizes.items() if said != seen]
-    told = [f"config.json says {name} {said}, the tensors {seen}" for name, said, seen in differ]
+    parts = [f"config.json says {name} {said}, the tensors {seen}" for name, said, seen in differ]
     for kind, complaints in misfits.items():
         counted = Counter(BLOCK.sub("h.*.", complaint) for complaint in complaints)
         alone = {BLOCK.sub("h.*.", complaint): complaint for complaint in complaints}
         groups = [alone[each] if n == 1 else f"{each} (in {n} blocks)" for each, n in counted.items()]
-        told += groups[:MOST]
+        parts += groups[:MOST]
         if len(groups) > MOST:
-            told.append(f"{len(complaints) - sum([*counted.values()][:MOST])} more are {kind}{_in_common(complaints)}")
-    return f"{number} tensors do not fit: {'; '.join(told)}"
+            parts.append(f"{len(complaints) - sum([*counted.values()][:MOST])} more are {kind}{_in_common(complaints)}")
+    return f"{number} tensors do not fit: {'; '.join(parts)}"
 
 
 def _in_common(complaints: Sequence[str]) -> str:

@@ -40,14 +40,10 @@ def read(path: Path) -> PickleFile:
     while not _is_table(content):
         held = [key for key in TABLES if isinstance(content, dict) and isinstance(content.get(key), dict)]
         if len(held) > 1:
-            raise WeightFileError(
-                f"{path} holds several tables of tensors, {listed(held)}; save the one that is meant alone"
-            )
+            raise WeightFileError(f"{path} holds several state dicts, {listed(held)}; save the one you mean alone")
         if not held or len(keys) == DEEPEST:
-            there = f" ({listed([str(key) for key in content])})" if isinstance(content, dict) else ""
-            raise WeightFileError(
-                f"{path} holds something else than a table of tensors{there}; save the model's state_dict() alone"
-            )
+            there = f" (it holds {listed([str(key) for key in content])})" if isinstance(content, dict) else ""
+            raise WeightFileError(f"{path} is not a state dict{there}; save the model's state_dict() alone")
         beside |= {str(key): value for key, value in content.items() if key != held[0]}
         content, keys = content[held[0]], [*keys, held[0]]
     odd = [f"{name_shown(str(name))} ({form})" for name, tensor in content.items() if (form := _form(tensor))]
@@ -56,12 +52,12 @@ def read(path: Path) -> PickleFile:
             f"{path} holds {', '.join(odd[:3])}, only dense tensors with numbers are read; "
             "save it with those (to_dense)"
         )
-    told = f"{path.name}: the weights are those under {'.'.join(keys)}" if keys else ""
-    left_out = f", left out was {listed(sorted(beside.keys() - {'model_args'}))}" if beside else ""
+    warning = f"{path.name}: the weights were read from {'.'.join(keys)}" if keys else ""
+    left_out = f"; left out: {listed(sorted(beside.keys() - {'model_args'}))}" if beside else ""
     return PickleFile(
         tensors={str(name): partial(Tensor.detach, tensor) for name, tensor in content.items()},
         beside=beside,
-        warnings=(told + left_out,) if told else (),
+        warnings=(warning + left_out,) if warning else (),
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2_model.errors import ConfigError, SourceError
+from gpt2_model.quoting import name_shown
 
 # Far above any that was published, and small enough that what they hold fits into memory many times over.
 LARGEST_BYTES = 8 * 2**20
@@ -30,6 +31,7 @@ def read_text(path: Path) -> str:
         SourceError: there is no such file, or it is no regular one, too large, or cannot be read.
         UnicodeDecodeError: it is not UTF-8.
     """
+    refuse_broken_link(path)
     try:
         refuse_unreadable(path, path.stat())
         with os.fdopen(os.open(path, os.O_RDONLY | NO_WAIT), "rb") as file:
@@ -42,6 +44,13 @@ def read_text(path: Path) -> str:
     if text.startswith(LFS_POINTER):
         raise SourceError(lfs_message(path))
     return text
+
+
+def refuse_broken_link(path: Path) -> None:
+    """Raises SourceError where a file is only a link to nothing, as after a copy without what it links to."""
+    if path.is_symlink() and not path.exists():
+        target = name_shown(str(path.readlink()))
+        raise SourceError(f"{path} is a link to {target}, which is not there; copy the files themselves with `cp -rL`")
 
 
 def read_json(path: Path) -> dict[str, Any]:

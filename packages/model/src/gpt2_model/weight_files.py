@@ -14,7 +14,7 @@ from gpt2_model import pickle_file
 from gpt2_model.errors import SourceError, WeightFileError
 from gpt2_model.foreign import adapter_among, foreign_among
 from gpt2_model.quoting import listed, name_shown, shown
-from gpt2_model.text_file import LFS_POINTER, lfs_message, read_json, refuse_irregular
+from gpt2_model.text_file import LFS_POINTER, lfs_message, read_json, refuse_broken_link, refuse_irregular
 
 SAFETENSORS, SAFETENSORS_INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
@@ -139,6 +139,7 @@ def _open_all(folder: Path, files: Mapping[str, Collection[str]]) -> WeightFiles
 
 def _refuse_no_file(path: Path) -> None:
     """Reading a pipe or a device may never end; a pointer of Git LFS is a text where the weights should be."""
+    refuse_broken_link(path)
     try:
         refuse_irregular(path, path.stat())
         with path.open("rb") as file:

@@ -47,7 +47,7 @@ VALUES = [
     *([], [5], ["x"], [[5]], [None], {}, {"a": 1}, {5: 1}, (), (5,), {5}, range(3), iter([5]), object(), Odd(), Mute()),
     *(np.array([5]), np.array(["x"]), np.array(1.5), np.zeros((2, 2)), np.float32(2), np.int64(3), print, Session),
 ]
-FLAGS = {"prepack": True, "cuda_graph": False, "load": "copy"}
+FLAGS = {"prepack": True, "cuda_graph": False, "load": "copy", "fast_single": False}
 OPENING = {"precision": "fp32", "provider": "cpu", "threads": 1, "graph": "serving", **FLAGS}
 REQUEST = {"max_new_tokens": 1, "sampling": GREEDY, "stop_token_ids": None, "overflow": "error", "logprobs": None}
 SETTINGS = {**REQUEST, "seed": 1, "stop": [], "bad_words": [], "prompt_logprobs": None, "parse_special": True}
@@ -153,6 +153,8 @@ def test_the_calls_of_the_package_are_all_among_them(folder, generator):
         found = [call for call in table if call == name or call.startswith(f"{name}.")]
         assert found, name
         call = getattr(gpt2_runtime, name)
+        if inspect.isclass(call) and hasattr(call, "open"):
+            assert set(inspect.signature(call.open).parameters) <= {*table[f"{name}.open"][1], "check_hashes"}, name
         if inspect.isfunction(call):
             assert set(inspect.signature(call).parameters) <= set(table[name][1]), name
 

@@ -14,6 +14,7 @@ from gpt2_model.errors import SourceError
 from gpt2_export import admission, bundle, kinds, manifest, network, tokenizer_parity
 from gpt2_export.errors import FolderError, PrecisionError
 from gpt2_export.freeze import WEIGHTS, freeze, frozen_bytes
+from gpt2_export.graph import Kind
 from gpt2_export.portable import PORTABLE
 from gpt2_export.precision import FP32, PRECISIONS, Precision, kept, named
 from gpt2_export.progress import Progress, silent
@@ -210,7 +211,7 @@ def quantize(
                 f"{folder} is not verified, and the others are measured against it; run `gpt2-export verify`"
             )
         config = network.of(folder)
-        _admit(folder, before, config)
+        _admit(folder, before, config, kinds.of(asked[0]))  # what an older version made to explain may stay
         _refuse_impossible(config, folder, asked, keep)
         needed = len(asked) * (folder / WEIGHTS).stat().st_size + SMALL_FILES_BYTES
         with bundle.within(folder, needed_bytes=needed) as inside:
@@ -322,9 +323,9 @@ def _refuse_unlisted(folder: Path, document: dict[str, Any]) -> None:
             raise FolderError(f"{folder} has {kind.file}, which its manifest does not list; move it away")
 
 
-def _admit(folder: Path, document: dict[str, Any], config: GPT2Config) -> None:
+def _admit(folder: Path, document: dict[str, Any], config: GPT2Config, run: Collection[Kind] = kinds.KINDS) -> None:
     """Looks at the float32 graphs of a folder before anything runs them."""
-    for kind in kinds.KINDS:
+    for kind in run:
         if kind.file in document["files"]:
             admission.admit(folder / kind.file, kind, config, WEIGHTS)
 

@@ -47,7 +47,7 @@ def test_a_mistake_is_refused(where: str, name: str, plain: Stressed) -> None:
     times = mistaken(plain, where, name)
     if times is None:
         pytest.skip(NONE[name][0] if name in NONE else "the graph has nothing to make it in")
-    assert times > 2
+    assert times > 1
 
 
 @pytest.mark.nightly
@@ -57,7 +57,7 @@ def test_every_mistake_is_refused_in_every_config(name: str) -> None:
         times = {mistake: mistaken(place, *mistake) for mistake in MISTAKES}
     tried = {mistake: found for mistake, found in times.items() if found is not None}
     assert len(tried) > len(MISTAKES) / 2
-    assert {mistake: found for mistake, found in tried.items() if not found > 2} == {}
+    assert {mistake: found for mistake, found in tried.items() if not found > 1} == {}
 
 
 def test_torch_is_far_below_the_limit(plain: Stressed) -> None:

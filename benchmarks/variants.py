@@ -41,13 +41,15 @@ class Way:
     threads: int = 0  # more than asked for
     chunk: int = serving.PREFILL_CHUNK
     fused: bool = False
+    even: bool = False
 
     def open(self, bundle: Bundle, precision: str, threads: int) -> serving.ServingGraph | PortableGraph:
         path = bundle.graph(precision, self.kind)
         inference = self.session(fused(path) if self.fused else str(path), bundle, threads)
         if self.kind == "portable":
             return PortableGraph(inference=inference, sizes=bundle.architecture, device="cpu")
-        return serving.ServingGraph(engine=Engine(lambda packed: inference, [], packed=True), sizes=bundle.architecture)
+        engine = Engine(lambda packed: inference, [], packed=True)
+        return serving.ServingGraph(engine=engine, sizes=bundle.architecture, even=self.even)
 
     def session(self, graph: str | bytes, bundle: Bundle, threads: int) -> onnxruntime.InferenceSession:
         options = onnxruntime.SessionOptions()
@@ -63,6 +65,7 @@ class Way:
 
 
 BASE = "as it is"
+EVEN = "a row alone as two"  # what int8 and int4 do, unless they are opened fast_single
 WAYS = {
     BASE: Way(),
     "weights as they lie in the file": Way(entries={"session.disable_prepacking": "1"}, huge=False),
@@ -73,6 +76,7 @@ WAYS = {
     "one thread more": Way(threads=1),
     "the portable graph": Way(kind="portable"),
     "residuals and norms fused": Way(fused=True),
+    EVEN: Way(even=True),
     "prefill in chunks of 128": Way(chunk=128),
     "prefill in chunks of 512": Way(chunk=512),
 }

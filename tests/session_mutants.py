@@ -96,8 +96,8 @@ def fed_with(change: Callable[[Fed, plan.Run, Sequence[int]], None]) -> Make:
     def make(patch: pytest.MonkeyPatch) -> None:
         right = serving.feeds
 
-        def wrong(run: plan.Run, rows: Sequence[Array], past: Sequence[int], keep: int) -> Fed:
-            fed = right(run, rows, past, keep)
+        def wrong(run: plan.Run, rows: Sequence[Array], past: Sequence[int], keep: int, *, even: bool) -> Fed:
+            fed = right(run, rows, past, keep, even=even)
             change(fed, run, past[run.first : run.first + len(run.reads)])
             return fed
 
@@ -274,14 +274,18 @@ def idle_overwritten(fed: Fed, run: plan.Run, past: Sequence[int]) -> None:
 @mistake("rows of one token after the others, which loses what those have just written", reader=backends.restless)
 def one_token_last(patch: pytest.MonkeyPatch) -> None:
     right = serving.plan
-    patch.setattr(serving, "plan", lambda *given: sorted(right(*given), key=lambda run: run.tokens == 1))
+
+    def wrong(*given: Any, **settings: Any) -> list[plan.Run]:
+        return sorted(right(*given, **settings), key=lambda run: run.tokens == 1)
+
+    patch.setattr(serving, "plan", wrong)
 
 
 @mistake("padding over rows that are not empty", reader=backends.restless)
 def padded_over_a_past(patch: pytest.MonkeyPatch) -> None:
     right = serving.plan
     # The operator refuses several rows of several tokens, unless it is told that all are empty.
-    patch.setattr(serving, "plan", lambda past, *rest: right([0] * len(past), *rest))
+    patch.setattr(serving, "plan", lambda past, *rest, even: right([0] * len(past), *rest, even=even))
 
     @fed_with
     def make(fed: Fed, run: plan.Run, past: Sequence[int]) -> None:

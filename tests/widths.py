@@ -1,6 +1,7 @@
 """A folder at the width of GPT-2, where the kernels of its matrices run: in every precision, unverified."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,3 +41,9 @@ def write(place: Path, **fields: Any) -> None:
     freeze_only(place / "source", place / "folder")
     add_graphs(place / "folder", KINDS)
     add_precisions(place / "folder", ["fp16", "int8", "int4"])
+
+
+def copy(folder: Path, place: Path) -> None:
+    """A folder with its float32 graphs, and every precision beside them."""
+    shutil.copytree(folder, place)
+    add_precisions(place, ["fp16", "int8", "int4"])

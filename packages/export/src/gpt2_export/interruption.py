@@ -60,6 +60,8 @@ def finish() -> None:
 
 
 def _answer(number: int, frame: FrameType | None) -> None:
+    if _State.reported:  # the first is being answered
+        return
     if not _State.unwinding:
         _end(number)
     if _State.came is None:
@@ -83,9 +85,8 @@ def _leave(frame: FrameType | None) -> None:
 
 def _end(number: int, more: str = "") -> NoReturn:
     try:
-        if not _State.reported:  # a second signal can come right here
-            _State.reported = True
-            line = f"{CLEAR if os.isatty(2) else ''}{LINES[signal.Signals(number)]}{more}\n"
-            os.write(2, line.encode())
+        _State.reported = True
+        line = f"{CLEAR if os.isatty(2) else ''}{LINES[signal.Signals(number)]}{more}\n"
+        os.write(2, line.encode())
     finally:
         os._exit(128 + number)

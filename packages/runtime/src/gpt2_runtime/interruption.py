@@ -55,6 +55,8 @@ def held() -> Iterator[None]:
 
 
 def _answer(number: int, _: FrameType | None) -> None:
+    if _State.reported:  # the first is being answered
+        return
     if _State.held:
         _State.waiting = number
     else:
@@ -63,8 +65,7 @@ def _answer(number: int, _: FrameType | None) -> None:
 
 def _end(number: int) -> NoReturn:
     try:
-        if not _State.reported:  # a second signal can come right here
-            _State.reported = True
-            os.write(2, (TERMINAL if os.isatty(2) else b"") + LINES[signal.Signals(number)])
+        _State.reported = True
+        os.write(2, (TERMINAL if os.isatty(2) else b"") + LINES[signal.Signals(number)])
     finally:
         os._exit(128 + number)

@@ -89,7 +89,7 @@ def test_make_shows_its_stages_on_stderr_and_the_numbers_on_stdout(
     assert [line.split(":")[0] for line in ran.stderr.splitlines() if "transformers" not in line] == [
         "open", "freeze", "export", "verify",
     ]  # fmt: skip
-    assert re.search(r"^parity +against torch .+ limit 0\.0001$", ran.stdout, re.MULTILINE)
+    assert re.search(r"^parity +against torch .+ limit is 0\.0001$", ran.stdout, re.MULTILINE)
     for kind in kinds.KINDS:
         how = "attention .+, lens .+" if kind is EXPLAINING else "greedy 17 of 17"
         assert re.search(rf"{kind.name}: logits within .+ {how}", ran.stdout)

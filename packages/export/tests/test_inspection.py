@@ -48,7 +48,7 @@ def test_the_table_shows_what_a_person_asks_for(made: Path, source: Path, model:
         "graph       portable, model.onnx: 2 layers, opsets ai.onnx 20, IR 9\n",
         "graph       serving, model_serving.onnx: 2 layers, opsets ai.onnx 20, com.microsoft 1, IR 9\n",
         "graph       explaining, model_explain.onnx: 2 layers, opsets ai.onnx 20, IR 9\n",
-        "  explaining: logit within ",
+        "  explaining: logits within ",
         "past_key_values.0.key",
         "logits_index",
         "2 Softmax",

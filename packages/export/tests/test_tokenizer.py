@@ -274,6 +274,19 @@ def test_a_pair_that_is_no_bpe_is_refused_by_name(
         tokenizer.copy(source, out, CONFIG)
 
 
+@pytest.mark.parametrize("file", ["vocab.json", "tokenizer.json"])
+def test_two_tokens_with_one_id_are_refused_by_name(having: Callable[..., Path], out: Path, file: str) -> None:
+    source = having(*(PAIR if file == "vocab.json" else {file}))
+
+    def share(document: dict[str, Any]) -> None:
+        vocab = document if file == "vocab.json" else document["model"]["vocab"]
+        vocab["!"] = vocab["a"]
+
+    change_json(source / file, share)
+    with pytest.raises(GPT2Error, match=r"'!' and 'a' have the same id, \d+; give each its own"):
+        tokenizer.copy(source, out, CONFIG)
+
+
 @pytest.fixture(scope="session")
 def real_pair() -> Path:
     folder = os.environ.get("GPT2_TOKENIZER_DIR")

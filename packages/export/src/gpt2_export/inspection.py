@@ -109,7 +109,7 @@ def _parity_lines(parity: dict[str, Any]) -> list[str]:
         )
     if "explaining" in parity:
         parts = [
-            f"{what} within {figures['max_difference']:.2g} "
+            f"{'logits' if what == 'logit' else what} within {figures['max_difference']:.2g} "
             f"(float32 {figures['float32_error']:.2g}, limit {figures['tolerance']:.2g})"
             for what, figures in parity["explaining"].items()
         ]

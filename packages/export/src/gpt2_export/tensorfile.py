@@ -77,6 +77,8 @@ def places(path: Path, dtypes: Collection[str] = ("F32",)) -> dict[str, Place]:
             pass
         with path.open("rb") as file:
             start, header = _read_header(file)
+    except FileNotFoundError as error:
+        raise FolderError(f"{path} is missing; make the folder again") from error
     except (SafetensorError, OSError, ValueError) as error:
         raise FolderError(f"{path} is not a whole safetensors file: {error}; make the folder again") from error
     strange = [name for name, entry in header.items() if entry["dtype"] not in dtypes]

@@ -28,6 +28,7 @@ PROCESSORS = (None, "ByteLevel", "TemplateProcessing", "RobertaProcessing", "Ber
 
 def of_pair(source: Path, vocab: Mapping[str, int], settings: Settings) -> dict[str, Any]:
     """The tokenizer of vocab.json, merges.txt and what stands beside them."""
+    _refuse_shared_ids(source / VOCAB, vocab)
     options = {"add_prefix_space": settings.add_prefix_space}
     text = (source / MERGES).read_text(encoding="utf-8-sig").replace("\r\n", "\n").removesuffix("\n")
     lines = [line for line in text.split("\n") if not line.startswith("#version")] if text else []
@@ -61,6 +62,7 @@ def rebuilt(source: Path, whole: Mapping[str, Any], settings: Settings) -> tuple
         document["decoder"] = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
     left_out = [name for name in ("normalizer", "pre_tokenizer", "decoder", "model") if _differs(whole, document, name)]
     tokenizer = load(source / TOKENIZER, {**document, "added_tokens": []})
+    _refuse_shared_ids(source / TOKENIZER, document["model"]["vocab"])
     _add(source / TOKENIZER, tokenizer, settings)
     warnings = [
         f"{source / TOKENIZER}: {name} was left out, as transformers' GPT2Tokenizer leaves it out; "
@@ -86,6 +88,26 @@ def load(path: Path, document: Mapping[str, Any]) -> Tokenizer:
         raise FolderError(f"{path} cannot be loaded as a tokenizer: {error}; download it again") from error
 
 
+def _refuse_shared_ids(path: Path, vocab: Mapping[str, int]) -> None:
+    """Of two tokens with one id the library keeps either, by chance."""
+    if shared := _shared_ids(vocab):
+        first, second = shared
+        raise ConfigError(f"{path}: {first!r} and {second!r} have the same id, {vocab[first]}; give each its own")
+
+
+def _shared_ids(vocab: Mapping[str, int]) -> tuple[str, str] | None:
+    """Two tokens with one id, None where each has its own.
+
+    >>> _shared_ids({"a": 0, "b": 1, "c": 0})
+    ('a', 'c')
+    """
+    tokens: dict[int, str] = {}
+    for token, id_ in vocab.items():
+        if tokens.setdefault(id_, token) != token:
+            return tokens[id_], token
+    return None
+
+
 def unread(document: Mapping[str, Any]) -> str | None:
     """What of a tokenizer.json gpt2-runtime cannot read, None where it reads all."""
     return next(_unread(document), None)
@@ -99,6 +121,8 @@ def _unread(document: Mapping[str, Any]) -> Iterator[str]:
     if not {"vocab", "merges"} <= model.keys():
         yield "model without merges"
         return
+    if _shared_ids(model["vocab"]):
+        yield "two tokens with one id"
     missing = set(pre_tokenizers.ByteLevel.alphabet()) - model["vocab"].keys()
     if missing:
         yield f"vocabulary without {len(missing)} of the 256 bytes"

@@ -14,6 +14,7 @@ And what the model makes of a text that is there::
     score_prompt(session, ids)       ids  -> log-probabilities     TokenScore
     perplexity(session, ids)         a text of any length          Perplexity
 
+>>> from gpt2_runtime import TextGenerator
 >>> TextGenerator.open(folder).complete("To be", max_new_tokens=5, seed=1).finish_reason
 'length'
 """

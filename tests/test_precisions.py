@@ -85,7 +85,10 @@ def at_full_size(full_size: Any, tmp_path_factory: pytest.TempPathFactory) -> La
     return Large(full_size, tmp_path_factory.mktemp("large"))
 
 
-@pytest.mark.parametrize(("precision", "share"), [(INT8, 0.285), (INT4, 0.2)], ids=["int8", "int4"])
+@pytest.mark.parametrize(
+    ("precision", "share"),
+    [pytest.param(INT8, 0.285, id="int8"), pytest.param(INT4, 0.2, id="int4", marks=pytest.mark.nightly)],
+)
 def test_size_and_loss_at_full_size(at_full_size: Large, precision: Precision, share: float) -> None:
     folder = at_full_size.add("plain", precision)
 

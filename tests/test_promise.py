@@ -31,7 +31,7 @@ OURS = TEXTS[0]
 ROWS = (2, 3, 8, 16)
 READ, STEPS = 19, 3
 SHORT = 40
-PIECES = {(2,): SHORT, (7, 2, 11): SHORT, (16,): SHORT, (255, 2): LENGTH, (100, 199): LENGTH}
+PIECES = {(2,): SHORT, (7, 2, 11): SHORT, (16,): SHORT, (255, 2): LENGTH, (100, 199): LENGTH, (257, 43): LENGTH}
 
 
 @pytest.fixture(scope="session")

@@ -35,12 +35,20 @@ def replace(path):
     other.replace(path)
 
 
+def overwrite_and_set_the_time_back(path):
+    before = path.stat()
+    overwrite(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
 def grow(path):
     with path.open("ab") as file:
         file.write(b"more")
 
 
-CHANGES = {each.__name__: each for each in (truncate, overwrite, replace, grow)} | {"delete": Path.unlink}
+CHANGES = {each.__name__: each for each in (truncate, overwrite, overwrite_and_set_the_time_back, replace, grow)} | {
+    "delete": Path.unlink
+}
 
 
 def texts(generator):

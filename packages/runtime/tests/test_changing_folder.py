@@ -12,7 +12,9 @@ PROGRAM = Path(__file__).with_name("changing_folder.py")
 
 
 @pytest.mark.parametrize("load", ["copy", "map"])
-@pytest.mark.parametrize("change", ["truncate", "overwrite", "replace", "grow", "delete"])
+@pytest.mark.parametrize(
+    "change", ["truncate", "overwrite", "overwrite_and_set_the_time_back", "replace", "grow", "delete"]
+)
 def test_a_folder_that_changes_underneath_gives_the_same_text_or_one_line(folder, tmp_path, change, load):
     command = [sys.executable, str(PROGRAM), str(folder), str(tmp_path), change, load]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)

@@ -7,8 +7,8 @@ reads several tokens over those it has is a run of its own.
 
 In blocks of 8 or 4 bits, onnxruntime multiplies rows two by two, and a last one without a partner in another order of
 sums: its last bits are others, and the next layer rounds some of them to another step. GroupQueryAttention has one
-order for a row of one token, and another for a row of several. So an `even` plan gives each product an even number of
-rows, and leaves no token of several to a run of its own: what a token becomes then depends on nothing but its text.
+order for a row of one token, and another for a row of several. So no token of several is left to a run of its own, and
+an `even` plan gives each product an even number of rows: what a token becomes then depends on nothing but its text.
 """
 
 from __future__ import annotations
@@ -86,18 +86,18 @@ def plan(
     runs += [Run(rows.start, tuple(range(new[row]) for row in rows)) for rows in together]
     for row in rest:
         if new[row] > 1:
-            runs += [Run(row, (part,)) for part in chunks(new[row], chunk, even=even)]
+            runs += [Run(row, (part,)) for part in chunks(new[row], chunk)]
     return [_evened(run, len(new)) for run in runs] if even else runs
 
 
-def chunks(count: int, chunk: int, *, even: bool = False) -> list[range]:
-    """The tokens of a long text that are read at once; where it is even, none of several is read by itself.
+def chunks(count: int, chunk: int) -> list[range]:
+    """The tokens of a long text that are read at once: as many as a chunk has, but none of several by itself.
 
-    >>> chunks(9, 4), chunks(9, 4, even=True)
-    ([range(0, 4), range(4, 8), range(8, 9)], [range(0, 4), range(4, 7), range(7, 9)])
+    >>> chunks(8, 4), chunks(9, 4)
+    ([range(0, 4), range(4, 8)], [range(0, 4), range(4, 7), range(7, 9)])
     """
     cuts = [*range(0, count, chunk), count]
-    if even and count > chunk > 2 and cuts[-1] - cuts[-2] == 1:
+    if count > chunk > 2 and cuts[-1] - cuts[-2] == 1:
         cuts[-2] -= 1
     return [range(start, stop) for start, stop in pairwise(cuts)]
 

@@ -110,7 +110,7 @@ class PortableGraph:
         ids = joined(rows)  # [B, T]
         B, T = ids.shape
         parts = []
-        for part in chunks(T, PREFILL_CHUNK, even=self.even):
+        for part in chunks(T, PREFILL_CHUNK):
             scores, cache = self._run(ids[:, part.start : part.stop], cache)
             parts.append(scores.ends(B, len(part) - min(len(part), max(0, T - keep - part.start))))
         return np.concatenate(parts, axis=1), cache

@@ -39,18 +39,16 @@ Cache = TypeVar("Cache", bound=KeyValueCache)
 def reusable(shared: int, count: int, *, even: bool = False) -> int:
     """How many tokens may be given to a row that is to read `count`, of which the first `shared` are known.
 
-    Whole blocks of them. Where the last token would be in a block by itself it has to stay so: then whole chunks. In an
-    even session no token of several is by itself, and none may come to be.
+    Whole blocks of them, and never so many that the last token is left to be read by itself. Where it would be in a
+    block by itself it has to stay so: then whole chunks. In an even session no token is by itself.
 
     >>> reusable(40, 41), reusable(40, 48), reusable(48, 48), reusable(48, 49), reusable(300, 513)
     (32, 32, 32, 0, 256)
     >>> reusable(48, 49, even=True), reusable(300, 513, even=True)
     (32, 288)
     """
-    if even:
-        return min(shared, max(0, count - 2)) // BLOCK * BLOCK
-    size = CHUNK if count % BLOCK == 1 else BLOCK
-    return min(shared, count - 1) // size * size
+    size = CHUNK if count % BLOCK == 1 and not even else BLOCK
+    return min(shared, max(0, count - 2)) // size * size
 
 
 def whole_blocks(count: int) -> int:

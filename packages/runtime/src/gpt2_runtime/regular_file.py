@@ -23,14 +23,16 @@ KINDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class FileState:
-    """What changes with a file: another one in its place, its size, the time it was last written to.
+    """What changes with a file: another one in its place, its size, when it was last written to, and changed at all.
 
-    A file that is written to twice within one tick of the system's clock (1 to 10 ms) can look the same.
+    The last of these cannot be set back, as an archive's or a build's tools do with the other. A file that is written
+    to twice within one tick of the system's clock (1 to 10 ms) can look the same.
     """
 
     inode: int
     bytes: int
     mtime_ns: int
+    ctime_ns: int
 
     @classmethod
     def of(cls, path: Path, note: str = "") -> FileState:
@@ -52,7 +54,7 @@ class FileState:
 
     @classmethod
     def _from(cls, found: os.stat_result) -> FileState:
-        return cls(inode=found.st_ino, bytes=found.st_size, mtime_ns=found.st_mtime_ns)
+        return cls(inode=found.st_ino, bytes=found.st_size, mtime_ns=found.st_mtime_ns, ctime_ns=found.st_ctime_ns)
 
 
 def open_regular(path: Path, expected: FileState | None = None) -> FileIO:

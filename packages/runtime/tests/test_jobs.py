@@ -243,6 +243,42 @@ class TestCommand:
         assert result.stderr.startswith(f"error: {message}")
         assert result.stderr.count("\n") == 1
 
+    @pytest.mark.parametrize("given", ["file", "link", "standard input"])
+    def test_the_input_is_never_the_output(self, folder, tmp_path, given):
+        source, link = tmp_path / "prompts.jsonl", tmp_path / "link"
+        cut = b'{"id": "a", "prompt": "To b'  # as a line of answers that was cut
+        source.write_bytes(cut)
+        link.symlink_to(source)
+        program = "from gpt2_runtime.cli import main; main()"
+        name = "-" if given == "standard input" else link if given == "link" else source
+        with source.open("rb") as stdin:
+            command = [sys.executable, "-c", program, "batch", str(folder), str(name), str(source)]
+            result = subprocess.run(command, stdin=stdin, capture_output=True, text=True, check=False)
+        assert result.stderr == f"error: OUTPUT is {source}, the same file as INPUT; give another OUTPUT\n"
+        assert (result.returncode, source.read_bytes()) == (1, cut)
+
+    @pytest.mark.parametrize("name", ["manifest.json", "model.safetensors", "../tiny/empty.txt"])
+    def test_no_file_of_the_folder_is_the_output(self, damaged, tmp_path, edit, name):
+        (damaged / "empty.txt").touch()
+        edit(damaged / "manifest.json", lambda m: m["files"].update({"empty.txt": {"bytes": 0, "sha256": "0" * 64}}))
+        before = (damaged / name).read_bytes()
+        (tmp_path / "p").write_bytes(lines(1)[0])
+        result = self.invoke(damaged, tmp_path / "p", damaged / name)
+        told = f"{damaged / name} is a file of the model in {damaged}; give another OUTPUT"
+        assert (result.exit_code, result.stderr) == (1, f"error: {told}\n")
+        assert (damaged / name).read_bytes() == before
+
+    def test_a_dash_is_no_file_to_write(self, folder, tmp_path, monkeypatch):
+        (tmp_path / "p").write_bytes(lines(1)[0])
+        folder = folder.absolute()
+        monkeypatch.chdir(tmp_path)
+        result = self.invoke(folder, "p", "-")
+        told = "error: OUTPUT is -, must be a file; name one, or give ./- for a file called -\n"
+        assert (result.exit_code, result.stderr) == (1, told)
+        assert not Path("-").exists()
+        assert self.invoke(folder, "p", "./-", "--max-new-tokens", 2, "--threads", 1).exit_code == 0
+        assert Path("-").exists()
+
     def test_an_input_that_is_not_there_is_refused(self, folder, tmp_path):
         result = self.invoke(folder, tmp_path / "none", tmp_path / "a")
         assert result.stderr == f"error: {tmp_path / 'none'} cannot be read: No such file or directory\n"

@@ -189,6 +189,38 @@ def test_the_command_prints_json(folder):
     assert (found["prompt_tokens"], len(found["tokens"])) == (3, 5)
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "manifest.json", "config.json"])
+@pytest.mark.parametrize("spelling", ["plain", "dots", "symbolic link", "hard link"])
+def test_no_file_of_the_folder_is_ever_replaced(damaged, tmp_path, monkeypatch, name, spelling):
+    monkeypatch.setattr(Explainer, "open", lambda *_, **__: pytest.fail("something was computed"))
+    victim, link = damaged / name, tmp_path / "link.html"
+    if spelling == "symbolic link":
+        link.symlink_to(victim)
+    elif spelling == "hard link":
+        link.hardlink_to(victim)
+    target = {"plain": victim, "dots": damaged / ".." / damaged.name / name}.get(spelling, link)
+    before = victim.read_bytes()
+    told = run(damaged, "hi", "--html", target, "--force", code=1)
+    assert told == f"error: {target} is a file of the model in {damaged}; name another file\n"
+    assert victim.read_bytes() == before
+
+
+def test_a_new_file_in_the_folder_may_be_written_and_replaced(damaged):
+    for options in ([], ["--force"]):
+        run(damaged, "--prompt-ids", "5,6", "--html", damaged / "out.html", "--threads", 1, *options)
+    read((damaged / "out.html").read_text(encoding="utf-8"))
+
+
+def test_a_dash_is_no_file_to_write(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = folder.absolute()
+    told = run(folder, "hi", "--html", "-", "--force", code=1)
+    assert told == "error: --html is -, must be a file; name one, or give ./- for a file called -\n"
+    assert list(tmp_path.iterdir()) == []
+    run(folder, "--prompt-ids", "5,6", "--html", "./-", "--threads", 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["-"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

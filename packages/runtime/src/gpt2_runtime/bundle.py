@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 from gpt2_runtime.document import REMEDY, Document, read_text
 from gpt2_runtime.errors import BundleError, check_flag, shown
-from gpt2_runtime.regular_file import FileState, changed, check_same, open_regular, read_regular
+from gpt2_runtime.regular_file import FileState, changed, check_same, is_same_file, open_regular, read_regular
 from gpt2_runtime.sharing import Shared
 
 SCHEMA = 1
@@ -176,6 +176,16 @@ class Bundle(Shared):
         """The path of a file that the manifest lists, None where it lists no such file."""
         file = self.files.get(name) if isinstance(name, str) else None
         return None if file is None else file.path
+
+    def owns(self, path: Path) -> bool:
+        """Whether `path` is manifest.json or a file that it lists, however spelled or linked: nothing may write there.
+
+        >>> bundle = Bundle.open(folder)
+        >>> bundle.owns(bundle.folder / ".." / bundle.folder.name / "config.json")
+        True
+        """
+        files = (self.folder / "manifest.json", *(file.path for file in self.files.values()))
+        return any(is_same_file(path, file) for file in files)
 
     def precision(self, name: str | None) -> str:
         """The precision of that name, and for None the most exact one that the folder has a graph of.

@@ -74,9 +74,13 @@ def run(
         refused: told of each line that has no answer, by its number.
 
     Raises:
-        JobError: `target` is in use, was not written by a batch, or answers another question under the same id.
+        JobError: `target` is in use, is a file of the model's folder, was not written by a batch, or answers another
+            question under the same id.
         SettingError: `rows` is out of range.
     """
+    bundle = generator.session.bundle
+    if bundle.owns(target):
+        raise JobError(f"{target} is a file of the model in {bundle.folder}; give another OUTPUT")
     check_rows(rows, generator.session)  # before a file is made, or its cut line dropped
     with _opened(target) as file:
         lines = _Lines(source, replace(defaults, model=_model(generator)), _answers(file, target), progress, refused)

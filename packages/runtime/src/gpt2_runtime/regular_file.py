@@ -57,6 +57,14 @@ class FileState:
         return cls(inode=found.st_ino, bytes=found.st_size, mtime_ns=found.st_mtime_ns, ctime_ns=found.st_ctime_ns)
 
 
+def is_same_file(path: str | Path | int, other: Path) -> bool:
+    """Whether both are one file, however spelled or linked; an int is a file descriptor. False where one is absent."""
+    try:
+        return os.path.samestat(os.stat(path), other.stat())  # noqa: PTH116 - a Path is of no descriptor
+    except (OSError, ValueError):  # ValueError: a name with a NUL
+        return False
+
+
 def open_regular(path: Path, expected: FileState | None = None) -> FileIO:
     """The file, open for reading and unbuffered.
 

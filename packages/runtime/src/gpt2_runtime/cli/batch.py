@@ -12,21 +12,23 @@ from typing import BinaryIO
 import click
 
 from gpt2_runtime.cli import options
-from gpt2_runtime.cli.streams import standard_input
+from gpt2_runtime.cli.streams import output_path, standard_input
 from gpt2_runtime.errors import Gpt2RuntimeError, JobError
 from gpt2_runtime.job import Defaults
 from gpt2_runtime.jobs import Progress, is_empty, lines_of, run
+from gpt2_runtime.regular_file import is_same_file
 from gpt2_runtime.scheduler import ROWS
 from gpt2_runtime.signature import GraphKind
 from gpt2_runtime.text import TextGenerator
 
 PREFIX_MB = 100
+STDIN = 0  # the file descriptor
 
 
 @click.command()
 @options.folder
 @click.argument("source", metavar="INPUT")
-@click.argument("target", metavar="OUTPUT", type=click.Path(path_type=Path))
+@click.argument("target", metavar="OUTPUT", type=click.Path())
 @click.option("--rows", type=int, default=ROWS, show_default=True, help="Continue this many prompts at once.")
 @click.option(
     "--prefix-mb",
@@ -48,7 +50,7 @@ PREFIX_MB = 100
 def batch(
     folder: str,
     source: str,
-    target: Path,
+    target: str,
     rows: int,
     prefix_mb: int,
     n: int,
@@ -75,6 +77,9 @@ def batch(
       gpt2-runtime batch out/gpt2 - answers.jsonl --rows 16 --max-new-tokens 200 --temperature 0.8 < prompts.jsonl
     """
     defaults = Defaults(settings=options.settings(continuation), n=n, seed=seed)
+    output = output_path("OUTPUT", target)
+    if is_same_file(STDIN if source == "-" else source, output):
+        raise JobError(f"OUTPUT is {target}, the same file as INPUT; give another OUTPUT")
     with _lines(source) as (lines, count):
         generator = TextGenerator.open(
             folder,
@@ -89,7 +94,7 @@ def batch(
         )
         with _Bar(count, options.hints(continuation)) as bar:
             done = run(
-                generator, lines, target, defaults=defaults, rows=rows, progress=bar.show, refused=bar.refused(source)
+                generator, lines, output, defaults=defaults, rows=rows, progress=bar.show, refused=bar.refused(source)
             )
     told = f"{done.answered} answered, {done.tokens} tokens, {bar.pace(done):.0f} tokens/s"
     click.echo(f"{told}; {done.kept} were there, {done.failed} failed", err=True)

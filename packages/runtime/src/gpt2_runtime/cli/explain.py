@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from gpt2_runtime import page
+from gpt2_runtime.bundle import Bundle
 from gpt2_runtime.cli import options
 from gpt2_runtime.cli.generate import token_ids
-from gpt2_runtime.cli.streams import print_json, read_text
+from gpt2_runtime.cli.streams import output_path, print_json, read_text
+from gpt2_runtime.errors import SettingError
 from gpt2_runtime.explanation import TOP, Explainer, report
 from gpt2_runtime.interruption import held
 from gpt2_runtime.request import Overflow
@@ -19,7 +19,7 @@ from gpt2_runtime.request import Overflow
 @options.folder
 @click.argument("prompt", required=False)
 @click.option("--prompt-ids", metavar="IDS", callback=token_ids, help="Token ids instead of PROMPT, such as 464,3290.")
-@click.option("--html", "html_file", metavar="FILE", type=click.Path(path_type=Path), help="Write the page to FILE.")
+@click.option("--html", "html", metavar="FILE", type=click.Path(), help="Write the page to FILE.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead, without attention.")
 @click.option("--top", type=int, default=TOP, show_default=True, help="Show this many guesses at each place.")
 @click.option("--generate", type=int, default=0, help="Let the model write this many more tokens; explain them too.")
@@ -39,7 +39,7 @@ def explain(
     folder: str,
     prompt: str | None,
     prompt_ids: list[int] | None,
-    html_file: Path | None,
+    html: str | None,
     as_json: bool,
     top: int,
     generate: int,
@@ -64,11 +64,15 @@ def explain(
     given = prompt if prompt_ids is None else prompt_ids
     if given is None or None not in (prompt, prompt_ids):
         raise click.UsageError("Give either PROMPT or --prompt-ids.")
-    if (html_file is None) is not as_json:
+    if (html is None) is not as_json:
         raise click.UsageError("Give either --html FILE or --json.")
+    html_file = None if html is None else output_path("--html", html)
     if html_file is not None:
         page.refuse_existing(html_file, force=force)
-    explainer = Explainer.open(folder, provider=provider, threads=threads, load="auto", check_hashes=check_hashes)
+    bundle = Bundle.open(folder, check_hashes=check_hashes)
+    if html_file is not None and bundle.owns(html_file):
+        raise SettingError(f"{html_file} is a file of the model in {folder}; name another file")
+    explainer = Explainer.open(bundle, provider=provider, threads=threads, load="auto")
     explanation = explainer.explain(
         read_text("-") if given == "-" else given,
         top=top,

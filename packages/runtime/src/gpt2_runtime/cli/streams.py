@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import click
 
-from gpt2_runtime.errors import Gpt2RuntimeError, PromptError
+from gpt2_runtime.errors import Gpt2RuntimeError, PromptError, SettingError
 
 MOST_PROMPT_BYTES = 4_000_000  # several hundred times what GPT-2 reads
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # as PowerShell's > writes
@@ -41,6 +41,17 @@ def read_text(name: str, most: int = MOST_PROMPT_BYTES) -> str:
         return data.decode().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise PromptError(f"{where} is not UTF-8 at byte {error.start}; convert it, e.g. with iconv") from error
+
+
+def output_path(parameter: str, name: str) -> Path:
+    """The file that a command writes; SettingError for -, which would pass for standard output.
+
+    >>> output_path("OUTPUT", "./-").name
+    '-'
+    """
+    if name == "-":
+        raise SettingError(f"{parameter} is -, must be a file; name one, or give ./- for a file called -")
+    return Path(name)
 
 
 def check_output() -> None:

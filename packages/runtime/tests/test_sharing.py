@@ -29,6 +29,7 @@ from gpt2_runtime import (
 from gpt2_runtime.errors import BundleError, SettingError
 from gpt2_runtime.explanation import Explainer
 from gpt2_runtime.stopping import StopStrings
+from spawned import answer
 
 
 def sent(thing):
@@ -80,11 +81,6 @@ def test_a_generator_is_opened_there_and_its_prefixes_start_empty(folder):
 
 def test_a_generator_without_tokenizer_has_none_there(generator):
     assert sent(dataclasses.replace(generator, tokenizer=None)).tokenizer is None
-
-
-def answer(generator, prompt):
-    completion = generator.complete(prompt, max_new_tokens=5, sampling=GREEDY)
-    return completion, completion.text
 
 
 def test_a_process_that_is_spawned_answers_as_this_one(generator):

@@ -132,7 +132,8 @@ def test_a_setting_out_of_range_is_one_line(folder, text, options, message):
 @pytest.mark.parametrize(("content", "count"), [(b"", 0), (b"T", 1)])
 def test_a_text_of_which_nothing_can_be_scored_is_refused(folder, tmp_path, content, count):
     (tmp_path / "short").write_bytes(content)
-    told = f"has {count} tokens, must have at least 2; nothing comes before the first, so it has no score\n"
+    tokens = "1 token" if count == 1 else f"{count} tokens"
+    told = f"has {tokens}, must have at least 2; nothing comes before the first, so it has no score\n"
     assert refused(folder, tmp_path / "short") == f"error: {tmp_path}/short {told}"
     assert refused(folder, "-", stdin=content) == f"error: standard input {told}"
 

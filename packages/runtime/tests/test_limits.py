@@ -151,7 +151,7 @@ def test_names_that_come_twice_are_found_in_one_pass():
     line = ("{" + ",".join(f'"k{number}":1' for number in range(200_000)) + ',"k199999":2}').encode()
 
     def refused():
-        with pytest.raises(JobError, match="has 'k199999' twice; give it once"):
+        with pytest.raises(JobError, match='has "k199999" twice; give it once'):
             read(line, 1, Defaults())
 
     assert seconds(refused) < 5  # a pass for each name takes a quarter of an hour

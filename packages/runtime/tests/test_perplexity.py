@@ -117,7 +117,7 @@ def test_memory_is_that_of_a_chunk_however_long_the_text(session, monkeypatch):
 
 @pytest.mark.parametrize("ids", [[], [5]])
 def test_a_text_of_which_nothing_can_be_scored_is_refused_at_the_call(session, ids):
-    with pytest.raises(EmptyPromptError, match=f"text has {len(ids)} tokens, must have at least 2"):
+    with pytest.raises(EmptyPromptError, match=f"text has {len(ids)} tokens?, must have at least 2"):
         score_windows(session, ids)
 
 

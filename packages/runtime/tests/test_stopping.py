@@ -58,7 +58,7 @@ def test_without_stop_strings_everything_passes_at_once():
     [
         (["a", ""], "stop string is '', must be text of at least one character"),
         ([3], "stop string is 3"),
-        ("ab", "stop is 'ab', must be a list of strings"),
+        ("ab", "stop is 'ab', must be a list of strings; write \\[\"ab\"\\]"),
     ],
 )
 def test_a_stop_that_is_no_text_is_refused(stops, message):

@@ -17,6 +17,8 @@
     └── LogitsError           the model computed NaN or infinity
 """
 
+import json
+
 
 class Gpt2RuntimeError(Exception):
     """The root: catch it to catch every refusal of this package.
@@ -113,3 +115,25 @@ def shown(value: object) -> str:
     except Exception:  # an integer of thousands of digits; thousands of brackets; a repr that fails
         return f"{type(value).__name__} that is too long to show"
     return written if len(written) <= MOST_SHOWN else written[: MOST_SHOWN - 3] + "..."
+
+
+def shown_json(value: object) -> str:
+    """A value that came as JSON, as JSON writes it, cut where it is long.
+
+    >>> print(shown_json({"stop": ["x", True, None]}))
+    {"stop": ["x", true, null]}
+    """
+    try:
+        written = json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        return f"{type(value).__name__} that is too long to show"
+    return written if len(written) <= MOST_SHOWN else written[: MOST_SHOWN - 3] + "..."
+
+
+def counted(count: int, noun: str) -> str:
+    """A number of things.
+
+    >>> counted(1, "token"), counted(2, "token")
+    ('1 token', '2 tokens')
+    """
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -14,7 +15,7 @@ import numpy as np
 
 from gpt2_runtime.batch import Prompt
 from gpt2_runtime.completion import Completion
-from gpt2_runtime.errors import JobError, shown
+from gpt2_runtime.errors import JobError, shown_json
 from gpt2_runtime.sampling import AS_TRAINED, SamplingConfig
 from gpt2_runtime.text import Settings, check_seed
 
@@ -23,6 +24,9 @@ SETTINGS = tuple(name for name in Settings.__annotations__ if name != "sampling"
 NAMES = ("id", "prompt", "token_ids", "n", *SETTINGS, *SAMPLING)
 MOST_LINE_BYTES = 4_000_000  # several hundred times what GPT-2 reads; what JSON makes of it fits into 100 MB
 MOST_NAMES = 300_000  # of an object: a bias for each token of any vocabulary
+
+TOO_DEEP = "has a value that is nested too deep; no setting is a list of lists of lists"
+KINDS = {list: "an array", str: "a string", int: "a number", float: "a number", bool: "a boolean", type(None): "null"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,15 +83,15 @@ def read(text: bytes, line: int, defaults: Defaults) -> Job:
     """
     document = _document(text)
     if unknown := [name for name in document if name not in NAMES]:
-        raise JobError(f"{shown(unknown[0])} is no setting; there are {', '.join(NAMES)}")
+        raise JobError(f"{shown_json(unknown[0])} is no setting; there are {', '.join(NAMES)}")
     id_ = document.get("id", line)
     if isinstance(id_, bool) or not isinstance(id_, str | int):
-        raise JobError(f"id is {shown(id_)}, must be a string or an integer; leave it out for the line's number")
+        raise JobError(f"id is {shown_json(id_)}, must be a string or an integer; leave it out for the line's number")
     if isinstance(id_, str) and re.search("[\ud800-\udfff]", id_):  # which no UTF-8 can answer
-        raise JobError(f"id is {shown(id_)}, which has half a surrogate pair; give it valid Unicode")
+        raise JobError(f"id is {shown_json(id_)}, which has half a surrogate pair; give it valid Unicode")
     given = {name: document[name] for name in SETTINGS if name in document}
     if not isinstance(given.get("parse_special", True), bool):
-        raise JobError(f"parse_special is {shown(given['parse_special'])}, must be true or false")
+        raise JobError(f"parse_special is {shown_json(given['parse_special'])}, must be true or false")
     changes = {name: document[name] for name in SAMPLING if name in document}
     if "logit_bias" in changes:
         changes["logit_bias"] = _bias(changes["logit_bias"])
@@ -98,7 +102,7 @@ def read(text: bytes, line: int, defaults: Defaults) -> Job:
     try:
         told = json.dumps(asked, sort_keys=True, default=str)
     except RecursionError as error:
-        raise JobError("has a value that is nested too deep; no setting is a list of lists of lists") from error
+        raise JobError(TOO_DEEP) from error
     return Job(line=line, id=id_, prompt=prompt, digest=hashlib.sha256(told.encode()).hexdigest()[:16])
 
 
@@ -117,10 +121,15 @@ def _document(text: bytes) -> Mapping[str, Any]:
         document = json.loads(text.decode().removeprefix("\ufeff"), object_pairs_hook=_object)
     except UnicodeDecodeError as error:
         raise JobError(f"is not UTF-8 at byte {error.start}") from error
-    except (ValueError, RecursionError) as error:
+    except json.JSONDecodeError as error:
         raise JobError(f"is not JSON that can be read: {error}") from error
+    except RecursionError as error:
+        raise JobError(TOO_DEEP) from error
+    except ValueError as error:
+        most = sys.get_int_max_str_digits()
+        raise JobError(f"has an integer of more than {most:,} digits, which no setting takes; shorten it") from error
     if not isinstance(document, dict):
-        raise JobError(f"is a JSON {type(document).__name__}, must be an object such as {{'prompt': 'To be'}}")
+        raise JobError(f'is {KINDS[type(document)]}, must be an object such as {{"prompt": "To be"}}')
     return document
 
 
@@ -129,7 +138,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
-        raise JobError(f"has {shown(twice)} twice; give it once")
+        raise JobError(f"has {shown_json(twice)} twice; give it once")
     if len(found) > MOST_NAMES:
         raise JobError(f"has an object of {len(found):,} names, must have at most {MOST_NAMES:,}; leave some out")
     return found
@@ -141,7 +150,7 @@ def _prompt(document: Mapping[str, Any]) -> str | list[int]:
         raise JobError("has to have either prompt or token_ids")
     if ids is None:
         if not isinstance(text, str):
-            raise JobError(f"prompt is {shown(text)}, must be a string; token ids are given as token_ids")
+            raise JobError(f"prompt is {shown_json(text)}, must be a string; token ids are given as token_ids")
         return text
     if not isinstance(ids, list) or any(isinstance(id_, bool) or not isinstance(id_, int) for id_ in ids):
         raise JobError("token_ids are not a list of integers such as [464, 3290]")
@@ -151,10 +160,10 @@ def _prompt(document: Mapping[str, Any]) -> str | list[int]:
 def _bias(given: object) -> dict[int, Any]:
     """JSON's names are strings, token ids are not."""
     if not isinstance(given, dict):
-        raise JobError(f"logit_bias is {shown(given)}, must be an object such as {{'50256': -1.5}}")
+        raise JobError(f'logit_bias is {shown_json(given)}, must be an object such as {{"50256": -1.5}}')
     for name in given:
         if not re.fullmatch("0|[1-9][0-9]{0,17}", name):  # one spelling an id, so that none comes twice
-            raise JobError(f"logit_bias has the name {shown(name)}, must be a token id such as '50256'")
+            raise JobError(f'logit_bias has the name {shown_json(name)}, must be a token id such as "50256"')
     return {int(name): bias for name, bias in given.items()}
 
 

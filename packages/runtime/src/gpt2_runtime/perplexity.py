@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from gpt2_runtime.errors import EmptyPromptError, SettingError, check_type, shown
+from gpt2_runtime.errors import EmptyPromptError, SettingError, check_type, counted, shown
 from gpt2_runtime.scoring import UNSCORED, TokenScore, log_likelihood, score
 from gpt2_runtime.session import Session
 
@@ -114,7 +114,7 @@ def score_windows(
     check_type("session", session, Session)
     row = session.check_row(ids)
     if len(row) < 2:
-        raise EmptyPromptError(f"text has {len(row)} tokens, must have at least 2; {UNSCORED}")
+        raise EmptyPromptError(f"text has {counted(len(row), 'token')}, must have at least 2; {UNSCORED}")
     size, step = window_and_stride(session, window, stride)
     # The checks above run at the call, the loop at the first `next`.
     return _score_windows(session, row, size, step, top)

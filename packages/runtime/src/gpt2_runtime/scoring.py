@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpt2_runtime.cache import KeyValueCache
-from gpt2_runtime.errors import EmptyPromptError, PromptTooLongError, SettingError, check_type, shown
+from gpt2_runtime.errors import EmptyPromptError, PromptTooLongError, SettingError, check_type, counted, shown
 from gpt2_runtime.logprobs import likeliest, log_softmax
 from gpt2_runtime.session import Session
 
@@ -134,7 +134,7 @@ def _checked(session: Session, ids: Sequence[int] | npt.NDArray[np.integer]) -> 
     """The ids [T], 2 <= T <= n_positions + 1."""
     row = session.check_row(ids)
     if len(row) < 2:
-        raise EmptyPromptError(f"text has {len(row)} tokens, must have at least 2; {UNSCORED}")
+        raise EmptyPromptError(f"text has {counted(len(row), 'token')}, must have at least 2; {UNSCORED}")
     limit = session.bundle.architecture.n_positions
     if len(row) > limit + 1:
         told = f"text has {len(row)} tokens, the model reads {limit} and scores one more"

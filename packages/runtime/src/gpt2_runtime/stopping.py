@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
-from gpt2_runtime.errors import SettingError, shown
+from gpt2_runtime.errors import SettingError, shown, shown_json
 
 # Each character of a text is compared with each of them.
 MOST_STOPS = 256
@@ -105,7 +105,7 @@ def check_stops(given: object) -> None:
 def check_texts(name: str, each: str, given: object, *, most: int, longest: int) -> None:
     """Refuses, as a SettingError, what is no list of at most `most` strings, each of 1 to `longest` characters."""
     if isinstance(given, str):  # a sequence of its letters, which nobody means
-        raise SettingError(f"{name} is {shown(given)}, must be a list of strings; write [{shown(given)}]")
+        raise SettingError(f"{name} is {shown(given)}, must be a list of strings; write [{shown_json(given)}]")
     if not isinstance(given, list | tuple):
         raise SettingError(f"{name} is {shown(given)}, must be a list of strings; leave it out for none")
     if len(given) > most:

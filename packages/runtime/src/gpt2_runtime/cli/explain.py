@@ -9,7 +9,7 @@ from gpt2_runtime.bundle import Bundle
 from gpt2_runtime.cli import options
 from gpt2_runtime.cli.generate import token_ids
 from gpt2_runtime.cli.streams import output_path, print_json, read_text
-from gpt2_runtime.errors import SettingError
+from gpt2_runtime.errors import SettingError, counted
 from gpt2_runtime.explanation import TOP, Explainer, report
 from gpt2_runtime.interruption import held
 from gpt2_runtime.request import Overflow
@@ -85,4 +85,4 @@ def explain(
     text = page.render(explanation)
     with held():
         page.write(text, html_file, force=force)
-    click.echo(f"{html_file}: {len(explanation.token_ids)} tokens, {html_file.stat().st_size:,} bytes")
+    click.echo(f"{html_file}: {counted(len(explanation.token_ids), 'token')}, {html_file.stat().st_size:,} bytes")

@@ -12,7 +12,7 @@ import click
 
 from gpt2_runtime.cli import options
 from gpt2_runtime.cli.streams import print_json, read_text
-from gpt2_runtime.errors import EmptyPromptError
+from gpt2_runtime.errors import EmptyPromptError, counted
 from gpt2_runtime.perplexity import Perplexity, score_windows, window_and_stride, windows
 from gpt2_runtime.scoring import UNSCORED, TokenScore
 from gpt2_runtime.signature import GraphKind
@@ -73,7 +73,7 @@ def score(
         raise refusal(session.bundle.folder)
     ids = tokenizer.encode(text)
     if len(ids) < 2:
-        raise EmptyPromptError(f"{_name(file)} has {len(ids)} tokens, must have at least 2; {UNSCORED}")
+        raise EmptyPromptError(f"{_name(file)} has {counted(len(ids), 'token')}, must have at least 2; {UNSCORED}")
     size, step = window_and_stride(session, window, stride)
     total = sum(part.end - part.begin for part in windows(len(ids), size, step))
     found, scored_bytes = Perplexity(), 0

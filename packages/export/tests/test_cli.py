@@ -193,3 +193,47 @@ def test_a_bar_that_is_drawn_is_ended_before_the_error(
     ran = CliRunner().invoke(main, ["make", str(source), str(tmp_path / "out")])
     assert ran.exit_code == 1
     assert re.search(r"(\n|\r\x1b\[K)error: lost\n$", ran.stderr), ran.stderr[-80:]
+
+
+HOSTILE = "evil\x1b[2J\x1b]0;pwn\x07\nparity      all fine\u202e\x9b `é"
+
+
+@pytest.fixture
+def hostile(made_copy: Path) -> Path:
+    """A folder whose manifest would write on a terminal."""
+    document = manifest.read(made_copy)
+    document["source"]["name"] = document["generator"]["version"] = document["parity"]["reference"] = HOSTILE
+    document["warnings"].append(HOSTILE)
+    (made_copy / "manifest.json").write_text(manifest.text(document))
+    return made_copy
+
+
+@pytest.mark.parametrize("command", [["inspect"], ["inspect", "--json"], ["push", "org/name", "--dry-run"]])
+def test_a_strangers_manifest_cannot_write_on_the_terminal(run: Run, hostile: Path, command: list[str]) -> None:
+    ran = run(command[0], hostile, *command[1:])
+    assert ran.exit_code == 0
+    assert all(each.isprintable() for each in ran.stdout.split("\n"))
+    assert not re.search("^parity      all fine", ran.stdout, re.MULTILINE)
+    assert "é" in ran.stdout
+    assert ": `evil\\x1b[2J" in ran.stdout if command[0] == "push" else HOSTILE not in ran.stdout
+
+
+def test_json_of_a_strangers_manifest_is_the_same_text(run: Run, hostile: Path) -> None:
+    assert json.loads(run("inspect", hostile, "--json").stdout)["source"]["name"] == HOSTILE
+
+
+def test_an_argument_cannot_write_on_the_terminal(refusal: Refusal) -> None:
+    message = refusal("inspect", "no\nsu\x1b[31mch")
+    assert message.isprintable()
+    assert "su\\x1b[31mch" in message
+
+
+@pytest.mark.parametrize("command", ["inspect nowhere", "push nowhere org/name --dry-run", "--help"])
+def test_a_standard_output_that_is_closed_is_refused_first(command: str) -> None:
+    ran = subprocess.run(
+        ["sh", "-c", f'exec "$0" -c "from gpt2_export.entry import main; main()" {command} >&-', sys.executable],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ran.returncode, ran.stderr) == (1, "error: standard output is closed; open it, or send it to a file\n")

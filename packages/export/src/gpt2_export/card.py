@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gpt2_model.quoting import all_escaped
+
 from gpt2_export import inspection, manifest, tensorfile
 from gpt2_export.freeze import WEIGHTS
 from gpt2_export.tokenizer import IDS_ONLY
@@ -142,10 +144,12 @@ def render(folder: Path, document: Mapping[str, Any], repository: str, terms: Ma
         repository: "org/name" on the hub, where the examples find it.
         terms: what the source's own card says of its license; may be empty.
     """
+    metadata = _metadata(document["source"], terms)  # whose JSON escapes by itself
+    document = all_escaped(document)
     ids_only = any(IDS_ONLY in warning for warning in document["warnings"])
     runs = RUNS if TOKENIZER in document["files"] and not ids_only else RUNS_OF_IDS
     parts = [
-        _metadata(document["source"], terms),
+        metadata,
         MARK,
         f"# {repository.partition('/')[2]}",
         _what(folder, document),
@@ -191,7 +195,8 @@ def _metadata(source: Mapping[str, Any], terms: Mapping[str, Any]) -> str:
 def _what(folder: Path, document: Mapping[str, Any]) -> str:
     tensors = tensorfile.places(folder / WEIGHTS).values()
     parameters = sum(place.nbytes for place in tensors) // tensorfile.FLOAT32_BYTES
-    name, revision = document["source"]["name"], document["source"]["revision"]
+    # A back quote would end the code that a name stands in.
+    name, revision = (text and text.replace("`", r"\x60") for text in map(document["source"].get, ("name", "revision")))
     link = (
         f"[{name}](https://huggingface.co/{name}/tree/{revision}) at commit `{revision}`" if revision else f"`{name}`"
     )

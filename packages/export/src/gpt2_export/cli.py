@@ -22,6 +22,10 @@ class _Commands(click.Group):
     def main(self, *args: Any, **extra: Any) -> Any:
         """click's, but that --help too tells in one line if it cannot be written."""
         try:
+            if sys.stdout is None:
+                from gpt2_export.errors import ExportError
+
+                _fail(ExportError("standard output is closed; open it, or send it to a file"))
             return super().main(*args, **extra)
         except OSError as error:
             _fail(error)
@@ -291,14 +295,15 @@ def push(debug: bool, folder: Path, repository: str, dry_run: bool, **options: A
             with unwinding():
                 plan = hub.prepare(folder, repository, progress=progress)
             sizes = [*plan.files.items(), (CARD, len(plan.card.encode()))]
-            click.echo(plan.card + "\n" + "\n".join(f"{size:>13,}  {name}" for name, size in sizes))
+            files = "\n".join(f"{size:>13,}  {name}" for name, size in sizes)
+            click.echo(_escaped(f"{plan.card}\n{files}", keep="\n\t"))
             return
         with unwinding():
             pushed = hub.push(folder, repository, progress=progress, **options)
         if pushed.kept_card:
             click.echo(f"warning: {repository} has a README.md that somebody wrote; it was kept", err=True)
         for name in pushed.removed:
-            click.echo(f"removed {name}, which an earlier push brought")
+            click.echo(_escaped(f"removed {name}, which an earlier push brought"))
         click.echo(f"{repository}: {pushed.files} files, {pushed.nbytes:,} bytes, {pushed.url}")
 
 
@@ -318,7 +323,7 @@ def one_line_errors(debug: bool) -> Iterator[None]:
         raise  # click ends quietly then
     except (GPT2Error, ExportError, OSError) as error:
         if debug:
-            traceback.print_exc()
+            click.echo(_escaped(traceback.format_exc(), keep="\n"), err=True, nl=False)
         clear = "\r\033[K" if sys.stderr.isatty() else ""  # the bar that the error came in the middle of
         if isinstance(error, QualityError):
             from gpt2_export.inspection import sensitivity_lines
@@ -328,7 +333,7 @@ def one_line_errors(debug: bool) -> Iterator[None]:
 
 
 def _fail(error: Exception, clear: str = "") -> NoReturn:
-    message = " ".join(str(error).split())
+    message = _escaped(" ".join(str(error).split()))
     if isinstance(error, OSError) and error.filename is None:  # files are named where they are opened
         message = f"output cannot be written: {error.strerror or message}; make room, or write it elsewhere"
         _drop_output()
@@ -336,6 +341,12 @@ def _fail(error: Exception, clear: str = "") -> NoReturn:
         message = f"{message[: LONGEST_MESSAGE - 500]} ... {message[-400:]}"
     click.echo(f"{clear}error: {message}", err=True, color=True)
     raise SystemExit(1)
+
+
+def _escaped(text: str, keep: str = "") -> str:
+    from gpt2_model.quoting import escaped  # which loads torch, and --help does without
+
+    return escaped(text, keep)
 
 
 def _drop_output() -> None:
@@ -346,8 +357,8 @@ def _drop_output() -> None:
 
 def _finish(folder: Path, document: dict[str, Any], *lines: str) -> None:
     for warning in document["warnings"]:
-        click.echo(f"warning: {warning}", err=True)
+        click.echo(_escaped(f"warning: {warning}"), err=True)
     for line in lines:
-        click.echo(line)
+        click.echo(_escaped(line))
     size = sum(entry["bytes"] for entry in document["files"].values())
-    click.echo(f"{folder}: {len(document['files'])} files, {size:,} bytes")
+    click.echo(_escaped(f"{folder}: {len(document['files'])} files, {size:,} bytes"))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+from gpt2_model.quoting import all_escaped
 
 from gpt2_export import graph, kinds, manifest, tensorfile
 from gpt2_export.errors import FolderError, GraphError
@@ -55,7 +56,8 @@ def inspect(folder: Path, *, check_hashes: bool = False) -> dict[str, Any]:
 
 
 def table(found: dict[str, Any]) -> str:
-    """The same for people."""
+    """The same for people; what a stranger wrote into it stays on its line."""
+    found = all_escaped(found)
     source = found["source"]
     lines = [
         f"source      {source['name']}" + (f" at {source['revision']}" if source["revision"] else ""),
@@ -93,7 +95,7 @@ def parity_lines(parity: dict[str, Any] | None) -> list[str]:
     if parity is None:
         return ["parity      not verified; run `gpt2-export verify FOLDER`"]
     with _report("parity"):
-        return _parity_lines(parity)
+        return _parity_lines(all_escaped(parity))
 
 
 def _parity_lines(parity: dict[str, Any]) -> list[str]:
@@ -124,7 +126,7 @@ def _parity_lines(parity: dict[str, Any]) -> list[str]:
 def quality_lines(quality: dict[str, Any], sizes: dict[str, Any]) -> list[str]:
     """A line a precision, and one for each text that it was measured on: of its graphs the one that loses more."""
     with _report("quality"):
-        return _quality_lines(quality, sizes)
+        return _quality_lines(all_escaped(quality), sizes)
 
 
 def _quality_lines(quality: dict[str, Any], sizes: dict[str, Any]) -> list[str]:
@@ -169,8 +171,9 @@ def sensitivity_lines(sensitivity: dict[str, float], most: int = 10) -> list[str
 
 
 def as_json(found: dict[str, Any]) -> str:
-    """One object."""
-    return json.dumps(found, indent=2, ensure_ascii=False)
+    """One object, in which what cannot be printed is written as \\u and its number."""
+    text = json.dumps(found, indent=2, ensure_ascii=False)
+    return "".join(each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text)
 
 
 def _graphs(folder: Path, document: Mapping[str, Any]) -> dict[str, dict[str, str]]:

@@ -1,6 +1,7 @@
 """How names and values of files are shown in a message: short, few, and nothing that moves a terminal's cursor."""
 
 from collections.abc import Collection
+from typing import Any
 
 LONGEST = 60  # characters of a value
 MOST = 3  # names of many
@@ -34,3 +35,25 @@ def listed(names: Collection[str], most: int = MOST) -> str:
     first = [name_shown(name) for name in list(names)[:most]]
     more = len(names) - len(first)
     return ", ".join(first) + (f" and {more} more" if more else "")
+
+
+def escaped(text: str, keep: str = "") -> str:
+    """A stranger's text on one line, without what a terminal would obey; `keep` is left as it is.
+
+    >>> print(escaped("GPT\\n\\x1b[2J-2 é"))
+    GPT\\n\\x1b[2J-2 é
+    """
+    return "".join(each if each.isprintable() or each in keep else ascii(each)[1:-1] for each in text)
+
+
+def all_escaped(document: Any) -> Any:
+    """A JSON document with each of its names and texts `escaped`.
+
+    >>> all_escaped({"name": ["a\\tb", 1]})
+    {'name': ['a\\\\tb', 1]}
+    """
+    if isinstance(document, str):
+        return escaped(document)
+    if isinstance(document, dict):
+        return {all_escaped(name): all_escaped(value) for name, value in document.items()}
+    return [all_escaped(each) for each in document] if isinstance(document, list | tuple) else document

@@ -75,7 +75,7 @@ def test_names_do_not_flood_the_message_or_the_terminal(
 ) -> None:
     model = make_model(dtype=torch.float32)
     message = refusal(make_folder(model, tensors=stored_tensors(model) | {name: torch.ones(1)}))
-    assert message.startswith("1 tensors do not fit: ")
+    assert message.startswith("1 tensor does not fit: ")
     assert "unexpected " in message
     assert len(message) < 200
 
@@ -95,7 +95,7 @@ def test_ten_thousand_tensors_are_counted(make_model: MakeModel, make_folder: Ma
 )
 def test_whatever_does_not_fit_is_counted_and_is_short(misfits: dict[str, list[str]]) -> None:
     message = report(misfits, {})
-    assert message.startswith(f"{sum(map(len, misfits.values()))} tensors do not fit: ")
+    assert message.startswith(f"{sum(map(len, misfits.values()))} tensor")
     assert len(message) < 1200
 
 

@@ -233,7 +233,7 @@ def test_no_parameter_may_be_missing(parameter: str, make_model: MakeModel, make
     model = make_model(dtype=torch.float32, n_layer=1)
     tensors = stored_tensors(model)
     del tensors[f"transformer.{parameter}"]
-    assert refusal(make_folder(model, tensors=tensors)).endswith(f"1 tensors do not fit: missing {parameter}")
+    assert refusal(make_folder(model, tensors=tensors)).endswith(f"1 tensor does not fit: missing {parameter}")
 
 
 def test_an_untied_model_without_a_head_is_refused(model: GPT2, make_folder: MakeFolder) -> None:

@@ -21,6 +21,8 @@ def report(misfits: Mapping[str, Sequence[str]], sizes: Mapping[str, tuple[int, 
 
     >>> report({MISSING: [f"missing h.{i}.ln_1.bias" for i in range(12)], SHAPE: []}, {})
     '12 tensors do not fit: missing h.*.ln_1.bias (in 12 blocks)'
+    >>> report({MISSING: ["missing wpe.weight"]}, {})
+    '1 tensor does not fit: missing wpe.weight'
     """
     number = sum(len(complaints) for complaints in misfits.values())
     differ = [(name, said, seen) for name, (said, seen) in sizes.items() if said != seen]
@@ -32,7 +34,7 @@ def report(misfits: Mapping[str, Sequence[str]], sizes: Mapping[str, tuple[int, 
         parts += groups[:MOST]
         if len(groups) > MOST:
             parts.append(f"{len(complaints) - sum([*counted.values()][:MOST])} more are {kind}{_in_common(complaints)}")
-    return f"{number} tensors do not fit: {'; '.join(parts)}"
+    return f"{number} {'tensor does' if number == 1 else 'tensors do'} not fit: {'; '.join(parts)}"
 
 
 def _in_common(complaints: Sequence[str]) -> str:

@@ -118,7 +118,7 @@ def test_a_prompt_that_starts_like_an_earlier_one_has_the_same_bits(graph: Graph
         np.testing.assert_array_equal(cache.taken(0, length).array, whole.taken(0, length).array)
         kept.keep(ids, cache)
         reused.append(count)
-    assert reused == [0, 0, 128, 128, 256, 256, 288]
+    assert reused == [0, 0, 128, 128, 0, 256, 288]  # 256 of 257 would leave a token by itself
 
 
 def test_no_weight_is_stored_twice(folder: Path) -> None:

@@ -111,7 +111,7 @@ def test_bad_words_never_come_as_they_are_or_after_a_space(generator):
     word = generator.tokenizer.decode(free.token_ids[2:3])  # one letter
     bound = generator.complete("The dog", bad_words=[word], **settings)
     assert free.token_ids[2] not in bound.token_ids
-    for wrong, told in (("word", r"write \['word'\]"), ([""], "at least one character"), ([3], "bad word is 3")):
+    for wrong, told in (("word", r'write \["word"\]'), ([""], "at least one character"), ([3], "bad word is 3")):
         with pytest.raises(SettingError, match=told):
             generator.complete("The dog", bad_words=wrong, **settings)
 

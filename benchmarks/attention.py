@@ -3,8 +3,8 @@
     python benchmarks/attention.py
 
 `decode` reads one token over 900, `prefill` 256 tokens over none, `chunk` 256 tokens over 512. It needs onnx and
-gpt2-runtime. What an installed onnxruntime has no kernel for is told so. All that are measured give the same numbers,
-but for a cache of 8 bits.
+gpt2-runtime. What the installed onnxruntime has no kernel for is reported as such. All that are measured give the same
+numbers, but for a cache of 8 bits.
 """
 
 import argparse

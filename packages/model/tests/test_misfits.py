@@ -95,7 +95,8 @@ def test_ten_thousand_tensors_are_counted(make_model: MakeModel, make_folder: Ma
 )
 def test_whatever_does_not_fit_is_counted_and_is_short(misfits: dict[str, list[str]]) -> None:
     message = report(misfits, {})
-    assert message.startswith(f"{sum(map(len, misfits.values()))} tensor")
+    count = sum(map(len, misfits.values()))
+    assert message.startswith("1 tensor does not fit" if count == 1 else f"{count} tensors do not fit")
     assert len(message) < 1200
 
 

@@ -21,7 +21,7 @@ def test_a_report_is_json_and_holds_what_the_folder_does(session, folder):
     assert len(found["inputs"]) == 9
     assert [output["name"] for output in found["outputs"]][:2] == ["logits", "present.0.key"]
     assert (found["provider"], found["threads"]) == ("CPUExecutionProvider", 1)
-    assert 1e-4 <= found["parity"]["tolerance"] < 2e-4
+    assert found["parity"]["tolerance"] == session.bundle.parity["tolerance"] >= 1e-4
 
 
 def test_lines_are_for_people(session, folder):

@@ -28,7 +28,7 @@ class Journal:
     Attributes:
         names: the files that come, in that order.
         removed: the files that go.
-        manifests: the sha256 of the manifest before, between and after. Where the folder has another one, somebody
+        manifests: the sha256 of the manifest before, between and after. Where the folder has another one, someone
             has changed it since, and the change is void.
     """
 

@@ -246,7 +246,7 @@ def _write_config(source: Path, folder: Path, config: Mapping[str, Any], made: M
 
 
 def _is_merged(name: str, value: Any) -> bool:
-    """Whether a field is said by tokenizer.json, or anew by the names of the tokens."""
+    """Whether tokenizer.json says a field already, or the names of the tokens do."""
     return name in MERGED or (name.endswith("_token") and isinstance(value, str | dict | None))
 
 

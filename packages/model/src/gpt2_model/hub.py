@@ -110,7 +110,7 @@ def _refuse_damaged(source: str, folder: Path, hashes: Mapping[str, str | None])
     if damaged:
         raise WeightFileError(
             f"{source}: {', '.join(damaged)} came with another hash than the hub tells; removed from the hub's cache, "
-            "run it again to fetch it anew"
+            "run it again to download it"
         )
 
 

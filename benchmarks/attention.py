@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from gpt2_runtime.providers import load_onnxruntime
+from gpt2_runtime.providers.providers import load_onnxruntime
 from onnx import TensorProto, helper
 
 onnxruntime = load_onnxruntime()

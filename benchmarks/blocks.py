@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from gpt2_export import blocks
-from gpt2_export.nbits import is_matrix
-from gpt2_export.verify import kl
+from gpt2_export.precision import blocks
+from gpt2_export.precision.nbits import is_matrix
+from gpt2_export.verification.metrics import kl
 from gpt2_model import GPT2
 from tokenizers import Tokenizer
 

@@ -15,7 +15,7 @@ from time import perf_counter
 
 import numpy as np
 from gpt2_runtime import SamplingConfig, Session
-from gpt2_runtime.sampling import sample
+from gpt2_runtime.sampling.sampler import sample
 
 SETTINGS = {
     "greedy": SamplingConfig(temperature=0),

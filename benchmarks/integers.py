@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-from gpt2_export.tensorfile import places, read
-from gpt2_export.verify import kl
+from gpt2_export.verification.metrics import kl
+from gpt2_export.weights.safetensors_file import places, read
 from gpt2_model.weights import TRANSPOSE, from_file_name
 from gpt2_runtime import Bundle, Session
-from gpt2_runtime.engine import Engine
-from gpt2_runtime.serving import ServingGraph
+from gpt2_runtime.engine.packed_session import Engine
+from gpt2_runtime.engine.serving_graph import ServingGraph
 from variants import BASE, MEASURED, WAYS, compare, opened, timed
 
 LEVELS = 127

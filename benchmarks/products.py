@@ -12,7 +12,7 @@ from time import perf_counter, sleep
 
 import numpy as np
 import onnx
-from gpt2_export import blocks
+from gpt2_export.precision import blocks
 from gpt2_export.telemetry import load_onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 

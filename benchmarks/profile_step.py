@@ -18,11 +18,11 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 from gpt2_runtime import Bundle
-from gpt2_runtime.engine import Engine
-from gpt2_runtime.hugepages import on_huge_pages
-from gpt2_runtime.plan import plan
-from gpt2_runtime.providers import load_onnxruntime
-from gpt2_runtime.serving import PREFILL_CHUNK, ServingGraph
+from gpt2_runtime.engine.packed_session import Engine
+from gpt2_runtime.engine.serving_graph import PREFILL_CHUNK, ServingGraph
+from gpt2_runtime.engine.step_plan import plan
+from gpt2_runtime.providers.huge_pages import on_huge_pages
+from gpt2_runtime.providers.providers import load_onnxruntime
 
 onnxruntime = load_onnxruntime()
 

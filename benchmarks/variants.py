@@ -16,11 +16,12 @@ from statistics import median
 from time import perf_counter, sleep
 
 import numpy as np
-from gpt2_runtime import Bundle, serving
-from gpt2_runtime.engine import Engine
-from gpt2_runtime.hugepages import on_huge_pages
-from gpt2_runtime.portable import PortableGraph
-from gpt2_runtime.providers import load_onnxruntime
+from gpt2_runtime import Bundle
+from gpt2_runtime.engine import serving_graph
+from gpt2_runtime.engine.packed_session import Engine
+from gpt2_runtime.engine.portable_graph import PortableGraph
+from gpt2_runtime.providers.huge_pages import on_huge_pages
+from gpt2_runtime.providers.providers import load_onnxruntime
 from works import WORKS, Work
 
 onnxruntime = load_onnxruntime()
@@ -39,17 +40,17 @@ class Way:
     huge: bool = True
     arena: bool = True
     threads: int = 0  # more than asked for
-    chunk: int = serving.PREFILL_CHUNK
+    chunk: int = serving_graph.PREFILL_CHUNK
     fused: bool = False
     even: bool = False
 
-    def open(self, bundle: Bundle, precision: str, threads: int) -> serving.ServingGraph | PortableGraph:
+    def open(self, bundle: Bundle, precision: str, threads: int) -> serving_graph.ServingGraph | PortableGraph:
         path = bundle.graph(precision, self.kind)
         inference = self.session(fused(path) if self.fused else str(path), bundle, threads)
         if self.kind == "portable":
             return PortableGraph(inference=inference, sizes=bundle.architecture, device="cpu")
         engine = Engine(lambda packed: inference, [], packed=True)
-        return serving.ServingGraph(engine=engine, sizes=bundle.architecture, even=self.even)
+        return serving_graph.ServingGraph(engine=engine, sizes=bundle.architecture, even=self.even)
 
     def session(self, graph: str | bytes, bundle: Bundle, threads: int) -> onnxruntime.InferenceSession:
         options = onnxruntime.SessionOptions()
@@ -109,12 +110,12 @@ def opened(bundle: Bundle, name: str, precision: str, threads: int) -> Callable[
 
 
 def timed(
-    graph: serving.ServingGraph | PortableGraph, bundle: Bundle, chunk: int = serving.PREFILL_CHUNK
+    graph: serving_graph.ServingGraph | PortableGraph, bundle: Bundle, chunk: int = serving_graph.PREFILL_CHUNK
 ) -> Callable[[Work], float]:
     """A graph, ready: it tells the seconds that a work takes."""
 
     def seconds(work: Work) -> float:
-        serving.PREFILL_CHUNK = chunk
+        serving_graph.PREFILL_CHUNK = chunk
         prompts = [np.array(prompt) for prompt in work.prompts(bundle.architecture.vocab_size)]
         cache = graph.empty_cache(work.rows, work.prompt + STEPS)
         start = perf_counter()

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from gpt2_model import GPT2
 from gpt2_runtime import KeyValueCache, Session
-from gpt2_runtime.providers import load_onnxruntime
+from gpt2_runtime.providers.providers import load_onnxruntime
 from sweep import Array, Step
 from transformers import GPT2LMHeadModel
 

@@ -1,10 +1,10 @@
-"""The mistakes that one makes in beam search, each as a change to the text of `gpt2_runtime.beams`."""
+"""The mistakes that one makes in beam search, each as a change to the text of `gpt2_runtime.generation.beam_search`."""
 
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-from gpt2_runtime import beams
+from gpt2_runtime.generation import beam_search as beams
 
 
 class Mutant(NamedTuple):
@@ -54,7 +54,7 @@ OF_CONTROLS = {
 
 
 def mistaken(mutant: Mutant) -> ModuleType:
-    """`gpt2_runtime.beams` with a mistake."""
+    """`gpt2_runtime.generation.beam_search` with a mistake."""
     source = Path(str(beams.__file__)).read_text(encoding="utf-8")
     assert source.count(mutant.right) == 1, mutant.right
     module = ModuleType(beams.__name__)

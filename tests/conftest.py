@@ -72,8 +72,8 @@ def made(shared: "Shared") -> Callable[[str], Made]:
     """Makes the folder of a variant (see `checkpoints.py`), once a run and without verifying: that is done here."""
     from checkpoints import EXPLAINED, VARIANTS, network
     from gpt2_export import freeze_only
-    from gpt2_export.explaining import EXPLAINING
-    from gpt2_export.kinds import KINDS
+    from gpt2_export.graphs.explain import EXPLAINING
+    from gpt2_export.graphs.kinds import KINDS
     from traces import add_graphs
 
     def make(variant: str) -> Made:
@@ -96,8 +96,8 @@ def full_size(shared: "Shared") -> Made:
     """
     import torch
     from gpt2_export import freeze_only
-    from gpt2_export.portable import PORTABLE
-    from gpt2_export.serving import SERVING
+    from gpt2_export.graphs.portable import PORTABLE
+    from gpt2_export.graphs.serving import SERVING
     from traces import add_graphs
     from transformers import GPT2Config, GPT2LMHeadModel
 

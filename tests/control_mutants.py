@@ -5,15 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from gpt2_runtime import SamplingConfig, sampling
-from gpt2_runtime.candidates import (
-    Candidates,
-    keep_min_p,
-    keep_top_k,
-    keep_top_p,
-    keep_typical_p,
-    probabilities,
-)
+from gpt2_runtime import SamplingConfig
+from gpt2_runtime.sampling import sampler as sampling
+from gpt2_runtime.sampling.filters import Candidates, keep_min_p, keep_top_k, keep_top_p, keep_typical_p, probabilities
 from sweep import Array
 
 Make = Callable[[pytest.MonkeyPatch], None]

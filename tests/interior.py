@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from gpt2_runtime.explanation import Explainer
+from gpt2_runtime.explain.explainer import Explainer
 from transformers import GPT2LMHeadModel
 
 TOKENS = 40

@@ -15,8 +15,8 @@ PROGRAM = """
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGTERM, signal.SIG_DFL)
-from {package}.entry import main
-from {package} import interruption
+from {package}.cli.entry import main
+from {package}.cli import interruption
 interruption.install()
 os.write(1, b".")
 {more}

@@ -6,7 +6,7 @@
                                               configs, or of those named
 
 Whether a mistake is refused does not depend on a checkpoint's weights: it is refused on the weights of
-`gpt2_export/stress.py`, which a config alone decides. So mistakes are tried once a config, not once a point.
+`stress.py`, which a config alone decides. So mistakes are tried once a config, not once a point.
 """
 
 import sys
@@ -23,16 +23,17 @@ import onnx
 import points
 import pytest
 import torch
-from gpt2_export import backends, freeze_only, interior, stress, truth
+from gpt2_export import freeze_only
 from gpt2_export.errors import GraphError
-from gpt2_export.explaining import EXPLAINING
-from gpt2_export.graph import Kind
-from gpt2_export.kinds import KINDS
-from gpt2_export.portable import PORTABLE
-from gpt2_export.serving import SERVING
-from gpt2_export.sweep import Case, cases
-from gpt2_export.tolerance import stress_limit
-from gpt2_export.verify import verify
+from gpt2_export.graphs.explain import EXPLAINING
+from gpt2_export.graphs.export import Kind
+from gpt2_export.graphs.kinds import KINDS
+from gpt2_export.graphs.portable import PORTABLE
+from gpt2_export.graphs.serving import SERVING
+from gpt2_export.verification import backends, explain_parity, stress, truth
+from gpt2_export.verification.parity import verify
+from gpt2_export.verification.sweep import Case, cases
+from gpt2_export.verification.tolerance import stress_limit
 from gpt2_model import GPT2, GPT2Config
 from mutants import INVISIBLE_IN_FLOAT32, MUTANTS
 from traces import add_graphs, once, traced
@@ -149,7 +150,7 @@ def mistaken(place: Stressed, where: str, name: str) -> float | None:
     path.write_bytes(proto.SerializeToString())
     try:
         if kind is EXPLAINING:
-            figures = interior.compare(place.folder, limit=stress_limit)
+            figures = explain_parity.compare(place.folder, limit=stress_limit)
             times = [found["max_difference"] / found["tolerance"] for found in figures.values()]
             return float(np.nan_to_num(times, nan=np.inf).max())
         return place.of_step(backends.graph(kind.name, place.folder))

@@ -20,7 +20,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gpt2_runtime import promise
+from gpt2_runtime.diagnostics import promise
 from interop.consumers import CONSUMERS, RESULTS
 
 ROOT = Path(__file__).parent.parent

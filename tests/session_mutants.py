@@ -8,9 +8,10 @@ from weakref import WeakKeyDictionary
 import backends
 import numpy as np
 import pytest
-from gpt2_runtime import Session, binding, engine, plan, portable, serving
-from gpt2_runtime.buffers import Allocation
-from gpt2_runtime.scores import HostScores, Scores
+from gpt2_runtime import Session
+from gpt2_runtime.engine import binding, packed_session, portable_graph, serving_graph, step_plan
+from gpt2_runtime.engine.buffers import Allocation
+from gpt2_runtime.engine.logits import HostScores, Scores
 from sweep import Array, Step
 
 Make = Callable[[pytest.MonkeyPatch], None]
@@ -60,10 +61,10 @@ def reversed_layers(found: list[str]) -> list[str]:
 mistake("keys and values swapped in the session")(names(binding, "present", swapped))
 mistake("the cache of one layer given to another in the session")(names(binding, "present", reversed_layers))
 mistake("keys and values swapped in the portable session", graph="portable")(
-    names(portable, "past_key_values", swapped)
+    names(portable_graph, "past_key_values", swapped)
 )
 mistake("the cache of one layer given to another in the portable session", graph="portable")(
-    names(portable, "past_key_values", reversed_layers)
+    names(portable_graph, "past_key_values", reversed_layers)
 )
 
 
@@ -75,54 +76,54 @@ def portable_positions_anew(patch: pytest.MonkeyPatch) -> None:
 
 @mistake("a roll-back of the portable session that keeps the tensors", graph="portable", reader=backends.restless)
 def portable_not_cut(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(portable, "cut", lambda tensor, length: tensor)
+    patch.setattr(portable_graph, "cut", lambda tensor, length: tensor)
 
 
 @mistake("prefill of the portable session with the last chunk alone", graph="portable")
 def last_chunk_alone(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(portable, "PREFILL_CHUNK", 8)
-    run = portable.PortableGraph._run
+    patch.setattr(portable_graph, "PREFILL_CHUNK", 8)
+    run = portable_graph.PortableGraph._run
 
     def forgetting(self: Any, ids: Array, cache: Any) -> Any:
         scores, after = run(self, ids, cache)
         return scores, after if ids.shape[1] < 8 else cache
 
-    patch.setattr(portable.PortableGraph, "_run", forgetting)
+    patch.setattr(portable_graph.PortableGraph, "_run", forgetting)
 
 
-def fed_with(change: Callable[[Fed, plan.Run, Sequence[int]], None]) -> Make:
+def fed_with(change: Callable[[Fed, step_plan.Run, Sequence[int]], None]) -> Make:
     """Changes what each run of the serving graph is fed; `change` sees the run, and its rows' lengths before it."""
 
     def make(patch: pytest.MonkeyPatch) -> None:
-        right = serving.feeds
+        right = serving_graph.feeds
 
-        def wrong(run: plan.Run, rows: Sequence[Array], past: Sequence[int], keep: int, *, even: bool) -> Fed:
+        def wrong(run: step_plan.Run, rows: Sequence[Array], past: Sequence[int], keep: int, *, even: bool) -> Fed:
             fed = right(run, rows, past, keep, even=even)
             change(fed, run, past[run.first : run.first + len(run.reads)])
             return fed
 
-        patch.setattr(serving, "feeds", wrong)
+        patch.setattr(serving_graph, "feeds", wrong)
 
     return make
 
 
-def counting_on(run: plan.Run) -> bool:
+def counting_on(run: step_plan.Run) -> bool:
     """Whether each row reads one token, or one row reads several: not the right-padded start."""
     return run.tokens == 1 or len(run.reads) == 1
 
 
 @mistake("positions that start anew with every step of the session")
 @fed_with
-def positions_anew(fed: Fed, run: plan.Run, past: Sequence[int]) -> None:
+def positions_anew(fed: Fed, run: step_plan.Run, past: Sequence[int]) -> None:
     fed["position_ids"][...] = np.arange(run.tokens)
 
 
 @mistake("positions that start anew with every chunk of a prompt")
 def positions_anew_in_chunks(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(serving, "PREFILL_CHUNK", 8)
+    patch.setattr(serving_graph, "PREFILL_CHUNK", 8)
 
     @fed_with
-    def make(fed: Fed, run: plan.Run, past: Sequence[int]) -> None:
+    def make(fed: Fed, run: step_plan.Run, past: Sequence[int]) -> None:
         fed["position_ids"][...] = np.array(past)[:, None] + np.arange(run.tokens)
 
     make(patch)
@@ -130,13 +131,13 @@ def positions_anew_in_chunks(patch: pytest.MonkeyPatch) -> None:
 
 @mistake("positions of the longest row for all rows")
 @fed_with
-def positions_of_the_longest(fed: Fed, run: plan.Run, past: Sequence[int]) -> None:
+def positions_of_the_longest(fed: Fed, run: step_plan.Run, past: Sequence[int]) -> None:
     fed["position_ids"][...] = fed["position_ids"].max(axis=0)
 
 
 @mistake("row lengths one too large")
 @fed_with
-def lengths_too_large(fed: Fed, run: plan.Run, past: Sequence[int]) -> None:
+def lengths_too_large(fed: Fed, run: step_plan.Run, past: Sequence[int]) -> None:
     if counting_on(run) and max(past):
         fed["seqlens_k"] += 1
         fed["total_sequence_length"] += 1
@@ -144,7 +145,7 @@ def lengths_too_large(fed: Fed, run: plan.Run, past: Sequence[int]) -> None:
 
 @mistake("row lengths one too small")
 @fed_with
-def lengths_too_small(fed: Fed, run: plan.Run, past: Sequence[int]) -> None:
+def lengths_too_small(fed: Fed, run: step_plan.Run, past: Sequence[int]) -> None:
     if counting_on(run) and min(past):
         fed["seqlens_k"] -= 1
         fed["total_sequence_length"] -= 1
@@ -152,25 +153,25 @@ def lengths_too_small(fed: Fed, run: plan.Run, past: Sequence[int]) -> None:
 
 @mistake("the longest row's length for all rows")
 @fed_with
-def longest_length(fed: Fed, run: plan.Run, past: Sequence[int]) -> None:
+def longest_length(fed: Fed, run: step_plan.Run, past: Sequence[int]) -> None:
     fed["seqlens_k"][...] = fed["seqlens_k"].max()
 
 
 @mistake("lengths of the new tokens alone")
 @fed_with
-def new_alone(fed: Fed, run: plan.Run, past: Sequence[int]) -> None:
+def new_alone(fed: Fed, run: step_plan.Run, past: Sequence[int]) -> None:
     fed["seqlens_k"][...] = run.tokens - 1
 
 
 @mistake("total length of the new tokens alone, which says that the cache is empty")
 @fed_with
-def total_of_new(fed: Fed, run: plan.Run, past: Sequence[int]) -> None:
+def total_of_new(fed: Fed, run: step_plan.Run, past: Sequence[int]) -> None:
     fed["total_sequence_length"][...] = run.tokens
 
 
 @mistake("logits of a padded row's end instead of its text's")
 @fed_with
-def padded_end(fed: Fed, run: plan.Run, past: Sequence[int]) -> None:
+def padded_end(fed: Fed, run: step_plan.Run, past: Sequence[int]) -> None:
     for at, place in enumerate(fed["logits_index"]):
         row, token = divmod(int(place), run.tokens)
         fed["logits_index"][at] = row * run.tokens + token + run.tokens - len(run.reads[row])
@@ -178,49 +179,51 @@ def padded_end(fed: Fed, run: plan.Run, past: Sequence[int]) -> None:
 
 @mistake("logits of the token before")
 @fed_with
-def token_before(fed: Fed, run: plan.Run, past: Sequence[int]) -> None:
+def token_before(fed: Fed, run: step_plan.Run, past: Sequence[int]) -> None:
     fed["logits_index"][...] = np.maximum(fed["logits_index"] - 1, 0)
 
 
 @mistake("logits counted from the first row of the batch instead of the run's")
 def places_from_the_batch(patch: pytest.MonkeyPatch) -> None:
-    right = serving.places
+    right = serving_graph.places
     patch.setattr(
-        serving, "places", lambda run, rows, keep: [(row - run.first, k) for row, k in right(run, rows, keep)]
+        serving_graph, "places", lambda run, rows, keep: [(row - run.first, k) for row, k in right(run, rows, keep)]
     )
 
 
 @mistake("logits of ragged rows aligned at the start")
 def aligned_at_the_start(patch: pytest.MonkeyPatch) -> None:
-    right = serving.places
+    right = serving_graph.places
 
-    def wrong(run: plan.Run, rows: Sequence[Array], keep: int) -> list[tuple[int, int]]:
+    def wrong(run: step_plan.Run, rows: Sequence[Array], keep: int) -> list[tuple[int, int]]:
         return [(row, k - keep + min(keep, len(rows[row]))) for row, k in right(run, rows, keep)]
 
-    patch.setattr(serving, "places", wrong)
+    patch.setattr(serving_graph, "places", wrong)
 
 
 @mistake("a roll-back that forgets to shorten", reader=backends.restless)
 def not_shortened(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(serving.SharedCache, "_shortened", lambda self, lengths: self)
+    patch.setattr(serving_graph.SharedCache, "_shortened", lambda self, lengths: self)
 
 
 @mistake("a roll-back of all rows to the first one's length", reader=backends.restless)
 def shortened_to_the_first(patch: pytest.MonkeyPatch) -> None:
-    right = serving.SharedCache._shortened
-    patch.setattr(serving.SharedCache, "_shortened", lambda self, lengths: right(self, lengths[:1] * len(lengths)))
+    right = serving_graph.SharedCache._shortened
+    patch.setattr(
+        serving_graph.SharedCache, "_shortened", lambda self, lengths: right(self, lengths[:1] * len(lengths))
+    )
 
 
 @mistake("a roll-back after which rows are taken for as alike as before", reader=backends.shuffled)
 def as_alike_as_before(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(serving.SharedCache, "_shortened", lambda self, lengths: replace(self, lengths=lengths))
+    patch.setattr(serving_graph.SharedCache, "_shortened", lambda self, lengths: replace(self, lengths=lengths))
 
 
 def selected_by(move: Callable[[Array, tuple[int, ...]], None]) -> Make:
     """Selects rows in place by another way of moving them."""
 
     def make(patch: pytest.MonkeyPatch) -> None:
-        right = serving.SharedCache._selected
+        right = serving_graph.SharedCache._selected
 
         def wrong(self: Any, rows: tuple[int, ...]) -> Any:
             if len(rows) > self.buffers.array.shape[2]:
@@ -228,7 +231,7 @@ def selected_by(move: Callable[[Array, tuple[int, ...]], None]) -> Make:
             move(self.buffers.array, rows)
             return replace(self, lengths=tuple(self.lengths[row] for row in rows))
 
-        patch.setattr(serving.SharedCache, "_selected", wrong)
+        patch.setattr(serving_graph.SharedCache, "_selected", wrong)
 
     return make
 
@@ -248,24 +251,24 @@ def written_before_read(array: Array, rows: tuple[int, ...]) -> None:
 
 @mistake("a selection of the portable session in the rows' old order", graph="portable", reader=backends.shuffled)
 def portable_in_old_order(patch: pytest.MonkeyPatch) -> None:
-    right = portable.gathered
-    patch.setattr(portable, "gathered", lambda tensor, rows: right(tensor, sorted(rows)))
+    right = portable_graph.gathered
+    patch.setattr(portable_graph, "gathered", lambda tensor, rows: right(tensor, sorted(rows)))
 
 
 @mistake("the view of a row's cache off by one row")
 def view_off_by_one(patch: pytest.MonkeyPatch) -> None:
-    right = engine.Engine.binding
+    right = packed_session.Engine.binding
 
     def wrong(self: Any, allocation: Allocation, first: int, rows: int, tokens: int, logits: int) -> Any:
         shifted = (first + 1) % allocation.shape[2] if rows == 1 else first
         return right(self, allocation, shifted, rows, tokens, logits)
 
-    patch.setattr(engine.Engine, "binding", wrong)
+    patch.setattr(packed_session.Engine, "binding", wrong)
 
 
 @mistake("what is computed for an idle row written over its last token", reader=backends.restless)
 @fed_with
-def idle_overwritten(fed: Fed, run: plan.Run, past: Sequence[int]) -> None:
+def idle_overwritten(fed: Fed, run: step_plan.Run, past: Sequence[int]) -> None:
     for row, read in enumerate(run.reads):
         if not read:
             fed["seqlens_k"][row] = max(0, past[row] - 1)
@@ -273,22 +276,22 @@ def idle_overwritten(fed: Fed, run: plan.Run, past: Sequence[int]) -> None:
 
 @mistake("rows of one token after the others, which loses what those have just written", reader=backends.restless)
 def one_token_last(patch: pytest.MonkeyPatch) -> None:
-    right = serving.plan
+    right = serving_graph.plan
 
-    def wrong(*given: Any, **settings: Any) -> list[plan.Run]:
+    def wrong(*given: Any, **settings: Any) -> list[step_plan.Run]:
         return sorted(right(*given, **settings), key=lambda run: run.tokens == 1)
 
-    patch.setattr(serving, "plan", wrong)
+    patch.setattr(serving_graph, "plan", wrong)
 
 
 @mistake("padding over rows that are not empty", reader=backends.restless)
 def padded_over_a_past(patch: pytest.MonkeyPatch) -> None:
-    right = serving.plan
+    right = serving_graph.plan
     # The operator refuses several rows of several tokens, unless it is told that all are empty.
-    patch.setattr(serving, "plan", lambda past, *rest, even: right([0] * len(past), *rest, even=even))
+    patch.setattr(serving_graph, "plan", lambda past, *rest, even: right([0] * len(past), *rest, even=even))
 
     @fed_with
-    def make(fed: Fed, run: plan.Run, past: Sequence[int]) -> None:
+    def make(fed: Fed, run: step_plan.Run, past: Sequence[int]) -> None:
         if not counting_on(run):
             fed["total_sequence_length"][...] = run.tokens
 
@@ -309,13 +312,13 @@ def stale_binding(patch: pytest.MonkeyPatch) -> None:
 
 @mistake("a binding found by its tokens alone, whatever its rows")
 def binding_of_other_rows(patch: pytest.MonkeyPatch) -> None:
-    right, first_of = engine.Engine.binding, WeakKeyDictionary[Allocation, dict[tuple[int, ...], int]]()
+    right, first_of = packed_session.Engine.binding, WeakKeyDictionary[Allocation, dict[tuple[int, ...], int]]()
 
     def wrong(self: Any, allocation: Allocation, first: int, rows: int, tokens: int, logits: int) -> Any:
         found = first_of.setdefault(allocation, {}).setdefault((rows, tokens, logits), first)
         return right(self, allocation, found, rows, tokens, logits)
 
-    patch.setattr(engine.Engine, "binding", wrong)
+    patch.setattr(packed_session.Engine, "binding", wrong)
 
 
 @mistake("logits that the next step overwrites")

@@ -6,7 +6,8 @@ from typing import Any
 import backends
 import pytest
 from checkpoints import GRAPHS
-from gpt2_runtime import Session, engine
+from gpt2_runtime import Session
+from gpt2_runtime.engine import packed_session
 from sweep import Step, assert_same_logits
 from tolerances import atol
 
@@ -29,7 +30,7 @@ def check(session: Session, reader: Callable[[Session], Step]) -> None:
 def test_weights_as_they_lie_in_the_file_are_the_same_weights(
     variant: str, made: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "UNPACKED_TOKENS", 10**9)
+    monkeypatch.setattr(packed_session, "UNPACKED_TOKENS", 10**9)
     session = Session.open(made(variant).folder, threads=1, graph="serving", prepack=False)
     check(session, backends.runtime)
     assert not session.opened.engine.packed

@@ -13,7 +13,7 @@ from gpt2_model import GPT2
 from gpt2_model import generate as scratch_generate
 from gpt2_runtime import GREEDY, LookupConfig, Session, Token
 from gpt2_runtime import generate as runtime_generate
-from gpt2_runtime.lookup import Ledger
+from gpt2_runtime.generation.prompt_lookup import Ledger
 from sweep import greedy
 from transformers import GPT2LMHeadModel
 

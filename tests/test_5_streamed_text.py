@@ -10,8 +10,9 @@ import backends
 import pytest
 import vocabularies
 from checkpoints import network
-from gpt2_export import freeze_only, tokenizer
-from gpt2_export.serving import SERVING
+from gpt2_export import freeze_only
+from gpt2_export.freeze import tokenizer_files as tokenizer
+from gpt2_export.graphs.serving import SERVING
 from gpt2_runtime import GREEDY, TextGenerator, Tokenizer
 from sweep import greedy
 from traces import add_graphs

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from checkpoints import network
 from gpt2_export import freeze_only
-from gpt2_export.serving import SERVING
-from gpt2_runtime import GREEDY, Completion, Prompt, SamplingConfig, TextGenerator, complete_batch, lookup
-from gpt2_runtime.batch import complete
-from gpt2_runtime.decoding import Decoding
-from gpt2_runtime.sampling import sample
-from gpt2_runtime.serving import SharedCache
+from gpt2_export.graphs.serving import SERVING
+from gpt2_runtime import GREEDY, Completion, Prompt, SamplingConfig, TextGenerator, complete_batch
+from gpt2_runtime.engine.serving_graph import SharedCache
+from gpt2_runtime.generation import prompt_lookup
+from gpt2_runtime.generation.request_state import Decoding
+from gpt2_runtime.sampling.sampler import sample
+from gpt2_runtime.text.batch import complete
 from traces import add_graphs
 
 PROMPTS = 64
@@ -129,7 +130,7 @@ def one_text(monkeypatch: pytest.MonkeyPatch) -> None:
         new.append(sample(*given, new_ids=new, **rest))
         return new[-1]
 
-    monkeypatch.setattr(lookup, "sample", wrong)
+    monkeypatch.setattr(prompt_lookup, "sample", wrong)
 
 
 @pytest.mark.parametrize("mistake", [kept_text, one_generator, one_text])

@@ -14,7 +14,7 @@ PROGRAM = """
 import json, sys, time
 import numpy, onnxruntime, tiktoken, click
 start = time.process_time()
-from gpt2_runtime.cli import main
+from gpt2_runtime.cli.command import main
 main(sys.argv[1:], standalone_mode=False)
 seconds = time.process_time() - start
 files = {name: getattr(module, "__file__", None) or "" for name, module in sys.modules.items()}

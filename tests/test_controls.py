@@ -11,8 +11,8 @@ import torch
 from control_mutants import MUTANTS
 from gpt2_runtime import LookupConfig, SamplingConfig, Session, Token
 from gpt2_runtime import generate as runtime_generate
-from gpt2_runtime.candidates import probabilities
-from gpt2_runtime.sampling import candidates
+from gpt2_runtime.sampling.filters import probabilities
+from gpt2_runtime.sampling.sampler import candidates
 from transformers import GPT2LMHeadModel
 from transformers.generation import (
     LogitsProcessor,

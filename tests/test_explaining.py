@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gpt2_export.steps import DEMO
-from gpt2_runtime.explanation import Explainer
+from gpt2_export.pipeline import DEMO
+from gpt2_runtime.explain.explainer import Explainer
 from interior import assert_same_interior, transformers
 from tolerances import atol
 

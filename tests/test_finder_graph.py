@@ -5,7 +5,7 @@ import textwrap
 
 import onnx.checker
 import onnx.parser
-from gpt2_runtime import finder
+from gpt2_runtime.engine import top_k as finder
 
 
 def test_the_file_is_what_the_documentation_says() -> None:

@@ -10,9 +10,10 @@ import pytest
 import torch
 from gpt2_model import GPT2
 from gpt2_model import generate as scratch_generate
-from gpt2_runtime import GREEDY, PrefixCache, Session, Token, engine
+from gpt2_runtime import GREEDY, PrefixCache, Session, Token
 from gpt2_runtime import generate as runtime_generate
-from gpt2_runtime.signature import GraphKind
+from gpt2_runtime.engine import packed_session
+from gpt2_runtime.graphs.graph_signature import GraphKind
 from mutants import MUTANTS
 from safetensors import safe_open
 from sweep import Array, Case, Step, assert_case, cases, greedy
@@ -70,7 +71,7 @@ def chosen() -> list[Case]:
 def test_logits_are_those_of_transformers(
     backend: str, reference: Step, folder: Path, chosen: list[Case], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "UNPACKED_TOKENS", 10**9)
+    monkeypatch.setattr(packed_session, "UNPACKED_TOKENS", 10**9)
     tried = {
         "scratch": lambda: backends.scratch(GPT2.from_pretrained(folder)),
         "graph": lambda: backends.graph(folder / "model.onnx"),

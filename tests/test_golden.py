@@ -15,7 +15,7 @@ from goldens import CHECKS, DOCUMENT, Golden
 from gpt2_export import make
 from gpt2_model import GPT2
 from gpt2_runtime import Session
-from gpt2_runtime.tokenizer import Tokenizer
+from gpt2_runtime.tokenizer.tokenizer import Tokenizer
 from sweep import Step, greedy
 from torch.nn import functional as F
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import onnx
 import pytest
-from gpt2_export.kinds import KINDS
-from gpt2_export.precision import PRECISIONS
-from gpt2_runtime import onnx_file
-from gpt2_runtime.graph_contents import OF_PRECISION, OPERATORS
-from gpt2_runtime.onnx_file import MOST_CONSTANT_BYTES, OnnxFile
+from gpt2_export.graphs.kinds import KINDS
+from gpt2_export.precision.precision import PRECISIONS
+from gpt2_runtime.graphs import onnx_file
+from gpt2_runtime.graphs.graph_contents import OF_PRECISION, OPERATORS
+from gpt2_runtime.graphs.onnx_file import MOST_CONSTANT_BYTES, OnnxFile
 
 TINY = Path(__file__).parents[1] / "packages" / "runtime" / "tests" / "data" / "tiny"
 

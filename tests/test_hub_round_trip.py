@@ -10,13 +10,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from gpt2_export import card
+from gpt2_export.hub import model_card
 from hub import Hub, running
 
 TINY = Path(__file__).parent.parent / "packages/runtime/tests/data/tiny"
 # The command in a process of its own, for the hub's address is read once.
-COMMAND = [sys.executable, "-c", "import sys; from {0}.cli import main; main(sys.argv[1:])"]
-PROGRAMS = [(title, program) for title, _, language, program in (*card.RUNS, *card.RUNS_OF_IDS) if language == "python"]
+COMMAND = [sys.executable, "-c", "import sys; from {0}.cli.command import main; main(sys.argv[1:])"]
+PROGRAMS = [
+    (title, program)
+    for title, _, language, program in (*model_card.RUNS, *model_card.RUNS_OF_IDS)
+    if language == "python"
+]
 
 
 def run(hub: Hub, home: Path, *command: str) -> str:

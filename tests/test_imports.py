@@ -1,4 +1,4 @@
-"""The arrows of the house, seen in clean interpreters: which package and which module loads which."""
+"""The arrows of the house, seen in clean interpreters: which package and which room loads which."""
 
 import ast
 import json
@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 
 PACKAGES = Path(__file__).parent.parent / "packages"
 
-# `a, b <- c` lets c import a, b and whatever these may import. A cli stands at the end: it may import everything.
+# `a, b <- c` lets c import a, b and whatever these may import. A name is a room, or a module beside the rooms.
 ARROWS = {
     "gpt2_model": """
         quoting, inert_fields, errors <- config <- gpt2 <- generate; quoting, errors <- text_file; quoting <- misfits;
@@ -25,42 +25,25 @@ ARROWS = {
         checkpoint, compiler, gpt2, misfits <- weights
     """,
     "gpt2_export": """
-        errors <- plainfile, tokenizer_settings;
-        tokenizer_settings <- tokenizer_json <- tokenizer <- end_of_text, tokenizer_parity;
-        plainfile, temporary <- journal; journal, schema <- manifest <- bundle;
-        plainfile <- tensorfile <- network <- backends; temporary <- graph; graph, network <- admission <- steps;
-        end_of_text, genai, progress, tensorfile <- freeze;
-        tensorfile <- initializers; blocks, initializers, smoothing <- nbits <- half <- precision <- graph;
-        graph <- portable, serving, explaining; explaining, portable, serving, progress <- kinds;
-        kinds, sweep, telemetry <- backends; sweep <- truth; backends, tolerance, truth <- interior;
-        bundle, freeze, interior <- stress; progress, stress <- verify; backends <- calibration;
-        activations, calibration, verify <- quality;
-        bundle, freeze, quality, tokenizer_parity <- steps; bundle, freeze, kinds <- inspection;
-        inspection, tokenizer <- card <- repository; interruption, steps, inspection, repository <- cli;
-        cli <- entry
+        errors <- plain_file <- weights;
+        weights <- precision;
+        progress, weights <- freeze;
+        precision, progress, temporary <- graphs;
+        freeze, graphs <- folder;
+        folder, telemetry <- verification;
+        folder <- hub;
+        verification <- pipeline;
+        hub, pipeline <- cli
     """,
     "gpt2_runtime": """
-        errors <- cuda, regular_file, sharing, stopping; sharing <- bundle, cache; regular_file <- document;
-        cuda, telemetry <- providers <- placement, transfer;
-        transfer <- buffers <- pool;
-        shortlist <- finder; finder, transfer <- scores;
-        document <- bundle, merges, post_processor; normalizer, merges, post_processor <- vocabulary <- tokenizer;
-        document <- weights_file; bundle <- signature <- onnx_file <- graph_contents;
-        graph_contents, providers, weights_file <- graph_file; graph_file, hugepages, placement <- inference;
-        candidates, controls, errors, shortlist <- sampling;
-        buffers, scores, signature <- binding <- engine;
-        bundle, cache, engine, plan, pool <- serving;
-        transfer <- tensors; cache, plan, providers, scores, signature, tensors <- portable;
-        providers, signature <- graph_choice; graph_choice, inference, portable, serving <- session;
-        errors <- logprobs; sampling <- lookup, request; events, logprobs, lookup, request, session <- decoding;
-        session <- prefixes; decoding, prefixes <- generate, scheduler; events, logprobs, request, session <- beams;
-        logprobs, session <- scoring <- perplexity; decoding, tokenizer, detokenizer, scoring, stopping <- completion;
-        beams, completion, generate <- text <- lm_eval; scheduler, text <- batch <- job <- jobs;
-        memory, text <- loading; loading, promise <- inspection;
-        text <- explanation; detokenizer, explanation, glyphs <- page;
-        buffers, bundle <- roofline; memory, roofline, sampling, session <- bench;
-        bench, inspection, jobs, page, perplexity <- cli;
-        interruption <- cli <- entry
+        errors <- folder, providers, sampling;
+        folder <- tokenizer;
+        folder, providers <- graphs;
+        graphs, sampling <- engine;
+        engine <- generation, scoring;
+        generation, scoring, tokenizer <- text;
+        text <- batch_file, diagnostics, explain, lm_eval;
+        batch_file, diagnostics, explain <- cli
     """,
 }
 NEVER = {
@@ -74,7 +57,7 @@ NEVER = {
 # Adapters to packages that are not installed here: of these the source is read, and nothing else may load them.
 ADAPTERS = {"gpt2_runtime": ("lm_eval",)}
 
-# Imports each module of a package by itself, without what the package's __init__ would load.
+# Imports each room of a package by itself, all its modules, without what the package's __init__ would load.
 PROGRAM = """
 import importlib, importlib.util, json, pkgutil, sys, types
 
@@ -88,7 +71,9 @@ for module in pkgutil.iter_modules(places):
         del sys.modules[name]
     sys.modules[package] = types.ModuleType(package)
     sys.modules[package].__path__ = list(places)
-    importlib.import_module(f"{package}.{module.name}")
+    room = importlib.import_module(f"{package}.{module.name}")
+    for each in pkgutil.iter_modules(getattr(room, "__path__", [])):
+        importlib.import_module(f"{package}.{module.name}.{each.name}")
     loaded = {name.split(".")[1] for name in sys.modules if name.startswith(f"{package}.")}
     siblings[module.name] = sorted(loaded - {module.name})
 print(json.dumps({"siblings": siblings, "packages": sorted({name.partition(".")[0] for name in sys.modules})}))
@@ -97,7 +82,7 @@ print(json.dumps({"siblings": siblings, "packages": sorted({name.partition(".")[
 
 @cache
 def loaded_by(package: str, place: Path | None = None) -> dict[str, Any]:
-    """What the modules of a package load, in an interpreter of its own."""
+    """What the rooms of a package load, in an interpreter of its own."""
     command = [sys.executable, "-c", PROGRAM, package, *ADAPTERS.get(package, ())]
     found = subprocess.run(command, cwd=place, capture_output=True, text=True, check=True)
     answer: dict[str, Any] = json.loads(found.stdout)

@@ -8,14 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from gpt2_export import manifest
+from gpt2_export.folder import manifest
 from gpt2_runtime import SamplingConfig, TextGenerator
-from gpt2_runtime.bundle import Bundle
+from gpt2_runtime.folder.bundle import Bundle
 
 TINY = Path(__file__).parent.parent / "packages" / "runtime" / "tests" / "data" / "tiny"
 STRACE = shutil.which("strace")
 WORDS = ["quantize", "--precision", "int8", "--max-ppl-increase", "1000", "--keep", "h.0.mlp.c_fc"]
-COMMAND = [sys.executable, "-c", "from gpt2_export.cli import main; main()"]
+COMMAND = [sys.executable, "-c", "from gpt2_export.cli.command import main; main()"]
 
 
 def text(folder: Path, precision: str) -> str:

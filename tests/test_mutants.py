@@ -17,7 +17,7 @@ import torch
 from checkpoints import VARIANTS, network
 from gpt2_model import GPT2
 from gpt2_runtime import Session
-from gpt2_runtime.explanation import Explainer
+from gpt2_runtime.explain.explainer import Explainer
 from interior import assert_same_interior
 from mutants import INVISIBLE_IN_FLOAT32, MUTANTS, Mutant
 from sweep import assert_same_logits

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import vocabularies
 from gpt2_runtime import Tokenizer
-from gpt2_runtime.normalizer import FORMS, NEWER, SHORT, Form, normalize
+from gpt2_runtime.tokenizer.normalizer import FORMS, NEWER, SHORT, Form, normalize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, ByteLevelBPETokenizer, normalizers, processors

@@ -44,7 +44,7 @@ NIGHTLY = {
 LIFE = """
 import sys, time
 from pathlib import Path
-from gpt2_export import backends
+from gpt2_export.verification import backends
 from gpt2_runtime import TextGenerator
 
 generator = TextGenerator.open("tiny", threads=1)

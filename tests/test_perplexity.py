@@ -13,14 +13,14 @@ import torch
 from click.testing import CliRunner
 from gpt2_model import GPT2
 from gpt2_runtime import Session, Tokenizer, perplexity, score_prompt
-from gpt2_runtime.cli import main
+from gpt2_runtime.cli.command import main
 from torch.nn.functional import cross_entropy
 from transformers import GPT2LMHeadModel
 
 torch.set_num_threads(1)  # these networks are so small that a second thread costs more than it brings
 
 ATOL = 1e-4  # of a log-probability, and so relative of a perplexity; to count each token once is 4e-4 off on the demo
-TEXT = (Path(gpt2_export.__file__).parent / "sonnets.txt").read_text(encoding="utf-8")
+TEXT = (Path(gpt2_export.__file__).parent / "verification" / "sonnets.txt").read_text(encoding="utf-8")
 
 Loss = Callable[[torch.Tensor, torch.Tensor], float]
 """(input_ids [1, T], labels [1, T], where -100 is left out) -> the mean loss, NaN of no labels."""

@@ -11,10 +11,10 @@ import onnx
 import pytest
 import torch
 from checkpoints import VARIANTS, network
-from gpt2_export import graph, kinds
-from gpt2_export.precision import INT4, INT8, PRECISIONS, Precision
-from gpt2_export.serving import SERVING
-from gpt2_export.verify import kl
+from gpt2_export.graphs import export, kinds
+from gpt2_export.graphs.serving import SERVING
+from gpt2_export.precision.precision import INT4, INT8, PRECISIONS, Precision
+from gpt2_export.verification.metrics import kl
 from gpt2_model import GPT2Config
 from gpt2_runtime import Session
 from sweep import Array, Step
@@ -62,7 +62,7 @@ class Large:
         self.folders = {"plain": place}
         for file in (WEIGHTS, SERVING.file):
             (place / file).hardlink_to(full_size.folder / file)  # others read it: what is added goes beside
-        self.base = graph.base(SERVING, self.config, place / WEIGHTS)
+        self.base = export.base(SERVING, self.config, place / WEIGHTS)
 
     def add(self, name: str, precision: Precision, keep: tuple[str, ...] = ()) -> Path:
         """The folder of that name with a precision."""
@@ -107,7 +107,9 @@ def test_outliers_cost_int8_little_with_the_rescaling_and_too_much_without(
     kinds.write_all({SERVING: at_full_size.base}, at_full_size.config, at_full_size.folders["outliers"])
     at_full_size.add("outliers", INT8)
     assert at_full_size.lost("outliers", INT8) <= LIMITS["int8, outliers"]
-    monkeypatch.setattr("gpt2_export.smoothing.factors", lambda weight, bias, reader: np.ones(len(weight), np.float32))
+    monkeypatch.setattr(
+        "gpt2_export.precision.smoothing.factors", lambda weight, bias, reader: np.ones(len(weight), np.float32)
+    )
     at_full_size.add("outliers", INT8)
     assert at_full_size.lost("outliers", INT8) > LIMITS["int8, outliers"]
 

@@ -1,4 +1,4 @@
-"""What equals what, at the width of GPT-2: every cell of `gpt2_runtime.promise` is a test. Bits have no tolerance."""
+"""What equals what, at the width of GPT-2: each cell of the table in `promise.py` is a test. Bits have no tolerance."""
 
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -17,9 +17,9 @@ from gpt2_runtime import (
     Session,
     TextGenerator,
     complete_batch,
-    engine,
 )
-from gpt2_runtime.promise import BITS, CLOSE, EQUALITIES, NONE, PRECISIONS, TEXT, Equality
+from gpt2_runtime.diagnostics.promise import BITS, CLOSE, EQUALITIES, NONE, PRECISIONS, TEXT, Equality
+from gpt2_runtime.engine import packed_session
 
 Floats = np.ndarray
 Outcome = tuple[Floats, Floats]
@@ -165,7 +165,7 @@ CELLS = [
 def test_logits_are_as_equal_as_the_table_says(
     equality: Equality, precision: str, opened: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "UNPACKED_TOKENS", 10**9)
+    monkeypatch.setattr(packed_session, "UNPACKED_TOKENS", 10**9)
     level = equality.levels[precision]
     lost = np.abs(read(opened(precision)) - read(opened("fp32"))).mean()
     for found, expected in logits_of(equality, precision, opened):

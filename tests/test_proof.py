@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import points
 import pytest
-from gpt2_export import backends
+from gpt2_export.verification import backends
 from proof import MISTAKES, NONE, Stressed, mistaken, right, stressed
 
 BY_DEFAULT = ("plain, std 0.5", "plain, massive and low, std 0.27")

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 VARIABLE = "ORT_DISABLE_TELEMETRY"
 
 # The functions that load it, in which the switch comes first.
-LOADERS = {"packages/runtime/src/gpt2_runtime/providers.py", "packages/export/src/gpt2_export/telemetry.py"}
+LOADERS = {"packages/runtime/src/gpt2_runtime/providers/providers.py", "packages/export/src/gpt2_export/telemetry.py"}
 # What is imported by pytest after a conftest that switches it off, or started with it switched off: `processes.py`.
 AFTER_A_SWITCH = {
     "packages/runtime/tests": "packages/runtime/conftest.py",
@@ -106,9 +106,9 @@ def told(program: str, **variables: str) -> list[str]:
 @pytest.mark.parametrize(
     "program",
     [
-        "from gpt2_runtime.providers import load_onnxruntime; load_onnxruntime()",
+        "from gpt2_runtime.providers.providers import load_onnxruntime; load_onnxruntime()",
         "from gpt2_export.telemetry import load_onnxruntime; load_onnxruntime()",
-        "import gpt2_runtime.session; gpt2_runtime.session.choose_provider('cpu')",
+        "import gpt2_runtime.engine.session; gpt2_runtime.engine.session.choose_provider('cpu')",
     ],
 )
 def test_it_is_off_when_onnxruntime_is_imported(program: str) -> None:
@@ -116,7 +116,7 @@ def test_it_is_off_when_onnxruntime_is_imported(program: str) -> None:
 
 
 def test_what_the_user_has_decided_stays() -> None:
-    program = "from gpt2_runtime.providers import load_onnxruntime; load_onnxruntime()"
+    program = "from gpt2_runtime.providers.providers import load_onnxruntime; load_onnxruntime()"
     assert set(told(program, **{VARIABLE: "0"})) == {"0"}
 
 

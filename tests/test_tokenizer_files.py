@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import tokenizers
 import vocabularies
-from gpt2_export import tokenizer
 from gpt2_export.errors import FolderError
+from gpt2_export.freeze import tokenizer_files
 from gpt2_runtime import Tokenizer
 from gpt2_runtime.errors import TokenizerError
 from tokenizers import AddedToken, ByteLevelBPETokenizer, normalizers, pre_tokenizers, processors
@@ -145,7 +145,7 @@ def same_everywhere(source: Path, out: Path) -> bool:
     config = json.loads((source / "config.json").read_text())
     sizes = {"vocab_size": SIZE, "n_positions": 81}
     try:
-        made = tokenizer.copy(source, out, config | sizes)
+        made = tokenizer_files.copy(source, out, config | sizes)
     except FolderError:
         return False
     if made.document is None:

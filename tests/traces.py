@@ -11,11 +11,12 @@ from pathlib import Path
 
 import onnx_ir as ir
 import pytest
-from gpt2_export import add_graph, graph, kinds
-from gpt2_export.graph import Kind
+from gpt2_export import add_graph
+from gpt2_export.graphs import export, kinds
+from gpt2_export.graphs.export import Kind
 from gpt2_model import GPT2Config
 
-_trace = graph.trace
+_trace = export.trace
 _kept: dict[tuple[Kind, GPT2Config], ir.Model] = {}
 
 
@@ -33,7 +34,7 @@ def once(kind: Kind, config: GPT2Config) -> ir.Model:
 def traced(trace: Callable[[Kind, GPT2Config], ir.Model]) -> Iterator[None]:
     """By `once` or `anew`."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(graph, "trace", trace)
+        patch.setattr(export, "trace", trace)
         yield
 
 

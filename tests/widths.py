@@ -8,10 +8,12 @@ from typing import Any
 
 import gpt2_export
 import pytest
-from gpt2_export import freeze_only, kinds, manifest, steps
-from gpt2_export.graph import Kind
-from gpt2_export.portable import PORTABLE
-from gpt2_export.serving import SERVING
+from gpt2_export import freeze_only, pipeline
+from gpt2_export.folder import manifest
+from gpt2_export.graphs import kinds
+from gpt2_export.graphs.export import Kind
+from gpt2_export.graphs.portable import PORTABLE
+from gpt2_export.graphs.serving import SERVING
 from traces import add_graphs
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -25,7 +27,7 @@ def add_precisions(folder: Path, names: Sequence[str], wanted: Sequence[Kind] = 
     read = manifest.read
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(manifest, "read", lambda place: read(place) | {"parity": {}})  # as if it were verified
-        patch.setattr(steps, "judge", lambda *_, **__: {})
+        patch.setattr(pipeline, "judge", lambda *_, **__: {})
         patch.setattr(kinds, "of", lambda _: tuple(wanted))
         gpt2_export.quantize(folder, names)
     path = folder / manifest.MANIFEST

@@ -54,7 +54,7 @@ class Bandwidth:
 
 def libcudart() -> Any:
     """CUDA's runtime, as gpt2-runtime finds it; its ProviderError where there is none."""
-    from gpt2_runtime.providers import choose_provider, load_onnxruntime
+    from gpt2_runtime.providers.providers import choose_provider, load_onnxruntime
 
     choose_provider("cuda")
     return ctypes.CDLL(f"libcudart.so.{str(load_onnxruntime().cuda_version).partition('.')[0]}")

@@ -39,7 +39,7 @@ class Ours:
     def batch(self, prompts: list[list[int]], new_tokens: int) -> Generated:
         import numpy as np
         from gpt2_runtime import GREEDY
-        from gpt2_runtime.sampling import sample
+        from gpt2_runtime.sampling.sampler import sample
 
         rng = np.random.default_rng(0)  # of which greedy takes nothing
         counts = [GREEDY.needed] * len(prompts)

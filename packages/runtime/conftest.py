@@ -7,7 +7,8 @@ from typing import Any
 
 import hypothesis
 import pytest
-from gpt2_runtime import Session, telemetry
+from gpt2_runtime import Session
+from gpt2_runtime.providers import telemetry
 
 TINY = Path(__file__).parent / "tests" / "data" / "tiny"
 

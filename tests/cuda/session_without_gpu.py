@@ -10,13 +10,14 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from gpt2_runtime import GREEDY, LookupConfig, Session, TextGenerator, beam_search, serving
-from gpt2_runtime.cache import Snapshot
+from gpt2_runtime import GREEDY, LookupConfig, Session, TextGenerator, beam_search
+from gpt2_runtime.engine import serving_graph
+from gpt2_runtime.engine.cache import Snapshot
 from gpt2_runtime.errors import SettingError
-from gpt2_runtime.explanation import Explainer
-from gpt2_runtime.placement import placed
-from gpt2_runtime.providers import PROVIDERS
-from gpt2_runtime.text import Settings
+from gpt2_runtime.explain.explainer import Explainer
+from gpt2_runtime.providers.placement import placed
+from gpt2_runtime.providers.providers import PROVIDERS
+from gpt2_runtime.text.generator import Settings
 
 TOKENS = 80  # more than the model reads at once
 
@@ -73,10 +74,10 @@ def grow_rows(session: Session) -> None:
 
 def read_in_chunks(session: Session) -> None:
     """Runs that give no logits, before the last one does."""
-    whole = serving.DEVICE_CHUNK
-    serving.DEVICE_CHUNK = 7
+    whole = serving_graph.DEVICE_CHUNK
+    serving_graph.DEVICE_CHUNK = 7
     logits, _ = session.step([[5] * 20], session.empty_cache())
-    serving.DEVICE_CHUNK = whole
+    serving_graph.DEVICE_CHUNK = whole
     assert logits.shape == (1, 1, session.bundle.architecture.vocab_size)
 
 

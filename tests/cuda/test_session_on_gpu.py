@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gpt2_runtime import GREEDY, LookupConfig, Session, Token, generate, portable, serving
+from gpt2_runtime import GREEDY, LookupConfig, Session, Token, generate
+from gpt2_runtime.engine import portable_graph, serving_graph
+from gpt2_runtime.engine.logits import LEAST_ROWS, DeviceScores
+from gpt2_runtime.engine.portable_graph import PortableGraph
+from gpt2_runtime.engine.serving_graph import ServingGraph
 from gpt2_runtime.errors import SettingError
-from gpt2_runtime.portable import PortableGraph
-from gpt2_runtime.providers import load_onnxruntime
-from gpt2_runtime.scores import LEAST_ROWS, DeviceScores
-from gpt2_runtime.serving import ServingGraph
-from gpt2_runtime.shortlist import Shortlist
+from gpt2_runtime.providers.providers import load_onnxruntime
+from gpt2_runtime.sampling.top_logits import Shortlist
 from gpus import gpus
 
 TINY = Path(__file__).parents[2] / "packages/runtime/tests/data/tiny"
@@ -65,8 +66,8 @@ def test_the_graph_is_one_that_the_gpu_has_kernels_for(both: Both) -> None:
 def test_a_prefill_in_chunks_is_one_prefill(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = np.random.default_rng(1).integers(300, size=(1, 50))
     whole = [session.step(ids, session.empty_cache())[0] for session in both]
-    monkeypatch.setattr(serving, "DEVICE_CHUNK", 7)
-    monkeypatch.setattr(portable, "PREFILL_CHUNK", 7)
+    monkeypatch.setattr(serving_graph, "DEVICE_CHUNK", 7)
+    monkeypatch.setattr(portable_graph, "PREFILL_CHUNK", 7)
     parts = [session.step(ids, session.empty_cache())[0] for session in both]
     assert_close(both, parts)
     assert_close(both, [whole[1], parts[1]])

@@ -76,7 +76,7 @@ def test_the_next_cache_finds_its_step_captured(found: dict[str, Any]) -> None:
 
 @pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there may be a GPU, and its libraries")
 def test_without_libraries_the_missing_one_is_told_in_one_line() -> None:
-    command = [sys.executable, "-c", "from gpt2_runtime.cli import main; main()", "inspect", str(TINY)]
+    command = [sys.executable, "-c", "from gpt2_runtime.cli.command import main; main()", "inspect", str(TINY)]
     process = subprocess.run([*command, "--provider", "cuda"], capture_output=True, text=True)
     assert process.returncode == 1
     assert process.stdout == ""
@@ -87,7 +87,7 @@ def test_without_libraries_the_missing_one_is_told_in_one_line() -> None:
 def test_what_would_run_on_the_cpu_is_not_let_through(tmp_path: Path) -> None:
     """The same graph, had nobody known of the kernel that is missing."""
     program = (
-        "import sys; from gpt2_runtime import Session, session\n"
+        "from gpt2_runtime import Session\nfrom gpt2_runtime.engine import session\n"
         "session.choose_graph = lambda *_: 'serving'\n"
         f"try: Session.open({str(TINY)!r}, provider='cuda')\n"
         "except Exception as error: print(error)"

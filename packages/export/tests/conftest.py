@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from gpt2_export import graph, make, quantize, telemetry, tensorfile
-from gpt2_export.cli import main
-from gpt2_export.freeze import WEIGHTS, write_json
-from gpt2_export.kinds import KINDS
+from gpt2_export import make, quantize, telemetry
+from gpt2_export.cli.command import main
+from gpt2_export.freeze.freeze import WEIGHTS, write_json
+from gpt2_export.graphs import export
+from gpt2_export.graphs.kinds import KINDS
+from gpt2_export.weights import safetensors_file
 from gpt2_model import GPT2, GPT2Config
 from gpt2_model.weights import stored_tensors
 from hypothesis import settings
@@ -50,7 +52,7 @@ DRIVER = """
 import json, sys
 sys.modules["transformers"] = None
 from click.testing import CliRunner
-from gpt2_export.cli import main
+from gpt2_export.cli.command import main
 for arguments in json.load(sys.stdin):
     ran = CliRunner().invoke(main, arguments)
     raised = None if isinstance(ran.exception, SystemExit | None) else repr(ran.exception)
@@ -186,8 +188,8 @@ def freeze_network() -> Freeze:
 
     def freeze_network(model: GPT2, folder: Path) -> None:
         tensors = {name: tensor.numpy() for name, tensor in stored_tensors(model).items()}
-        tensorfile.write(
-            folder / WEIGHTS, {name: tensorfile.Form(t.shape) for name, t in tensors.items()}, tensors.values()
+        safetensors_file.write(
+            folder / WEIGHTS, {name: safetensors_file.Form(t.shape) for name, t in tensors.items()}, tensors.values()
         )
         write_json(folder / "config.json", model.config.to_hf())
 
@@ -195,9 +197,9 @@ def freeze_network() -> Freeze:
 
 
 @pytest.fixture(scope="session", params=KINDS, ids=lambda kind: str(kind.name))
-def kind(request: pytest.FixtureRequest) -> graph.Kind:
+def kind(request: pytest.FixtureRequest) -> export.Kind:
     """Each kind of graph: for what is true of all of them."""
-    found: graph.Kind = request.param
+    found: export.Kind = request.param
     return found
 
 

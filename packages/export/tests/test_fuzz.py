@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from damages import do_damage, fuzzed
-from gpt2_export import manifest, repository
-from gpt2_export.cli import main
+from gpt2_export.cli.command import main
+from gpt2_export.folder import manifest
+from gpt2_export.hub import push as hub
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -51,7 +52,7 @@ QUICK = ("inspect", "json", "push", "verify", "force")
 def _bounded() -> Iterator[None]:
     """No example holds a gigabyte more than there was before, however short a time; and none asks the hub."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(repository, "_terms", lambda source: {})
+        patch.setattr(hub, "_terms", lambda source: {})
         try:
             Path("/proc/self/clear_refs").write_text("5")  # so Linux forgets the peak that was before
         except OSError:

@@ -1,7 +1,7 @@
 """A search of beams over any model that is a function: text -> the log-probability of each token after it."""
 
 import numpy as np
-from gpt2_runtime.beams import START, advanced, over
+from gpt2_runtime.generation.beam_search import START, advanced, over
 
 
 def searched(model, config, ends=over):

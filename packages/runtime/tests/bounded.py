@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
-from gpt2_runtime.memory import Memory, peak_rss
+from gpt2_runtime.diagnostics.process_memory import Memory, peak_rss
 
 LONGEST = timedelta(seconds=10)
 MOST_BYTES = 10**9

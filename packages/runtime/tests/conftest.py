@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gpt2_runtime import Session, transfer
+from gpt2_runtime import Session
+from gpt2_runtime.providers import cuda_memory
 from pretended_runtime import PretendedRuntime
 
 Logits = Callable[[Sequence[int]], np.ndarray]
@@ -121,5 +122,5 @@ def resident() -> Callable[[], int]:
 def cuda_runtime(monkeypatch):
     """The CUDA runtime, pretended: what is said to be on a device is on the host."""
     pretended = PretendedRuntime()
-    monkeypatch.setattr(transfer, "runtime", lambda: pretended)
+    monkeypatch.setattr(cuda_memory, "runtime", lambda: pretended)
     return pretended

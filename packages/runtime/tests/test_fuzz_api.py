@@ -24,14 +24,14 @@ from gpt2_runtime import (
     score_prompt,
     score_windows,
 )
-from gpt2_runtime.bundle import PRECISIONS
-from gpt2_runtime.events import Finished
-from gpt2_runtime.job import NAMES, Defaults, read
-from gpt2_runtime.jobs import run
-from gpt2_runtime.request import Request
-from gpt2_runtime.sampling import sample
-from gpt2_runtime.scheduler import Scheduler
-from gpt2_runtime.stopping import StopStrings
+from gpt2_runtime.batch_file.file import run
+from gpt2_runtime.batch_file.line import NAMES, Defaults, read
+from gpt2_runtime.folder.bundle import PRECISIONS
+from gpt2_runtime.generation.events import Finished
+from gpt2_runtime.generation.request import Request
+from gpt2_runtime.generation.scheduler import Scheduler
+from gpt2_runtime.sampling.sampler import sample
+from gpt2_runtime.tokenizer.stop_strings import StopStrings
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from rubbish import (

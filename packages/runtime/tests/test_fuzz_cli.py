@@ -12,13 +12,13 @@ import sys
 import pytest
 from bounded import LONGEST, bounded_memory
 from click.testing import CliRunner
-from gpt2_runtime.bundle import PRECISIONS
-from gpt2_runtime.cli import main
+from gpt2_runtime.cli.command import main
+from gpt2_runtime.folder.bundle import PRECISIONS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 TIMES = int(os.environ.get("GPT2_RUNTIME_FUZZ", "1"))
-COMMAND = [sys.executable, "-c", "from gpt2_runtime.cli import main; main()"]
+COMMAND = [sys.executable, "-c", "from gpt2_runtime.cli.command import main; main()"]
 
 # What a process can be given: no NUL, and bytes that are no UTF-8 as surrogates.
 WORDS = st.binary(max_size=6).filter(lambda word: 0 not in word).map(os.fsdecode) | st.text(
@@ -224,8 +224,8 @@ def test_bench(folder, quick, given):
 def quick():
     """A bench that is quick: its figures are not looked at here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gpt2_runtime.roofline.ARRAY_BYTES", 10**6)
-        patch.setattr("gpt2_runtime.bench.PAUSE", 0.0)
+        patch.setattr("gpt2_runtime.diagnostics.roofline.ARRAY_BYTES", 10**6)
+        patch.setattr("gpt2_runtime.diagnostics.bench.PAUSE", 0.0)
         yield
 
 

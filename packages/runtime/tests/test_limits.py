@@ -7,16 +7,16 @@ from time import process_time
 import pytest
 from click.testing import CliRunner
 from gpt2_runtime import PrefixCache, Prompt, SamplingConfig, TextGenerator, complete_batch
-from gpt2_runtime.cli import main
+from gpt2_runtime.batch_file.file import MOST_SKIPPED_BYTES, lines_of, run
+from gpt2_runtime.batch_file.line import MOST_LINE_BYTES, MOST_NAMES, Defaults, read
+from gpt2_runtime.cli.command import main
 from gpt2_runtime.cli.score import MOST_TEXT_BYTES
 from gpt2_runtime.cli.streams import MOST_PROMPT_BYTES
 from gpt2_runtime.errors import Gpt2RuntimeError, JobError
-from gpt2_runtime.job import MOST_LINE_BYTES, MOST_NAMES, Defaults, read
-from gpt2_runtime.jobs import MOST_SKIPPED_BYTES, lines_of, run
-from gpt2_runtime.request import MOST_SLIDING, Request
-from gpt2_runtime.sampling import MOST_BAD_IDS, MOST_BAD_WORDS_IDS, MOST_BIASES
-from gpt2_runtime.stopping import MOST_STOP_LENGTH, MOST_STOPS, StopStrings
-from gpt2_runtime.text import MOST_BAD_WORD_LENGTH, MOST_BAD_WORDS
+from gpt2_runtime.generation.request import MOST_SLIDING, Request
+from gpt2_runtime.sampling.config import MOST_BAD_IDS, MOST_BAD_WORDS_IDS, MOST_BIASES
+from gpt2_runtime.text.generator import MOST_BAD_WORD_LENGTH, MOST_BAD_WORDS
+from gpt2_runtime.tokenizer.stop_strings import MOST_STOP_LENGTH, MOST_STOPS, StopStrings
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from gpt2_runtime import Session, engine, generate
-from gpt2_runtime import buffers as module
+from gpt2_runtime import Session, generate
+from gpt2_runtime.engine import buffers as module
+from gpt2_runtime.engine import packed_session
 
 WARM, REQUESTS = 200, 1000
 BOUND = 2_000_000  # without a leak the measure moves by 0.3 MB; those below cost 5 MB and more in a fifth of the time
@@ -71,7 +72,7 @@ def test_memory_is_flat_on_the_portable_graph(portable, resident):
 
 @pytest.mark.once
 def test_a_table_of_bindings_without_bound_would_be_seen(serving, resident, monkeypatch):
-    monkeypatch.setattr(engine, "BINDINGS", 10**9)
+    monkeypatch.setattr(packed_session, "BINDINGS", 10**9)
     assert growth(slots(serving, np.random.default_rng(0)), REQUESTS // 2, resident) > BOUND
 
 

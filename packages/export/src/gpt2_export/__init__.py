@@ -1,30 +1,14 @@
 """A GPT-2 checkpoint -> one folder, verified, that transformers and ONNX runtimes open.
 
-steps.py        the steps, alone and in one
-freeze.py       checkpoint -> frozen folder          tensorfile.py   the safetensors file, written as a stream
-graph.py        network -> ONNX, whatever the kind   tokenizer.py    the tokenizer's files, completed
-portable.py     the graph that everything opens      genai.py        genai_config.json
-serving.py      the graph that gpt2-runtime opens    manifest.py     manifest.json
-explaining.py   the graph that shows what goes on    bundle.py       a folder appears whole or not at all
-                                                     journal.py      a folder is changed at once
-                                                     temporary.py    folders that are provably ours
-                                                     plainfile.py    small files, read safely
-                                                     schema.py       what a document must hold
-network.py      config.json, held to the weights     admission.py    a folder's graph, before it is run
-kinds.py        all of them                          inspection.py   what is in a folder
-initializers.py weights as places in the file        progress.py     bars and lines
-verify.py       the folder's parity report           errors.py       what can go wrong
-truth.py        the network in float64               tolerance.py    how far float32 may be from it
-stress.py       weights that show every mistake
-sweep.py        the shapes that are compared         cli.py          the command
-entry.py        where it starts                interruption.py Ctrl-C and TERM
-backends.py     torch, transformers, onnxruntime     interior.py     attention and layers, compared
-telemetry.py    onnxruntime, loaded silently
-
-precision.py    fp16, int8, int4                     quality.py      what a precision loses, and the limit
-half.py         fp16: casts                          calibration.py  the texts that it is measured on
-nbits.py        int8 and int4: matrices in blocks    activations.py  whether float16 can hold them
-blocks.py       numbers in 8 or 4 bits               smoothing.py    large channels, moved into the weights
+pipeline.py     the steps, alone and in one
+weights/        the safetensors file and the places of tensors in it
+precision/      fp16, int8, int4
+freeze/         checkpoint -> frozen folder: weights, tokenizer, settings
+graphs/         network -> ONNX, whatever the kind
+folder/         manifest.json, and how a folder is changed whole or not at all
+verification/   what "verified" means: truth, limits, backends, quality
+hub/            the model card, and the push
+cli/            the command
 """
 
 import importlib
@@ -41,21 +25,21 @@ if TYPE_CHECKING:
         StorageError,
         VerificationError,
     )
-    from gpt2_export.inspection import inspect
-    from gpt2_export.repository import push
-    from gpt2_export.steps import add_graph, freeze_only, make, quantize, verify_folder
+    from gpt2_export.folder.inspection import inspect
+    from gpt2_export.hub.push import push
+    from gpt2_export.pipeline import add_graph, freeze_only, make, quantize, verify_folder
 
 __version__ = "0.1.0"
 
 # Where each public name lives; loaded on first use, so that the command's --help does not wait for torch.
 HOMES = {
-    "make": "steps",
-    "freeze_only": "steps",
-    "add_graph": "steps",
-    "verify_folder": "steps",
-    "quantize": "steps",
-    "inspect": "inspection",
-    "push": "repository",
+    "make": "pipeline",
+    "freeze_only": "pipeline",
+    "add_graph": "pipeline",
+    "verify_folder": "pipeline",
+    "quantize": "pipeline",
+    "inspect": "folder.inspection",
+    "push": "hub.push",
     "ExportError": "errors",
     "FolderError": "errors",
     "StorageError": "errors",

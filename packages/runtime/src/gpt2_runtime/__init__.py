@@ -19,62 +19,60 @@ And what the model makes of a text that is there::
 'length'
 """
 
-import sys
 from importlib import import_module
-from types import ModuleType
 
 TYPE_CHECKING = False  # type checkers take it for that of typing, which need not be imported before Ctrl-C is answered
 if TYPE_CHECKING:
-    from gpt2_runtime.batch import Prompt, Result, complete_batch
-    from gpt2_runtime.beams import Beam, beam_search
-    from gpt2_runtime.bundle import Bundle
-    from gpt2_runtime.cache import KeyValueCache
-    from gpt2_runtime.completion import Completion, TokenLogprob
+    from gpt2_runtime.engine.cache import KeyValueCache
+    from gpt2_runtime.engine.session import Session
     from gpt2_runtime.errors import Gpt2RuntimeError
-    from gpt2_runtime.events import Finished, Timings, Token
-    from gpt2_runtime.generate import generate
-    from gpt2_runtime.lookup import LookupConfig
-    from gpt2_runtime.perplexity import Perplexity, perplexity, score_windows
-    from gpt2_runtime.prefixes import PrefixCache
-    from gpt2_runtime.sampling import AS_TRAINED, GREEDY, SamplingConfig
-    from gpt2_runtime.scoring import TokenScore, score, score_prompt
-    from gpt2_runtime.session import Session
-    from gpt2_runtime.text import Found, TextGenerator, TextStream
-    from gpt2_runtime.tokenizer import Tokenizer
+    from gpt2_runtime.folder.bundle import Bundle
+    from gpt2_runtime.generation.beam_search import Beam, beam_search
+    from gpt2_runtime.generation.events import Finished, Timings, Token
+    from gpt2_runtime.generation.generate import generate
+    from gpt2_runtime.generation.prefix_cache import PrefixCache
+    from gpt2_runtime.generation.prompt_lookup import LookupConfig
+    from gpt2_runtime.sampling.config import AS_TRAINED, GREEDY, SamplingConfig
+    from gpt2_runtime.scoring.perplexity import Perplexity, perplexity, score_windows
+    from gpt2_runtime.scoring.score import TokenScore, score, score_prompt
+    from gpt2_runtime.text.batch import Prompt, Result, complete_batch
+    from gpt2_runtime.text.completion import Completion, TokenLogprob
+    from gpt2_runtime.text.generator import Found, TextGenerator, TextStream
+    from gpt2_runtime.tokenizer.tokenizer import Tokenizer
 
 __version__ = "0.1.0"
 
 # Where each public name lives; loaded on first use, so that the command answers Ctrl-C before numpy is imported.
 HOMES = {
-    "TextGenerator": "text",
-    "TextStream": "text",
-    "Completion": "completion",
-    "TokenLogprob": "completion",
-    "Found": "text",
-    "complete_batch": "batch",
-    "Prompt": "batch",
-    "Result": "batch",
-    "generate": "generate",
-    "Token": "events",
-    "Finished": "events",
-    "Timings": "events",
-    "beam_search": "beams",
-    "Beam": "beams",
-    "Session": "session",
-    "KeyValueCache": "cache",
-    "Bundle": "bundle",
-    "Tokenizer": "tokenizer",
-    "SamplingConfig": "sampling",
-    "AS_TRAINED": "sampling",
-    "GREEDY": "sampling",
-    "LookupConfig": "lookup",
-    "PrefixCache": "prefixes",
-    "score": "scoring",
-    "score_prompt": "scoring",
-    "TokenScore": "scoring",
-    "perplexity": "perplexity",
-    "score_windows": "perplexity",
-    "Perplexity": "perplexity",
+    "TextGenerator": "text.generator",
+    "TextStream": "text.generator",
+    "Completion": "text.completion",
+    "TokenLogprob": "text.completion",
+    "Found": "text.generator",
+    "complete_batch": "text.batch",
+    "Prompt": "text.batch",
+    "Result": "text.batch",
+    "generate": "generation.generate",
+    "Token": "generation.events",
+    "Finished": "generation.events",
+    "Timings": "generation.events",
+    "beam_search": "generation.beam_search",
+    "Beam": "generation.beam_search",
+    "Session": "engine.session",
+    "KeyValueCache": "engine.cache",
+    "Bundle": "folder.bundle",
+    "Tokenizer": "tokenizer.tokenizer",
+    "SamplingConfig": "sampling.config",
+    "AS_TRAINED": "sampling.config",
+    "GREEDY": "sampling.config",
+    "LookupConfig": "generation.prompt_lookup",
+    "PrefixCache": "generation.prefix_cache",
+    "score": "scoring.score",
+    "score_prompt": "scoring.score",
+    "TokenScore": "scoring.score",
+    "perplexity": "scoring.perplexity",
+    "score_windows": "scoring.perplexity",
+    "Perplexity": "scoring.perplexity",
     "Gpt2RuntimeError": "errors",
 }
 __all__ = [
@@ -111,14 +109,6 @@ __all__ = [
 ]
 
 
-class _Package(ModuleType):
-    """This module: importing `gpt2_runtime.generate` binds that module here, where the function of its name belongs."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if name not in HOMES or not isinstance(value, ModuleType):
-            super().__setattr__(name, value)
-
-
 def __getattr__(name: str) -> object:
     if name in HOMES:
         found = globals()[name] = getattr(import_module(f"{__name__}.{HOMES[name]}"), name)
@@ -129,6 +119,3 @@ def __getattr__(name: str) -> object:
         if error.name != f"{__name__}.{name}":  # the module is here, and something that it needs is not
             raise
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
-
-
-sys.modules[__name__].__class__ = _Package

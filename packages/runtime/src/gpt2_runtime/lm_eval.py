@@ -31,17 +31,11 @@ from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, po
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
 
-from gpt2_runtime.errors import (
-    EmptyPromptError,
-    Gpt2RuntimeError,
-    PromptTooLongError,
-    SettingError,
-    shown,
-)
-from gpt2_runtime.sampling import SamplingConfig
-from gpt2_runtime.scoring import log_likelihood, score
-from gpt2_runtime.text import TextGenerator
-from gpt2_runtime.tokenizer import refusal
+from gpt2_runtime.errors import EmptyPromptError, Gpt2RuntimeError, PromptTooLongError, SettingError, shown
+from gpt2_runtime.sampling.config import SamplingConfig
+from gpt2_runtime.scoring.score import log_likelihood, score
+from gpt2_runtime.text.generator import TextGenerator
+from gpt2_runtime.tokenizer.tokenizer import refusal
 
 log = logging.getLogger(__name__)
 

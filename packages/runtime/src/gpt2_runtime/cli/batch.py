@@ -11,15 +11,15 @@ from typing import BinaryIO
 
 import click
 
+from gpt2_runtime.batch_file.file import Progress, is_empty, lines_of, run
+from gpt2_runtime.batch_file.line import Defaults
 from gpt2_runtime.cli import options
 from gpt2_runtime.cli.streams import output_path, standard_input
 from gpt2_runtime.errors import Gpt2RuntimeError, JobError
-from gpt2_runtime.job import Defaults
-from gpt2_runtime.jobs import Progress, is_empty, lines_of, run
-from gpt2_runtime.regular_file import is_same_file
-from gpt2_runtime.scheduler import ROWS
-from gpt2_runtime.signature import GraphKind
-from gpt2_runtime.text import TextGenerator
+from gpt2_runtime.folder.regular_file import is_same_file
+from gpt2_runtime.generation.scheduler import ROWS
+from gpt2_runtime.graphs.graph_signature import GraphKind
+from gpt2_runtime.text.generator import TextGenerator
 
 PREFIX_MB = 100
 STDIN = 0  # the file descriptor

@@ -7,12 +7,12 @@ from dataclasses import asdict
 
 import click
 
-from gpt2_runtime.bench import ROUNDS
-from gpt2_runtime.bench import bench as measure
-from gpt2_runtime.bench import lines as report_lines
 from gpt2_runtime.cli import options
 from gpt2_runtime.cli.streams import print_json
-from gpt2_runtime.signature import GraphKind
+from gpt2_runtime.diagnostics.bench import ROUNDS
+from gpt2_runtime.diagnostics.bench import bench as measure
+from gpt2_runtime.diagnostics.bench import lines as report_lines
+from gpt2_runtime.graphs.graph_signature import GraphKind
 
 
 @click.command()

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import click
 
-from gpt2_runtime import page
-from gpt2_runtime.bundle import Bundle
 from gpt2_runtime.cli import options
 from gpt2_runtime.cli.generate import token_ids
+from gpt2_runtime.cli.interruption import held
 from gpt2_runtime.cli.streams import output_path, print_json, read_text
 from gpt2_runtime.errors import SettingError, counted
-from gpt2_runtime.explanation import TOP, Explainer, report
-from gpt2_runtime.interruption import held
-from gpt2_runtime.request import Overflow
+from gpt2_runtime.explain import page
+from gpt2_runtime.explain.explainer import TOP, Explainer, report
+from gpt2_runtime.folder.bundle import Bundle
+from gpt2_runtime.generation.request import Overflow
 
 
 @click.command()

@@ -8,13 +8,13 @@ from typing import Any
 
 import click
 
-from gpt2_runtime.batch import complete
-from gpt2_runtime.beams import EarlyStopping
 from gpt2_runtime.cli import options
 from gpt2_runtime.cli.streams import print_json, read_text
-from gpt2_runtime.lookup import LookupConfig
-from gpt2_runtime.signature import GraphKind
-from gpt2_runtime.text import Found, Settings, TextGenerator, TextStream
+from gpt2_runtime.generation.beam_search import EarlyStopping
+from gpt2_runtime.generation.prompt_lookup import LookupConfig
+from gpt2_runtime.graphs.graph_signature import GraphKind
+from gpt2_runtime.text.batch import complete
+from gpt2_runtime.text.generator import Found, Settings, TextGenerator, TextStream
 
 EARLY_STOPPING: dict[str, EarlyStopping] = {"no": False, "yes": True, "never": "never"}
 

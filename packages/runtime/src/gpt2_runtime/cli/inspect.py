@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from gpt2_runtime import inspection
 from gpt2_runtime.cli import options
 from gpt2_runtime.cli.streams import print_json
-from gpt2_runtime.loading import load
-from gpt2_runtime.signature import GraphKind
+from gpt2_runtime.diagnostics import inspection
+from gpt2_runtime.diagnostics.load_stats import load
+from gpt2_runtime.graphs.graph_signature import GraphKind
 
 
 @click.command()

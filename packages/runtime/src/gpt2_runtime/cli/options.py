@@ -14,12 +14,12 @@ from typing import Any, NoReturn, cast
 
 import click
 
-from gpt2_runtime.bundle import PRECISIONS
 from gpt2_runtime.cli.streams import check_output
 from gpt2_runtime.errors import MOST_SHOWN, Gpt2RuntimeError
-from gpt2_runtime.providers import PROVIDERS
-from gpt2_runtime.sampling import SamplingConfig
-from gpt2_runtime.text import MAX_NEW_TOKENS, Settings
+from gpt2_runtime.folder.bundle import PRECISIONS
+from gpt2_runtime.providers.providers import PROVIDERS
+from gpt2_runtime.sampling.config import SamplingConfig
+from gpt2_runtime.text.generator import MAX_NEW_TOKENS, Settings
 
 Command = Callable[..., None]
 

@@ -13,11 +13,11 @@ import click
 from gpt2_runtime.cli import options
 from gpt2_runtime.cli.streams import print_json, read_text
 from gpt2_runtime.errors import EmptyPromptError, counted
-from gpt2_runtime.perplexity import Perplexity, score_windows, window_and_stride, windows
-from gpt2_runtime.scoring import UNSCORED, TokenScore
-from gpt2_runtime.signature import GraphKind
-from gpt2_runtime.text import TextGenerator
-from gpt2_runtime.tokenizer import Tokenizer, refusal
+from gpt2_runtime.graphs.graph_signature import GraphKind
+from gpt2_runtime.scoring.perplexity import Perplexity, score_windows, window_and_stride, windows
+from gpt2_runtime.scoring.score import UNSCORED, TokenScore
+from gpt2_runtime.text.generator import TextGenerator
+from gpt2_runtime.tokenizer.tokenizer import Tokenizer, refusal
 
 MOST_TEXT_BYTES = 16_000_000  # some four million tokens; if each were of one byte, their ids would take 300 MB
 

@@ -1,0 +1,259 @@
+"""What is in a made folder, read from its files: for people, and as one JSON object."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import onnx
+from gpt2_model.quoting import all_escaped
+
+from gpt2_export.errors import FolderError, GraphError
+from gpt2_export.folder import manifest
+from gpt2_export.freeze.freeze import WEIGHTS
+from gpt2_export.graphs import export, kinds
+from gpt2_export.precision.precision import FP32, PRECISIONS
+from gpt2_export.weights import safetensors_file
+
+
+def inspect(folder: Path, *, check_hashes: bool = False) -> dict[str, Any]:
+    """Sizes, inputs and outputs, operators, provenance and parity of a folder.
+
+    Args:
+        folder: a made folder.
+        check_hashes: compare every file with its sha256 in the manifest.
+
+    Raises:
+        FolderError: the folder is none that was made here.
+    """
+    document = manifest.read(folder)
+    if FP32 not in document["weights"]:
+        raise FolderError(f"{folder / manifest.MANIFEST} is damaged: weights has no {FP32}; make the folder again")
+    weights = safetensors_file.places(folder / WEIGHTS)
+    tensor_bytes = sum(place.nbytes for place in weights.values())
+    folder_bytes = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    found: dict[str, Any] = {
+        "source": document["source"],
+        "generator": document["generator"],
+        "versions": document["versions"],
+        "warnings": document["warnings"],
+        "parameters": tensor_bytes // safetensors_file.FLOAT32_BYTES,
+        "tensors": len(weights),
+        "tensor_bytes": tensor_bytes,
+        "folder_bytes": folder_bytes,
+        "files": document["files"],
+        "graphs": {
+            precision: {kind: _described(folder / file) for kind, file in files.items()}
+            for precision, files in _graphs(folder, document).items()
+        },
+        "precisions": _sizes(folder, document),
+        "tokenizer": document["tokenizer"],
+        "parity": document["parity"],
+        "quality": document["quality"],
+    }
+    if check_hashes:
+        found["differences"] = manifest.differences(folder, document)
+    return found
+
+
+def table(found: dict[str, Any]) -> str:
+    """The same for people; what a stranger wrote into it stays on its line."""
+    found = all_escaped(found)
+    source = found["source"]
+    lines = [
+        f"source      {source['name']}" + (f" at {source['revision']}" if source["revision"] else ""),
+        f"made by     {found['generator']['name']} {found['generator']['version']}",
+        f"network     {found['parameters']:,} parameters in {found['tensors']} tensors",
+        f"size        {found['folder_bytes']:,} bytes, {found['tensor_bytes']:,} of them tensors",
+        "",
+        "files",
+        *(f"  {entry['bytes']:>13,}  {entry['sha256'][:16]}  {name}" for name, entry in found["files"].items()),
+        "",
+        *_graphs_lines(found["graphs"]),
+        *_tokenizer_lines(found["tokenizer"]),
+        *parity_lines(found["parity"]),
+        "",
+        *quality_lines(found["quality"], found["precisions"]),
+        *(f"warning: {warning}" for warning in found["warnings"]),
+    ]
+    if "differences" in found:
+        lines += (
+            ["", *(f"WRONG: {line}" for line in found["differences"])] if found["differences"] else ["", "hashes fit"]
+        )
+    return "\n".join(lines)
+
+
+def _tokenizer_lines(report: dict[str, Any] | None) -> list[str]:
+    """What the tokenizer was held to."""
+    if report is None:
+        return ["tokenizer   not compared: none, or one that is read by others only", ""]
+    texts, references = report.get("texts", 0), ", ".join(map(str, report.get("references", ())))
+    return [f"tokenizer   {report.get('outcome')} as the source's: {texts} texts, by {references}", ""]
+
+
+def parity_lines(parity: dict[str, Any] | None) -> list[str]:
+    """The parity report, a line a backend."""
+    if parity is None:
+        return ["parity      not verified; run `gpt2-export verify FOLDER`"]
+    with _report("parity"):
+        return _parity_lines(all_escaped(parity))
+
+
+def _parity_lines(parity: dict[str, Any]) -> list[str]:
+    lines = [
+        f"parity      against {parity['reference']}, {len(parity['sweep'])} shapes; "
+        f"torch's float32 is within {parity['float32_error']:.2g}, the limit is {parity['tolerance']:.2g}"
+    ]
+    for name, figures in parity["backends"].items():
+        lines.append(
+            f"  {name}: logits within {figures['max_logit_difference']:.2g} ({figures['worst_case']}), "
+            f"KL at most {figures['max_kl']:.2g}, top-1 {figures['top1_agreement']:.2%}, "
+            f"greedy {figures['greedy_agreement']} of {figures['greedy_tokens']}"
+        )
+    if "explaining" in parity:
+        parts = [
+            f"{'logits' if what == 'logit' else what} within {figures['max_difference']:.2g} "
+            f"(float32 {figures['float32_error']:.2g}, limit {figures['tolerance']:.2g})"
+            for what, figures in parity["explaining"].items()
+        ]
+        lines.append(f"  explaining: {', '.join(parts)}")
+    if "stress" in parity:
+        shares = {name: found["max_difference"] / found["tolerance"] for name, found in parity["stress"].items()}
+        worst = max(shares, key=lambda name: shares[name])
+        lines.append(f"  stress weights: at most {shares[worst]:.0%} of the limit ({worst.partition(', stress')[0]})")
+    return lines
+
+
+def quality_lines(quality: dict[str, Any], sizes: dict[str, Any]) -> list[str]:
+    """A line a precision, and one for each text that it was measured on: of its graphs the one that loses more."""
+    with _report("quality"):
+        return _quality_lines(all_escaped(quality), sizes)
+
+
+def _quality_lines(quality: dict[str, Any], sizes: dict[str, Any]) -> list[str]:
+    lines = []
+    for name, size in sizes.items():
+        lines.append(f"precision   {name}: weights and graphs {size['bytes']:,} bytes, {size['of_fp32']:.3f} of fp32")
+        report = quality.get(name)
+        if report is None:
+            continue
+        if report["kept"]:
+            lines.append(f"  kept in float32: {', '.join(report['kept'])}")
+        if "largest_activation" in report:
+            loud = report["largest_activation"]
+            lines.append(f"  largest activation {loud['size']:.4g} of {loud['limit']:.0f} ({loud['layer']})")
+        for text in next(iter(report["graphs"].values())):
+            kind, figures = max(
+                ((kind, texts[text]) for kind, texts in report["graphs"].items()),
+                key=lambda found: found[1]["ppl_increase"],
+            )
+            lines.append(
+                f"  {text}, {figures['tokens']} tokens, {kind}: perplexity {figures['perplexity_fp32']:.4g} "
+                f"{figures['ppl_increase']:+.2g} % (limit {report['max_ppl_increase']:g} %), "
+                f"KL {figures['mean_kl']:.2g} (at most {figures['max_kl']:.2g}), "
+                f"top-1 {figures['top1_agreement']:.2%}, "
+                f"greedy {figures['greedy_agreement']} of {figures['greedy_tokens']}"
+            )
+    return lines
+
+
+def precision_lines(folder: Path, document: Mapping[str, Any]) -> list[str]:
+    """`quality_lines` of a folder that has more than float32."""
+    if not document["quality"]:
+        return []
+    return quality_lines(document["quality"], _sizes(folder, document))
+
+
+def sensitivity_lines(sensitivity: dict[str, float], most: int = 10) -> list[str]:
+    """The matrices that lose most, alone in the precision, and their KL divergence."""
+    width = max(map(len, sensitivity), default=0)
+    rows = [f"  {name:<{width}}  {loss:.2g}" for name, loss in list(sensitivity.items())[:most]]
+    return ["matrices that lose most, each alone, by KL divergence", *rows]
+
+
+def as_json(found: dict[str, Any]) -> str:
+    """One object, in which what cannot be printed is written as \\u and its number."""
+    text = json.dumps(found, indent=2, ensure_ascii=False)
+    return "".join(each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text)
+
+
+def _graphs(folder: Path, document: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """The graphs that are there and that the manifest lists."""
+    there = {path.name for path in folder.iterdir()} & document["files"].keys()
+    return {precision: files for precision, files in kinds.among(there).items() if precision in document["weights"]}
+
+
+@contextmanager
+def _report(name: str) -> Iterator[None]:
+    """Turns what comes of a report that lacks a figure, or has a text for one, into one line."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, StopIteration) as error:
+        told = f"{type(error).__name__}: {error}"[:200]
+        raise FolderError(
+            f"{manifest.MANIFEST}: {name} is no report of this version ({told}); verify the folder, or make it again"
+        ) from error
+
+
+def _described(path: Path) -> dict[str, Any]:
+    proto = export.load(path)
+    try:
+        return {
+            "file": path.name,
+            "bytes": path.stat().st_size,
+            "opsets": {opset.domain or "ai.onnx": opset.version for opset in proto.opset_import},
+            "ir_version": proto.ir_version,
+            "inputs": {value.name: _axes(value) for value in proto.graph.input},
+            "outputs": {value.name: _axes(value) for value in proto.graph.output},
+            "operators": export.census(proto),
+        }
+    except ValueError as error:  # a type that ONNX does not have, a name that is no text
+        raise GraphError(f"{path} is damaged: {error}; export it again") from error
+
+
+def _axes(value: onnx.ValueInfoProto) -> list[str | int]:
+    kind = value.type.tensor_type
+    name = onnx.TensorProto.DataType.Name(kind.elem_type).lower()
+    return [name, *(axis.dim_param or axis.dim_value for axis in kind.shape.dim)]
+
+
+def _sizes(folder: Path, document: Mapping[str, Any]) -> dict[str, Any]:
+    """What each precision takes: its weights, and the graphs over them that every precision has."""
+    graphs = _graphs(folder, document)
+    shared = {kind.name for kind in kinds.KINDS if not kind.float32_only}
+    sizes: dict[str, dict[str, Any]] = {}
+    for precision in (name for name in (FP32, *PRECISIONS) if name in document["weights"]):
+        weights = document["weights"][precision]
+        files = [weights, *(file for kind, file in graphs.get(precision, {}).items() if kind in shared)]
+        count = sum(document["files"][file]["bytes"] for file in files)
+        fp32 = sizes[FP32]["bytes"] if sizes else count
+        sizes[precision] = {"weights": weights, "bytes": count, "of_fp32": count / max(fp32, 1)}
+    return sizes
+
+
+def _graphs_lines(graphs: dict[str, Any]) -> list[str]:
+    """Those of float32 whole; the others have the same inputs and outputs, and other operators."""
+    if not graphs:
+        return ["graphs      none; export them with `gpt2-export onnx FOLDER`", ""]
+    lines = [line for kind, found in graphs.get(FP32, {}).items() for line in _graph_lines(kind, found)]
+    for precision, kinds_found in graphs.items():
+        if precision != FP32:
+            for kind, found in kinds_found.items():
+                lines += [f"graph       {precision} {kind}, {found['file']}", _operators_line(found), ""]
+    return lines
+
+
+def _graph_lines(kind: str, found: dict[str, Any]) -> list[str]:
+    layers = len({name.split(".")[1] for name in found["outputs"] if "." in name})
+    opsets = ", ".join(f"{domain} {version}" for domain, version in found["opsets"].items())
+    lines = [f"graph       {kind}, {found['file']}: {layers} layers, opsets {opsets}, IR {found['ir_version']}"]
+    for way in ("inputs", "outputs"):
+        for name, (element, *axes) in found[way].items():
+            if "." not in name or name.split(".")[1] == "0":
+                lines.append(f"  {way[:-1]:<7} {name:<24} {element} {axes}")
+    return [*lines, _operators_line(found), ""]
+
+
+def _operators_line(found: dict[str, Any]) -> str:
+    return "  operators  " + ", ".join(f"{count} {name}" for name, count in found["operators"].items())

@@ -1,0 +1,103 @@
+"""The kinds of graph that a folder holds, and all of them made in one go."""
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import onnx_ir as ir
+from gpt2_model import GPT2Config
+
+from gpt2_export.graphs import export
+from gpt2_export.graphs.explain import EXPLAINING
+from gpt2_export.graphs.export import Applied, Kind
+from gpt2_export.graphs.portable import PORTABLE
+from gpt2_export.graphs.serving import SERVING
+from gpt2_export.precision.precision import FP32, PRECISIONS, Precision
+from gpt2_export.progress import Progress, silent
+
+KINDS = (PORTABLE, SERVING, EXPLAINING)
+
+
+Bases = dict[Kind, ir.Model]
+"""A network's graphs before a precision is applied to them."""
+
+
+def trace_all(
+    config: GPT2Config, file: Path, *, kinds: Sequence[Kind] = KINDS, progress: Progress = silent
+) -> tuple[Bases, list[str]]:
+    """The first half of every graph that the network can have, and why it cannot have the others.
+
+    Args:
+        config: of the network.
+        file: its float32 weights.
+        kinds: those that are wanted.
+        progress: told of each graph.
+
+    Raises:
+        FolderError: the weights cannot be read.
+        GraphError: they are not those of the network.
+    """
+    refusals = {kind: kind.refusal(config) for kind in kinds}
+    possible = [kind for kind, refusal in refusals.items() if refusal is None]
+    bases = {}
+    for done, kind in enumerate(possible):
+        progress("export", done, len(possible))
+        bases[kind] = export.base(kind, config, file)
+    progress("export", len(possible), len(possible))
+    return bases, [_no(kind) + refusal for kind, refusal in refusals.items() if refusal is not None]
+
+
+def write_all(
+    bases: Bases, config: GPT2Config, folder: Path, applied: Applied | None = None, *, beside: Path | None = None
+) -> None:
+    """Writes the graphs into a new folder, once all of them are right.
+
+    Args:
+        bases: the first half of each.
+        config: of the network.
+        folder: where they go.
+        applied: a precision beside float32, and its file of weights.
+        beside: the folder of the weights, where that is another one.
+
+    Raises:
+        GraphError: a graph is not what it must be; nothing is written.
+    """
+    precision = applied[0] if applied else None
+    wanted = of(precision)
+    models = {kind: export.finished(base, kind, config, applied) for kind, base in bases.items() if kind in wanted}
+    for kind, model in models.items():
+        export.write(model, folder / file_of(kind, precision), beside)
+
+
+def of(precision: Precision | None) -> tuple[Kind, ...]:
+    """The kinds that there are in a precision; all of them in float32, which is None."""
+    return KINDS if precision is None else tuple(kind for kind in KINDS if not kind.float32_only)
+
+
+def file_of(kind: Kind, precision: Precision | None) -> str:
+    """The name of a graph in a folder; of float32 without a precision."""
+    return kind.file if precision is None else precision.file(kind.file)
+
+
+def is_refusal(warning: str) -> bool:
+    """Whether a warning is one that `trace_all` returns: it is void once a folder's graphs are made anew."""
+    return warning.startswith(tuple(_no(kind) for kind in KINDS))
+
+
+def held(folder: Path) -> dict[str, dict[str, str]]:
+    """The graphs of a folder: precision -> kind -> file, the most exact first."""
+    return among({path.name for path in folder.iterdir()})
+
+
+def among(names: Collection[str]) -> dict[str, dict[str, str]]:
+    """The same of the names of files."""
+    found = {}
+    for precision in (None, *PRECISIONS.values()):
+        files = {kind.name: file_of(kind, precision) for kind in of(precision)}
+        there = {name: file for name, file in files.items() if file in names}
+        if there:
+            found[precision.name if precision else FP32] = there
+    return found
+
+
+def _no(kind: Kind) -> str:
+    return f"no {kind.name} graph: "

@@ -1,0 +1,229 @@
+"""README.md, the card of a folder on the hub: what it is, how it was verified, how to run it."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gpt2_model.quoting import all_escaped
+
+from gpt2_export.folder import inspection, manifest
+from gpt2_export.freeze.freeze import WEIGHTS
+from gpt2_export.freeze.tokenizer_files import IDS_ONLY
+from gpt2_export.freeze.tokenizer_settings import TOKENIZER
+from gpt2_export.weights import safetensors_file
+
+MARK = manifest.CARD_MARK
+TERMS = ("license", "license_name", "license_link")
+TAGS = ("gpt2", "onnx", "onnxruntime", "onnxruntime-genai", "transformers.js")
+
+WHAT = {
+    "config.json": "the architecture, as transformers writes it",
+    "generation_config.json": "the ids that generation starts and ends with",
+    "genai_config.json": "what onnxruntime-genai needs to know",
+    "tokenizer.json": "the tokenizer, whole",
+    "tokenizer_config.json": "its settings",
+    "vocab.json": "its tokens",
+    "merges.txt": "its merges",
+    "special_tokens_map.json": "its special tokens",
+    "added_tokens.json": "its added tokens",
+    "chat_template.jinja": "how a conversation becomes one text",
+}
+
+# Title, what to install, language, program. Every Python one is run by a test, as it stands here.
+RUNS = (
+    (
+        "transformers",
+        "pip install transformers torch",
+        "python",
+        """
+from transformers import pipeline
+
+generator = pipeline("text-generation", model="org/name")
+print(generator("The quick brown fox", max_new_tokens=20, do_sample=False)[0]["generated_text"])
+""",
+    ),
+    (
+        "gpt2-runtime",
+        "pip install 'gpt2-runtime[cpu]' huggingface-hub",
+        "python",
+        """
+from gpt2_runtime import SamplingConfig, TextGenerator
+from huggingface_hub import snapshot_download
+
+generator = TextGenerator.open(snapshot_download("org/name"))
+print(generator.complete("The quick brown fox", max_new_tokens=20, sampling=SamplingConfig(temperature=0)).text)
+""",
+    ),
+    (
+        "Optimum",
+        "pip install optimum-onnx[onnxruntime]",
+        "python",
+        """
+from huggingface_hub import snapshot_download
+from optimum.onnxruntime import ORTModelForCausalLM
+from transformers import AutoTokenizer
+
+folder = snapshot_download("org/name")  # whole: the graph reads its weights from the file beside it
+model, tokenizer = ORTModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+prompt = tokenizer("The quick brown fox", return_tensors="pt")
+print(tokenizer.decode(model.generate(**prompt, max_new_tokens=20, do_sample=False)[0]))
+""",
+    ),
+    (
+        "onnxruntime-genai",
+        "pip install onnxruntime-genai huggingface-hub",
+        "python",
+        """
+import onnxruntime_genai
+from huggingface_hub import snapshot_download
+
+model = onnxruntime_genai.Model(snapshot_download("org/name"))
+tokenizer = onnxruntime_genai.Tokenizer(model)
+settings = onnxruntime_genai.GeneratorParams(model)
+settings.set_search_options(max_length=30, do_sample=False)
+generator = onnxruntime_genai.Generator(model, settings)
+generator.append_tokens(tokenizer.encode("The quick brown fox"))
+while not generator.is_done():
+    generator.generate_next_token()
+print(tokenizer.decode(generator.get_sequence(0)))
+""",
+    ),
+    (
+        "transformers.js",
+        "npm install @huggingface/transformers",
+        "js",
+        """
+import { pipeline } from "@huggingface/transformers";
+
+const generator = await pipeline("text-generation", "org/name", {
+  subfolder: "",
+  dtype: "fp32",
+  session_options: { externalData: [{ path: "model.safetensors", data: "model.safetensors" }] },
+});
+console.log(await generator("The quick brown fox", { max_new_tokens: 20, do_sample: false }));
+""",
+    ),
+)
+# Where there is no tokenizer.
+RUNS_OF_IDS = (
+    (
+        "transformers",
+        "pip install transformers torch",
+        "python",
+        """
+import torch
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained("org/name")
+print(model.generate(torch.tensor([[1, 2, 3]]), max_new_tokens=20, do_sample=False)[0].tolist())
+""",
+    ),
+    (
+        "gpt2-runtime",
+        "pip install 'gpt2-runtime[cpu]' huggingface-hub",
+        "python",
+        """
+import numpy as np
+from gpt2_runtime import SamplingConfig, Session, Token, generate
+from huggingface_hub import snapshot_download
+
+session, greedy = Session.open(snapshot_download("org/name")), SamplingConfig(temperature=0)
+events = generate(session, [1, 2, 3], max_new_tokens=20, sampling=greedy, rng=np.random.default_rng(0))
+print([event.id for event in events if isinstance(event, Token)])
+""",
+    ),
+)
+
+
+def render(folder: Path, document: Mapping[str, Any], repository: str, terms: Mapping[str, Any]) -> str:
+    """The card of a verified folder.
+
+    Args:
+        folder: where it lies.
+        document: its manifest, with a parity report.
+        repository: "org/name" on the hub, where the examples find it.
+        terms: what the source's own card says of its license; may be empty.
+    """
+    metadata = _metadata(document["source"], terms)  # whose JSON escapes by itself
+    document = all_escaped(document)
+    ids_only = any(IDS_ONLY in warning for warning in document["warnings"])
+    runs = RUNS if TOKENIZER in document["files"] and not ids_only else RUNS_OF_IDS
+    parts = [
+        metadata,
+        MARK,
+        f"# {repository.partition('/')[2]}",
+        _what(folder, document),
+        "## How it was verified",
+        "Against the scratch network in float64: logits over a sweep of shapes, and greedy tokens. A backend may be "
+        "off by 1e-4, by 1e-5 of the largest logit, or by sixteen times the error of torch's own float32, whichever is "
+        "most:",
+        _block("\n".join(inspection.parity_lines(document["parity"]))),
+        f"With {', '.join(f'{name} {version}' for name, version in document['versions'].items())}.",
+    ]
+    if document["quality"]:
+        parts += [
+            "## What fewer bits cost",
+            "Beside the float32 graph of the same kind, on each text the graph that loses more:",
+            _block("\n".join(inspection.precision_lines(folder, document))),
+        ]
+    if document["warnings"]:
+        parts += ["## What to know", "\n".join(f"- {warning}" for warning in document["warnings"])]
+    parts += ["## Files", _table(document), "## How to run it"]
+    for title, install, language, program in runs:
+        parts += [f"### {title}", _block(install), _block(program.replace("org/name", repository), language)]
+    return "\n\n".join(parts) + "\n"
+
+
+def is_generated(text: str) -> bool:
+    """Whether a card is one of these.
+
+    >>> is_generated("# mine"), is_generated(f"---\\n---\\n{MARK}")
+    (False, True)
+    """
+    return MARK in text
+
+
+def _metadata(source: Mapping[str, Any], terms: Mapping[str, Any]) -> str:
+    """The block that the hub reads; JSON's strings and lists are YAML's too."""
+    lines = [f"{name}: {json.dumps(terms[name])}" for name in TERMS if terms.get(name)]
+    lines += ["library_name: transformers", "pipeline_tag: text-generation"]
+    if source["revision"]:  # the name is the hub's, not that of somebody's folder
+        lines.append(f"base_model: {json.dumps(source['name'])}")
+    return "\n".join(["---", *lines, "tags:", *(f"- {tag}" for tag in TAGS), "---"])
+
+
+def _what(folder: Path, document: Mapping[str, Any]) -> str:
+    tensors = safetensors_file.places(folder / WEIGHTS).values()
+    parameters = sum(place.nbytes for place in tensors) // safetensors_file.FLOAT32_BYTES
+    # A back quote would end the code that a name stands in.
+    name, revision = (text and text.replace("`", r"\x60") for text in map(document["source"].get, ("name", "revision")))
+    link = (
+        f"[{name}](https://huggingface.co/{name}/tree/{revision}) at commit `{revision}`" if revision else f"`{name}`"
+    )
+    return (
+        f"GPT-2, {parameters:,} parameters: {link}, frozen to float32 and exported to ONNX by "
+        f"{document['generator']['name']} {document['generator']['version']}. transformers, gpt2-runtime, Optimum, "
+        "onnxruntime-genai and transformers.js open it as it is, and the weights are there once: the graphs read them "
+        f"from `{WEIGHTS}`."
+    )
+
+
+def _table(document: Mapping[str, Any]) -> str:
+    what = dict(WHAT)
+    what |= {file: f"the weights, {precision}" for precision, file in document.get("weights", {}).items()}
+    for precision, graphs in document.get("graphs", {}).items():
+        what |= {file: f"the {kind} graph, {precision}" for kind, file in graphs.items()}
+    rows = [f"| `{name}` | {what.get(name, '')} | {entry['bytes']:,} |" for name, entry in document["files"].items()]
+    return "\n".join(
+        [
+            "| file | what | bytes |",
+            "|---|---|---:|",
+            *rows,
+            f"| `{manifest.MANIFEST}` | origin, versions, a sha256 of each file, the report above | |",
+        ]
+    )
+
+
+def _block(text: str, language: str = "") -> str:
+    return f"```{language}\n{text.strip()}\n```"

@@ -1,0 +1,213 @@
+"""int8 and int4: matrices in blocks, multiplied by MatMulNBits; everything else stays float32.
+
+Only weights are stored in fewer bits. onnxruntime rounds activations to 8 bits while it multiplies, a block of one
+token at a time: so what a token becomes does not depend on the tokens beside it, whatever the chunk or the batch.
+
+    NAME.blocks, NAME.scales    for each matrix (see `blocks.py`); of an embedding, too, which the tied head shares
+    NAME                        norms, biases, position embedding, and matrices that are kept: float32
+    NAME.channels               [C] what a looked-up row is multiplied by, where its head has taken over some of a norm
+"""
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from gpt2_model import GPT2Config
+from gpt2_model.weights import TRANSPOSE, from_file_name, stored_name
+
+from gpt2_export.errors import GraphError, PrecisionError
+from gpt2_export.precision import smoothing
+from gpt2_export.precision.blocks import SMALLEST, dequantize, fitting, quantize
+from gpt2_export.weights.initializers import initializer
+from gpt2_export.weights.safetensors_file import DTYPES, Form, places, read
+
+ACCURACY_LEVEL = 4  # activations in 8 bits; without it onnxruntime 1.32 takes many times as long
+HEAD_BITS = 8  # of the embedding too: a head of 4 bits would cost more than all other matrices together gain
+NORMS = {"ln_1": "attn.c_attn", "ln_2": "mlp.c_fc"}  # of a layer, and what reads each
+OPERATORS = frozenset(("Cast", "Gather", "Mul", "Reshape", "Sub", "com.microsoft::MatMulNBits"))
+
+Array = Callable[[], np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How the matrices of a network are stored.
+
+    Attributes:
+        bits: of the matrices of a layer.
+        attention, mlp, head: the numbers that share a scale in each, as far as they divide its rows.
+    """
+
+    bits: int
+    attention: int
+    mlp: int
+    head: int
+
+    def block(self, parameter: str, width: int) -> int:
+        """The size of a matrix's blocks; PrecisionError where none divides its rows of `width` numbers."""
+        wanted = self.head if not parameter.startswith("h.") else self.attention if ".attn." in parameter else self.mlp
+        found = fitting(width, wanted)
+        if found is None:
+            raise PrecisionError(f"{parameter} has rows of {width} numbers, no multiple of {SMALLEST}; keep it float32")
+        return found
+
+
+def refusal(config: GPT2Config) -> str | None:
+    """Why a network cannot be stored so, or None where it can."""
+    for name, width in (("n_embd", config.n_embd), ("n_inner", config.inner_size)):
+        if fitting(width, SMALLEST) is None:
+            return f"{name} is {width}, no multiple of {SMALLEST}, the smallest block of MatMulNBits"
+    return None
+
+
+def is_matrix(parameter: str) -> bool:
+    """Whether a parameter is multiplied by, or looked up and multiplied by.
+
+    >>> is_matrix("h.0.attn.c_attn.weight"), is_matrix("wte.weight"), is_matrix("h.0.ln_1.weight")
+    (True, True, False)
+    """
+    return from_file_name(parameter)[1] == TRANSPOSE or parameter in ("wte.weight", "lm_head.weight")
+
+
+def tensors(
+    recipe: Recipe, config: GPT2Config, source: Path, keep: Collection[str]
+) -> tuple[dict[str, Form], Iterator[np.ndarray]]:
+    """What the file of weights holds: the form of each tensor, and the tensors one after another.
+
+    Args:
+        recipe: how matrices are stored.
+        config: of the network.
+        source: the frozen float32 weights.
+        keep: parameters that stay float32.
+    """
+    forms: dict[str, Form] = {}
+    made: list[Callable[[], tuple[np.ndarray, ...]]] = []
+    for name, weight in _smoothed(config, source, keep).items():
+        parameter, action = from_file_name(name)
+        shape = weight().shape
+        if not is_matrix(parameter) or parameter in keep:
+            forms[name] = Form(shape)
+            made.append(partial(_whole, weight))
+            continue
+        turned = action == TRANSPOSE
+        N, K = shape[::-1] if turned else shape
+        bits = recipe.bits if parameter.startswith("h.") else HEAD_BITS
+        block = recipe.block(parameter, K)
+        forms[f"{name}.blocks"] = Form((N, K // block, block * bits // 8), "U8")
+        forms[f"{name}.scales"] = Form((N, K // block))
+        made.append(partial(_in_blocks, weight, turned=turned, bits=bits, block=block))
+    return forms, (array for make in made for array in make())
+
+
+def rounded(recipe: Recipe, parameter: str, weight: np.ndarray) -> np.ndarray:
+    """What is left of a matrix [out, in]."""
+    bits = recipe.bits if parameter.startswith("h.") else HEAD_BITS
+    blocks, scales = quantize(weight, bits=bits, block=recipe.block(parameter, weight.shape[1]))
+    return dequantize(blocks, scales, bits=bits)
+
+
+def convert(model: ir.Model, config: GPT2Config, file: Path) -> None:
+    """Replaces what reads a matrix by what reads its blocks.
+
+    Args:
+        model: a graph over the float32 weights.
+        config: of the network.
+        file: that `tensors` went to.
+    """
+    found = places(file, tuple(DTYPES))
+    graph = model.graph
+
+    def value(name: str, *, alias: str = "", shape: tuple[int, ...] | None = None) -> ir.Value:
+        named = alias or name
+        if named not in graph.initializers:
+            graph.initializers.add(initializer(named, found[name], file, shape))
+        return graph.initializers[named]
+
+    for node in list(graph):
+        name = next((str(v.name) for v in node.inputs if v is not None and f"{v.name}.blocks" in found), None)
+        if name is None:
+            continue
+        blocks, form = value(f"{name}.blocks"), found[f"{name}.blocks"].shape
+        if node.op_type == "Gather":
+            # The same place once more, under a second name: a row of scales as a row of blocks is multiplied by it.
+            scales = value(f"{name}.scales", alias=f"{name}.scales.rows", shape=(*form[:2], 1))
+            made = _look_up(node, blocks, scales, config.n_embd)
+            if f"{name}.channels" in found:
+                made.append(ir.node("Mul", [made[-1].outputs[0], value(f"{name}.channels")]))
+        elif node.op_type in ("MatMul", "Gemm"):
+            width = config.inner_size if from_file_name(name)[0].endswith("mlp.c_proj.weight") else config.n_embd
+            made = [_multiply(node, blocks, value(f"{name}.scales"), form, width)]
+        else:
+            raise GraphError(f"{name} is read by {node.op_type}, of which no form in blocks is known")
+        ir.convenience.replace_nodes_and_values(graph, node, [node], made, node.outputs, made[-1].outputs)
+    model.opset_imports.setdefault("com.microsoft", 1)
+    lost = [name for name in found if name.endswith(".blocks") and name not in graph.initializers]
+    if lost:
+        raise GraphError(f"{', '.join(lost)} of {file} are not read; the tracer used to multiply by them")
+
+
+def _look_up(node: ir.Node, blocks: ir.Value, scales: ir.Value, width: int) -> list[ir.Node]:
+    """`Gather(embedding, ids)`, by operators that every runtime has: of the rows asked for, levels times scales."""
+    ids = node.inputs[1]
+    levels = ir.node("Gather", [blocks, ids])  # (B, T) -> (B, T, C / block, block)
+    cast = ir.node("Cast", [levels.outputs[0]], {"to": ir.DataType.FLOAT})
+    middle = ir.node("Constant", [], {"value": ir.tensor(np.array(1 << (HEAD_BITS - 1), np.float32))})
+    centred = ir.node("Sub", [cast.outputs[0], middle.outputs[0]])
+    scale = ir.node("Gather", [scales, ids])  # (B, T) -> (B, T, C / block, 1)
+    scaled = ir.node("Mul", [centred.outputs[0], scale.outputs[0]])
+    shape = ir.node("Constant", [], {"value": ir.tensor(np.array([0, 0, width], np.int64))})  # 0: as it is
+    row = ir.node("Reshape", [scaled.outputs[0], shape.outputs[0]])  # -> (B, T, C)
+    return [levels, cast, middle, centred, scale, scaled, shape, row]
+
+
+def _multiply(node: ir.Node, blocks: ir.Value, scales: ir.Value, form: tuple[int, ...], width: int) -> ir.Node:
+    """`MatMul(x, weight)`, or `Gemm(x, weight)` of a weight that lies the other way."""
+    N, count, size = form
+    attributes = {
+        "K": width,
+        "N": N,
+        "bits": 8 * count * size // width,
+        "block_size": width // count,
+        "accuracy_level": ACCURACY_LEVEL,
+    }
+    return ir.node("MatMulNBits", [node.inputs[0], blocks, scales], attributes, domain="com.microsoft")
+
+
+def _smoothed(config: GPT2Config, source: Path, keep: Collection[str]) -> dict[str, Array]:
+    """Every float32 tensor of the network, norms and what reads them rescaled; each is read when it is called."""
+    found = places(source)
+    arrays: dict[str, Array] = {name: partial(read, source, place) for name, place in found.items()}
+    head = "wte.weight" if config.tie_word_embeddings else "lm_head.weight"
+    layers = range(config.n_layer)
+    readers = {f"h.{n}.{norm}": f"h.{n}.{reader}.weight" for n in layers for norm, reader in NORMS.items()}
+    for norm, reader in (readers | {"ln_f": head}).items():
+        if reader in keep:
+            continue
+        weight, bias, matrix = (stored_name(name) for name in (f"{norm}.weight", f"{norm}.bias", reader))
+        turned = from_file_name(matrix)[1] == TRANSPOSE
+        inputs_first = arrays[matrix]() if turned else arrays[matrix]().T
+        factors = smoothing.factors(arrays[weight](), arrays[bias](), inputs_first)
+        if (factors == 1).all():
+            continue
+        for name in (weight, bias):
+            arrays[name] = partial(_times, arrays[name], 1 / factors)
+        arrays[matrix] = partial(_times, arrays[matrix], factors[:, None] if turned else factors)
+        if reader == "wte.weight":
+            arrays[f"{matrix}.channels"] = partial(np.asarray, 1 / factors)
+    return arrays
+
+
+def _times(array: Array, factors: np.ndarray) -> np.ndarray:
+    return np.asarray(array() * factors)
+
+
+def _whole(weight: Array) -> tuple[np.ndarray]:
+    return (weight(),)
+
+
+def _in_blocks(weight: Array, *, turned: bool, bits: int, block: int) -> tuple[np.ndarray, np.ndarray]:
+    matrix = weight().T if turned else weight()
+    return quantize(matrix, bits=bits, block=block)

@@ -1,0 +1,181 @@
+"""Runs a frozen folder in PyTorch, onnxruntime and transformers, and holds each to the scratch network in float64.
+
+The sweep compares logits over shapes (see `sweep.py`); greedy decoding compares what a user would read. One backend
+holds the weights at a time, and only the logits of the sweep are kept: the largest models fit. How far a backend may be
+off is said in `tolerance.py`; what a checkpoint's own weights would hide shows on those of `stress.py`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gpt2_model import GPT2Config
+from gpt2_model.checkpoint import read_json
+
+from gpt2_export.errors import VerificationError
+from gpt2_export.graphs import kinds
+from gpt2_export.graphs.explain import EXPLAINING
+from gpt2_export.precision.precision import FP32
+from gpt2_export.progress import Progress, silent
+from gpt2_export.verification import backends, explain_parity, stress, truth
+from gpt2_export.verification.metrics import greedy, kl
+from gpt2_export.verification.sweep import Case, Ids, cases
+from gpt2_export.verification.tolerance import limit
+
+GREEDY_TOKENS = 64
+PROMPT_TOKENS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What one backend made of the folder.
+
+    Attributes:
+        logits: of each case, (B, T, V).
+        greedy_ids: the tokens chosen after the prompt.
+    """
+
+    logits: tuple[np.ndarray, ...]
+    greedy_ids: tuple[int, ...]
+
+
+def verify(folder: Path, *, progress: Progress = silent) -> dict[str, Any]:
+    """The parity report of a frozen folder with its graphs.
+
+    Raises:
+        VerificationError: a backend is beyond tolerance; the error carries the report.
+    """
+    config = GPT2Config.from_hf(read_json(folder / "config.json"))
+    sweep = cases(vocab_size=config.vocab_size, n_positions=config.n_positions)
+    own, *others = backends.available(folder)
+    total = (len(sweep) + 1) * (2 + len(others))
+    progress("verify", 0, total)
+    exact = truth.load(folder)
+    with np.errstate(all="ignore"):  # what overflows here shows in the figures
+        expected = exact(sweep)
+    largest = float(np.max([np.abs(logits).max() for logits in expected]))
+    report: dict[str, Any] = {
+        "reference": f"{own.name} in float64",
+        "largest_logit": largest,
+        "sweep": [case.name for case in sweep],
+        "backends": {},
+    }
+    texts: dict[str, tuple[int, ...]] = {}
+    for number, backend in enumerate((own, *others), start=1):
+        with np.errstate(all="ignore"):
+            found = run(backend.open(folder), config, sweep, _Part(progress, number * (len(sweep) + 1), total))
+            report["backends"][backend.name] = compare(expected, found.logits, sweep)
+        texts[backend.name] = found.greedy_ids
+        del found
+    float32_error = report["backends"][own.name]["max_logit_difference"]
+    if not np.isfinite(largest + float32_error):  # no difference to such a logit means anything, and no limit follows
+        raise VerificationError(f"{own.name}: a logit overflows float32; the weights are too large", report)
+    report |= {"float32_error": float32_error, "tolerance": limit(largest, float32_error)}
+    for name, figures in greedy_figures(exact, prompt(config), texts).items():
+        report["backends"][name] |= figures
+    failures = [
+        f"{name}: {failure}"
+        for name, figures in report["backends"].items()
+        for failure in beyond(figures, report["tolerance"])
+    ]
+    if EXPLAINING.name in kinds.held(folder).get(FP32, {}):
+        report["explaining"] = explain_parity.compare(folder)
+        failures += [f"the explaining graph: {failure}" for failure in explain_parity.beyond(report["explaining"])]
+    with np.errstate(all="ignore"):
+        report["stress"] = stress.compare(folder, (own, *others), sweep)
+    failures += stress.beyond(report["stress"])
+    progress("verify", total, total)
+    if failures:
+        raise VerificationError(f"the folder does not compute what its checkpoint does: {'; '.join(failures)}", report)
+    return report
+
+
+def run(step: backends.Step, config: GPT2Config, sweep: tuple[Case, ...], progress: "_Part") -> Run:
+    """The whole sweep and the greedy text on one backend."""
+    logits = []
+    for number, case in enumerate(sweep):
+        progress(number)
+        logits.append(backends.read(step, case))
+    progress(len(sweep))
+    start = prompt(config)
+    ids, _ = greedy(step, start, min(GREEDY_TOKENS, config.n_positions - start.shape[1] + 1))
+    return Run(logits=tuple(logits), greedy_ids=ids)
+
+
+def prompt(config: GPT2Config) -> Ids:
+    """What the greedy text follows: (1, T)."""
+    rng = np.random.default_rng(1)
+    return rng.integers(config.vocab_size, size=(1, max(1, min(PROMPT_TOKENS, config.n_positions // 2))))
+
+
+def compare(expected: Sequence[np.ndarray], found: Sequence[np.ndarray], sweep: tuple[Case, ...]) -> dict[str, Any]:
+    """The figures of one backend's logits against the exact ones, over every position that holds text."""
+    differences = {}
+    divergences, agreements = [], []
+    for case, exact, logits in zip(sweep, expected, found, strict=True):
+        text = case.attention_mask[:, case.past :] == 1
+        a, b = exact[text], logits[text]  # (B, T, V) -> (positions with text, V)
+        differences[case.name] = float(np.abs(a - b).max())
+        divergences.append(kl(a, b))
+        agreements.append(a.argmax(axis=-1) == b.argmax(axis=-1))
+    worst = max(differences, key=lambda name: np.nan_to_num(differences[name], nan=np.inf))
+    return {
+        "max_logit_difference": differences[worst],
+        "worst_case": worst,
+        "mean_kl": float(np.concatenate(divergences).mean()),
+        "max_kl": float(np.concatenate(divergences).max()),
+        "top1_agreement": float(np.concatenate(agreements).mean()),
+    }
+
+
+def greedy_figures(exact: truth.Truth, start: Ids, texts: dict[str, tuple[int, ...]]) -> dict[str, dict[str, Any]]:
+    """Of each backend, for how long its greedy text is the exact one, and the most that a token of it is behind.
+
+    Each token is compared with the exact choice after the same text, so that those that follow a tie count too. The
+    texts, as long as one another, are read in one batch.
+    """
+    chosen = np.array(list(texts.values()))  # (backends, N)
+    ids = np.concatenate([start.repeat(len(chosen), axis=0), chosen[:, :-1]], axis=1)
+    batch = Case(name="greedy", input_ids=ids, attention_mask=np.ones_like(ids), past=start.shape[1] - 1)
+    (logits,) = exact([batch])  # (backends, N, V)
+    behind = logits.max(axis=-1) - np.take_along_axis(logits, chosen[..., None], axis=-1)[..., 0]
+    return {
+        name: {
+            "greedy_tokens": len(row),
+            "greedy_agreement": int(np.flatnonzero(row)[0]) if row.any() else len(row),
+            "greedy_behind": float(row.max()),
+        }
+        for name, row in zip(texts, behind, strict=True)
+    }
+
+
+def beyond(figures: dict[str, Any], tolerance: float) -> list[str]:
+    """What in the figures is not to be accepted.
+
+    A tie that rounding may decide either way, a token behind by no more than twice the tolerance, is no disagreement.
+    """
+    failures = []
+    if not figures["max_logit_difference"] <= tolerance:  # so that NaN fails too
+        failures.append(
+            f"logits differ by {figures['max_logit_difference']:.3g} ({figures['worst_case']}), limit {tolerance:.3g}"
+        )
+    if not figures["greedy_behind"] <= 2 * tolerance:
+        failures.append(
+            f"greedy tokens agree for {figures['greedy_agreement']} of {figures['greedy_tokens']}, "
+            f"one is {figures['greedy_behind']:.3g} behind the likeliest, limit {2 * tolerance:.3g}"
+        )
+    return failures
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One backend's share of the whole verification."""
+
+    progress: Progress
+    start: int
+    total: int
+
+    def __call__(self, done: int) -> None:
+        self.progress("verify", self.start + done, self.total)

@@ -1,0 +1,188 @@
+"""What a precision loses: each graph of it beside the float32 graph of its kind, on texts, before it is kept.
+
+For every text: perplexity, the KL divergence from the float32 distribution, how often the likeliest token is the same,
+and for how long greedy text is. Where the model drew the text itself, the increase of perplexity is not counted but
+expected, exp(KL) - 1: never below zero, and without the chance of the draw.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gpt2_model import GPT2, GPT2Config
+from gpt2_model.checkpoint import read_json
+
+from gpt2_export.errors import PrecisionError, QualityError
+from gpt2_export.graphs import kinds
+from gpt2_export.precision.fp16 import LARGEST
+from gpt2_export.precision.nbits import is_matrix
+from gpt2_export.precision.precision import FP16, Precision, means
+from gpt2_export.progress import Progress, silent
+from gpt2_export.verification import backends, eval_texts, fp16_range
+from gpt2_export.verification.backends import Step
+from gpt2_export.verification.eval_texts import Text
+from gpt2_export.verification.metrics import greedy, kl
+
+WINDOW = 512  # tokens that are read at once
+ROWS = 64  # of logits, whose divergence is computed at once
+GREEDY_TOKENS = 32
+PROMPT_TOKENS = 16
+SENSITIVITY_TOKENS = 128
+
+
+def judge(
+    folder: Path,
+    made: Path,
+    precision: Precision,
+    *,
+    files: Sequence[Path] = (),
+    max_ppl_increase: float | None = None,
+    keep: Collection[str] = (),
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Measures the graphs of a precision.
+
+    Args:
+        folder: the float32 graphs and weights, and the tokenizer.
+        made: holds the graphs of the precision and their weights.
+        precision: to be judged.
+        files: texts of the user.
+        max_ppl_increase: in percent; by default the precision's own.
+        keep: the matrices that stayed float32, for the report.
+        progress: told of each text.
+
+    Returns:
+        the report.
+
+    Raises:
+        PrecisionError: float16 cannot hold an activation; a text cannot be read.
+        QualityError: perplexity rises by more than is allowed. It has the report, and which layers lose most.
+    """
+    limit = precision.max_ppl_increase if max_ppl_increase is None else max_ppl_increase
+    config = GPT2Config.from_hf(read_json(folder / "config.json"))
+    held = kinds.held(made)[precision.name]
+    stage, done = f"measure {precision.name}", 0
+    report: dict[str, Any] = {"max_ppl_increase": limit, "kept": sorted(keep), "graphs": {}}
+    texts: list[Text] = []
+    for kind in held:
+        progress(stage, done, len(held) * max(1, len(texts)))
+        reference = backends.graph(kind, folder)
+        if not texts:
+            texts = eval_texts.texts(
+                folder, files, reference, vocab_size=config.vocab_size, n_positions=config.n_positions
+            )
+            if precision is FP16:
+                report["largest_activation"] = _audible(folder, texts)
+        candidate = backends.graph(kind, made, precision)
+        report["graphs"][kind] = figures = {}
+        for text in texts:
+            figures[text.name] = measured(reference, candidate, text, config)
+            done += 1
+            progress(stage, done, len(held) * len(texts))
+    kind, name, increase = worst(report)
+    if not increase <= limit:  # so that NaN is refused too
+        report["sensitivity"] = sensitivity(folder, precision, texts[-1].ids, keep)
+        raise QualityError(
+            f"{precision.name} raises perplexity by {increase:.3g} % on {name} ({kind} graph), {limit:g} % is allowed; "
+            "keep the layers that lose most in float32 (--keep), take a more exact precision, or allow more "
+            "(--max-ppl-increase)",
+            report,
+        )
+    return report
+
+
+def measured(reference: Step, candidate: Step, text: Text, config: GPT2Config) -> dict[str, Any]:
+    """The figures of one text."""
+    divergences, same, losses = [], [], []
+    for ids in _windows(text.ids, min(WINDOW, config.n_positions)):
+        a, b = (_logits(step, ids) for step in (reference, candidate))  # (T, V)
+        for rows in (slice(start, start + ROWS) for start in range(0, len(ids), ROWS)):
+            divergences.append(kl(a[rows], b[rows]))
+            following = ids[rows.start + 1 : rows.stop + 1]
+            losses.append([_losses(logits[rows][: len(following)], following) for logits in (a, b)])
+        same.append(a.argmax(axis=-1) == b.argmax(axis=-1))
+    kls = np.concatenate(divergences)
+    before, after = (float(np.concatenate([pair[which] for pair in losses]).mean()) for which in (0, 1))
+    increase = float(kls.mean()) if text.own else after - before
+    agreed, asked = _greedy_agreement(reference, candidate, text.ids, config)
+    return {
+        "tokens": len(text.ids),
+        "perplexity_fp32": float(np.exp(before)),
+        "perplexity": float(np.exp(after)),
+        "ppl_increase": float(np.expm1(increase) * 100),
+        "mean_kl": float(kls.mean()),
+        "max_kl": float(kls.max()),
+        "top1_agreement": float(np.concatenate(same).mean()),
+        "greedy_tokens": asked,
+        "greedy_agreement": agreed,
+    }
+
+
+def worst(report: dict[str, Any]) -> tuple[str, str, float]:
+    """The graph and the text with the largest increase of perplexity, and that in percent."""
+    found = [
+        (figures["ppl_increase"], kind, text)
+        for kind, texts in report["graphs"].items()
+        for text, figures in texts.items()
+    ]
+    increase, kind, text = max(found, key=lambda entry: np.nan_to_num(entry[0], nan=np.inf))
+    return kind, text, increase
+
+
+def sensitivity(folder: Path, precision: Precision, ids: np.ndarray, keep: Collection[str] = ()) -> dict[str, float]:
+    """For each matrix the mean KL divergence where it alone is stored in the precision; the largest first.
+
+    Those of `keep` lose nothing, and are left out: it may be that the precision could not store them at all.
+    """
+    model = GPT2.from_pretrained(folder)
+    read = torch.from_numpy(ids[None, : min(SENSITIVITY_TOKENS, model.config.n_positions)])
+    found = {}
+    with torch.no_grad():
+        before = model(read)[0][0].numpy()
+        for name, parameter in model.named_parameters():
+            if not is_matrix(name) or any(means(each, name) for each in keep):
+                continue
+            kept = parameter.clone()
+            parameter.copy_(torch.from_numpy(precision.rounded(name, kept.numpy())))
+            found[name.removesuffix(".weight")] = float(kl(before, model(read)[0][0].numpy()).mean())
+            parameter.copy_(kept)
+    return dict(sorted(found.items(), key=lambda entry: -entry[1]))
+
+
+def _audible(folder: Path, texts: Sequence[Text]) -> dict[str, Any]:
+    layer, size = fp16_range.largest(folder, [text.ids for text in texts])
+    if not size <= LARGEST:
+        raise PrecisionError(
+            f"{FP16.name}: {layer} reads or makes {size:.4g}, float16 ends at {LARGEST:.0f}; leave out {FP16.name}"
+        )
+    return {"layer": layer, "size": size, "limit": LARGEST}
+
+
+def _windows(ids: np.ndarray, width: int) -> Iterator[np.ndarray]:
+    for start in range(0, len(ids), width):
+        if len(ids) - start > 1:  # a last token alone has nothing that follows
+            yield ids[start : start + width]
+
+
+def _logits(step: Step, ids: np.ndarray) -> np.ndarray:
+    with np.errstate(all="ignore"):
+        logits, _ = step(ids[None], np.ones((1, len(ids)), np.int64), np.arange(len(ids))[None], None)
+    return np.asarray(logits[0])
+
+
+def _losses(logits: np.ndarray, following: np.ndarray) -> np.ndarray:
+    """What each following token costs, in nats: (T, V), (T,) -> (T,)."""
+    wide = logits.astype(np.float64)
+    largest = wide.max(axis=-1, keepdims=True)
+    total = np.log(np.exp(wide - largest).sum(axis=-1)) + largest[:, 0]
+    return np.asarray(total - wide[np.arange(len(following)), following])
+
+
+def _greedy_agreement(reference: Step, candidate: Step, ids: np.ndarray, config: GPT2Config) -> tuple[int, int]:
+    prompt = ids[None, : max(1, min(PROMPT_TOKENS, config.n_positions // 2))]
+    count = min(GREEDY_TOKENS, config.n_positions - prompt.shape[1] + 1)
+    ours, theirs = (greedy(step, prompt, count)[0] for step in (reference, candidate))
+    same = [a == b for a, b in zip(ours, theirs, strict=True)]
+    return same.index(False) if False in same else count, count

@@ -1,0 +1,139 @@
+"""The same graphs on weights of their own, on which every mistake in the formula is loud.
+
+A checkpoint's weights may hide a mistake: with a wide stream LayerNorm's epsilon is below rounding, with small weights
+the two GELUs are alike. The formula does not depend on them, so it is proven on random ones too, made for the config:
+the stream's variance is about epsilon, and what softmax and activation read is about one. On them float32 is off by a
+millionth of the largest number at most, and a limit of ten times that holds for torch's own float32 as well: the
+yardstick of `tolerance.py` must be right itself.
+"""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gpt2_model import GPT2Config
+from gpt2_model.checkpoint import read_json
+from gpt2_model.weights import from_file_name, parameter_shapes
+
+from gpt2_export.folder import atomic
+from gpt2_export.freeze.freeze import WEIGHTS
+from gpt2_export.graphs import kinds
+from gpt2_export.graphs.explain import EXPLAINING
+from gpt2_export.precision.precision import FP32
+from gpt2_export.verification import explain_parity, truth
+from gpt2_export.verification.backends import Backend, Step, read
+from gpt2_export.verification.sweep import Case
+from gpt2_export.verification.tolerance import stress_limit
+from gpt2_export.weights import safetensors_file
+
+SMALLEST_EPSILON = 1e-12  # below it the stream would underflow
+NORM_STD = 0.3  # of LayerNorm's weights and of biases
+INPUT_STD = 1.5  # of what softmax and activation read, about
+MOST_TOKENS = 64  # of a case: no mistake needs a longer one
+
+Figures = dict[str, dict[str, Any]]
+
+
+def compare(frozen: Path, available: Sequence[Backend], sweep: Sequence[Case]) -> Figures:
+    """For each backend, and for what the explaining graph shows: the error, the largest number and the limit."""
+    short = shortened(sweep)
+    figures: Figures = {}
+    with folder(frozen) as place:
+        exact = truth.load(place)(short)
+        largest = max(float(np.abs(logits).max()) for logits in exact)
+        for backend in available:
+            figures[f"{backend.name}, stress weights"] = {
+                "max_difference": difference(backend.open(place), exact, short),
+                "tolerance": stress_limit(largest),
+            }
+        if EXPLAINING.name in kinds.held(frozen).get(FP32, {}):
+            for what, found in explain_parity.compare(place, limit=stress_limit).items():
+                figures[f"the explaining graph's {what}, stress weights"] = found
+    return figures
+
+
+def shortened(sweep: Sequence[Case]) -> tuple[Case, ...]:
+    """The cases that are tried."""
+    return tuple(case for case in sweep if case.input_ids.shape[1] <= MOST_TOKENS)
+
+
+def beyond(figures: Figures) -> list[str]:
+    """What in the figures is not to be accepted.
+
+    >>> beyond({"one": {"max_difference": 1e-7, "tolerance": 1e-6}, "two": {"max_difference": 1e-5, "tolerance": 1e-6}})
+    ['two: differs by 1e-05, limit 1e-06']
+    """
+    return [
+        f"{name}: differs by {found['max_difference']:.3g}, limit {found['tolerance']:.3g}"
+        for name, found in figures.items()
+        if not found["max_difference"] <= found["tolerance"]  # so that NaN fails too
+    ]
+
+
+def difference(step: Step, exact: Sequence[np.ndarray], sweep: Sequence[Case]) -> float:
+    """The largest error over every place that holds text."""
+    differences = []
+    for case, logits in zip(sweep, exact, strict=True):
+        text = case.attention_mask[:, case.past :] == 1
+        differences.append(np.abs(read(step, case)[text] - logits[text]).max())
+    return float(np.max(differences))
+
+
+@contextmanager
+def folder(frozen: Path) -> Iterator[Path]:
+    """A copy of a frozen folder with these weights at the same places of the file, for as long as the block runs.
+
+    Raises:
+        StorageError: the disk has no room for them.
+    """
+    config = GPT2Config.from_hf(read_json(frozen / "config.json"))
+    places = safetensors_file.places(frozen / WEIGHTS)
+    forms = {name: safetensors_file.Form(found.shape) for name, found in places.items()}
+    with atomic.within(frozen, needed_bytes=sum(form.nbytes for form in forms.values())) as copy:
+        for file in ("config.json", *kinds.held(frozen).get(FP32, {}).values()):
+            shutil.copy(frozen / file, copy)
+        safetensors_file.write(
+            copy / WEIGHTS, forms, (tensor(config, name, form.shape) for name, form in forms.items())
+        )
+        yield copy
+
+
+def tensor(config: GPT2Config, stored_name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """One tensor as the file holds it, the same each time."""
+    name, _ = from_file_name(stored_name)
+    rng = np.random.default_rng([list(parameter_shapes(config)).index(name), 3])
+    made: np.ndarray = rng.standard_normal(shape, np.float32)
+    made *= std(config, name)
+    if ".ln_" in f".{name}" and name.endswith("weight"):
+        made += 1
+    if "attn.c_attn" in name:  # the last axis is queries, keys, values: [C, 3C] in the file
+        sharpness = sqrt(config.attention_scale(int(name.split(".")[1])) * sqrt(config.head_size))
+        made[..., : 2 * config.n_embd] /= sharpness
+    return made
+
+
+def std(config: GPT2Config, parameter: str) -> float:
+    """How large the numbers of a parameter are.
+
+    >>> round(std(GPT2Config(), "wte.weight"), 5), round(std(GPT2Config(), "h.0.mlp.c_fc.weight"), 3)
+    (0.00224, 0.054)
+    """
+    stream = sqrt(max(config.layer_norm_epsilon, SMALLEST_EPSILON))
+    if parameter in ("wte.weight", "wpe.weight"):
+        return stream / sqrt(2)
+    added = stream / sqrt(config.n_layer)  # by each of the two halves of a block
+    if parameter.endswith("c_proj.bias"):
+        return NORM_STD * added
+    if parameter.endswith("mlp.c_proj.weight"):
+        return added / sqrt(config.inner_size)
+    if parameter.endswith("attn.c_proj.weight"):
+        return added / sqrt(config.n_embd)
+    if parameter.endswith(("c_attn.weight", "c_fc.weight")):
+        return INPUT_STD / sqrt(config.n_embd)
+    if parameter == "lm_head.weight":
+        return 1 / sqrt(config.n_embd)
+    return NORM_STD

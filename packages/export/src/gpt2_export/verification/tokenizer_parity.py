@@ -1,0 +1,146 @@
+"""The frozen tokenizer held to its source's: the same ids and the same text again, on texts that are hard."""
+
+import codecs
+import importlib
+import importlib.util
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from gpt2_model.checkpoint import read_json
+from tokenizers import Tokenizer
+
+from gpt2_export.errors import FolderError, VerificationError
+from gpt2_export.freeze import tokenizer_files
+from gpt2_export.freeze.tokenizer_files import Made
+from gpt2_export.freeze.tokenizer_settings import NAMES, TOKENIZER, TOKENIZER_CONFIG
+
+HARD_TEXTS = Path(__file__).parent / "hard_texts.json"
+OLDEST = 5  # transformers' version whose reading is followed here: before, GPT2Tokenizer took all of a tokenizer.json
+MOST_TOKENS = 100  # of the added ones, each in texts of its own
+FRAMES = ("{0}", "a{0}b", " {0} ", "{0}{0}", "x \t{0}\n y", "To be {0}, or {0}not")
+
+Encode = Callable[[str], list[int]]
+Decode = Callable[[list[int]], str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A tokenizer as one library opens it."""
+
+    name: str
+    encode: Encode
+    decode: Decode
+
+
+def compare(source: Path, folder: Path) -> dict[str, Any] | None:
+    """Compares the source's tokenizer with the folder's, by tokenizers and, where it is installed, by transformers.
+
+    Args:
+        source: the checkpoint's folder.
+        folder: the frozen one, with its config.json.
+
+    Returns:
+        what the manifest says of it: the references with their versions, the number of texts; None where the folder
+        has no tokenizer that was put together here.
+
+    Raises:
+        VerificationError: a text has other ids, or ids have another text.
+        FolderError: transformers does not open one of them.
+    """
+    config = read_json(folder / "config.json")
+    made = tokenizer_files.put_together(source, config)
+    if made.document is None:
+        return None
+    texts = list(_texts(made.document))
+    references = []
+    for reference, frozen in _pairs(source, folder, made, config):
+        _hold(texts, reference, frozen)
+        references.append(reference.name)
+    return {"references": references, "texts": len(texts), "outcome": "same ids, same text"}
+
+
+def _texts(document: Mapping[str, Any]) -> Iterator[str]:
+    yield from json.loads(HARD_TEXTS.read_text(encoding="utf-8"))
+    for token in (document.get("added_tokens") or [])[:MOST_TOKENS]:
+        yield from (frame.format(token["content"]) for frame in FRAMES)
+
+
+def _hold(texts: Sequence[str], reference: Opened, frozen: Opened) -> None:
+    for text in texts:
+        expected, found = reference.encode(text), frozen.encode(text)
+        told = f"the tokenizer is not the source's, by {reference.name}"
+        if found != expected:
+            message = f"{told}: {text!r} has ids {found}, in the source {expected}"
+            raise VerificationError(message, {"text": text, "ids": found, "expected": expected})
+        if frozen.decode(expected) != reference.decode(expected):
+            message = (
+                f"{told}: {expected} are {frozen.decode(expected)!r}, in the source {reference.decode(expected)!r}"
+            )
+            raise VerificationError(message, {"text": text, "ids": found, "expected": expected})
+
+
+def _pairs(source: Path, folder: Path, made: Made, config: Mapping[str, Any]) -> Iterator[tuple[Opened, Opened]]:
+    """Each reference with the folder's tokenizer in the same library."""
+    before = Tokenizer.from_str(json.dumps(made.document))
+    yield _library(before), _library(Tokenizer.from_file(str(folder / TOKENIZER)))
+    if importlib.util.find_spec("transformers") and int(version("transformers").split(".")[0]) >= OLDEST:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".tokenizer-") as place, _quiet():
+            _write_plain(source, Path(place), made, config)
+            yield _transformers(Path(place), source), _transformers(folder, folder)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the library's warnings, of texts that are long and of what it ignores."""
+    logging: Any = importlib.import_module("transformers").logging
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _library(opened: Tokenizer) -> Opened:
+    return Opened(
+        name=f"tokenizers {version('tokenizers')}",
+        encode=lambda text: list(opened.encode(text).ids),
+        decode=lambda ids: str(opened.decode(ids, skip_special_tokens=False)),
+    )
+
+
+def _transformers(folder: Path, shown_as: Path) -> Opened:
+    library: Any = importlib.import_module("transformers")
+    try:
+        opened = library.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except Exception as error:  # whatever its many classes raise
+        told = " ".join(str(error).split())
+        raise FolderError(f"transformers does not open the tokenizer of {shown_as}: {told}; mend its files") from error
+    return Opened(
+        name=f"transformers {version('transformers')}",
+        encode=lambda text: list(opened(text, verbose=False).input_ids),
+        decode=lambda ids: str(opened.decode(ids)),
+    )
+
+
+def _write_plain(source: Path, place: Path, made: Made, config: Mapping[str, Any]) -> None:
+    """The source's tokenizer alone, without byte order marks, and without an end of text that was left out."""
+    for name in tokenizer_files.FILES:
+        if (source / name).exists():
+            (place / name).write_bytes((source / name).read_bytes().removeprefix(codecs.BOM_UTF8))
+    kind = config.get("tokenizer_class")
+    _write(place / "config.json", {"model_type": "gpt2"} | ({"tokenizer_class": kind} if kind else {}))
+    settings = read_json(place / TOKENIZER_CONFIG) if (place / TOKENIZER_CONFIG).exists() else {}
+    absent = {name: None for name in NAMES[:3] if made.named.get(name) is None}
+    if absent:
+        _write(place / TOKENIZER_CONFIG, settings | absent)
+
+
+def _write(path: Path, document: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(document), encoding="utf-8")

@@ -1,0 +1,116 @@
+"""What is shown of a folder is what is in its files, and a folder that is damaged is one clear error."""
+
+import json
+from pathlib import Path
+
+import pytest
+from gpt2_export import inspect
+from gpt2_export.errors import ExportError
+from gpt2_export.folder.inspection import as_json, parity_lines, table
+from gpt2_model import GPT2
+
+
+def test_sizes_are_those_of_the_files(made: Path, model: GPT2) -> None:
+    found = inspect(made)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    assert (found["parameters"], found["tensor_bytes"]) == (parameters, 4 * parameters)
+    assert found["tensors"] == len(list(model.parameters()))
+    assert found["folder_bytes"] == sum(file.stat().st_size for file in made.iterdir())
+    assert list(found["precisions"]) == ["fp32"]
+
+
+def test_all_graphs_are_described(made: Path) -> None:
+    found = inspect(made)["graphs"]["fp32"]
+    assert list(found) == ["portable", "serving", "explaining"]
+    files = ("model.onnx", "model_serving.onnx", "model_explain.onnx")
+    for kind, file in zip(found, files, strict=True):
+        assert (found[kind]["file"], found[kind]["bytes"]) == (file, (made / file).stat().st_size)
+        assert found[kind]["ir_version"] == 9
+        assert found[kind]["inputs"]["input_ids"] == ["int64", "batch_size", "sequence_length"]
+    assert found["portable"]["opsets"] == {"ai.onnx": 20}
+    assert found["serving"]["opsets"] == {"ai.onnx": 20, "com.microsoft": 1}
+    assert found["explaining"]["outputs"]["lens_ids"] == ["int64", 3, "batch_size", "sequence_length", "top_k"]
+    present = {kind: found[kind]["outputs"]["present.1.value"] for kind in ("portable", "serving")}
+    assert present["portable"] == ["float", "batch_size", 2, "total_sequence_length", 8]
+    assert present["serving"] == ["float", "batch_size", 2, "cache_length", 8]
+    assert found["portable"]["operators"]["Softmax"] == 2
+    assert found["serving"]["operators"]["GroupQueryAttention"] == 2
+
+
+def test_the_table_shows_what_a_person_asks_for(made: Path, source: Path, model: GPT2) -> None:
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    shown = table(inspect(made, check_hashes=True))
+    for expected in (
+        f"source      {source.name}\n",
+        f"network     {parameters:,} parameters in 28 tensors",
+        "of them tensors",
+        "model.safetensors\n",
+        "graph       portable, model.onnx: 2 layers, opsets ai.onnx 20, IR 9\n",
+        "graph       serving, model_serving.onnx: 2 layers, opsets ai.onnx 20, com.microsoft 1, IR 9\n",
+        "graph       explaining, model_explain.onnx: 2 layers, opsets ai.onnx 20, IR 9\n",
+        "  explaining: logits within ",
+        "past_key_values.0.key",
+        "logits_index",
+        "2 Softmax",
+        "2 GroupQueryAttention",
+        "greedy 17 of 17",
+        "hashes fit",
+    ):
+        assert expected in shown
+    assert "past_key_values.1.key" not in shown  # every layer's are alike
+
+
+def test_json_is_one_object_of_the_same(made: Path) -> None:
+    found = inspect(made)
+    assert json.loads(as_json(found)) == found
+
+
+def test_a_revision_is_shown_beside_the_source(made: Path) -> None:
+    found = inspect(made) | {"source": {"name": "org/name", "revision": "abc"}}
+    assert "org/name at abc" in table(found)
+
+
+def test_hashes_are_compared_only_when_asked_for(made_copy: Path) -> None:
+    (made_copy / "config.json").write_text((made_copy / "config.json").read_text().replace("gpt2", "gpt3"))
+    assert "differences" not in inspect(made_copy)
+    found = inspect(made_copy, check_hashes=True)
+    assert found["differences"] == ["config.json has another sha256"]
+    assert "WRONG: config.json has another sha256" in table(found)
+    assert "hashes fit" not in table(found)
+
+
+def test_a_folder_without_a_graph_says_how_to_get_one(made_copy: Path) -> None:
+    (made_copy / "model_serving.onnx").unlink()
+    assert list(inspect(made_copy)["graphs"]["fp32"]) == ["portable", "explaining"]
+    (made_copy / "model.onnx").unlink()
+    (made_copy / "model_explain.onnx").unlink()
+    found = inspect(made_copy)
+    assert found["graphs"] == {}
+    assert "graphs      none; export them with `gpt2-export onnx FOLDER`" in table(found)
+
+
+def test_a_folder_that_was_not_verified_says_so() -> None:
+    assert parity_lines(None) == ["parity      not verified; run `gpt2-export verify FOLDER`"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("model.onnx", b""),
+        ("model.onnx", b"this is no graph"),
+        ("model_serving.onnx", b"this is no graph"),
+        ("model.safetensors", b""),
+        ("model.safetensors", b"this is no file of weights, and it is longer than a header"),
+        ("manifest.json", b'{"schema": 1}'),
+    ],
+)
+def test_a_damaged_file_is_an_error_that_names_it(made_copy: Path, name: str, content: bytes) -> None:
+    (made_copy / name).write_bytes(content)
+    with pytest.raises(ExportError, match=name.replace(".", r"\.")):
+        inspect(made_copy)
+
+
+def test_a_lost_file_of_weights_is_an_error_that_names_it(made_copy: Path) -> None:
+    (made_copy / "model.safetensors").unlink()
+    with pytest.raises(ExportError, match=r"model\.safetensors"):
+        inspect(made_copy)

@@ -1,0 +1,171 @@
+"""A line of a batch's file: a JSON object in, a prompt and its settings; a completion out, as a JSON object."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, cast
+
+import numpy as np
+
+from gpt2_runtime.errors import JobError, shown_json
+from gpt2_runtime.sampling.config import AS_TRAINED, SamplingConfig
+from gpt2_runtime.text.batch import Prompt
+from gpt2_runtime.text.completion import Completion
+from gpt2_runtime.text.generator import Settings, check_seed
+
+SAMPLING = tuple(each.name for each in fields(SamplingConfig))
+SETTINGS = tuple(name for name in Settings.__annotations__ if name != "sampling")
+NAMES = ("id", "prompt", "token_ids", "n", *SETTINGS, *SAMPLING)
+MOST_LINE_BYTES = 4_000_000  # several hundred times what GPT-2 reads; what JSON makes of it fits into 100 MB
+MOST_NAMES = 300_000  # of an object: a bias for each token of any vocabulary
+
+TOO_DEEP = "has a value that is nested too deep; no setting is a list of lists of lists"
+KINDS = {list: "an array", str: "a string", int: "a number", float: "a number", bool: "a boolean", type(None): "null"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Defaults:
+    """What holds for the lines that say nothing else.
+
+    Attributes:
+        settings: but the seed. A line replaces each by its name, those of the sampling too.
+        n: continuations of a prompt.
+        seed: with a line's number it makes that line's own, so that a second run draws the same.
+        model: tells one folder and precision from others.
+    """
+
+    settings: Settings = field(default_factory=Settings)
+    n: int = 1
+    seed: int = 0
+    model: str = ""
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A line, read.
+
+    Attributes:
+        line: its number, counted from 1.
+        id: what it is called; its number where it does not say.
+        prompt: what is asked for.
+        digest: differs where the model, the prompt or a setting does.
+    """
+
+    line: int
+    id: str | int
+    prompt: Prompt
+    digest: str
+
+    @property
+    def key(self) -> str:
+        """The id as JSON: 1 is not "1"."""
+        return json.dumps(self.id)
+
+
+def read(text: bytes, line: int, defaults: Defaults) -> Job:
+    """The job of a line.
+
+    Raises:
+        JobError: it is no JSON object, or has a name or a value that no job has, or more than MOST_LINE_BYTES.
+
+    >>> job = read(b'{"id": "a", "prompt": "To be", "temperature": 0, "max_new_tokens": 5}', 1, Defaults())
+    >>> job.id, job.prompt.settings["sampling"].temperature, job.prompt.settings["max_new_tokens"]
+    ('a', 0, 5)
+    """
+    document = _document(text)
+    if unknown := [name for name in document if name not in NAMES]:
+        raise JobError(f"{shown_json(unknown[0])} is no setting; there are {', '.join(NAMES)}")
+    id_ = document.get("id", line)
+    if isinstance(id_, bool) or not isinstance(id_, str | int):
+        raise JobError(f"id is {shown_json(id_)}, must be a string or an integer; leave it out for the line's number")
+    if isinstance(id_, str) and re.search("[\ud800-\udfff]", id_):  # which no UTF-8 can answer
+        raise JobError(f"id is {shown_json(id_)}, which has half a surrogate pair; give it valid Unicode")
+    given = {name: document[name] for name in SETTINGS if name in document}
+    if not isinstance(given.get("parse_special", True), bool):
+        raise JobError(f"parse_special is {shown_json(given['parse_special'])}, must be true or false")
+    changes = {name: document[name] for name in SAMPLING if name in document}
+    if "logit_bias" in changes:
+        changes["logit_bias"] = _bias(changes["logit_bias"])
+    settings: dict[str, Any] = {"seed": _seed(defaults.seed, line), **defaults.settings, **given}
+    settings["sampling"] = replace(defaults.settings.get("sampling", AS_TRAINED), **changes)
+    prompt = Prompt(prompt=_prompt(document), settings=cast(Settings, settings), n=document.get("n", defaults.n))
+    asked = [defaults.model, prompt.prompt, prompt.n, settings | {"sampling": asdict(settings["sampling"])}]
+    try:
+        told = json.dumps(asked, sort_keys=True, default=str)
+    except RecursionError as error:
+        raise JobError(TOO_DEEP) from error
+    return Job(line=line, id=id_, prompt=prompt, digest=hashlib.sha256(told.encode()).hexdigest()[:16])
+
+
+def written(job: Job, completions: tuple[Completion, ...]) -> dict[str, Any]:
+    """What stands in the output: one completion's values, or a list of them where `n` is more than 1."""
+    told = [completion.document() for completion in completions]
+    answer = told[0] if job.prompt.n == 1 else {"completions": told}
+    return {"id": job.id, **answer, "digest": job.digest}
+
+
+def _document(text: bytes) -> Mapping[str, Any]:
+    if len(text) > MOST_LINE_BYTES:
+        raise JobError(f"has more than {MOST_LINE_BYTES:,} bytes, the most of a line; shorten it, or split its prompt")
+    try:
+        # JSON lets a reader drop a byte order mark, and files that were joined have one within.
+        document = json.loads(text.decode().removeprefix("\ufeff"), object_pairs_hook=_object)
+    except UnicodeDecodeError as error:
+        raise JobError(f"is not UTF-8 at byte {error.start}") from error
+    except json.JSONDecodeError as error:
+        raise JobError(f"is not JSON that can be read: {error}") from error
+    except RecursionError as error:
+        raise JobError(TOO_DEEP) from error
+    except ValueError as error:
+        most = sys.get_int_max_str_digits()
+        raise JobError(f"has an integer of more than {most:,} digits, which no setting takes; shorten it") from error
+    if not isinstance(document, dict):
+        raise JobError(f'is {KINDS[type(document)]}, must be an object such as {{"prompt": "To be"}}')
+    return document
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of a name that comes twice JSON takes the last value, and says nothing."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise JobError(f"has {shown_json(twice)} twice; give it once")
+    if len(found) > MOST_NAMES:
+        raise JobError(f"has an object of {len(found):,} names, must have at most {MOST_NAMES:,}; leave some out")
+    return found
+
+
+def _prompt(document: Mapping[str, Any]) -> str | list[int]:
+    text, ids = document.get("prompt"), document.get("token_ids")
+    if (text is None) == (ids is None):
+        raise JobError("has to have either prompt or token_ids")
+    if ids is None:
+        if not isinstance(text, str):
+            raise JobError(f"prompt is {shown_json(text)}, must be a string; token ids are given as token_ids")
+        return text
+    if not isinstance(ids, list) or any(isinstance(id_, bool) or not isinstance(id_, int) for id_ in ids):
+        raise JobError("token_ids are not a list of integers such as [464, 3290]")
+    return ids
+
+
+def _bias(given: object) -> dict[int, Any]:
+    """JSON's names are strings, token ids are not."""
+    if not isinstance(given, dict):
+        raise JobError(f'logit_bias is {shown_json(given)}, must be an object such as {{"50256": -1.5}}')
+    for name in given:
+        if not re.fullmatch("0|[1-9][0-9]{0,17}", name):  # one spelling an id, so that none comes twice
+            raise JobError(f'logit_bias has the name {shown_json(name)}, must be a token id such as "50256"')
+    return {int(name): bias for name, bias in given.items()}
+
+
+def _seed(seed: int, line: int) -> int:
+    return int(np.random.SeedSequence([seed, line]).generate_state(1)[0])

@@ -1,0 +1,216 @@
+"""The keys and values of the tokens read so far: a value that goes into a step and comes out of it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self, TypeGuard
+
+import numpy as np
+import numpy.typing as npt
+
+from gpt2_runtime.errors import ContextFullError, SettingError, shown
+from gpt2_runtime.folder.sharing import Local, Shared
+
+MOST_ROWS = 1024  # of a cache; more are better stepped in turns
+
+Layout = tuple[tuple[int, ...], np.dtype[Any]]
+"""(L, 2, H, D) and the type of the numbers: layers, keys and values, heads, head size."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Snapshot(Shared, Local):
+    """The keys and values of the first tokens of one row, in memory of their own that is never written again.
+
+    Made by `KeyValueCache.taken`.
+
+    Attributes:
+        owner: the onnxruntime session that it is for.
+        array: [L, 2, H, length, D].
+    """
+
+    remedy = "send the token ids, and read them there"
+
+    owner: object
+    array: npt.NDArray[np.floating]
+
+    def __post_init__(self) -> None:
+        self.array.flags.writeable = False
+
+    @property
+    def length(self) -> int:
+        """The tokens that it is of."""
+        return int(self.array.shape[3])
+
+    @property
+    def nbytes(self) -> int:
+        """The memory that it takes."""
+        return self.array.nbytes
+
+    @property
+    def layout(self) -> Layout:
+        """Of its keys and values."""
+        return self.array.shape[:3] + self.array.shape[4:], self.array.dtype
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class KeyValueCache(Local, ABC):
+    """What a session remembers of each row of a batch.
+
+    Made by `Session.empty_cache` and by each step. It is used once: a step of the serving graph writes into the memory
+    that all values of one cache share, and the value that went into it is refused from then on. Go on with the value
+    that came out, or a shorter `rolled_back` of it; `copy` before a step gives two continuations of one text, and
+    `selected` any number of them. What is `taken` of a row outlives the cache, and can be `given` to another.
+
+    Attributes:
+        lengths: the tokens read of each row.
+        capacity: the tokens that a row can have.
+        owner: the onnxruntime session that it is for.
+
+    >>> _, cache = session.step([[1, 2, 3], [4]], session.empty_cache(2))
+    >>> cache.lengths, cache.rolled_back([1, 0]).lengths
+    ((3, 1), (1, 0))
+    """
+
+    remedy = "send the token ids, and read them there"
+
+    lengths: tuple[int, ...]
+    capacity: int
+    owner: object
+
+    def __copy__(self) -> Self:
+        return self.copy()
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self.copy()
+
+    @property
+    def batch_size(self) -> int:
+        return len(self.lengths)
+
+    def rolled_back(self, lengths: int | Sequence[int]) -> Self:
+        """The cache as it was when the rows had the first `lengths` of their tokens.
+
+        Args:
+            lengths: one for each row, or one for all.
+
+        Raises:
+            SettingError: a length is negative or more than the row has.
+        """
+        listed = lengths.ndim == 1 if isinstance(lengths, np.ndarray) else isinstance(lengths, Sequence)
+        if not listed and not isinstance(lengths, int | np.integer):
+            raise SettingError(f"lengths are {shown(lengths)}, must be an integer, or one for each row: [3, 0]")
+        wanted = (lengths,) * self.batch_size if isinstance(lengths, int | np.integer) else tuple(lengths)
+        if len(wanted) != self.batch_size:
+            raise SettingError(f"lengths are {len(wanted)}, the cache has {self.batch_size} rows; give one for each")
+        for row, (length, has) in enumerate(zip(wanted, self.lengths, strict=True)):
+            _check_length(length, has, f"row {row} of the cache holds", "roll back to")
+        return self._shortened(tuple(int(length) for length in wanted))
+
+    def selected(self, rows: Sequence[int] | npt.NDArray[np.integer]) -> Self:
+        """The cache whose row i is this one's row `rows[i]`, with the same room.
+
+        It uses this one up, as a step does; `copy` first where it is needed again.
+
+        Args:
+            rows: at least one, in any order; repeated, a row goes on in several ways.
+
+        Raises:
+            SettingError: a row that is not there.
+
+        >>> _, cache = session.step([[1, 2, 3], [4]], session.empty_cache(2))
+        >>> cache.selected([1, 0, 1]).lengths
+        (1, 3, 1)
+        """
+        listed = rows.ndim == 1 if isinstance(rows, np.ndarray) else isinstance(rows, Sequence)
+        if not listed or not len(rows):
+            raise SettingError(f"rows are {shown(rows)}, must be one or more of the cache's {self.batch_size}: [0, 0]")
+        for row in rows:
+            self._check_row(row, "select")
+        return self._selected(tuple(int(row) for row in rows))
+
+    def taken(self, row: int, length: int) -> Snapshot:
+        """The keys and values of the first `length` tokens of a row, copied; this cache stays as it is.
+
+        Raises:
+            SettingError: there is no such row, or it has fewer tokens.
+
+        >>> _, cache = session.step([[1, 2, 3], [4]], session.empty_cache(2))
+        >>> cache.taken(0, 2).length
+        2
+        """
+        self._check_row(row, "take")
+        _check_length(length, self.lengths[row], f"row {row} of the cache holds", "take")
+        return Snapshot(owner=self.owner, array=self._read(int(row), int(length)))
+
+    def given(self, row: int, snapshot: Snapshot, length: int | None = None) -> Self:
+        """The cache whose row holds the first `length` tokens of a snapshot, instead of those that it held.
+
+        It uses this one up, as a step does; the other rows go on as they were.
+
+        Args:
+            row: which.
+            snapshot: taken from any cache of the same session.
+            length: by default all that it has.
+
+        Raises:
+            SettingError: there is no such row, the snapshot is of another session or layout, or has fewer tokens. The
+                portable graph's rows are of one length, before and after.
+            ContextFullError: it has more than the cache has room for.
+
+        >>> _, cache = session.step([[1, 2, 3], [4]], session.empty_cache(2))
+        >>> cache.given(1, cache.taken(0, 3), 2).lengths
+        (3, 2)
+        """
+        self._check_row(row, "give to")
+        if not isinstance(snapshot, Snapshot):
+            raise SettingError(f"snapshot is {type(snapshot).__name__}, must be one that a cache has taken of a row")
+        if snapshot.owner is not self.owner:
+            raise SettingError("snapshot is of another session; take it from a cache of this one")
+        if snapshot.layout != self.layout:
+            told = "snapshot is {1} of shape {0}, the cache {3} of shape {2}".format(*snapshot.layout, *self.layout)
+            raise SettingError(f"{told}; take it from a cache of this session")
+        length = snapshot.length if length is None else length
+        _check_length(length, snapshot.length, "the snapshot holds", "give")
+        if length > self.capacity:
+            told = f"row {row} is given {length} tokens, the cache has room for {self.capacity}"
+            raise ContextFullError(f"{told}; give fewer or make it larger")
+        return self._written(int(row), snapshot.array[:, :, :, :length])
+
+    def _check_row(self, row: object, verb: str) -> None:
+        if not _is_whole(row) or not 0 <= row < self.batch_size:
+            has = f"the cache has {self.batch_size}"
+            raise SettingError(f"row is {shown(row)}, {has}; {verb} from 0 to {self.batch_size - 1}")
+
+    @property
+    @abstractmethod
+    def layout(self) -> Layout:
+        """Of its keys and values."""
+
+    @abstractmethod
+    def copy(self) -> Self:
+        """The same in memory of its own, so that both can be stepped."""
+
+    @abstractmethod
+    def _shortened(self, lengths: tuple[int, ...]) -> Self: ...
+
+    @abstractmethod
+    def _selected(self, rows: tuple[int, ...]) -> Self: ...
+
+    @abstractmethod
+    def _read(self, row: int, length: int) -> npt.NDArray[np.floating]:
+        """[L, 2, H, length, D], a copy."""
+
+    @abstractmethod
+    def _written(self, row: int, text: npt.NDArray[np.floating]) -> Self:
+        """With a row that is `text`, [L, 2, H, length, D]."""
+
+
+def _check_length(length: object, most: int, holder: str, verb: str) -> None:
+    if not _is_whole(length) or not 0 <= length <= most:
+        raise SettingError(f"length is {shown(length)}, {holder} {most}; {verb} 0 to {most}")
+
+
+def _is_whole(value: object) -> TypeGuard[int | np.integer]:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)

@@ -1,0 +1,228 @@
+"""The serving graph: steps of rows of any lengths, over memory that past and present share.
+
+L layers, B rows, H heads, D head size, K logits after each row, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from gpt2_runtime.engine.buffer_pool import Pool
+from gpt2_runtime.engine.buffers import Buffers, Cached, Move, allocated
+from gpt2_runtime.engine.cache import KeyValueCache, Layout
+from gpt2_runtime.engine.logits import Row, Scores
+from gpt2_runtime.engine.packed_session import Engine
+from gpt2_runtime.engine.step_plan import RUN_COST, Ids, Run, feeds, places, plan
+from gpt2_runtime.engine.top_k import Finder
+from gpt2_runtime.errors import SettingError
+from gpt2_runtime.folder.bundle import Architecture
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+Floats = npt.NDArray[np.float32]
+Counts = npt.NDArray[np.int64]
+Taken = TypeVar("Taken")
+
+# A long text is read by so many tokens at once. Each chunk reads all weights again, which takes less than what a chunk
+# saves: of the scores, [H, T, P + T], half of those within it count for nothing.
+PREFILL_CHUNK = 256
+
+# A GPU keeps no scores, and starts the kernels of a run in about the time in which it computes a thousand tokens: by
+# what is known of its kernels, not measured.
+DEVICE_CHUNK, DEVICE_RUN_COST = 8192, 1024
+
+POOLED_CAPACITY = 256  # a multiple of it
+
+IDLE: Ids = np.empty(0, dtype=np.int64)
+"""A row that reads nothing."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SharedCache(KeyValueCache):
+    """Lengths, and the buffers that they are lengths in.
+
+    Attributes:
+        alike: [B, B]: so many first tokens two rows have in common, and their memory too. 0 where nothing is known.
+        even: whether there is memory for an even number of rows: where B is odd, one more is always idle.
+    """
+
+    owner: Engine
+    buffers: Buffers
+    version: int
+    alike: Counts
+    even: bool = False
+
+    @property
+    def layout(self) -> Layout:
+        layers, both, _, heads, _, size = self.buffers.allocation.shape
+        return (layers, both, heads, size), self.buffers.allocation.dtype
+
+    def check_current(self) -> None:
+        """Refuses a value that has been stepped or selected from, or given to."""
+        if self.version != self.buffers.version:
+            remedy = "go on with the one that came out last, or its rolled_back, or copy() before a step"
+            raise SettingError(f"cache is of step {self.version}, its buffers of step {self.buffers.version}; {remedy}")
+
+    def copy(self) -> SharedCache:
+        self.check_current()
+        with self.owner.turn:
+            buffers = self.buffers.of(memory_rows(self.batch_size, self.even))
+            buffers.take([Move(row, row, 0, length) for row, length in enumerate(self.lengths)], self.buffers)
+        return replace(self, buffers=buffers, version=0)
+
+    def _shortened(self, lengths: tuple[int, ...]) -> SharedCache:
+        self.check_current()
+        return replace(self, lengths=lengths, alike=np.minimum(self.alike, np.minimum.outer(lengths, lengths)))
+
+    def _selected(self, rows: tuple[int, ...]) -> SharedCache:
+        """In place where there are rows enough, which are kept; else in memory of its own.
+
+        A row that takes the place of one it shares its first tokens with, as a beam does, brings the others alone.
+        """
+        self.check_current()
+        buffers = self.buffers
+        if len(rows) > self.buffers.allocation.shape[2]:
+            with self.owner.turn:
+                buffers = self.buffers.of(memory_rows(len(rows), self.even))
+        alike = self.alike.copy()
+        np.fill_diagonal(alike, self.lengths)
+        moves = []  # of the positions that a place lacks
+        for place, row in enumerate(rows):
+            start = int(alike[place, row]) if buffers is self.buffers and place < self.batch_size else 0
+            if start < self.lengths[row]:
+                moves.append(Move(row, place, start, self.lengths[row]))
+        self.buffers.version += 1  # before anything is written: what is interrupted has written too
+        with self.owner.turn:
+            buffers.take(moves, self.buffers)
+        lengths = tuple(self.lengths[row] for row in rows)
+        return replace(self, lengths=lengths, buffers=buffers, version=buffers.version, alike=alike[np.ix_(rows, rows)])
+
+    def _read(self, row: int, length: int) -> Cached:
+        self.check_current()
+        with self.owner.turn:
+            return self.buffers.read(row, length)
+
+    def _written(self, row: int, text: Cached) -> SharedCache:
+        self.check_current()
+        self.buffers.version += 1  # before anything is written: what is interrupted has written too
+        with self.owner.turn:
+            self.buffers.write(row, text)
+        lengths = (*self.lengths[:row], text.shape[3], *self.lengths[row + 1 :])
+        alike = self.alike.copy()
+        alike[row] = alike[:, row] = 0
+        return replace(self, lengths=lengths, version=self.buffers.version, alike=alike)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServingGraph:
+    """The graph in onnxruntime; its keys and values are of `cache_type`, on `device`, in memory of `pool` if any.
+
+    The highest logits on that device are found by `finder`, if any. Where it is `even`, a token's bits depend on its
+    text alone: see `plan`.
+    """
+
+    engine: Engine
+    sizes: Architecture
+    cache_type: npt.DTypeLike = np.float32
+    device: str = "cpu"
+    pool: Pool | None = None
+    finder: Finder | None = None
+    even: bool = False
+
+    @property
+    def owner(self) -> Engine:
+        return self.engine
+
+    @property
+    def inference(self) -> InferenceSession:
+        return self.engine.inference
+
+    @property
+    def packed(self) -> bool:
+        return self.engine.packed
+
+    def empty_cache(self, batch_size: int, capacity: int) -> SharedCache:
+        """Of `batch_size` rows, each with room for `capacity` tokens."""
+        sizes = self.sizes
+        # From a pool, caches of about one size have memory of one shape, for which a step may be captured already.
+        room = capacity if self.pool is None else -(-capacity // POOLED_CAPACITY) * POOLED_CAPACITY
+        rows = memory_rows(batch_size, self.even)
+        shape = (sizes.n_layer, 2, rows, sizes.n_head, room + 1, sizes.head_dim)
+        make = allocated if self.pool is None else self.pool.allocated
+        with self.engine.turn:
+            buffers = make(shape, self.cache_type, self.device)
+        return SharedCache(
+            lengths=(0,) * batch_size,
+            capacity=capacity,
+            owner=self.engine,
+            buffers=buffers,
+            version=0,
+            alike=np.zeros((batch_size, batch_size), dtype=np.int64),
+            even=self.even,
+        )
+
+    def step(self, rows: Sequence[Ids], cache: SharedCache, keep: int) -> tuple[Floats, SharedCache]:
+        """Reads rows [B] of [any length], which the cache has room for; logits [B, K, V]."""
+        taken, stepped = self._run(rows, cache, keep, lambda run, scores: (run, scores.all()))
+        _, logits = taken[-1]  # [N, V]
+        if len(logits) == len(rows) * keep:
+            return logits.reshape(len(rows), keep, -1), stepped
+        gathered = np.full((len(rows), keep, self.sizes.vocab_size), np.nan, dtype=np.float32)
+        for run, part in taken:
+            for place, found in zip(places(run, rows, keep), part, strict=True):
+                gathered[place] = found
+        return gathered, stepped
+
+    def step_shortlists(
+        self, rows: Sequence[Ids], cache: SharedCache, keep: int, counts: Sequence[int | None]
+    ) -> tuple[list[list[Row]], SharedCache]:
+        """The same; of the logits after each row's last tokens, at most K, what `counts` [B] asks for."""
+
+        def take(run: Run, scores: Scores) -> list[tuple[int, Row]]:
+            scored = [row for row, _ in places(run, rows, keep)]
+            return list(zip(scored, scores.rows([counts[row] for row in scored], self.finder), strict=True))
+
+        taken, stepped = self._run(rows, cache, keep, take)
+        found: list[list[Row]] = [[] for _ in rows]
+        for row, one in chain.from_iterable(taken):
+            found[row].append(one)
+        return found, stepped
+
+    def _run(
+        self, rows: Sequence[Ids], cache: SharedCache, keep: int, take: Callable[[Run, Scores], Taken]
+    ) -> tuple[list[Taken], SharedCache]:
+        """What is taken of the scores of each run, before the next one."""
+        cache.check_current()
+        past, new = cache.lengths, [len(row) for row in rows]
+        self.engine.expect(sum(new))
+        limits = (PREFILL_CHUNK, RUN_COST) if self.device == "cpu" else (DEVICE_CHUNK, DEVICE_RUN_COST)
+        lengths = tuple(length + count for length, count in zip(past, new, strict=True))
+        for _ in range(len(rows), memory_rows(len(rows), self.even)):
+            rows, past, new = [*rows, IDLE], (*past, 0), [*new, 0]
+        runs = plan(past, new, *limits, even=self.even)
+        cache.buffers.version += 1  # first: a step that is interrupted has written too
+        taken = []
+        for run in runs:
+            fed = feeds(run, rows, past, keep, even=self.even)
+            shape = run.first, len(run.reads), run.tokens, len(fed["logits_index"])
+            with self.engine.turn:
+                binding = self.engine.binding(cache.buffers.allocation, *shape)
+                scores = binding.run(fed)
+                taken.append(take(run, scores.first(len(places(run, rows, keep))) if self.even else scores))
+        return taken, replace(cache, lengths=lengths, version=cache.buffers.version)
+
+
+def memory_rows(rows: int, even: bool) -> int:
+    """Of how many rows the memory of a cache is.
+
+    >>> memory_rows(3, even=True), memory_rows(4, even=True), memory_rows(3, even=False)
+    (4, 4, 3)
+    """
+    return rows + rows % 2 if even else rows

@@ -1,0 +1,279 @@
+"""What a model makes of a text, inside: each token's probability, every layer's guesses, every head's attention.
+
+L layers, T tokens, K guesses, H heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from gpt2_runtime.errors import (
+    BundleError,
+    EmptyPromptError,
+    LogitsError,
+    PromptTooLongError,
+    SettingError,
+    TokenIdError,
+    shown,
+)
+from gpt2_runtime.folder.bundle import Bundle
+from gpt2_runtime.folder.sharing import Shared
+from gpt2_runtime.generation.request import Overflow, check_prompt
+from gpt2_runtime.graphs.graph_file import GraphFile, Load
+from gpt2_runtime.graphs.graph_signature import Signature
+from gpt2_runtime.graphs.inference import open_inference
+from gpt2_runtime.providers.placement import placed
+from gpt2_runtime.providers.providers import choose_provider
+from gpt2_runtime.providers.threads import choose_threads
+from gpt2_runtime.sampling.config import GREEDY
+from gpt2_runtime.text.generator import TextGenerator, open_tokenizer
+from gpt2_runtime.tokenizer.tokenizer import Tokenizer, refusal
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+KIND = "explaining"
+MAX_TOKENS = 256  # attention is layers x heads x tokens x tokens: more would be neither seen nor loaded
+TOP, MAX_TOP = 8, 50
+
+Floats = npt.NDArray[np.float32]
+Ids = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Explanation:
+    """What the model computed of a text of T tokens; the first is given, and every other one could be foretold.
+
+    Attributes:
+        model: the checkpoint's name.
+        folder: the exported folder.
+        token_ids: [T].
+        prompt_tokens: how many of them were given; those after them the model wrote itself, greedily.
+        ranks: [T], 1 where the token was the likeliest one; 0 for the first.
+        log_probs: [T], of each token after those before it, in nats; NaN for the first.
+        lens_ids: [L + 1, T, K], what would come next after each token, after the embeddings and after each layer, the
+            likeliest first. The last layer's are the model's own predictions.
+        lens_log_probs: [L + 1, T, K].
+        lens_next_log_probs: [L + 1, T], of the token that did come next; NaN after the last.
+        attentions: [L, H, T, T], how much of its attention each token (third axis) gives to which (fourth).
+        tokenizer: of the folder, None where it has none.
+    """
+
+    model: str
+    folder: Path
+    token_ids: tuple[int, ...]
+    prompt_tokens: int
+    ranks: Ids
+    log_probs: Floats
+    lens_ids: Ids
+    lens_log_probs: Floats
+    lens_next_log_probs: Floats
+    attentions: Floats
+    tokenizer: Tokenizer | None
+
+    @property
+    def perplexity(self) -> float | None:
+        """Of the tokens that could be foretold; None where there is one token only."""
+        return float(np.exp(-self.log_probs[1:].mean(dtype=np.float64))) if len(self.token_ids) > 1 else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explainer(Shared):
+    """The explaining graph of a folder, opened. Sent to another process, it is opened there again.
+
+    >>> explainer = Explainer.open(folder, threads=1)
+    >>> explanation = explainer.explain([5, 6, 7], top=3)
+    >>> explanation.attentions.shape, explanation.lens_ids.shape
+    ((2, 4, 3, 3), (3, 3, 3))
+    """
+
+    bundle: Bundle
+    tokenizer: Tokenizer | None
+    file: GraphFile
+    inference: InferenceSession
+    provider: str
+    threads: int
+
+    @classmethod
+    def open(
+        cls,
+        folder: str | Path | Bundle,
+        *,
+        provider: str = "cpu",
+        threads: int | None = None,
+        load: Load = "copy",
+        check_hashes: bool = False,
+    ) -> Explainer:
+        """Opens the folder's explaining graph, which is of float32.
+
+        Args:
+            folder: what `gpt2-export make` wrote, or its Bundle where it is open already.
+            provider: "cpu" or "cuda".
+            threads: how many threads one operator may use.
+            load: whether weights are held in memory or mapped: see `Session.open`.
+            check_hashes: compare every file's SHA-256 with the manifest.
+
+        Raises:
+            BundleError: the folder is damaged, or from before there was such a graph.
+            ProviderError: the provider is not there.
+            SettingError: `threads` or `load` is out of range.
+        """
+        bundle = folder if isinstance(folder, Bundle) else Bundle.open(folder, check_hashes=check_hashes)
+        if KIND not in bundle.graphs.get("fp32", {}):
+            remedy = (
+                f"add it with `gpt2-export onnx {bundle.folder}`, then `gpt2-export verify`, or make the folder again"
+            )
+            raise BundleError(f"{bundle.folder} has no {KIND} graph; {remedy}")
+        # Not packed: it multiplies by the head once for each layer, and each time a packed copy would be made.
+        chosen, count = choose_provider(provider), choose_threads(threads)
+        signs = partial(Signature.explaining, bundle.architecture)
+        file = GraphFile.open(bundle, "fp32", KIND, signs, load=load, device=chosen.device)
+        inference = open_inference(file, chosen, count, False)
+        placed(inference, chosen, bundle.architecture.n_layer)
+        tokenizer = open_tokenizer(bundle)
+        return cls(bundle=bundle, tokenizer=tokenizer, file=file, inference=inference, provider=provider, threads=count)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        load: Load = "map" if self.file.mapped else "copy"
+        return partial(Explainer.open, provider=self.provider, threads=self.threads, load=load), (self.bundle,)
+
+    def explain(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        top: int = TOP,
+        generate: int = 0,
+        overflow: Overflow = "error",
+    ) -> Explanation:
+        """Reads a text, and tells what was computed on the way.
+
+        Args:
+            prompt: text, or token ids.
+            top: K, from 1 to 50: how many guesses there are at each place.
+            generate: so many tokens more, each the likeliest, are written first and explained as well; at an
+                end-of-text token there are fewer.
+            overflow: "error" refuses a prompt that is too long, "truncate" keeps its last tokens.
+
+        Raises:
+            PromptError: the prompt is empty, too long (256 tokens or what the model reads, the new ones among them),
+                or has an id outside the vocabulary.
+            SettingError: a setting is out of range.
+            TokenizerError: the prompt is text, and the folder has no tokenizer that can be read.
+            LogitsError: the model computed NaN or infinity.
+        """
+        sizes = self.bundle.architecture
+        most_top = min(MAX_TOP, sizes.vocab_size)
+        _check_integer("top", top, 1, most_top)
+        limit = min(MAX_TOKENS, sizes.n_positions)
+        _check_integer("generate", generate, 0, limit - 1)
+        given = self._fitting(self._ids(prompt), limit - generate, overflow)
+        ids = given
+        if generate:
+            writer = TextGenerator.open(
+                self.bundle,
+                precision="fp32",
+                provider=self.provider,
+                threads=self.threads,
+                prepack=False,
+                load="map" if self.file.mapped else "copy",
+            )
+            ids = [*given, *writer.complete(given, max_new_tokens=generate, sampling=GREEDY).token_ids]
+        self.file.check_unchanged()
+        text = np.array([ids], np.int64)  # [1, T]
+        feeds = {"input_ids": text, "target_ids": np.roll(text, -1), "top_k": np.array(top, np.int64)}
+        logits, lens_ids, lens_log_probs, lens_next, *attentions = self.inference.run(None, feeds)
+        if not all(np.isfinite(found).all() for found in (logits, lens_log_probs, *attentions)):
+            raise LogitsError(f"{self.bundle.folder} computed NaN or infinity; check the folder with --check-hashes")
+        following = text[0, 1:]
+        own = np.take_along_axis(logits[0, :-1], following[:, None], axis=-1)  # [T - 1, 1]
+        lens_next[:, :, -1] = np.nan
+        return Explanation(
+            model=self.bundle.source.name,
+            folder=self.bundle.folder,
+            token_ids=tuple(ids),
+            prompt_tokens=len(given),
+            ranks=np.concatenate([[0], 1 + (logits[0, :-1] > own).sum(axis=-1)]).astype(np.int64),
+            log_probs=np.concatenate([np.full(1, np.nan, np.float32), lens_next[-1, 0, :-1]]),
+            lens_ids=lens_ids[:, 0],
+            lens_log_probs=lens_log_probs[:, 0],
+            lens_next_log_probs=lens_next[:, 0],
+            attentions=np.stack([layer[0] for layer in attentions]),
+            tokenizer=self.tokenizer,
+        )
+
+    def _ids(self, prompt: str | Sequence[int]) -> list[int]:
+        if not isinstance(prompt, str):
+            check_prompt(prompt)
+            return list(prompt)
+        if self.tokenizer is None:
+            raise refusal(self.bundle.folder)
+        return self.tokenizer.encode(prompt)
+
+    def _fitting(self, ids: list[int], limit: int, overflow: Overflow) -> list[int]:
+        """The last `limit` of them at most, checked."""
+        if not isinstance(overflow, str) or overflow not in ("error", "truncate"):
+            raise SettingError(f"overflow is {shown(overflow)}, must be 'error' or 'truncate'")
+        if not ids:
+            raise EmptyPromptError("prompt has 0 tokens, must have at least 1")
+        if len(ids) > limit and overflow == "error":
+            told = f"prompt has {len(ids)} tokens, a page has room for {limit}"
+            raise PromptTooLongError(f"{told}; shorten it, or pass --overflow truncate to keep its last")
+        vocab_size = self.bundle.architecture.vocab_size
+        for id_ in ids:
+            if isinstance(id_, bool) or not isinstance(id_, int | np.integer) or not 0 <= id_ < vocab_size:
+                raise TokenIdError(f"token id is {shown(id_)}, must be an integer from 0 to {vocab_size - 1}")
+        return [int(id_) for id_ in ids[-limit:]]
+
+
+def _check_integer(name: str, value: object, least: int, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise SettingError(f"{name} is {shown(value)}, must be an integer from {least} to {most}")
+
+
+def report(explanation: Explanation) -> dict[str, object]:
+    """All but attention; json.dumps takes it as it is. Guesses are for what comes after their token.
+
+    >>> found = report(Explainer.open(folder, threads=1).explain([5, 6, 7], top=2))
+    >>> [token["rank"] for token in found["tokens"]][0], len(found["tokens"][2]["layers"])
+    (None, 3)
+    """
+    tokenizer = explanation.tokenizer
+
+    def token(id_: int, **more: object) -> dict[str, object]:
+        return {"id": id_, "text": None if tokenizer is None else tokenizer.decode([id_]), **more}
+
+    def layer(number: int, place: int) -> dict[str, object]:
+        ids, log_probs = explanation.lens_ids[number, place], explanation.lens_log_probs[number, place]
+        pairs = zip(ids.tolist(), log_probs.tolist(), strict=True)
+        return {
+            "layer": number,
+            "next_log_prob": _number(explanation.lens_next_log_probs[number, place]),
+            "guesses": [token(id_, log_prob=log_prob) for id_, log_prob in pairs],
+        }
+
+    return {
+        "model": explanation.model,
+        "folder": str(explanation.folder),
+        "prompt_tokens": explanation.prompt_tokens,
+        "perplexity": explanation.perplexity,
+        "tokens": [
+            token(
+                id_,
+                log_prob=_number(explanation.log_probs[place]),
+                rank=int(explanation.ranks[place]) or None,
+                layers=[layer(number, place) for number in range(len(explanation.lens_ids))],
+            )
+            for place, id_ in enumerate(explanation.token_ids)
+        ],
+    }
+
+
+def _number(value: np.float32) -> float | None:
+    return None if np.isnan(value) else float(value)

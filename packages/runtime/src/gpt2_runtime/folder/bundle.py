@@ -1,0 +1,318 @@
+"""An exported folder -> a checked, frozen Bundle. Nothing here opens the graph; nothing here trusts the folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import FileIO
+from os import PathLike
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
+
+from gpt2_runtime.errors import BundleError, check_flag, shown
+from gpt2_runtime.folder.json_object import REMEDY, Document, read_text
+from gpt2_runtime.folder.regular_file import FileState, changed, check_same, is_same_file, open_regular, read_regular
+from gpt2_runtime.folder.sharing import Shared
+
+SCHEMA = 1
+MOST_SETTINGS_BYTES = 4 * 2**20  # of manifest.json or config.json: they have some ten thousand
+MOST_SIZE = 2**31 - 1  # of a model, and of a token's id
+SHA256 = re.compile("[0-9a-f]{64}")
+Data = bytes  # a name of its own, for a file has `bytes`
+PRECISIONS = ("fp32", "fp16", "int8", "int4")
+"""The most exact first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SealedFile:
+    """One file of the folder, as the manifest recorded it, and in the state in which it was found."""
+
+    path: Path
+    bytes: int
+    sha256: str
+    state: FileState
+
+    def open(self) -> FileIO:
+        """The file, for reading; BundleError where it has changed since the folder was opened."""
+        return open_regular(self.path, self.state)
+
+    def read(self, most: int) -> Data:
+        """All of it; BundleError where it has changed, or has more bytes than `most`."""
+        return read_regular(self.path, most, self.state)
+
+    def check_unchanged(self) -> None:
+        """BundleError where it has changed, or is gone."""
+        try:
+            same = FileState.of(self.path) == self.state
+        except BundleError as error:
+            raise BundleError(f"{changed(self.path)}: {error}") from error
+        if not same:
+            raise BundleError(changed(self.path))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """The checkpoint that was exported: a hub id or a folder's name, and the revision where there was one."""
+
+    name: str
+    revision: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """The sizes that the graph's inputs and outputs are made of, under config.json's names."""
+
+    vocab_size: int
+    n_positions: int
+    n_embd: int
+    n_layer: int
+    n_head: int
+
+    @property
+    def head_dim(self) -> int:
+        return self.n_embd // self.n_head
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle(Shared):
+    """An exported folder whose manifest, sizes and config have been checked.
+
+    Sent to another process, it is opened there again: a BundleError where the folder is not the same there.
+
+    >>> bundle = Bundle.open(folder)
+    >>> bundle.architecture.n_layer
+    2
+    >>> bundle.graph("fp32", "portable").name
+    'model.onnx'
+    """
+
+    folder: Path
+    manifest_sha256: str
+    generator: str
+    source: Source
+    files: Mapping[str, SealedFile]
+    graphs: Mapping[str, Mapping[str, str]]
+    weights: Mapping[str, str]
+    versions: Mapping[str, str]
+    parity: Mapping[str, object] | None
+    architecture: Architecture
+    bos_token_id: int | None
+    eos_token_ids: tuple[int, ...]
+
+    @classmethod
+    def open(cls, folder: str | Path, *, check_hashes: bool = False) -> Bundle:
+        """Reads and checks manifest.json and config.json, and that every file listed is there in its size.
+
+        Args:
+            folder: what `gpt2-export make` wrote.
+            check_hashes: also read every file and compare its SHA-256, which takes about a second per gigabyte.
+
+        Raises:
+            BundleError: the folder is missing, damaged, or of a schema this version does not read.
+        """
+        check_flag("check_hashes", check_hashes)
+        if not isinstance(folder, str | PathLike):
+            raise BundleError(f"folder is {shown(folder)}, must be the path of one")
+        if re.search("[\ud800-\udfff]", str(folder)):  # so Python has bytes that are no UTF-8
+            raise BundleError(f"folder is {shown(folder)}, which is not UTF-8; rename it, for onnxruntime opens none")
+        try:
+            return cls._open(Path(folder), check_hashes=check_hashes)
+        except OSError as error:  # a folder that may not be entered, a file that may not be read
+            raise BundleError(f"{folder} cannot be read: {error.strerror or error}") from error
+
+    @classmethod
+    def _open(cls, folder: Path, *, check_hashes: bool) -> Bundle:
+        if not folder.is_dir():
+            state = "is not a folder" if folder.exists() else "does not exist"
+            raise BundleError(f"{folder} {state}; name a folder made by `gpt2-export make SOURCE OUT`")
+        if not os.path.lexists(folder / "manifest.json"):
+            raise BundleError(f"{folder} has no manifest.json; make the folder with `gpt2-export make SOURCE OUT`")
+        text = read_text(folder / "manifest.json", MOST_SETTINGS_BYTES)
+        manifest = Document.parsed(text, folder / "manifest.json")
+        schema = manifest.integer("schema")
+        if schema != SCHEMA:
+            remedy = "upgrade gpt2-runtime" if schema > SCHEMA else "export the folder again"
+            raise BundleError(f"{folder} has manifest schema {schema}, this version reads {SCHEMA}; {remedy}")
+
+        files = _sealed_files(folder, manifest.document("files"))
+        if check_hashes:
+            for file in files.values():
+                _check_hash(file)
+        graphs = manifest.document("graphs")
+        if "config.json" not in files:
+            raise BundleError(f"{manifest.where}: files does not list config.json; {REMEDY}")
+        config = _settings(files["config.json"])
+        generation = config
+        if "generation_config.json" in files:
+            generation = _settings(files["generation_config.json"])
+        weights = _listed(manifest.document("weights"), files)
+        for precision in graphs:
+            if precision not in weights:
+                raise BundleError(f"{manifest.where}: weights has none of the {precision} graphs; {REMEDY}")
+        generator, source = manifest.document("generator"), manifest.document("source")
+        return cls(
+            folder=folder,
+            manifest_sha256=hashlib.sha256(text.encode()).hexdigest(),
+            generator=f"{generator.text('name')} {generator.text('version')}",
+            source=Source(name=source.text("name"), revision=_optional_text(source, "revision")),
+            files=files,
+            graphs=MappingProxyType({p: _listed(graphs.document(p), files) for p in graphs}),
+            weights=weights,
+            versions=_texts(manifest.document("versions")),
+            parity=_optional_object(manifest, "parity"),
+            architecture=_architecture(config),
+            bos_token_id=_optional_id(config, "bos_token_id"),
+            # transformers lets generation_config.json override the config's stop token.
+            eos_token_ids=_ids(generation if "eos_token_id" in generation else config, "eos_token_id"),
+        )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return reopened, (str(self.folder.absolute()), self.manifest_sha256)
+
+    def path(self, name: str) -> Path | None:
+        """The path of a file that the manifest lists, None where it lists no such file."""
+        file = self.files.get(name) if isinstance(name, str) else None
+        return None if file is None else file.path
+
+    def owns(self, path: Path) -> bool:
+        """Whether `path` is manifest.json or a file that it lists, however spelled or linked: nothing may write there.
+
+        >>> bundle = Bundle.open(folder)
+        >>> bundle.owns(bundle.folder / ".." / bundle.folder.name / "config.json")
+        True
+        """
+        files = (self.folder / "manifest.json", *(file.path for file in self.files.values()))
+        return any(is_same_file(path, file) for file in files)
+
+    def precision(self, name: str | None) -> str:
+        """The precision of that name, and for None the most exact one that the folder has a graph of.
+
+        Raises:
+            BundleError: the folder has none of that name.
+        """
+        has = [known for known in PRECISIONS if self.graphs.get(known)]
+        if name is None and has:
+            return has[0]
+        if not has:
+            raise BundleError(f"{self.folder} has no graph; add them with `gpt2-export onnx {self.folder}`")
+        if not isinstance(name, str) or name not in has:
+            told = f"{self.folder} has no {name if isinstance(name, str) else shown(name)} graph, only {', '.join(has)}"
+            raise BundleError(f"{told}; take one of these, or add it with `gpt2-export quantize`")
+        return name
+
+    def graph(self, precision: str, kind: str) -> Path:
+        """The path of one graph, e.g. `graph("fp32", "portable")`; BundleError where the folder has no such one."""
+        named = isinstance(precision, str) and isinstance(kind, str)
+        name = self.graphs.get(precision, {}).get(kind) if named else None
+        if name is None:
+            precision, kind = (each if isinstance(each, str) else shown(each) for each in (precision, kind))
+            has = ", ".join(f"{p} {k}" for p, kinds in self.graphs.items() for k in kinds) or "no graph"
+            raise BundleError(f"{self.folder} has no {precision} {kind} graph, only {has}; export that one too")
+        return self.files[name].path
+
+
+def reopened(folder: str, manifest_sha256: str) -> Bundle:
+    """The folder that another process had open, by that path and with that manifest.
+
+    Raises:
+        BundleError: it is not there, or is another one.
+    """
+    remedy = "open the folder in each process instead"
+    try:
+        bundle = Bundle.open(folder)
+    except BundleError as error:
+        raise BundleError(f"what another process sent cannot be opened here: {error}; or {remedy}") from error
+    if bundle.manifest_sha256 != manifest_sha256:
+        found, sent = bundle.manifest_sha256[:12], manifest_sha256[:12]
+        told = f"{folder} has a manifest of sha256 {found}... here, {sent}... in the process that sent it"
+        raise BundleError(f"{told}; {remedy}")
+    return bundle
+
+
+def _sealed_files(folder: Path, listed: Document) -> Mapping[str, SealedFile]:
+    files = {}
+    for name in listed:
+        if not _stays_inside(name):
+            raise BundleError(f"{listed.where} names {shown(name)}, which may leave the folder; {REMEDY}")
+        entry = listed.document(name)
+        path, size, sha256 = folder / name, entry.integer("bytes"), entry.text("sha256")
+        state = FileState.of(path, ", manifest.json lists it")
+        if state.bytes != size:
+            told = f"{path} has {state.bytes} bytes, manifest.json says {size}"
+            raise BundleError(f"{told}; copy or export the folder again")
+        if not SHA256.fullmatch(sha256):
+            entry.refuse("sha256", "64 hexadecimal digits")
+        files[name] = SealedFile(path=path, bytes=size, sha256=sha256, state=state)
+    return MappingProxyType(files)
+
+
+def _settings(file: SealedFile) -> Document:
+    """The JSON object of a small file."""
+    return Document.read(file.path, MOST_SETTINGS_BYTES, file.state)
+
+
+def _stays_inside(name: str) -> bool:
+    # Backslashes and colons are separators and drives on Windows; a manifest must mean the same everywhere.
+    path = PurePosixPath(name)
+    inside = bool(path.parts) and not path.is_absolute() and ".." not in path.parts
+    return inside and name.isprintable() and not set(name) & set("\\:")
+
+
+def _check_hash(file: SealedFile) -> None:
+    with file.open() as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+        check_same(file.path, stream, file.state)
+    if found != file.sha256:
+        told = f"{file.path} has sha256 {found[:12]}..., manifest.json says {file.sha256[:12]}..."
+        raise BundleError(f"{told}; copy or export the folder again")
+
+
+def _listed(names: Document, files: Mapping[str, SealedFile]) -> Mapping[str, str]:
+    """A table of file names, each of which the manifest must list among its files."""
+    table = _texts(names)
+    for key, name in table.items():
+        if name not in files:
+            raise BundleError(
+                f"{names.where}: {key} is {shown(name)}, which the manifest's files do not list; {REMEDY}"
+            )
+    return table
+
+
+def _texts(document: Document) -> Mapping[str, str]:
+    return MappingProxyType({name: document.text(name) for name in document})
+
+
+def _optional_text(document: Document, name: str) -> str | None:
+    return None if document.get(name) is None else document.text(name)
+
+
+def _optional_object(document: Document, name: str) -> Mapping[str, object] | None:
+    return None if document.get(name) is None else MappingProxyType(dict(document.document(name).fields))
+
+
+def _optional_id(document: Document, name: str) -> int | None:
+    return None if document.get(name) is None else document.integer(name, maximum=MOST_SIZE)
+
+
+def _ids(document: Document, name: str) -> tuple[int, ...]:
+    """An id, a list of ids or null, as transformers writes `eos_token_id`."""
+    value = document.get(name)
+    if not isinstance(value, list):
+        one = _optional_id(document, name)
+        return () if one is None else (one,)
+    if any(isinstance(each, bool) or not isinstance(each, int) or not 0 <= each <= MOST_SIZE for each in value):
+        document.refuse(name, "an id, a list of ids or null")
+    return tuple(value)
+
+
+def _architecture(config: Document) -> Architecture:
+    if config.get("model_type") != "gpt2":
+        config.refuse("model_type", '"gpt2"')
+    sizes = {name: config.integer(name, minimum=1, maximum=MOST_SIZE) for name in Architecture.__dataclass_fields__}
+    architecture = Architecture(**sizes)
+    if architecture.n_embd % architecture.n_head:
+        config.refuse("n_embd", f"a multiple of n_head, which is {architecture.n_head}")
+    return architecture

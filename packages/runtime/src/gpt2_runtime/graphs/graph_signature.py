@@ -1,0 +1,139 @@
+"""What a graph must take and give: the names, types and axes of each kind, and the refusal of a graph that differs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from gpt2_runtime.errors import GraphError
+from gpt2_runtime.folder.bundle import Architecture
+
+GraphKind = Literal["serving", "portable"]
+PARTS = ("key", "value")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorSpec:
+    """The name, element type and axes of a graph's input or output; an axis that varies has a name."""
+
+    name: str
+    type: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signature:
+    """All inputs and outputs of a graph.
+
+    >>> sizes = session.bundle.architecture
+    >>> [spec.name for spec in Signature.of("serving", sizes).inputs][:3]
+    ['input_ids', 'position_ids', 'seqlens_k']
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    @classmethod
+    def of(cls, kind: GraphKind, sizes: Architecture, cache: str = "float") -> Signature:
+        """What the runtime needs of a graph of this kind, for a model of these sizes and keys and values of a type."""
+        return _serving(sizes, cache) if kind == "serving" else _portable(sizes)
+
+    @classmethod
+    def explaining(cls, sizes: Architecture) -> Signature:
+        """What the runtime needs of the graph that shows what goes on inside."""
+        return _explaining(sizes)
+
+    def check(self, where: str, expected: Signature, kind: str) -> None:
+        """Refuses, as a GraphError that begins with `where`, what differs in name, type, rank or a fixed axis."""
+        _check(f"{where}: input", kind, self.inputs, expected.inputs)
+        _check(f"{where}: output", kind, self.outputs, expected.outputs)
+
+
+def cache_names(prefix: str, n_layer: int) -> list[str]:
+    """The names of all layers' keys and values, in the graph's order.
+
+    >>> cache_names("present", 1)
+    ['present.0.key', 'present.0.value']
+    """
+    return [f"{prefix}.{layer}.{part}" for layer in range(n_layer) for part in PARTS]
+
+
+def _serving(sizes: Architecture, cache: str) -> Signature:
+    return Signature(
+        inputs=(
+            TensorSpec(name="input_ids", type="tensor(int64)", shape=("batch_size", "sequence_length")),
+            TensorSpec(name="position_ids", type="tensor(int64)", shape=("batch_size", "sequence_length")),
+            TensorSpec(name="seqlens_k", type="tensor(int32)", shape=("batch_size",)),
+            TensorSpec(name="total_sequence_length", type="tensor(int32)", shape=()),
+            TensorSpec(name="logits_index", type="tensor(int64)", shape=("logits_count",)),
+            *_cache("past_key_values", "cache_length", sizes, cache),
+        ),
+        outputs=(
+            TensorSpec(name="logits", type="tensor(float)", shape=("logits_count", sizes.vocab_size)),
+            *_cache("present", "cache_length", sizes, cache),
+        ),
+    )
+
+
+def _portable(sizes: Architecture) -> Signature:
+    logits = ("batch_size", "sequence_length", sizes.vocab_size)
+    return Signature(
+        inputs=(
+            TensorSpec(name="input_ids", type="tensor(int64)", shape=("batch_size", "sequence_length")),
+            TensorSpec(name="attention_mask", type="tensor(int64)", shape=("batch_size", "total_sequence_length")),
+            TensorSpec(name="position_ids", type="tensor(int64)", shape=("batch_size", "sequence_length")),
+            *_cache("past_key_values", "past_sequence_length", sizes),
+        ),
+        outputs=(
+            TensorSpec(name="logits", type="tensor(float)", shape=logits),
+            *_cache("present", "total_sequence_length", sizes),
+        ),
+    )
+
+
+def _explaining(sizes: Architecture) -> Signature:
+    def spec(name: str, *shape: int | str, element: str = "float") -> TensorSpec:
+        return TensorSpec(name=name, type=f"tensor({element})", shape=shape)
+
+    text = ("batch_size", "sequence_length")
+    lens = (sizes.n_layer + 1, *text)
+    attention = ("batch_size", sizes.n_head, "sequence_length", "sequence_length")
+    return Signature(
+        inputs=(
+            spec("input_ids", *text, element="int64"),
+            spec("target_ids", *text, element="int64"),
+            spec("top_k", element="int64"),
+        ),
+        outputs=(
+            spec("logits", *text, sizes.vocab_size),
+            spec("lens_ids", *lens, "top_k", element="int64"),
+            spec("lens_log_probs", *lens, "top_k"),
+            spec("lens_target_log_probs", *lens),
+            *(spec(f"attentions.{layer}", *attention) for layer in range(sizes.n_layer)),
+        ),
+    )
+
+
+def _cache(prefix: str, length: str, sizes: Architecture, element: str = "float") -> list[TensorSpec]:
+    shape, kind = ("batch_size", sizes.n_head, length, sizes.head_dim), f"tensor({element})"
+    return [TensorSpec(name=name, type=kind, shape=shape) for name in cache_names(prefix, sizes.n_layer)]
+
+
+def _check(where: str, kind: str, found: Sequence[TensorSpec], expected: Sequence[TensorSpec]) -> None:
+    found_by_name = {spec.name: spec for spec in found}
+    names = [spec.name for spec in expected]
+    missing = [name for name in names if name not in found_by_name]
+    unexpected = [name for name in found_by_name if name not in names]
+    if missing or unexpected:
+        told = f"missing {', '.join(missing) or 'none'}; unexpected {', '.join(unexpected) or 'none'}"
+        raise GraphError(f"{where}s are not the {kind} graph's: {told}; export the folder again")
+    for spec in expected:
+        other = found_by_name[spec.name]
+        if other.type != spec.type or _fixed_axes(other.shape) != _fixed_axes(spec.shape):
+            is_, must = f"{other.type} {list(other.shape)}", f"{spec.type} {list(spec.shape)}"
+            raise GraphError(f"{where} {spec.name} is {is_}, config.json wants {must}; export the folder again")
+
+
+def _fixed_axes(shape: Sequence[int | str]) -> list[int | None]:
+    return [axis if isinstance(axis, int) else None for axis in shape]

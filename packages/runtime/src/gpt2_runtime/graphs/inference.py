@@ -1,0 +1,85 @@
+"""A graph in onnxruntime: opened on one provider, and no other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gpt2_runtime.errors import GraphError
+from gpt2_runtime.graphs.graph_file import GraphFile
+from gpt2_runtime.graphs.graph_signature import Signature, TensorSpec
+from gpt2_runtime.providers.huge_pages import on_huge_pages
+from gpt2_runtime.providers.placement import record
+from gpt2_runtime.providers.providers import Provider, check_provider, load_onnxruntime
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession, NodeArg, SessionOptions
+
+
+def open_inference(graph: GraphFile | Path, provider: Provider, threads: int, packed: bool) -> InferenceSession:
+    """A graph in onnxruntime, on this provider and no other; its weights packed for the processor, or as they lie.
+
+    Args:
+        graph: of a folder; or the path of one of our own, without weights.
+        provider, threads: where, and on how many.
+        packed: whether its weights are packed.
+
+    Raises:
+        BundleError: a file has changed since the folder was opened (GraphError: the graph cannot be opened).
+        ProviderError: the provider could not start.
+    """
+    if isinstance(graph, Path):
+        return _open(str(graph), graph, _options(provider, threads, packed), provider, packed)
+    inference = None
+    for given in graph.attempts(packed):
+        inference = None  # that of the attempt before goes first, so that memory never holds both
+        options = _options(provider, threads, packed)
+        with graph.model(options, given) as model:
+            inference = _open(model, graph.file.path, options, provider, packed)
+        if graph.is_held():
+            break
+    assert inference is not None
+    return inference
+
+
+def _options(provider: Provider, threads: int, packed: bool) -> SessionOptions:
+    options = load_onnxruntime().SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # A memory pattern is planned for one set of shapes; here shapes vary with every prompt, and so would the plans.
+    options.enable_mem_pattern = False
+    options.log_severity_level = 4  # what goes wrong comes as an exception, not also on stderr
+    if provider.device != "cpu":
+        record(options)
+    if not packed:  # then the weights are read where they lie
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    return options
+
+
+def _open(
+    model: str | bytes, path: Path, options: SessionOptions, provider: Provider, packed: bool
+) -> InferenceSession:
+    try:
+        with on_huge_pages() if packed and provider.device == "cpu" else nullcontext():
+            inference: InferenceSession = load_onnxruntime().InferenceSession(
+                model,
+                sess_options=options,
+                providers=[(provider.execution_provider, dict(provider.options))],
+                enable_fallback=0,
+            )
+    except Exception as error:  # onnxruntime's errors have no common base but this one
+        reason = " ".join(str(error).split())
+        raise GraphError(f"{path} cannot be opened, check the folder with --check-hashes: {reason}") from error
+    check_provider(provider, list(inference.get_providers()))
+    return inference
+
+
+def signature_of(inference: InferenceSession) -> Signature:
+    """The inputs and outputs that an open graph has."""
+    return Signature(inputs=_specs(inference.get_inputs()), outputs=_specs(inference.get_outputs()))
+
+
+def _specs(nodes: Sequence[NodeArg]) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(name=node.name, type=node.type, shape=tuple(node.shape)) for node in nodes)

@@ -1,0 +1,68 @@
+"""Where the operators of an open graph run: on its provider all of them, but for sizes, which the CPU itself needs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gpt2_runtime.errors import ProviderError
+from gpt2_runtime.providers.providers import Provider
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession, SessionOptions
+
+# These compute sizes from sizes, a few integers each. onnxruntime leaves them on the CPU, where the result is needed.
+SIZES = frozenset(
+    {"Add", "Cast", "Concat", "Gather", "Mul", "Reshape", "Shape", "Slice", "Squeeze", "Sub", "Unsqueeze"}
+)
+# So many of a kind a graph of ours has at most, beside one for each layer. Of tensors there would be two for each.
+MOST_SIZES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """How many operators run on the provider, and which ones on the CPU instead: operator -> how many."""
+
+    provider: int
+    cpu: Mapping[str, int]
+
+
+def record(options: SessionOptions) -> None:
+    """Has a session that is opened with these options remember where it puts what."""
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+
+
+def placed(inference: InferenceSession, provider: Provider, layers: int) -> Placement | None:
+    """Where everything is, which is as it must be; None on the CPU.
+
+    Args:
+        inference: opened with options that `record` was given.
+        provider: that it was opened on.
+        layers: of the network.
+
+    Raises:
+        ProviderError: an operator that computes would run on the CPU, or onnxruntime is too old to tell.
+    """
+    if provider.device == "cpu":
+        return None
+    if not hasattr(inference, "get_provider_graph_assignment_info"):
+        raise ProviderError(
+            f"provider {provider.name} needs onnxruntime-gpu 1.24 or newer, which tells where operators run; "
+            f"pip install --upgrade 'gpt2-runtime[{provider.name}]'"
+        )
+    found = Counter(
+        (part.ep_name == provider.execution_provider, node.op_type)
+        for part in inference.get_provider_graph_assignment_info()
+        for node in part.get_nodes()
+    )
+    cpu = {operator: count for (there, operator), count in sorted(found.items()) if not there}
+    strays = [name for name, count in cpu.items() if name not in SIZES or count > MOST_SIZES + layers]
+    if strays or not found:
+        named = ", ".join(f"{name} ({cpu[name]})" for name in strays) or "all"
+        raise ProviderError(
+            f"provider {provider.name} would leave operators to the CPU: {named}; this onnxruntime has no kernel for "
+            f"them, pass another --graph or --precision, or --provider cpu"
+        )
+    return Placement(provider=sum(count for (there, _), count in found.items() if there), cpu=cpu)

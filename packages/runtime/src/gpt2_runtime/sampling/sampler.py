@@ -1,0 +1,167 @@
+"""Logits [V] -> one token id, by controls, then temperature, then filters, then a draw. V vocabulary.
+
+The order and the meaning of each setting are those of transformers' `generate`::
+
+    logit_bias                                      adds to the logits of some tokens
+    repetition_penalty                              divides or multiplies those of the text so far
+    frequency_penalty, presence_penalty             subtract from those of the new text, by their counts
+    no_repeat_ngram_size, bad_words_ids             forbid what would repeat a run or end a bad word
+    min_new_tokens                                  forbids the stop tokens while the new text is short
+    temperature                                     divides all; 0 takes the likeliest, and nothing below matters
+    top_k, top_p, min_p, typical_p                  each keeps some of what the ones before have left
+
+transformers has no frequency and presence penalty: theirs is the definition of OpenAI and vLLM, and the place that of
+vLLM, after the repetition penalty. To forbid is to set a logit to -infinity, so the order of what forbids is of no
+consequence; nor is its place after the penalties.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from gpt2_runtime.errors import LogitsError, SettingError
+from gpt2_runtime.sampling.config import SamplingConfig
+from gpt2_runtime.sampling.filters import Candidates, draw, keep_min_p, keep_top_k, keep_top_p, keep_typical_p, temper
+from gpt2_runtime.sampling.processors import (
+    add_bias,
+    forbid,
+    forbid_repeated_ngrams,
+    forbid_words,
+    penalise_counts,
+    penalise_repetition,
+)
+from gpt2_runtime.sampling.top_logits import Shortlist
+
+Text = Sequence[int] | npt.NDArray[np.integer]  # token ids
+
+
+def sample(
+    logits: npt.NDArray[np.floating] | Shortlist,
+    config: SamplingConfig,
+    rng: np.random.Generator,
+    *,
+    prompt_ids: Text = (),
+    new_ids: Text = (),
+    stop_token_ids: Collection[int] = (),
+) -> int:
+    """Chooses one token id; greedy leaves `rng` untouched, anything else draws one number from it.
+
+    Args:
+        logits: [V], after the last token of the text; or as many of them as `config.needed`. They are left as they are.
+        config: how to choose. Its ids must be in the vocabulary, see `check_vocabulary`.
+        rng: where the draw comes from.
+        prompt_ids, new_ids: the text so far. Only controls ask for it.
+        stop_token_ids: what `min_new_tokens` forbids.
+
+    Raises:
+        LogitsError: the logits hold NaN or +infinity. (-infinity is a token that cannot come.)
+        SettingError: the controls forbid every token, or the logits are fewer than needed.
+
+    >>> from gpt2_runtime import GREEDY
+    >>> logits = np.array([1.0, 3.0, 2.0], dtype=np.float32)
+    >>> sample(logits, GREEDY, np.random.default_rng(0))
+    1
+    >>> sample(logits, SamplingConfig(top_k=1, no_repeat_ngram_size=1), np.random.default_rng(0), prompt_ids=[1])
+    2
+    """
+    if isinstance(logits, Shortlist):
+        return _listed(logits, config, rng)
+    likeliest = int(logits.argmax())  # the first NaN, where there is one
+    highest = float(logits[likeliest])
+    if not math.isfinite(highest):
+        raise LogitsError(f"highest logit is {highest}, must be finite; the weights or the graph are damaged")
+    if config.controls:
+        logits = _permitted(logits, config, prompt_ids, new_ids, stop_token_ids)
+        likeliest = int(logits.argmax())
+    return likeliest if config.temperature == 0 else draw(_filtered(temper(logits, config.temperature), config), rng)
+
+
+def _listed(found: Shortlist, config: SamplingConfig, rng: np.random.Generator) -> int:
+    """The token that `sample` chooses of all logits; those of a shortlist are finite."""
+    if config.needed is None or config.needed > found.reach:
+        told = "all logits" if config.needed is None else f"the {config.needed} highest logits"
+        raise SettingError(f"logits are the {found.reach} highest, must be {told} for these settings; ask for those")
+    if config.temperature == 0:
+        return int(found.ids[found.logits.argmax()])
+    return draw(_filtered(replace(temper(found.logits, config.temperature), ids=found.ids), config), rng)
+
+
+def candidates(
+    logits: npt.NDArray[np.floating],
+    config: SamplingConfig,
+    *,
+    prompt_ids: Text = (),
+    new_ids: Text = (),
+    stop_token_ids: Collection[int] = (),
+) -> Candidates:
+    """The tokens that `config` leaves of logits [V], for a temperature above 0. The arguments are those of `sample`.
+
+    Raises:
+        SettingError: the controls forbid every token.
+    """
+    permitted = _permitted(logits, config, prompt_ids, new_ids, stop_token_ids)
+    return _filtered(temper(permitted, config.temperature), config)
+
+
+def controlled(
+    logits: npt.NDArray[np.floating],
+    config: SamplingConfig,
+    *,
+    prompt_ids: Text = (),
+    new_ids: Text = (),
+    stop_token_ids: Collection[int] = (),
+) -> npt.NDArray[np.floating]:
+    """Logits [V], or log-probabilities, as the controls change them; these very ones where there is no control.
+
+    All of them can be -infinity: then the controls forbid every token.
+
+    >>> controlled(np.array([1.0, 3.0]), SamplingConfig(repetition_penalty=2.0), prompt_ids=[1])
+    array([1. , 1.5])
+    """
+    if not config.controls:
+        return logits
+    logits = logits.copy()
+    text = np.concatenate([np.asarray(ids, dtype=np.int64) for ids in (prompt_ids, new_ids)])
+    add_bias(logits, *config.bias)
+    if config.repetition_penalty != 1:
+        penalise_repetition(logits, text, config.repetition_penalty)
+    if config.frequency_penalty or config.presence_penalty:
+        penalise_counts(logits, text[len(prompt_ids) :], config.frequency_penalty, config.presence_penalty)
+    if config.no_repeat_ngram_size is not None:
+        forbid_repeated_ngrams(logits, text, config.no_repeat_ngram_size)
+    forbid_words(logits, text, config.bad_endings)
+    if len(new_ids) < config.min_new_tokens:
+        forbid(logits, stop_token_ids)
+    return logits
+
+
+def _permitted(
+    logits: npt.NDArray[np.floating],
+    config: SamplingConfig,
+    prompt_ids: Text,
+    new_ids: Text,
+    stop_token_ids: Collection[int],
+) -> npt.NDArray[np.floating]:
+    """What `controlled` makes of them, if it leaves a token."""
+    left = controlled(logits, config, prompt_ids=prompt_ids, new_ids=new_ids, stop_token_ids=stop_token_ids)
+    if left is not logits and left.max() == -math.inf:
+        told = f"all {len(left)} tokens are forbidden, at least one must be left"
+        raise SettingError(f"{told}; loosen {', '.join(config.controls)}")
+    return left
+
+
+def _filtered(left: Candidates, config: SamplingConfig) -> Candidates:
+    if config.top_k is not None:
+        left = keep_top_k(left, config.top_k)
+    if config.top_p is not None:
+        left = keep_top_p(left, config.top_p)
+    if config.min_p is not None:
+        left = keep_min_p(left, config.min_p)
+    if config.typical_p is not None:
+        left = keep_typical_p(left, config.typical_p)
+    return left

@@ -1,0 +1,147 @@
+"""Given token ids -> their log-probabilities, ranks, and what the model would rather have read. It knows no text.
+
+T ids, K logits of a step, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from gpt2_runtime.engine.cache import KeyValueCache
+from gpt2_runtime.engine.session import Session
+from gpt2_runtime.errors import EmptyPromptError, PromptTooLongError, SettingError, check_type, counted, shown
+from gpt2_runtime.sampling.logprobs import likeliest, log_softmax
+
+# So many logits are held at once: of GPT-2's vocabulary 51 MB, where those of all 1024 positions would be 206 MB. The
+# graphs read a long text in chunks of this size anyway.
+CHUNK = 256
+
+UNSCORED = "nothing comes before the first, so it has no score"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenScore:
+    """What the model makes of one token, after all the tokens before it.
+
+    Attributes:
+        id: the token.
+        logprob: the natural logarithm of its probability; None for a token with nothing before it.
+        rank: 1 for the token that greedy decoding would take here; None where `logprob` is.
+        top: the likeliest tokens and their log-probabilities, the likeliest first, as many as were asked for.
+    """
+
+    id: int
+    logprob: float | None = None
+    rank: int | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+def score(
+    session: Session,
+    ids: Sequence[int] | npt.NDArray[np.integer],
+    *,
+    first: int = 1,
+    top: int = 0,
+    cache: KeyValueCache | None = None,
+) -> tuple[tuple[TokenScore, ...], KeyValueCache]:
+    """Scores `ids[first:]`, each after all ids before it. The last of them never has to be read.
+
+    Args:
+        session: what computes.
+        ids: from 2 to n_positions + 1 of them.
+        first: the first that is scored; those before it are its context.
+        top: how many of the likeliest tokens to tell at each place.
+        cache: of one row, which has read fewer than `first` of these ids already; by default they are read anew.
+
+    Returns:
+        a score for each of `ids[first:]`, and the cache, which has read `ids[:-1]`.
+
+    Raises:
+        EmptyPromptError: fewer than 2 ids, of which nothing can be scored.
+        PromptTooLongError: more ids than the model has places for.
+        TokenIdError: an id outside the vocabulary.
+        SettingError: `first`, `top` or `cache` is out of range.
+        LogitsError: the model computed NaN or infinity.
+
+    >>> scores, cache = score(session, [5, 6, 7, 8], first=2, top=1)
+    >>> [token.id for token in scores], cache.lengths
+    ([7, 8], (3,))
+    >>> all((token.rank == 1) == (token.id == token.top[0][0]) for token in scores)
+    True
+    """
+    check_type("session", session, Session)
+    row = _checked(session, ids)
+    sizes = session.bundle.architecture
+    _check_range("first", first, 1, len(row) - 1)
+    _check_range("top", top, 0, sizes.vocab_size)
+    # With places for the ids alone; by default a cache has places for all that the model reads.
+    cache = session.empty_cache(capacity=len(row) - 1) if cache is None else cache
+    if not isinstance(cache, KeyValueCache):
+        raise SettingError(f"cache is {shown(cache)}, must come from empty_cache or a step")
+    if cache.batch_size != 1 or cache.lengths[0] >= first:
+        told = f"cache has {cache.batch_size} rows, and read {max(cache.lengths)} tokens"
+        raise SettingError(f"{told}; it must have 1 row and fewer than the {first} tokens before the first score")
+    scores: list[TokenScore] = []
+    for start in range(cache.lengths[0], len(row) - 1, CHUNK):
+        stop = min(start + CHUNK, len(row) - 1)
+        keep = min(stop - start, stop - first + 1)  # below 1 where all of the chunk is context
+        logits, cache = session.step([row[start:stop]], cache, max(keep, 1))  # [1, K, V]
+        scores += [_scored(logits[0, place - keep], int(row[stop + 1 + place - keep]), top) for place in range(keep)]
+    return tuple(scores), cache
+
+
+def score_prompt(session: Session, ids: Sequence[int], *, top: int = 0) -> tuple[TokenScore, ...]:
+    """Scores a prompt as completion APIs echo it: a score for each id; the first, with nothing before it, has none.
+
+    Arguments and errors are those of `score`, but one id alone is no error here.
+
+    >>> [token.logprob is None for token in score_prompt(session, [5, 6, 7])]
+    [True, False, False]
+    """
+    check_type("session", session, Session)
+    row = session.check_row(ids)
+    if len(row) == 1:
+        _check_range("top", top, 0, session.bundle.architecture.vocab_size)
+        return (TokenScore(id=int(row[0])),)
+    scores, _ = score(session, row, top=top)
+    return (TokenScore(id=int(row[0])), *scores)
+
+
+def log_likelihood(scores: Sequence[TokenScore]) -> float:
+    """The sum of the log-probabilities that are there."""
+    return math.fsum(token.logprob for token in scores if token.logprob is not None)
+
+
+def _scored(logits: npt.NDArray[np.float32], token: int, top: int) -> TokenScore:
+    """The score of a token by the logits [V] before it."""
+    logprobs = log_softmax(logits)
+    # Of tokens that tie, the one of the lowest id comes first, as in greedy decoding.
+    rank = 1 + np.count_nonzero(logits > logits[token]) + np.count_nonzero(logits[:token] == logits[token])
+    return TokenScore(
+        id=token,
+        logprob=float(logprobs[token]),
+        rank=int(rank),
+        top=likeliest(logprobs, top),
+    )
+
+
+def _checked(session: Session, ids: Sequence[int] | npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+    """The ids [T], 2 <= T <= n_positions + 1."""
+    row = session.check_row(ids)
+    if len(row) < 2:
+        raise EmptyPromptError(f"text has {counted(len(row), 'token')}, must have at least 2; {UNSCORED}")
+    limit = session.bundle.architecture.n_positions
+    if len(row) > limit + 1:
+        told = f"text has {len(row)} tokens, the model reads {limit} and scores one more"
+        raise PromptTooLongError(f"{told}; score a long text in windows")
+    return row
+
+
+def _check_range(name: str, value: object, least: int, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise SettingError(f"{name} is {shown(value)}, must be an integer from {least} to {most}")

@@ -1,0 +1,142 @@
+"""Many prompts -> completions, each as if it were alone, in the order in which they end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from gpt2_runtime.errors import Gpt2RuntimeError, SettingError, check_type, shown
+from gpt2_runtime.generation.request_state import Decoding
+from gpt2_runtime.generation.scheduler import ROWS, Scheduler
+from gpt2_runtime.text.completion import Completion, Transcript
+from gpt2_runtime.text.generator import Settings, TextGenerator, check_names
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """One of many.
+
+    Args:
+        prompt: text, or token ids.
+        settings: how it is continued.
+        n: how many continuations; the prompt is read once. Their seeds count up from the first one's.
+
+    Raises:
+        SettingError: `settings` has a name that is none.
+    """
+
+    prompt: str | Sequence[int]
+    settings: Settings = field(default_factory=Settings)
+    n: int = 1
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.settings, Mapping):
+            raise SettingError(f"settings are {shown(self.settings)}, must map names to values: {{'seed': 1}}")
+        check_names(self.settings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What became of one of the prompts.
+
+    Attributes:
+        index: the prompt's place among all, counted from 0.
+        completions: its `n` continuations, in the order of their seeds; none where there is an error.
+        error: why it could not be continued, None where it was.
+    """
+
+    index: int
+    completions: tuple[Completion, ...] = ()
+    error: Gpt2RuntimeError | None = None
+
+
+def complete_batch(generator: TextGenerator, prompts: Iterable[Prompt], *, rows: int = ROWS) -> Iterator[Result]:
+    """Continues many prompts at once, and yields what became of each as soon as it has ended.
+
+    A prompt is asked for when there is a row for it, so `prompts` may be a stream without end. One that is refused, or
+    that its settings leave no token, is a result with an error, and the others go on.
+
+    Args:
+        generator: the folder, on its serving graph. (On the portable one `rows` must be 1.)
+        prompts: each with settings of its own.
+        rows: how many texts are continued at once.
+
+    Raises:
+        SettingError: `rows` is out of range, or `prompts` cannot be iterated over.
+
+    >>> generator = TextGenerator.open(folder)
+    >>> long, short = {"stop_token_ids": ()}, {"max_new_tokens": 3, "seed": 1}
+    >>> prompts = [Prompt(prompt="To be", settings=long), Prompt(prompt="The dog", settings=short, n=2)]
+    >>> {result.index: len(result.completions) for result in complete_batch(generator, prompts)}
+    {1: 2, 0: 1}
+    """
+    check_type("generator", generator, TextGenerator)
+    if not isinstance(prompts, Iterable) or (isinstance(prompts, np.ndarray) and not prompts.ndim):
+        raise SettingError(f"prompts are {shown(prompts)}, must be several Prompts: [Prompt(prompt='To be')]")
+    scheduler = Scheduler(generator.session, rows=rows, prefixes=generator.prefixes)
+    return _results(generator, enumerate(prompts), scheduler)
+
+
+def complete(
+    generator: TextGenerator, prompt: str | Sequence[int], n: int, settings: Settings, *, rows: int = ROWS
+) -> tuple[Completion, ...]:
+    """`n` continuations of one prompt, which is read once; errors are those of `TextGenerator.stream`."""
+    rows = min(n, rows) if generator.session.graph == "serving" else 1
+    (result,) = complete_batch(generator, [Prompt(prompt=prompt, settings=settings, n=n)], rows=max(1, rows))
+    if result.error is not None:
+        raise result.error
+    return result.completions
+
+
+class _Open:
+    """A prompt whose continuations are on their way."""
+
+    def __init__(self, index: int, transcripts: Sequence[Transcript]) -> None:
+        self.index = index
+        self.transcripts = transcripts
+        self.error: Gpt2RuntimeError | None = None
+
+    @property
+    def result(self) -> Result | None:
+        """None while a continuation has not ended."""
+        if self.error is not None:
+            return Result(index=self.index, error=self.error)
+        if not all(transcript.ended for transcript in self.transcripts):
+            return None
+        return Result(index=self.index, completions=tuple(each.completion for each in self.transcripts))
+
+
+def _results(generator: TextGenerator, prompts: Iterator[tuple[int, Prompt]], scheduler: Scheduler) -> Iterator[Result]:
+    running: dict[Decoding, tuple[_Open, Transcript]] = {}
+    while True:
+        while scheduler.free and (given := next(prompts, None)) is not None:
+            index, prompt = given
+            try:
+                if not isinstance(prompt, Prompt):
+                    raise SettingError(f"prompt is {shown(prompt)}, must be a Prompt: Prompt(prompt='To be')")
+                transcripts = generator.prepare(prompt.prompt, n=prompt.n, **prompt.settings)
+            except Gpt2RuntimeError as error:
+                yield Result(index=index, error=error)
+                continue
+            opened = _Open(index, transcripts)
+            running.update({each.decoding: (opened, each) for each in transcripts})
+            scheduler.submit(*(each.decoding for each in transcripts))
+        if scheduler.idle:
+            return
+        for decoding, event in scheduler.step():
+            if decoding not in running:  # a stop string, or an error of its prompt, has ended it in this step
+                continue
+            opened, transcript = running[decoding]
+            if isinstance(event, Gpt2RuntimeError):
+                opened.error = event
+                ended = opened.transcripts
+            else:
+                transcript.feed(event)
+                ended = [transcript] if transcript.ended else []
+            for each in ended:
+                scheduler.cancel(each.decoding)
+                running.pop(each.decoding, None)
+            if ended and (result := opened.result) is not None:
+                yield result

@@ -1,0 +1,140 @@
+"""Events -> text, piece by piece, and the whole at the end. It makes no events and encodes no prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from gpt2_runtime.errors import Gpt2RuntimeError
+from gpt2_runtime.generation.events import Event, Finished, FinishReason, Timings, Token
+from gpt2_runtime.generation.request_state import Decoding
+from gpt2_runtime.scoring.score import TokenScore
+from gpt2_runtime.tokenizer.detokenizer import Detokenizer
+from gpt2_runtime.tokenizer.stop_strings import StopStrings
+from gpt2_runtime.tokenizer.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenLogprob:
+    """A token and its log-probability; for a new token also the likeliest ones, as many as were asked for.
+
+    Attributes:
+        token_id: which.
+        logprob: the natural logarithm of what the model gave it, before any setting changed that.
+        top: the likeliest tokens and theirs, likeliest first.
+    """
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """What became of one prompt.
+
+    Attributes:
+        text: the new text without the prompt, up to a stop string; None where the folder has no tokenizer.
+        token_ids: the new tokens, those of a stop string included, an end-of-text token not.
+        prompt_token_ids: what the model read, after `overflow` was dealt with.
+        finish_reason: "stop" for a stop string or an end-of-text token, "length" where there was no room left.
+        timings: seconds spent computing.
+        seed: repeats the text, given the same settings.
+        truncated: how many tokens of the prompt were left out, from its start.
+        slides: how often the window was moved on, because it was full.
+        reused: how many tokens of the prompt were not computed, for an earlier one starts with them.
+        logprobs: of each of `token_ids`; None unless asked for.
+        prompt_logprobs: of each of `prompt_token_ids`; the first has none, for nothing comes before it.
+    """
+
+    text: str | None
+    token_ids: tuple[int, ...]
+    prompt_token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    timings: Timings
+    seed: int
+    truncated: int = 0
+    slides: int = 0
+    reused: int = 0
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    prompt_logprobs: tuple[TokenScore, ...] | None = None
+
+    def document(self) -> dict[str, Any]:
+        """What JSON has of it."""
+        timings = asdict(self.timings) | {"tokens_per_second": self.timings.tokens_per_second}
+        return asdict(self) | {"timings": timings}
+
+
+class Transcript:
+    """The text of one request, written down event by event.
+
+    Args:
+        decoding: the request on its way.
+        seed: of its draws.
+        tokenizer: of the folder; without one there is no text.
+        stop: strings that end it.
+        prompt_logprobs: of the prompt, where they were asked for.
+
+    Raises:
+        SettingError: a stop string is empty or not a string.
+    """
+
+    def __init__(
+        self,
+        decoding: Decoding,
+        seed: int,
+        tokenizer: Tokenizer | None,
+        stop: Sequence[str],
+        prompt_logprobs: tuple[TokenScore, ...] | None = None,
+    ) -> None:
+        self.decoding = decoding
+        self._seed = seed
+        self._prompt_logprobs = prompt_logprobs
+        self._has_text = tokenizer is not None
+        self._detokenizer = Detokenizer(tokenizer.token_bytes if tokenizer else lambda _: b"")
+        self._stops = StopStrings(stop)
+        self._pieces: list[str] = []
+        self._tokens: list[Token] = []
+        self._last: Event | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the last event was fed, or a stop string is whole: then no more events are needed."""
+        return isinstance(self._last, Finished) or self._stops.found is not None
+
+    @property
+    def completion(self) -> Completion:
+        """The whole; Gpt2RuntimeError before it has ended."""
+        if self._last is None or not self.ended:
+            raise Gpt2RuntimeError("stream has not ended, there is no completion yet; iterate over all its pieces")
+        reason = self._last.reason if isinstance(self._last, Finished) and self._stops.found is None else "stop"
+        return Completion(
+            text="".join(self._pieces) if self._has_text else None,
+            token_ids=tuple(token.id for token in self._tokens),
+            prompt_token_ids=tuple(self.decoding.prompt_ids),
+            finish_reason=reason,
+            timings=self._last.timings,
+            seed=self._seed,
+            truncated=self.decoding.truncated,
+            slides=self.decoding.slides,
+            reused=self.decoding.reused,
+            logprobs=None if self.decoding.request.logprobs is None else tuple(map(_told, self._tokens)),
+            prompt_logprobs=self._prompt_logprobs,
+        )
+
+    def feed(self, event: Event) -> str:
+        """The text that is certain with this event, which may be empty."""
+        self._last = event
+        if isinstance(event, Token):
+            self._tokens.append(event)
+            piece = self._stops.feed(self._detokenizer.feed(event.id))
+        else:
+            piece = self._stops.feed(self._detokenizer.flush()) + self._stops.flush()
+        self._pieces.append(piece)
+        return piece
+
+
+def _told(token: Token) -> TokenLogprob:
+    assert token.logprob is not None
+    return TokenLogprob(token_id=token.id, logprob=token.logprob, top=token.top_logprobs)

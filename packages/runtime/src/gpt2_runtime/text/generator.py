@@ -1,0 +1,379 @@
+"""Prompt -> text, as a stream or whole: the only place where token ids meet text."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TypedDict, Unpack
+
+import numpy as np
+
+from gpt2_runtime.engine.session import Session
+from gpt2_runtime.errors import SettingError, TokenizerError, check_flag, check_type, shown
+from gpt2_runtime.folder.bundle import Bundle
+from gpt2_runtime.folder.sharing import Local, Shared
+from gpt2_runtime.generation.beam_search import EarlyStopping, beam_search
+from gpt2_runtime.generation.events import Event, FinishReason
+from gpt2_runtime.generation.generate import run
+from gpt2_runtime.generation.prefix_cache import PrefixCache, check_prefixes
+from gpt2_runtime.generation.prompt_lookup import LookupConfig, check_lookup
+from gpt2_runtime.generation.request import Overflow, Request, check_logprobs
+from gpt2_runtime.generation.request_state import Decoding
+from gpt2_runtime.graphs.graph_file import Load
+from gpt2_runtime.graphs.graph_signature import GraphKind
+from gpt2_runtime.sampling.config import AS_TRAINED, GREEDY, MOST_BAD_IDS, SamplingConfig, check_sampling
+from gpt2_runtime.scoring.score import score_prompt
+from gpt2_runtime.text.completion import Completion, Transcript
+from gpt2_runtime.tokenizer.stop_strings import check_stops, check_texts
+from gpt2_runtime.tokenizer.tokenizer import Tokenizer, refusal
+
+MAX_NEW_TOKENS = 100
+MOST_CONTINUATIONS = 1024  # of one prompt: each holds its text, and a generator of numbers
+MOST_BAD_WORDS, MOST_BAD_WORD_LENGTH = 10_000, 1000  # strings, and characters of each
+SAMPLING = frozenset(each.name for each in fields(SamplingConfig))
+SEEDS = 2**128  # as many states as the generator has
+
+
+class Settings(TypedDict, total=False):
+    """How a prompt is continued: keyword arguments of `stream`, `complete` and of a batch's prompts.
+
+    max_new_tokens: at least 0; by default 100.
+    sampling: how a token is chosen; by default as the model was trained.
+    seed: of the draws; by default a random one, which the completion tells.
+    stop: strings that end the text and are not part of it.
+    stop_token_ids: tokens that end the text; by default the folder's end-of-text token.
+    bad_words: strings whose tokens never come one after another, as they are and after a space.
+    overflow: what becomes of a text longer than the model reads. "error", the default, refuses such a prompt and ends
+        a text that fills the model; "truncate" keeps the prompt's last tokens; "slide" does so too, and goes on: it
+        reads the last half of a full window anew. The completion tells what happened.
+    logprobs: tell the log-probability of each new token, and of so many of the likeliest ones.
+    prompt_logprobs: tell so of each token of the prompt after the first, which is read once more for that.
+    parse_special: whether <|endoftext|> spelled out in the prompt is that token, which is the default, or just text.
+    """
+
+    max_new_tokens: int
+    sampling: SamplingConfig
+    seed: int | None
+    stop: Sequence[str]
+    stop_token_ids: Collection[int] | None
+    bad_words: Sequence[str]
+    overflow: Overflow
+    logprobs: int | None
+    prompt_logprobs: int | None
+    parse_special: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A continuation that a beam search found.
+
+    Attributes:
+        text: without the prompt; None where the folder has no tokenizer.
+        token_ids: the new tokens, without a stop token.
+        score: by which it is compared: its log-probability over its length to the power of length_penalty.
+        finish_reason: "stop" at a stop token, "length" where there was no room left.
+    """
+
+    text: str | None
+    token_ids: tuple[int, ...]
+    score: float
+    finish_reason: FinishReason
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextGenerator(Shared):
+    """A session and a tokenizer of one folder. Threads may share it.
+
+    Sent to another process, it opens the folder there again, with the same settings, and starts with empty prefixes.
+
+    Attributes:
+        prefixes: what was computed of earlier prompts, for those that start like them; None where none is kept.
+
+    >>> generator = TextGenerator.open(folder)
+    >>> completion = generator.complete("To be", max_new_tokens=8, seed=1)
+    >>> "".join(generator.stream("To be", max_new_tokens=8, seed=1)) == completion.text
+    True
+    """
+
+    session: Session
+    tokenizer: Tokenizer | None
+    prefixes: PrefixCache | None = None
+
+    def __post_init__(self) -> None:
+        check_type("session", self.session, Session)
+        if self.tokenizer is not None and not isinstance(self.tokenizer, Tokenizer):
+            raise SettingError(f"tokenizer is {shown(self.tokenizer)}, must be a Tokenizer, or None for ids alone")
+        check_prefixes(self.prefixes, self.session)
+
+    @classmethod
+    def open(
+        cls,
+        folder: str | Path | Bundle,
+        *,
+        precision: str | None = None,
+        provider: str = "cpu",
+        threads: int | None = None,
+        graph: GraphKind | None = None,
+        prepack: bool = True,
+        load: Load = "copy",
+        prefix_bytes: int | None = None,
+        check_hashes: bool = False,
+        cuda_graph: bool = False,
+        fast_single: bool = False,
+    ) -> TextGenerator:
+        """Opens a folder's graph and tokenizer. Without a tokenizer that can be read it takes token ids only.
+
+        Args:
+            folder: what `gpt2-export make` wrote, or its Bundle where it is open already.
+            precision: "fp32", "fp16", "int8" or "int4"; by default the most exact one that the folder has.
+            provider: "cpu" or "cuda".
+            threads: how many threads one operator may use; by default what affinity and quota let this process use.
+            graph: "serving" or "portable"; by default the faster one that folder and provider have.
+            prepack: False where the first token matters more than the next: see `Session.open`.
+            load: "copy" holds the weights in memory, "map" leaves them in their file: see `Session.open`.
+            prefix_bytes: keep so many bytes of keys and values of prompts: one that starts like an earlier one does not
+                compute that again, and its text is the same. By default none are kept.
+            check_hashes: compare every file's SHA-256 with the manifest.
+            cuda_graph: see `Session.open`.
+            fast_single: for int8 and int4, faster by itself, at the price of texts that depend on their neighbours: see
+                `Session.open`.
+
+        Raises:
+            BundleError: the folder is missing, damaged, or without the precision or the graph asked for.
+            ProviderError: the provider is not there.
+            SettingError: `threads`, `graph`, `load` or `prefix_bytes` is out of range.
+        """
+        bundle = folder if isinstance(folder, Bundle) else Bundle.open(folder, check_hashes=check_hashes)
+        session = Session.open(
+            bundle,
+            precision=precision,
+            provider=provider,
+            threads=threads,
+            graph=graph,
+            prepack=prepack,
+            load=load,
+            cuda_graph=cuda_graph,
+            fast_single=fast_single,
+        )
+        prefixes = None if prefix_bytes is None else PrefixCache(session, max_bytes=prefix_bytes)
+        return cls(session=session, tokenizer=open_tokenizer(bundle), prefixes=prefixes)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        prefix_bytes = None if self.prefixes is None else self.prefixes.max_bytes
+        return _assembled, (self.session, self.tokenizer, prefix_bytes)
+
+    def stream(
+        self, prompt: str | Sequence[int], *, lookup: LookupConfig | None = None, **settings: Unpack[Settings]
+    ) -> TextStream:
+        """Continues `prompt`; the new text comes in pieces of whole characters, as soon as they are certain.
+
+        Args:
+            prompt: text, or token ids.
+            lookup: guess tokens from what followed the same words before; the text is the same, and comes sooner where
+                it repeats itself or its prompt. `completion.timings` tells how many were guessed, and how many rightly.
+            settings: see `Settings`.
+
+        Raises:
+            PromptError: the prompt is empty, too long, or not what this folder can read.
+            SettingError: a setting is out of range.
+            TokenizerError: text is given, and the folder has no tokenizer that can be read.
+        """
+        check_names(settings)
+        check_lookup(lookup)
+        (transcript,) = self.prepare(prompt, n=1, **settings)
+        return TextStream(run(self.session, transcript.decoding, lookup, self.prefixes), transcript)
+
+    def complete(self, prompt: str | Sequence[int], **settings: Unpack[Settings]) -> Completion:
+        """Continues `prompt` to the end; settings and errors are those of `stream`."""
+        stream = self.stream(prompt, **settings)
+        for _ in stream:
+            pass
+        return stream.completion
+
+    def search(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        num_beams: int,
+        n: int = 1,
+        length_penalty: float = 1.0,
+        early_stopping: EarlyStopping = False,
+        **settings: Unpack[Settings],
+    ) -> tuple[Found, ...]:
+        """The likeliest continuations of `prompt` among those that `num_beams` beams find, best first.
+
+        Args:
+            prompt: text, or token ids.
+            num_beams, length_penalty, early_stopping: see `beam_search`.
+            n: how many continuations, at most num_beams.
+            settings: see `Settings`; nothing is drawn, so the sampling has a temperature of 0, as it has by default.
+
+        Raises:
+            PromptError, SettingError, TokenizerError: as `stream`; and for a setting that a search does not have.
+
+        >>> best, *_ = TextGenerator.open(folder).search("To be", num_beams=3, n=3, max_new_tokens=8)
+        >>> len(best.token_ids), best.finish_reason
+        (8, 'length')
+        """
+        check_names(settings)
+        for name in ("seed", "stop", "logprobs", "prompt_logprobs"):
+            value = settings.get(name)
+            if value is not None and not (isinstance(value, list | tuple) and not value):
+                raise SettingError(f"{name} is {shown(value)}, beam search has none; leave it out")
+        settings.setdefault("sampling", GREEDY)
+        (transcript,) = self.prepare(prompt, n=1, **settings)
+        request = transcript.decoding.request
+        beams = beam_search(
+            self.session,
+            request.prompt_ids,
+            num_beams=num_beams,
+            num_return_sequences=n,
+            max_new_tokens=request.max_new_tokens,
+            length_penalty=length_penalty,
+            early_stopping=early_stopping,
+            sampling=request.sampling,
+            stop_token_ids=request.stop_token_ids,
+            overflow=request.overflow,
+        )
+        return tuple(
+            Found(
+                text=self.tokenizer.decode(beam.token_ids) if self.tokenizer else None,
+                token_ids=beam.token_ids,
+                score=beam.score,
+                finish_reason=beam.finish_reason,
+            )
+            for beam in beams
+        )
+
+    def prepare(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        n: int = 1,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        sampling: SamplingConfig = AS_TRAINED,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+        stop_token_ids: Collection[int] | None = None,
+        bad_words: Sequence[str] = (),
+        overflow: Overflow = "error",
+        logprobs: int | None = None,
+        prompt_logprobs: int | None = None,
+        parse_special: bool = True,
+    ) -> list[Transcript]:
+        """What `stream` and a batch start from: `n` continuations of one prompt, before their first step.
+
+        The seed of the second is one more than that of the first, and so on. Errors are those of `stream`.
+        """
+        check_stops(stop)
+        check_texts("bad_words", "bad word", bad_words, most=MOST_BAD_WORDS, longest=MOST_BAD_WORD_LENGTH)
+        check_sampling(sampling)
+        check_flag("parse_special", parse_special)
+        if self.tokenizer is None and (stop or bad_words or isinstance(prompt, str)):
+            raise refusal(self.session.bundle.folder)
+        if isinstance(prompt, str):
+            assert self.tokenizer is not None
+            prompt = self.tokenizer.encode(prompt, parse_special=parse_special)
+        if bad_words:
+            sampling = replace(sampling, bad_words_ids=(*sampling.bad_words_ids, *self._spelled(bad_words)))
+        seed = secrets.randbits(32) if seed is None else seed
+        check_seed(seed)
+        if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MOST_CONTINUATIONS:
+            told = f"n is {shown(n)}, must be an integer from 1 to {MOST_CONTINUATIONS}"
+            raise SettingError(f"{told}; ask again with another seed for more")
+        request = Request(
+            prompt_ids=prompt,
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            stop_token_ids=stop_token_ids,
+            overflow=overflow,
+            logprobs=logprobs,
+        )
+        seeds = range(seed, seed + n)
+        decodings = [Decoding(self.session, request, np.random.Generator(np.random.PCG64(each))) for each in seeds]
+        scores = None
+        if prompt_logprobs is not None:
+            check_logprobs("prompt_logprobs", prompt_logprobs)
+            scores = score_prompt(self.session, decodings[0].prompt_ids, top=prompt_logprobs)
+        return [
+            Transcript(decoding, each, self.tokenizer, stop, scores)
+            for decoding, each in zip(decodings, seeds, strict=True)
+        ]
+
+    def _spelled(self, words: Sequence[str]) -> list[list[int]]:
+        """The token ids of each word, as it is and after a space."""
+        assert self.tokenizer is not None
+        forms = (form for word in words for form in (word, f" {word}"))
+        spelled = [self.tokenizer.encode(form, parse_special=False, add_special_tokens=False) for form in forms]
+        if (count := sum(map(len, spelled))) > MOST_BAD_IDS:
+            told = f"bad_words have {count:,} tokens, as they are and after a space, must have at most {MOST_BAD_IDS:,}"
+            raise SettingError(f"{told}; leave some out")
+        return spelled
+
+
+def check_names(settings: Iterable[object]) -> None:
+    """SettingError for a name that no setting has: for one of the sampling's, where it belongs."""
+    for name in settings:
+        if name in SAMPLING:
+            raise SettingError(f"{name} is a setting of the sampling; pass sampling=SamplingConfig({name}=...)")
+        if name not in Settings.__annotations__:
+            raise SettingError(f"{shown(name)} is no setting; there are {', '.join(Settings.__annotations__)}")
+
+
+def check_seed(value: object) -> None:
+    """SettingError for what is no seed."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < SEEDS:
+        raise SettingError(f"seed is {shown(value)}, must be an integer of at least 0 and below 2**128")
+
+
+def _assembled(session: Session, tokenizer: Tokenizer | None, prefix_bytes: int | None) -> TextGenerator:
+    """What another process sent."""
+    prefixes = None if prefix_bytes is None else PrefixCache(session, max_bytes=prefix_bytes)
+    return TextGenerator(session=session, tokenizer=tokenizer, prefixes=prefixes)
+
+
+class TextStream(Local):
+    """An iterator over pieces of new text, none of them empty, which knows its `completion` once it has ended.
+
+    Made by `TextGenerator.stream`. Of a folder without tokenizer it yields no piece, only the completion's ids.
+    """
+
+    remedy = "send its completion, or the generator"
+
+    def __init__(self, events: Iterator[Event], transcript: Transcript) -> None:
+        self._transcript = transcript
+        self._pieces = self._run(events)
+
+    @property
+    def completion(self) -> Completion:
+        """The whole, after the last piece; Gpt2RuntimeError before that."""
+        return self._transcript.completion
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    def _run(self, events: Iterator[Event]) -> Iterator[str]:
+        for event in events:
+            if piece := self._transcript.feed(event):
+                yield piece
+            if self._transcript.ended:
+                return
+
+
+def open_tokenizer(bundle: Bundle) -> Tokenizer | None:
+    """The tokenizer of a folder, None where its manifest lists none, or one of a kind that cannot be read.
+
+    Such a folder takes token ids; `gpt2_runtime.tokenizer.tokenizer.refusal` says why no text.
+    """
+    files = ("tokenizer.json", "vocab.json", "merges.txt")
+    if not any(name in bundle.files for name in files):
+        return None
+    try:
+        return Tokenizer.open(bundle.folder)
+    except TokenizerError:
+        return None

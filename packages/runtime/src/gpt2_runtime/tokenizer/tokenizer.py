@@ -1,0 +1,197 @@
+"""Text <-> token ids, equal to transformers', by a tiktoken encoding built offline from the folder's own files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import pairwise
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gpt2_runtime.errors import PromptError, TokenIdError, TokenizerError, check_flag, check_type, shown
+from gpt2_runtime.tokenizer.normalizer import normalize
+from gpt2_runtime.tokenizer.post_processor import REMEDY
+from gpt2_runtime.tokenizer.vocabulary import AddedToken, Vocabulary
+
+if TYPE_CHECKING:
+    from tiktoken import Encoding
+
+# GPT-2's split, as tiktoken writes it: possessive where it can be, so that long runs cost no backtracking.
+SPLIT = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
+
+# Unicode's White_Space, which is what the tokenizers library strips; str.isspace has four more.
+WHITE_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
+
+# Where it cannot be, tiktoken panics: a few hundred thousand spaces before a word exhaust its stack. Cutting the text
+# before the last space of such a run changes nothing, since that is where GPT-2's split cuts it too.
+LONG_SPACE = re.compile(f"(?<![{WHITE_SPACE}])[{WHITE_SPACE}]{{10000,}}(?=[^{WHITE_SPACE}])")
+SPACES = re.compile(f"[{WHITE_SPACE}]*")
+
+
+class Tokenizer:
+    """The tokenizer of one folder.
+
+    Text may spell out an added token such as <|endoftext|>; it becomes that token, as it does in transformers. With
+    `parse_special=False`, for text of strangers, special tokens in it are spelled like any other text.
+
+    >>> tokenizer = Tokenizer.open(folder)
+    >>> ids = tokenizer.encode("To be, or not")
+    >>> tokenizer.decode(ids)
+    'To be, or not'
+    """
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        check_type("vocabulary", vocabulary, Vocabulary)
+        self._vocabulary = vocabulary
+        # The library looks for all verbatim tokens first, normalizes what is left, and looks there for the others.
+        self._verbatim = _Matcher({token.content: token for token in vocabulary.added if not token.normalized})
+        others = {self._normal(token.content): token for token in vocabulary.added if token.normalized}
+        self._normalized = _Matcher(others)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Tokenizer:
+        """Reads the folder's tokenizer.json or, where there is none, its vocab.json and merges.txt.
+
+        Raises:
+            TokenizerError: the files are absent, or not a byte-level BPE as GPT-2's.
+        """
+        if not isinstance(folder, str | PathLike):
+            raise TokenizerError(f"folder is {shown(folder)}, must be the path of one")
+        folder = Path(folder)
+        vocab, merges = folder / "vocab.json", folder / "merges.txt"
+        try:
+            if (folder / "tokenizer.json").is_file():
+                return cls(Vocabulary.from_tokenizer_json(folder / "tokenizer.json"))
+            if vocab.is_file() and merges.is_file():
+                return cls(Vocabulary.from_vocab_and_merges(vocab, merges))
+        except OSError as error:  # a folder that may not be entered, a name that is too long
+            raise TokenizerError(f"{folder} cannot be read: {error.strerror or error}") from error
+        raise TokenizerError(f"{folder} has no tokenizer files that can be read; {REMEDY}")
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """What the files say."""
+        return self._vocabulary
+
+    def encode(self, text: str, *, parse_special: bool = True, add_special_tokens: bool = True) -> list[int]:
+        """The token ids of `text`.
+
+        Args:
+            text: any, which may be empty.
+            parse_special: whether a special token spelled out in it is that token.
+            add_special_tokens: whether to add what the tokenizer puts before and after each text; GPT-2's adds none.
+
+        Raises:
+            PromptError: it is no string, or holds half a surrogate pair, which is no character.
+            SettingError: a flag is neither True nor False.
+        """
+        if not isinstance(text, str):
+            raise PromptError(f"text is {shown(text)}, must be a string")
+        check_flag("parse_special", parse_special)
+        check_flag("add_special_tokens", add_special_tokens)
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            told = f"text has U+{ord(text[error.start]):04X} at character {error.start}"
+            raise PromptError(f"{told}, which is half a surrogate pair; pass valid Unicode") from error
+        verbatim = _split_all([text], self._verbatim, parse_special)
+        normal = (piece if isinstance(piece, int) else self._normal(piece) for piece in verbatim)
+        ids = [id_ for piece in _split_all(normal, self._normalized, parse_special) for id_ in self._ids(piece)]
+        if not add_special_tokens:
+            return ids
+        return [*self._vocabulary.prefix_ids, *ids, *self._vocabulary.suffix_ids]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`; bytes that are no character are U+FFFD.
+
+        Raises:
+            TokenIdError: one is no integer.
+        """
+        try:
+            listed = list(ids)
+        except TypeError as error:
+            raise TokenIdError(f"ids are {shown(ids)}, must be integers: [5, 6]") from error
+        for id_ in listed:
+            if not isinstance(id_, int | np.integer) or isinstance(id_, bool):
+                raise TokenIdError(f"token id is {shown(id_)}, must be an integer")
+        return b"".join(map(self.token_bytes, listed)).decode(errors="replace")
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes of one token; none for an id that only pads the model's vocabulary, as in transformers."""
+        try:
+            return self._vocabulary.token_bytes.get(token_id, b"")
+        except TypeError as error:  # a list, which has no place in a table
+            raise TokenIdError(f"token id is {shown(token_id)}, must be an integer") from error
+
+    @cached_property
+    def _encoding(self) -> Encoding:
+        from tiktoken import Encoding  # only encoding needs it: ids and their text do without
+
+        ranks = dict(self._vocabulary.ranks)
+        return Encoding("gpt2_runtime", pat_str=SPLIT, mergeable_ranks=ranks, special_tokens={})
+
+    def _normal(self, text: str) -> str:
+        return normalize(self._vocabulary.normalizer, text)
+
+    def _ids(self, piece: str | int) -> Sequence[int]:
+        if isinstance(piece, int):
+            return [piece]
+        if piece and self._vocabulary.add_prefix_space and not piece.startswith(" "):
+            piece = " " + piece
+        ids = self._vocabulary.ids
+        cuts = [0, *(match.end() - 1 for match in LONG_SPACE.finditer(piece)), len(piece)]
+        parts = (piece[start:end] for start, end in pairwise(cuts))
+        return [ids[rank] for part in parts for rank in self._encoding.encode_ordinary(part)]
+
+
+def refusal(folder: Path) -> TokenizerError:
+    """Why a folder takes token ids only, to be raised where text is given to it."""
+    try:
+        Tokenizer.open(folder)
+    except TokenizerError as error:
+        return error
+    return TokenizerError(f"{folder / 'manifest.json'} lists no tokenizer files; {REMEDY}")
+
+
+class _Matcher:
+    """Finds added tokens in text: the leftmost, and of those that start together the longest.
+
+    Args:
+        tokens: what is looked for -> the token it is.
+    """
+
+    def __init__(self, tokens: Mapping[str, AddedToken]) -> None:
+        self._tokens = tokens
+        self._pattern = re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)")
+
+    def split(self, text: str, parse_special: bool) -> Iterator[str | int]:
+        """Every character is looked at a fixed number of times, however many tokens swallow it or could."""
+        done = swallowed = 0
+        for match in self._pattern.finditer(text):
+            token = self._tokens[match.group()]
+            if token.special and not parse_special:
+                continue
+            start, end = match.span()
+            if token.lstrip:
+                start = done + len(text[done:start].rstrip(WHITE_SPACE))
+            if token.rstrip:
+                # Where another token stands in the spaces that one swallowed, this one ends where those did.
+                swallowed = end = swallowed if end < swallowed else SPACES.match(text, end).end()  # type: ignore[union-attr]
+            if done < start:
+                yield text[done:start]
+            yield token.id
+            done = end
+        if done < len(text):
+            yield text[done:]
+
+
+def _split_all(pieces: Iterable[str | int], matcher: _Matcher, parse_special: bool) -> Iterator[str | int]:
+    for piece in pieces:
+        if isinstance(piece, int):
+            yield piece
+        else:
+            yield from matcher.split(piece, parse_special)

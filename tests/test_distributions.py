@@ -1,0 +1,174 @@
+"""What a release consists of: the sdist and the wheel of each package, what is in them, and that they install."""
+
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import zipfile
+from functools import cache
+from pathlib import Path
+
+import distributions
+import pytest
+from distributions import PACKAGES, ROOT
+from packaging.metadata import Metadata
+
+LICENSE = (ROOT / "LICENSE").read_bytes()
+
+# The files that are no Python: lost without an error when a build setting is wrong.
+DATA = {
+    "model": {"py.typed"},
+    "export": {
+        "py.typed",
+        "verification/sonnets.txt",
+        "verification/hard_texts.json",
+        *(f"demo/{name}" for name in ("README.md", "config.json", "generation_config.json", "model.safetensors")),
+        *(f"demo/{name}" for name in ("merges.txt", "tokenizer.json", "tokenizer_config.json", "vocab.json")),
+    },
+    "runtime": {"py.typed", "engine/top_k.onnx", *(f"explain/template/page.{kind}" for kind in ("css", "html", "js"))},
+}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the artifacts: built here, or those that GPT2_DISTRIBUTIONS names, which are to be published."""
+    if named := os.environ.get("GPT2_DISTRIBUTIONS"):
+        return Path(named)
+    out = tmp_path_factory.mktemp("dist")
+    for package in PACKAGES:
+        distributions.build(package, out / package)
+    return out
+
+
+@cache
+def contents(artifact: Path) -> dict[str, bytes]:
+    """The files of an artifact, by their names; of an sdist without the folder that they all are in."""
+    if artifact.suffix == ".whl":
+        with zipfile.ZipFile(artifact) as wheel:
+            return {name: wheel.read(name) for name in wheel.namelist()}
+    files = {}
+    with tarfile.open(artifact) as sdist:
+        for member in sdist:
+            opened = sdist.extractfile(member)
+            assert opened is not None, f"{member.name} is no file"
+            files[member.name.partition("/")[2]] = opened.read()
+    return files
+
+
+def sdist(built: Path, package: str) -> dict[str, bytes]:
+    (found,) = (built / package).glob("*.tar.gz")
+    return contents(found)
+
+
+def wheel(built: Path, package: str) -> dict[str, bytes]:
+    (found,) = (built / package).glob("*.whl")
+    return contents(found)
+
+
+def sources(package: str) -> dict[str, bytes]:
+    """The files of a package's source, by their names below `src`."""
+    src = ROOT / "packages" / package / "src"
+    paths = [path for path in src.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    return {path.relative_to(src).as_posix(): path.read_bytes() for path in paths}
+
+
+def metadata(built: Path, package: str) -> Metadata:
+    version = distributions.version()
+    return Metadata.from_email(wheel(built, package)[f"gpt2_{package}-{version}.dist-info/METADATA"])
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_wheel_holds_the_package_and_nothing_else(built: Path, package: str) -> None:
+    entry_points = set() if package == "model" else {"entry_points.txt"}
+    info = f"gpt2_{package}-{distributions.version()}.dist-info"
+    described = {f"{info}/{name}" for name in ("METADATA", "WHEEL", "RECORD", "licenses/LICENSE", *entry_points)}
+    files = wheel(built, package)
+    assert {name: data for name, data in files.items() if name not in described} == sources(package)
+    assert described <= set(files)
+    assert {f"gpt2_{package}/{name}" for name in DATA[package]} <= set(files)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_an_sdist_holds_the_source_and_what_builds_it(built: Path, package: str) -> None:
+    files = sdist(built, package)
+    around = {"pyproject.toml", "README.md", "LICENSE", "PKG-INFO", ".gitignore"}
+    below = {name.removeprefix("src/"): data for name, data in files.items() if name not in around}
+    assert below == sources(package)
+    assert around <= set(files)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_both_hold_the_license_of_the_repository(built: Path, package: str) -> None:
+    assert sdist(built, package)["LICENSE"] == LICENSE
+    assert wheel(built, package)[f"gpt2_{package}-{distributions.version()}.dist-info/licenses/LICENSE"] == LICENSE
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_both_are_named_by_the_version(built: Path, package: str) -> None:
+    stem = f"gpt2_{package}-{distributions.version()}"
+    assert {path.name for path in (built / package).iterdir()} == {f"{stem}.tar.gz", f"{stem}-py3-none-any.whl"}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_an_index_finds_all_that_it_shows(built: Path, package: str) -> None:
+    found = metadata(built, package)
+    assert (found.name, str(found.version)) == (f"gpt2-{package}", distributions.version())
+    assert (found.license_expression, found.license_files) == ("MIT", ["LICENSE"])
+    assert found.author == "The gpt2-onnx authors"
+    assert found.summary
+    assert found.keywords
+    assert str(found.requires_python) == ">=3.11"
+    assert found.classifiers
+    assert "Typing :: Typed" in found.classifiers
+    assert found.description_content_type == "text/markdown"
+    assert found.description == (ROOT / "packages" / package / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_description_links_to_nothing_beside_it(package: str) -> None:
+    """An index shows a README alone: there a link to a file leads nowhere. CONTRIBUTING.md says what to write."""
+    text = (ROOT / "packages" / package / "README.md").read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)\s]+)", text) + re.findall(r"^\[[^\]]+\]:\s*(\S+)", text, re.MULTILINE)
+    assert [link for link in links if not link.startswith(("https://", "#"))] == []
+
+
+def test_the_export_asks_for_the_model_of_its_own_version(built: Path) -> None:
+    ours = {
+        package: [str(pin) for pin in metadata(built, package).requires_dist or [] if pin.name.startswith("gpt2-")]
+        for package in PACKAGES
+    }
+    assert ours == {"model": [], "export": [f"gpt2-model=={distributions.version()}"], "runtime": []}
+
+
+PROGRAM = """
+import gpt2_export, gpt2_model, gpt2_runtime
+for module in (gpt2_model, gpt2_export, gpt2_runtime):
+    print(module.__version__, module.__file__)
+"""
+
+
+def test_the_wheels_install_and_are_imported_from_there(built: Path, tmp_path: Path) -> None:
+    wheels = [str(next((built / package).glob("*.whl"))) for package in PACKAGES]
+    target = tmp_path / "target"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-compile"]
+    subprocess.run([*pip, "--target", str(target), *wheels], check=True)
+    environment = os.environ | {"PYTHONPATH": str(target)}  # before the checkout that the tests run on
+
+    def output(*command: str) -> list[str]:
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+        return done.stdout.split()
+
+    version = distributions.version()
+    places = [str(target / f"gpt2_{package}" / "__init__.py") for package in PACKAGES]
+    assert output(sys.executable, "-c", PROGRAM) == [word for place in places for word in (version, place)]
+    for command in ("gpt2-export", "gpt2-runtime"):
+        assert output(sys.executable, str(target / "bin" / command), "--version")[-1] == version
+
+
+@pytest.mark.parametrize(
+    ("tag", "reason"), [("0.1.0", "tag v0.1.0"), ("v0.1.1", "tag v0.1.0"), ("v0.1.0", "has no line")]
+)
+def test_a_tag_of_another_version_or_without_a_dated_section_is_refused(tag: str, reason: str) -> None:
+    with pytest.raises(SystemExit, match=re.escape(reason)):
+        distributions.check_tag(tag, "0.1.0", "## [Unreleased]\n\n## [0.1.0]\n\n## [0x1.0] - 2027-01-31\n")

@@ -66,7 +66,7 @@ def main() -> None:
         for name, sampling in SETTINGS.items():
             for shape, factor in SHAPES.items():
                 start = perf_counter()
-                logits, filled = session.step([[int(rng.integers(100))]], filled.rolled_back(CONTEXT))
+                logits, filled = session.step([[int(rng.integers(100))]], filled.crop(CONTEXT))
                 steps.append(perf_counter() - start)
                 row = logits[0, -1] if factor == 1 else logits[0, -1] * np.float32(factor)
                 start = perf_counter()

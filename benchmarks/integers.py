@@ -16,9 +16,9 @@ import numpy as np
 import onnx_ir as ir
 from gpt2_export.verification.metrics import kl
 from gpt2_export.weights.safetensors_file import places, read
-from gpt2_model.weights import TRANSPOSE, from_file_name
+from gpt2_model.weights import TRANSPOSE, map_tensor_name
 from gpt2_runtime import Bundle, Session
-from gpt2_runtime.engine.packed_session import Engine
+from gpt2_runtime.engine.packed_session import PackedSession
 from gpt2_runtime.engine.serving_graph import ServingGraph
 from variants import BASE, MEASURED, WAYS, compare, opened, timed
 
@@ -38,7 +38,7 @@ def main() -> None:
     bundle = Bundle.open(options.folder)
     path = bundle.graph(options.precision, "serving")
     inference = WAYS[BASE].session(integers(path, options.folder / bundle.weights["fp32"]), bundle, options.threads)
-    graph = ServingGraph(engine=Engine(lambda packed: inference, [], packed=True), sizes=bundle.architecture)
+    graph = ServingGraph(engine=PackedSession(lambda packed: inference, [], packed=True), sizes=bundle.architecture)
     exact = Session.open(bundle, precision="fp32", threads=options.threads).opened
     blocks = Session.open(bundle, precision=options.precision, threads=options.threads).opened
     ids = [np.random.default_rng(0).integers(bundle.architecture.vocab_size, size=TOKENS)]
@@ -58,7 +58,7 @@ def integers(path: Path, weights: Path) -> bytes:
     graph = model.graph
     for node in [node for node in graph if node.op_type == "MatMulNBits"]:
         name = str(node.inputs[1].name).removesuffix(".blocks")
-        if from_file_name(name)[1] != TRANSPOSE:  # the head, which reads one row of a prompt
+        if map_tensor_name(name)[1] != TRANSPOSE:  # the head, which reads one row of a prompt
             continue
         weight = read(weights, found[name])  # [in, out]
         scales = np.abs(weight).max(axis=0) / np.float32(LEVELS)

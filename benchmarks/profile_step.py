@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 from gpt2_runtime import Bundle
-from gpt2_runtime.engine.packed_session import Engine
+from gpt2_runtime.engine.packed_session import PackedSession
 from gpt2_runtime.engine.serving_graph import PREFILL_CHUNK, ServingGraph
 from gpt2_runtime.engine.step_plan import plan
 from gpt2_runtime.providers.huge_pages import on_huge_pages
@@ -60,7 +60,7 @@ def profile(options: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
         settings.profile_file_prefix = str(Path(folder) / "profile")
         with on_huge_pages():
             inference = onnxruntime.InferenceSession(str(bundle.graph(options.precision, "serving")), settings)
-        engine = Engine(lambda packed: inference, [], packed=True)
+        engine = PackedSession(lambda packed: inference, [], packed=True)
         steps(ServingGraph(engine=engine, sizes=bundle.architecture), options)
         told = json.loads(Path(inference.end_profiling()).read_text(encoding="utf-8"))
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
@@ -93,7 +93,7 @@ def steps(graph: ServingGraph, options: argparse.Namespace) -> None:
         _, cache = graph.step(list(ids[:, : options.context]), cache, 1)
     for _ in range(WARM + options.steps):
         _, cache = graph.step(list(ids[:, options.context :]), cache, 1)
-        cache = cache.rolled_back(options.context)
+        cache = cache.crop(options.context)
 
 
 def _sum(nodes: dict[str, list[float]], of: Callable[[list[float]], float]) -> float:

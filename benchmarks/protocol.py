@@ -37,7 +37,7 @@ class Generated(dict[str, Any]):
         super().__init__(ids=ids, first_token_seconds=first - start, decode_seconds=end - first)
 
 
-class Engine(Protocol):
+class PackedSession(Protocol):
     """What an adapter is made of; it imports its library in the methods, not before."""
 
     def convert(self, checkpoint: str, target: str, precision: str) -> None:

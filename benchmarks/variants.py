@@ -18,7 +18,7 @@ from time import perf_counter, sleep
 import numpy as np
 from gpt2_runtime import Bundle
 from gpt2_runtime.engine import serving_graph
-from gpt2_runtime.engine.packed_session import Engine
+from gpt2_runtime.engine.packed_session import PackedSession
 from gpt2_runtime.engine.portable_graph import PortableGraph
 from gpt2_runtime.providers.huge_pages import on_huge_pages
 from gpt2_runtime.providers.providers import load_onnxruntime
@@ -49,7 +49,7 @@ class Way:
         inference = self.session(fused(path) if self.fused else str(path), bundle, threads)
         if self.kind == "portable":
             return PortableGraph(inference=inference, sizes=bundle.architecture, device="cpu")
-        engine = Engine(lambda packed: inference, [], packed=True)
+        engine = PackedSession(lambda packed: inference, [], packed=True)
         return serving_graph.ServingGraph(engine=engine, sizes=bundle.architecture, even=self.even)
 
     def session(self, graph: str | bytes, bundle: Bundle, threads: int) -> onnxruntime.InferenceSession:

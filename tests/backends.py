@@ -155,7 +155,7 @@ def restless(session: Session) -> Step:
         before = cache.lengths
         room = [min(4, sizes.n_positions - length) for length in before]
         _, cache = _scored(session, [rng.integers(sizes.vocab_size, size=count) for count in counts(room)], cache)
-        cache = cache.rolled_back(before)
+        cache = cache.crop(before)
         cuts = counts([len(row) for row in rows])
         first, cache = _scored(session, [row[:cut] for row, cut in zip(rows, cuts, strict=True)], cache)
         second, cache = _scored(session, [row[cut:] for row, cut in zip(rows, cuts, strict=True)], cache)
@@ -175,12 +175,12 @@ def shuffled(session: Session) -> Step:
         before = cache.lengths
         _, cache = _scored(session, rows, cache)
         twice = rng.permutation([*range(len(rows))] * 2)
-        cache = cache.selected(twice).rolled_back([before[row] for row in twice])
+        cache = cache.reorder(twice).crop([before[row] for row in twice])
         kept = [int(rng.choice(np.flatnonzero(twice == row))) for row in range(len(rows))]
         others = [rng.integers(session.bundle.architecture.vocab_size, size=len(rows[row])) for row in twice]
         read = [rows[row] if place in kept else others[place] for place, row in enumerate(twice)]
         scored, cache = _scored(session, read, cache)
-        return _placed([scored[place] for place in kept], text), cache.selected(kept)
+        return _placed([scored[place] for place in kept], text), cache.reorder(kept)
 
     return step
 

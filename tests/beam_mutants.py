@@ -40,7 +40,7 @@ MUTANTS = {
     ),
     "a sum of the last token alone": Mutant("before[:, None] + np", "0 * before[:, None] + np"),
     "beams that keep their own keys and values": Mutant(
-        "cache.selected(search.rows)", "cache.selected(sorted(search.rows))"
+        "cache.reorder(search.rows)", "cache.reorder(sorted(search.rows))"
     ),
     "log-probabilities rounded to half precision": Mutant(
         "log_probabilities = log_softmax(logits)", "log_probabilities = log_softmax(logits).astype(np.float16)"

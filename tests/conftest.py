@@ -42,7 +42,7 @@ def _traced_once() -> Iterator[None]:
     if find_spec("gpt2_export") is None:
         yield
         return
-    from traces import once, traced
+    from trace_cache import once, traced
 
     with traced(once):
         yield
@@ -51,11 +51,11 @@ def _traced_once() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def demo_folder(shared: "Shared") -> Path:
     """The demo model's folder, unverified: a model of real text, which repeats itself as a random one does not."""
-    from gpt2_export import add_graph, freeze_only
+    from gpt2_export import export_graphs, freeze_checkpoint
 
     def write(place: Path) -> None:
-        freeze_only("demo", place / "folder")
-        add_graph(place / "folder")
+        freeze_checkpoint("demo", place / "folder")
+        export_graphs(place / "folder")
 
     return shared("demo", write) / "folder"
 
@@ -71,16 +71,16 @@ class Made(NamedTuple):
 def made(shared: "Shared") -> Callable[[str], Made]:
     """Makes the folder of a variant (see `checkpoints.py`), once a run and without verifying: that is done here."""
     from checkpoints import EXPLAINED, VARIANTS, network
-    from gpt2_export import freeze_only
-    from gpt2_export.graphs.explain import EXPLAINING
+    from gpt2_export import freeze_checkpoint
+    from gpt2_export.graphs.explain import EXPLAIN
     from gpt2_export.graphs.kinds import KINDS
-    from traces import add_graphs
+    from trace_cache import add_graphs
 
     def make(variant: str) -> Made:
         def write(place: Path) -> None:
             network(**VARIANTS[variant]).save_pretrained(place / "source")
-            freeze_only(place / "source", place / "folder")
-            add_graphs(place / "folder", [kind for kind in KINDS if kind is not EXPLAINING or variant in EXPLAINED])
+            freeze_checkpoint(place / "source", place / "folder")
+            add_graphs(place / "folder", [kind for kind in KINDS if kind is not EXPLAIN or variant in EXPLAINED])
 
         place = shared(variant, write)
         return Made(source=place / "source", folder=place / "folder")
@@ -95,16 +95,16 @@ def full_size(shared: "Shared") -> Made:
     Nothing reads that here, and of twelve layers it takes 20 seconds; the demo is made with it.
     """
     import torch
-    from gpt2_export import freeze_only
+    from gpt2_export import freeze_checkpoint
     from gpt2_export.graphs.portable import PORTABLE
     from gpt2_export.graphs.serving import SERVING
-    from traces import add_graphs
+    from trace_cache import add_graphs
     from transformers import GPT2Config, GPT2LMHeadModel
 
     def write(place: Path) -> None:
         torch.manual_seed(0)
         GPT2LMHeadModel(GPT2Config()).save_pretrained(place / "source")
-        freeze_only(place / "source", place / "folder")
+        freeze_checkpoint(place / "source", place / "folder")
         add_graphs(place / "folder", [PORTABLE, SERVING])
 
     place = shared("full size", write)

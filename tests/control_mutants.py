@@ -36,13 +36,13 @@ def instead_of(name: str, wrong: Callable[..., Any]) -> Make:
 
 def with_text(change: Callable[[list[int], list[int]], tuple[list[int], list[int]]]) -> Make:
     """Gives the controls another prompt and other new tokens."""
-    right = sampling.controlled
+    right = sampling.apply_processors
 
     def wrong(logits: Array, config: SamplingConfig, *, prompt_ids: Any, new_ids: Any, stop_token_ids: Any) -> Array:
         prompt, new = change(list(prompt_ids), list(new_ids))
         return right(logits, config, prompt_ids=prompt, new_ids=new, stop_token_ids=stop_token_ids)
 
-    return instead_of("controlled", wrong)
+    return instead_of("apply_processors", wrong)
 
 
 def all_new(prompt: list[int], new: list[int]) -> tuple[list[int], list[int]]:

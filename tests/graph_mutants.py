@@ -20,7 +20,7 @@ class Mutant(NamedTuple):
 MUTANTS: dict[str, Mutant] = {}
 """Of the portable graph."""
 SERVING: dict[str, Mutant] = {}
-EXPLAINING: dict[str, Mutant] = {}
+EXPLAIN: dict[str, Mutant] = {}
 
 
 def mistake(name: str, into: dict[str, Mutant] = MUTANTS, variant: str = "as published") -> Callable[[Make], Make]:
@@ -62,21 +62,21 @@ def epsilon(graph: onnx.GraphProto) -> None:
         attribute(node, "epsilon").f = 1e-6
 
 
-@mistake("LayerNorm epsilon of 1e-6 in the lens", into=EXPLAINING)
+@mistake("LayerNorm epsilon of 1e-6 in the lens", into=EXPLAIN)
 def lens_epsilon(graph: onnx.GraphProto) -> None:
     for node in nodes(graph, "LayerNormalization"):
         if "ln_f" in node.input[1]:
             attribute(node, "epsilon").f = 1e-6
 
 
-@mistake("attention before the mask", into=EXPLAINING)
+@mistake("attention before the mask", into=EXPLAIN)
 def unmasked_attention(graph: onnx.GraphProto) -> None:
     for node in nodes(graph, "Softmax"):
         (mask,) = (where for where in nodes(graph, "Where") if where.output[0] == node.input[0])
         rename(node, {mask.output[0]: mask.input[2]})
 
 
-@mistake("the lens of one layer read for another", into=EXPLAINING)
+@mistake("the lens of one layer read for another", into=EXPLAIN)
 def swapped_lens(graph: onnx.GraphProto) -> None:
     first, second, *_ = (node for node in nodes(graph, "LayerNormalization") if "ln_f" in node.input[1])
     first.input[0], second.input[0] = second.input[0], first.input[0]

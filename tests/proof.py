@@ -23,9 +23,9 @@ import onnx
 import points
 import pytest
 import torch
-from gpt2_export import freeze_only
+from gpt2_export import freeze_checkpoint
 from gpt2_export.errors import GraphError
-from gpt2_export.graphs.explain import EXPLAINING
+from gpt2_export.graphs.explain import EXPLAIN
 from gpt2_export.graphs.export import Kind
 from gpt2_export.graphs.kinds import KINDS
 from gpt2_export.graphs.portable import PORTABLE
@@ -36,9 +36,9 @@ from gpt2_export.verification.sweep import Case, cases
 from gpt2_export.verification.tolerance import stress_limit
 from gpt2_model import GPT2, GPT2Config
 from mutants import INVISIBLE_IN_FLOAT32, MUTANTS
-from traces import add_graphs, once, traced
+from trace_cache import add_graphs, once, traced
 
-GRAPHS = {PORTABLE: graph_mutants.MUTANTS, SERVING: graph_mutants.SERVING, EXPLAINING: graph_mutants.EXPLAINING}
+GRAPHS = {PORTABLE: graph_mutants.MUTANTS, SERVING: graph_mutants.SERVING, EXPLAIN: graph_mutants.EXPLAIN}
 NETWORK = "the network"
 MISTAKES = tuple(
     (where, name)
@@ -112,7 +112,7 @@ def made(config: GPT2Config, kinds: tuple[Kind, ...] = KINDS) -> Iterator[Path]:
     """The folder of a network."""
     with tempfile.TemporaryDirectory() as name, traced(once):
         points.write(GPT2(config), Path(name) / "source")
-        freeze_only(Path(name) / "source", Path(name) / "folder")
+        freeze_checkpoint(Path(name) / "source", Path(name) / "folder")
         add_graphs(Path(name) / "folder", kinds)
         yield Path(name) / "folder"
 
@@ -149,7 +149,7 @@ def mistaken(place: Stressed, where: str, name: str) -> float | None:
         return None
     path.write_bytes(proto.SerializeToString())
     try:
-        if kind is EXPLAINING:
+        if kind is EXPLAIN:
             figures = explain_parity.compare(place.folder, limit=stress_limit)
             times = [found["max_difference"] / found["tolerance"] for found in figures.values()]
             return float(np.nan_to_num(times, nan=np.inf).max())
@@ -164,7 +164,7 @@ def right(point: points.Point, seed: int = 0) -> dict[str, Any]:
     """The report of a right network, or a VerificationError."""
     with tempfile.TemporaryDirectory() as name, traced(once):
         points.write(points.model(point, seed), Path(name) / "source")
-        freeze_only(Path(name) / "source", Path(name) / "folder")
+        freeze_checkpoint(Path(name) / "source", Path(name) / "folder")
         add_graphs(Path(name) / "folder", KINDS)
         return verify(Path(name) / "folder")
 

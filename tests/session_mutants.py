@@ -11,7 +11,7 @@ import pytest
 from gpt2_runtime import Session
 from gpt2_runtime.engine import binding, packed_session, portable_graph, serving_graph, step_plan
 from gpt2_runtime.engine.buffers import Allocation
-from gpt2_runtime.engine.logits import HostScores, Scores
+from gpt2_runtime.engine.logits import HostLogits, Logits
 from sweep import Array, Step
 
 Make = Callable[[pytest.MonkeyPatch], None]
@@ -91,13 +91,15 @@ def last_chunk_alone(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(portable_graph.PortableGraph, "_run", forgetting)
 
 
-def fed_with(change: Callable[[Fed, step_plan.Run, Sequence[int]], None]) -> Make:
+def fed_with(change: Callable[[Fed, step_plan.GraphCall, Sequence[int]], None]) -> Make:
     """Changes what each run of the serving graph is fed; `change` sees the run, and its rows' lengths before it."""
 
     def make(patch: pytest.MonkeyPatch) -> None:
         right = serving_graph.feeds
 
-        def wrong(run: step_plan.Run, rows: Sequence[Array], past: Sequence[int], keep: int, *, even: bool) -> Fed:
+        def wrong(
+            run: step_plan.GraphCall, rows: Sequence[Array], past: Sequence[int], keep: int, *, even: bool
+        ) -> Fed:
             fed = right(run, rows, past, keep, even=even)
             change(fed, run, past[run.first : run.first + len(run.reads)])
             return fed
@@ -107,14 +109,14 @@ def fed_with(change: Callable[[Fed, step_plan.Run, Sequence[int]], None]) -> Mak
     return make
 
 
-def counting_on(run: step_plan.Run) -> bool:
+def counting_on(run: step_plan.GraphCall) -> bool:
     """Whether each row reads one token, or one row reads several: not the right-padded start."""
     return run.tokens == 1 or len(run.reads) == 1
 
 
 @mistake("positions that start anew with every step of the session")
 @fed_with
-def positions_anew(fed: Fed, run: step_plan.Run, past: Sequence[int]) -> None:
+def positions_anew(fed: Fed, run: step_plan.GraphCall, past: Sequence[int]) -> None:
     fed["position_ids"][...] = np.arange(run.tokens)
 
 
@@ -123,7 +125,7 @@ def positions_anew_in_chunks(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(serving_graph, "PREFILL_CHUNK", 8)
 
     @fed_with
-    def make(fed: Fed, run: step_plan.Run, past: Sequence[int]) -> None:
+    def make(fed: Fed, run: step_plan.GraphCall, past: Sequence[int]) -> None:
         fed["position_ids"][...] = np.array(past)[:, None] + np.arange(run.tokens)
 
     make(patch)
@@ -131,13 +133,13 @@ def positions_anew_in_chunks(patch: pytest.MonkeyPatch) -> None:
 
 @mistake("positions of the longest row for all rows")
 @fed_with
-def positions_of_the_longest(fed: Fed, run: step_plan.Run, past: Sequence[int]) -> None:
+def positions_of_the_longest(fed: Fed, run: step_plan.GraphCall, past: Sequence[int]) -> None:
     fed["position_ids"][...] = fed["position_ids"].max(axis=0)
 
 
 @mistake("row lengths one too large")
 @fed_with
-def lengths_too_large(fed: Fed, run: step_plan.Run, past: Sequence[int]) -> None:
+def lengths_too_large(fed: Fed, run: step_plan.GraphCall, past: Sequence[int]) -> None:
     if counting_on(run) and max(past):
         fed["seqlens_k"] += 1
         fed["total_sequence_length"] += 1
@@ -145,7 +147,7 @@ def lengths_too_large(fed: Fed, run: step_plan.Run, past: Sequence[int]) -> None
 
 @mistake("row lengths one too small")
 @fed_with
-def lengths_too_small(fed: Fed, run: step_plan.Run, past: Sequence[int]) -> None:
+def lengths_too_small(fed: Fed, run: step_plan.GraphCall, past: Sequence[int]) -> None:
     if counting_on(run) and min(past):
         fed["seqlens_k"] -= 1
         fed["total_sequence_length"] -= 1
@@ -153,25 +155,25 @@ def lengths_too_small(fed: Fed, run: step_plan.Run, past: Sequence[int]) -> None
 
 @mistake("the longest row's length for all rows")
 @fed_with
-def longest_length(fed: Fed, run: step_plan.Run, past: Sequence[int]) -> None:
+def longest_length(fed: Fed, run: step_plan.GraphCall, past: Sequence[int]) -> None:
     fed["seqlens_k"][...] = fed["seqlens_k"].max()
 
 
 @mistake("lengths of the new tokens alone")
 @fed_with
-def new_alone(fed: Fed, run: step_plan.Run, past: Sequence[int]) -> None:
+def new_alone(fed: Fed, run: step_plan.GraphCall, past: Sequence[int]) -> None:
     fed["seqlens_k"][...] = run.tokens - 1
 
 
 @mistake("total length of the new tokens alone, which says that the cache is empty")
 @fed_with
-def total_of_new(fed: Fed, run: step_plan.Run, past: Sequence[int]) -> None:
+def total_of_new(fed: Fed, run: step_plan.GraphCall, past: Sequence[int]) -> None:
     fed["total_sequence_length"][...] = run.tokens
 
 
 @mistake("logits of a padded row's end instead of its text's")
 @fed_with
-def padded_end(fed: Fed, run: step_plan.Run, past: Sequence[int]) -> None:
+def padded_end(fed: Fed, run: step_plan.GraphCall, past: Sequence[int]) -> None:
     for at, place in enumerate(fed["logits_index"]):
         row, token = divmod(int(place), run.tokens)
         fed["logits_index"][at] = row * run.tokens + token + run.tokens - len(run.reads[row])
@@ -179,26 +181,28 @@ def padded_end(fed: Fed, run: step_plan.Run, past: Sequence[int]) -> None:
 
 @mistake("logits of the token before")
 @fed_with
-def token_before(fed: Fed, run: step_plan.Run, past: Sequence[int]) -> None:
+def token_before(fed: Fed, run: step_plan.GraphCall, past: Sequence[int]) -> None:
     fed["logits_index"][...] = np.maximum(fed["logits_index"] - 1, 0)
 
 
 @mistake("logits counted from the first row of the batch instead of the run's")
 def places_from_the_batch(patch: pytest.MonkeyPatch) -> None:
-    right = serving_graph.places
+    right = serving_graph.logit_slots
     patch.setattr(
-        serving_graph, "places", lambda run, rows, keep: [(row - run.first, k) for row, k in right(run, rows, keep)]
+        serving_graph,
+        "logit_slots",
+        lambda run, rows, keep: [(row - run.first, k) for row, k in right(run, rows, keep)],
     )
 
 
 @mistake("logits of ragged rows aligned at the start")
 def aligned_at_the_start(patch: pytest.MonkeyPatch) -> None:
-    right = serving_graph.places
+    right = serving_graph.logit_slots
 
-    def wrong(run: step_plan.Run, rows: Sequence[Array], keep: int) -> list[tuple[int, int]]:
+    def wrong(run: step_plan.GraphCall, rows: Sequence[Array], keep: int) -> list[tuple[int, int]]:
         return [(row, k - keep + min(keep, len(rows[row]))) for row, k in right(run, rows, keep)]
 
-    patch.setattr(serving_graph, "places", wrong)
+    patch.setattr(serving_graph, "logit_slots", wrong)
 
 
 @mistake("a roll-back that forgets to shorten", reader=backends.restless)
@@ -257,18 +261,18 @@ def portable_in_old_order(patch: pytest.MonkeyPatch) -> None:
 
 @mistake("the view of a row's cache off by one row")
 def view_off_by_one(patch: pytest.MonkeyPatch) -> None:
-    right = packed_session.Engine.binding
+    right = packed_session.PackedSession.binding
 
     def wrong(self: Any, allocation: Allocation, first: int, rows: int, tokens: int, logits: int) -> Any:
         shifted = (first + 1) % allocation.shape[2] if rows == 1 else first
         return right(self, allocation, shifted, rows, tokens, logits)
 
-    patch.setattr(packed_session.Engine, "binding", wrong)
+    patch.setattr(packed_session.PackedSession, "binding", wrong)
 
 
 @mistake("what is computed for an idle row written over its last token", reader=backends.restless)
 @fed_with
-def idle_overwritten(fed: Fed, run: step_plan.Run, past: Sequence[int]) -> None:
+def idle_overwritten(fed: Fed, run: step_plan.GraphCall, past: Sequence[int]) -> None:
     for row, read in enumerate(run.reads):
         if not read:
             fed["seqlens_k"][row] = max(0, past[row] - 1)
@@ -278,7 +282,7 @@ def idle_overwritten(fed: Fed, run: step_plan.Run, past: Sequence[int]) -> None:
 def one_token_last(patch: pytest.MonkeyPatch) -> None:
     right = serving_graph.plan
 
-    def wrong(*given: Any, **settings: Any) -> list[step_plan.Run]:
+    def wrong(*given: Any, **settings: Any) -> list[step_plan.GraphCall]:
         return sorted(right(*given, **settings), key=lambda run: run.tokens == 1)
 
     patch.setattr(serving_graph, "plan", wrong)
@@ -291,7 +295,7 @@ def padded_over_a_past(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(serving_graph, "plan", lambda past, *rest, even: right([0] * len(past), *rest, even=even))
 
     @fed_with
-    def make(fed: Fed, run: step_plan.Run, past: Sequence[int]) -> None:
+    def make(fed: Fed, run: step_plan.GraphCall, past: Sequence[int]) -> None:
         if not counting_on(run):
             fed["total_sequence_length"][...] = run.tokens
 
@@ -302,7 +306,7 @@ def padded_over_a_past(patch: pytest.MonkeyPatch) -> None:
 def stale_binding(patch: pytest.MonkeyPatch) -> None:
     right = binding.Binding.run
 
-    def wrong(self: Any, feeds: Fed) -> Scores:
+    def wrong(self: Any, feeds: Fed) -> Logits:
         self.first_feeds = getattr(self, "first_feeds", feeds)
         kept = {name: self.first_feeds[name] for name in ("seqlens_k", "total_sequence_length")}
         return right(self, feeds | kept)
@@ -312,23 +316,23 @@ def stale_binding(patch: pytest.MonkeyPatch) -> None:
 
 @mistake("a binding found by its tokens alone, whatever its rows")
 def binding_of_other_rows(patch: pytest.MonkeyPatch) -> None:
-    right, first_of = packed_session.Engine.binding, WeakKeyDictionary[Allocation, dict[tuple[int, ...], int]]()
+    right, first_of = packed_session.PackedSession.binding, WeakKeyDictionary[Allocation, dict[tuple[int, ...], int]]()
 
     def wrong(self: Any, allocation: Allocation, first: int, rows: int, tokens: int, logits: int) -> Any:
         found = first_of.setdefault(allocation, {}).setdefault((rows, tokens, logits), first)
         return right(self, allocation, found, rows, tokens, logits)
 
-    patch.setattr(packed_session.Engine, "binding", wrong)
+    patch.setattr(packed_session.PackedSession, "binding", wrong)
 
 
 @mistake("logits that the next step overwrites")
 def logits_reused(patch: pytest.MonkeyPatch) -> None:
     right, kept = binding.Binding.run, {}
 
-    def wrong(self: Any, feeds: Fed) -> Scores:
+    def wrong(self: Any, feeds: Fed) -> Logits:
         found = right(self, feeds).all()
         buffer: Array = kept.setdefault(found.shape, found)
         buffer[...] = found
-        return HostScores(buffer)
+        return HostLogits(buffer)
 
     patch.setattr(binding.Binding, "run", wrong)

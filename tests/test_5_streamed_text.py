@@ -10,12 +10,12 @@ import backends
 import pytest
 import vocabularies
 from checkpoints import network
-from gpt2_export import freeze_only
+from gpt2_export import freeze_checkpoint
 from gpt2_export.freeze import tokenizer_files as tokenizer
 from gpt2_export.graphs.serving import SERVING
 from gpt2_runtime import GREEDY, TextGenerator, Tokenizer
 from sweep import greedy
-from traces import add_graphs
+from trace_cache import add_graphs
 from transformers import AutoTokenizer, GPT2LMHeadModel, GPT2TokenizerFast
 
 PROMPTS = ("To be", "  Zoë: 🙂\N{WOMAN}\N{ZERO WIDTH JOINER}\N{GIRL}", "1603\n\n你好 <|endoftext|> or not", "🇫🇷")
@@ -29,7 +29,7 @@ def opened(place: Path, write_vocabulary: Callable[[Path], int]) -> Opened:
     vocab_size = write_vocabulary(source)
     end = vocab_size - 1 if vocab_size == 50257 else 0
     network(vocab_size=vocab_size, bos_token_id=end, eos_token_id=end).save_pretrained(source)
-    freeze_only(source, folder)
+    freeze_checkpoint(source, folder)
     add_graphs(folder, [SERVING])
     return TextGenerator.open(folder, threads=1), AutoTokenizer.from_pretrained(folder)
 

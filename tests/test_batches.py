@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from checkpoints import network
-from gpt2_export import freeze_only
+from gpt2_export import freeze_checkpoint
 from gpt2_export.graphs.serving import SERVING
 from gpt2_runtime import GREEDY, Completion, Prompt, SamplingConfig, TextGenerator, complete_batch
 from gpt2_runtime.engine.serving_graph import SharedCache
@@ -14,7 +14,7 @@ from gpt2_runtime.generation import prompt_lookup
 from gpt2_runtime.generation.request_state import Decoding
 from gpt2_runtime.sampling.sampler import sample
 from gpt2_runtime.text.batch import complete
-from traces import add_graphs
+from trace_cache import add_graphs
 
 PROMPTS = 64
 LONGEST = 900
@@ -26,7 +26,7 @@ SHARED = 200  # tokens that a part of the prompts begins with
 def generator(tmp_path_factory: pytest.TempPathFactory) -> TextGenerator:
     place = tmp_path_factory.mktemp("batches")
     network(vocab_size=VOCABULARY, n_positions=1024, n_embd=32, n_layer=2, n_head=4).save_pretrained(place / "source")
-    freeze_only(place / "source", place / "folder")
+    freeze_checkpoint(place / "source", place / "folder")
     add_graphs(place / "folder", [SERVING])
     return TextGenerator.open(place / "folder")
 
@@ -106,14 +106,14 @@ def test_continuations_of_one_prompt_are_those_of_their_seeds(generator: TextGen
 
 def kept_text(monkeypatch: pytest.MonkeyPatch) -> None:
     """A row goes on from the text of the request before."""
-    rolled_back = SharedCache.rolled_back
+    crop = SharedCache.crop
 
     def wrong(self: SharedCache, lengths: Any) -> SharedCache:
         if isinstance(lengths, int):
-            return rolled_back(self, lengths)
-        return rolled_back(self, [length or min(has, 50) for has, length in zip(self.lengths, lengths, strict=True)])
+            return crop(self, lengths)
+        return crop(self, [length or min(has, 50) for has, length in zip(self.lengths, lengths, strict=True)])
 
-    monkeypatch.setattr(SharedCache, "rolled_back", wrong)
+    monkeypatch.setattr(SharedCache, "crop", wrong)
 
 
 def one_generator(monkeypatch: pytest.MonkeyPatch) -> None:

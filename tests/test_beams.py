@@ -25,7 +25,7 @@ EARLY = (False, True, "never")
 
 
 # As transformers calls them, and the runtime.
-CONTROLS = {
+PROCESSORS = {
     "repetition_penalty": "repetition_penalty",
     "no_repeat_ngram_size": "no_repeat_ngram_size",
     "bad_words_ids": "bad_words_ids",
@@ -45,7 +45,7 @@ class Pair(NamedTuple):
 
 def sampling(settings: dict[str, Any]) -> SamplingConfig:
     """The controls among transformers' settings, in the runtime."""
-    controls = {CONTROLS[name]: value for name, value in settings.items() if name in CONTROLS}
+    controls = {PROCESSORS[name]: value for name, value in settings.items() if name in PROCESSORS}
     if "logit_bias" in controls:
         controls["logit_bias"] = {id_: bias for (id_,), bias in controls["logit_bias"]}
     return replace(GREEDY, **controls)
@@ -86,7 +86,7 @@ def assert_same_texts(
 ) -> None:
     """The check: the same texts in the same order, each as likely."""
     expected = by_transformers(pair.reference, tuple(prompt), tuple(stops), **settings)
-    ours = {name: value for name, value in settings.items() if name not in CONTROLS}
+    ours = {name: value for name, value in settings.items() if name not in PROCESSORS}
     found = search(pair.session, prompt, stop_token_ids=stops, sampling=sampling(settings), **ours)
     assert [beam.token_ids for beam in found] == [text[:-1] if text[-1] in stops else text for text, _ in expected], (
         settings

@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 from checkpoints import GRAPHS, WILD
-from gpt2_export import freeze_only, make
+from gpt2_export import freeze_checkpoint, make
 from gpt2_model.config import REQUIRED_VALUES
 from gpt2_model.inert_fields import INERT
 from sweep import Step, assert_same_logits
@@ -48,7 +48,7 @@ def test_every_config_is_the_same_in_transformers(variant: str, made: Callable[[
 def test_every_kind_of_file_is_the_same_in_transformers(kind: str, tmp_path: Path) -> None:
     source, folder = tmp_path / "source", tmp_path / "folder"
     WILD[kind](source)
-    freeze_only(source, folder)
+    freeze_checkpoint(source, folder)
     assert_same_in_transformers(source, folder)
 
 
@@ -59,7 +59,7 @@ def test_fields_that_are_null_do_not_keep_transformers_from_opening_the_folder(t
     document = json.loads((source / "config.json").read_text())
     null = dict.fromkeys([*REQUIRED_VALUES, *INERT, "n_inner", "mystery"])
     (source / "config.json").write_text(json.dumps(document | null | {"model_type": "gpt2"}))
-    freeze_only(source, folder)
+    freeze_checkpoint(source, folder)
     assert GPT2LMHeadModel.from_pretrained(folder).config.eos_token_id is None
 
 

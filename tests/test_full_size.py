@@ -87,7 +87,7 @@ def test_a_mistake_is_beyond_the_tolerance_at_this_size_too(
     reference: Step, folder: Path, chosen: list[Case], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried = GPT2.from_pretrained(folder)
-    MUTANTS[TOLERANCES[RUNG].victim].make(tried, monkeypatch)
+    MUTANTS[TOLERANCES[RUNG].must_catch].make(tried, monkeypatch)
     with pytest.raises(AssertionError, match="a logit differs by"):
         assert_case(reference, backends.scratch(tried), chosen[1], atol(*RUNG))
 
@@ -113,10 +113,10 @@ def test_a_prompt_that_starts_like_an_earlier_one_has_the_same_bits(graph: Graph
     for shared, length in ((130, 130), (100, 129), (128, 200), (300, 300), (257, 257), (290, 385), (299, 310)):
         ids = [*text[:shared], *other[shared:length]]
         expected, whole = session.step([ids], session.empty_cache())
-        cache, count = kept.given(session.empty_cache(), ids, length)
+        cache, count = kept.restore(session.empty_cache(), ids, length)
         found, cache = session.step([ids[count:]], cache)
         np.testing.assert_array_equal(found, expected)
-        np.testing.assert_array_equal(cache.taken(0, length).array, whole.taken(0, length).array)
+        np.testing.assert_array_equal(cache.snapshot(0, length).array, whole.snapshot(0, length).array)
         kept.keep(ids, cache)
         reused.append(count)
     assert reused == [0, 0, 128, 128, 0, 256, 288]  # 256 of 257 would leave a token by itself

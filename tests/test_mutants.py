@@ -6,19 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import attention_parity
 import backends
 import beam_mutants
 import graph_mutants
-import interior
 import onnx
 import pytest
 import session_mutants
 import torch
+from attention_parity import assert_same_attention
 from checkpoints import VARIANTS, network
 from gpt2_model import GPT2
 from gpt2_runtime import Session
 from gpt2_runtime.explain.explainer import Explainer
-from interior import assert_same_interior
 from mutants import INVISIBLE_IN_FLOAT32, MUTANTS, Mutant
 from sweep import assert_same_logits
 from tolerances import TOLERANCES, atol
@@ -92,15 +92,15 @@ def with_mistake(
     return GPT2.from_pretrained(source), folder / file
 
 
-@pytest.mark.parametrize("name", graph_mutants.EXPLAINING)
+@pytest.mark.parametrize("name", graph_mutants.EXPLAIN)
 def test_a_mistake_in_the_explaining_graph_is_caught(name: str, made: Callable[[str], Any], tmp_path: Path) -> None:
-    mutant = graph_mutants.EXPLAINING[name]
+    mutant = graph_mutants.EXPLAIN[name]
     _, path = with_mistake(mutant, made, "model_explain.onnx", tmp_path)
     source, folder = made(mutant.variant)
     explainer = replace(Explainer.open(folder, threads=1), inference=backends.opened(path))
     with pytest.raises(AssertionError, match="differs by"):
-        assert_same_interior(
-            interior.transformers(source), explainer, atol("explaining graph", "onnxruntime cpu", "float32")
+        assert_same_attention(
+            attention_parity.transformers(source), explainer, atol("explaining graph", "onnxruntime cpu", "float32")
         )
 
 
@@ -122,16 +122,16 @@ def test_a_mistake_in_the_session_is_caught(
         )
 
 
-def test_every_tolerance_has_a_victim() -> None:
+def test_every_tolerance_catches_its_mistake() -> None:
     caught = {
         ("scratch", "float32"): MUTANTS,
         ("scratch", "float64"): INVISIBLE_IN_FLOAT32,
         ("graph", "float32"): graph_mutants.MUTANTS,
         ("serving graph", "float32"): graph_mutants.SERVING,
-        ("explaining graph", "float32"): graph_mutants.EXPLAINING,
+        ("explaining graph", "float32"): graph_mutants.EXPLAIN,
         ("session", "float32"): session_mutants.MUTANTS,
         ("beams", "float32"): beam_mutants.MUTANTS,
         ("full size", "float32"): MUTANTS,
     }
     for (rung, _, dtype), tolerance in TOLERANCES.items():
-        assert tolerance.victim in caught[rung, dtype], rung
+        assert tolerance.must_catch in caught[rung, dtype], rung

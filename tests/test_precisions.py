@@ -49,7 +49,7 @@ def with_outliers(name: str, parameter: torch.Tensor) -> None:
 
 def frozen(made: GPT2LMHeadModel, place: Path) -> Path:
     made.save_pretrained(place / "source")
-    gpt2_export.freeze_only(place / "source", place / "folder")
+    gpt2_export.freeze_checkpoint(place / "source", place / "folder")
     return place / "folder"
 
 

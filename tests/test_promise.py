@@ -95,12 +95,12 @@ def prefixes(session: Session) -> Iterator[Outcome]:
     for shared, length in ((40, 40), (40, 41), (17, 49), (33, 257), (257, 258), (200, 289)):
         ids = np.concatenate([OURS[:shared], TEXTS[1, shared:length]]).tolist()
         expected, whole = session.step([ids], session.empty_cache())
-        given, count = kept.given(session.empty_cache(), ids, length)
+        given, count = kept.restore(session.empty_cache(), ids, length)
         found, after = session.step([ids[count:]], given)
         kept.keep(ids, after)
         reused += count
         yield found[0], expected[0]
-        yield after.taken(0, length).array, whole.taken(0, length).array
+        yield after.snapshot(0, length).array, whole.snapshot(0, length).array
     assert reused > 50
 
 

@@ -76,13 +76,13 @@ def test_bits_are_those_of_a_row_alone_beside_any_others(generator: tuple[str, T
     texts = np.random.default_rng(6).integers(VOCABULARY[name], size=(16, limit))
     _, filled = session.step(texts[:, : limit - 4], session.empty_cache(16))
     for length in (1, 17, limit // 2, limit - 4):
-        cache = session.empty_cache().given(0, filled.taken(0, length))
+        cache = session.empty_cache().restore(0, filled.snapshot(0, length))
         expected, _ = session.step([texts[0, length : length + 1]], cache)
         for rows in range(2, 17):
             lengths = [length, *(1 + (37 * row + length) % (limit - 5) for row in range(1, rows))]
             cache = session.empty_cache(rows)
             for row, count in enumerate(lengths):
-                cache = cache.given(row, filled.taken(row, count))
+                cache = cache.restore(row, filled.snapshot(row, count))
             new = [text[count : count + 1] for text, count in zip(texts, lengths, strict=False)]
             found, _ = session.step(new, cache)
             np.testing.assert_array_equal(found[0], expected[0])
@@ -101,4 +101,4 @@ def test_bits_are_the_same_in_any_pieces(generator: tuple[str, TextGenerator]) -
             found, cache = session.step([ids[start:stop]], cache)
             start = stop
         np.testing.assert_array_equal(found, whole)
-        np.testing.assert_array_equal(cache.taken(0, limit).array, expected.taken(0, limit).array)
+        np.testing.assert_array_equal(cache.snapshot(0, limit).array, expected.snapshot(0, limit).array)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import load_file
-from traces import anew, traced
+from trace_cache import anew, traced
 
 DATA = Path(__file__).parents[1] / "packages/runtime/tests/data"
 

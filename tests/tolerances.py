@@ -1,9 +1,9 @@
 """How far a logit may be off, for each rung, backend and type; and for each tolerance a mistake that it must catch.
 
-The victims are mutants of `mutants.py`, and `test_mutants.py` holds each to be beyond its tolerance. Rounding itself
-moves the logits of these checkpoints by 1e-5 in float32, by 3.5e-5 in onnxruntime's graphs, and by 2e-14 in float64
-(6e-12 with gelu_fast, of which transformers rounds the constant). Of beams it is the log-probability of a text that may
-be off, which sums up all its tokens' rounding, and that of transformers' float32 sum.
+What each must catch is a mutant of `mutants.py`, and `test_mutants.py` shows that it is beyond the tolerance. Rounding
+itself moves the logits of these checkpoints by 1e-5 in float32, by 3.5e-5 in onnxruntime's graphs, and by 2e-14 in
+float64 (6e-12 with gelu_fast, since transformers rounds the constant). For beams it is the log-probability of a text
+that may be off, which sums the rounding of all its tokens, and that of transformers' float32 sum.
 """
 
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Tolerance:
-    """`victim` is the smallest mistake that must not pass."""
+    """`must_catch` is the smallest mistake that must not pass."""
 
     atol: float
-    victim: str
+    must_catch: str
 
 
 # (rung, backend, type)

@@ -8,13 +8,13 @@ from typing import Any
 
 import gpt2_export
 import pytest
-from gpt2_export import freeze_only, pipeline
+from gpt2_export import freeze_checkpoint, pipeline
 from gpt2_export.folder import manifest
 from gpt2_export.graphs import kinds
 from gpt2_export.graphs.export import Kind
 from gpt2_export.graphs.portable import PORTABLE
 from gpt2_export.graphs.serving import SERVING
-from traces import add_graphs
+from trace_cache import add_graphs
 from transformers import GPT2Config, GPT2LMHeadModel
 
 KINDS = (PORTABLE, SERVING)
@@ -28,7 +28,7 @@ def add_precisions(folder: Path, names: Sequence[str], wanted: Sequence[Kind] = 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(manifest, "read", lambda place: read(place) | {"parity": {}})  # as if it were verified
         patch.setattr(pipeline, "judge", lambda *_, **__: {})
-        patch.setattr(kinds, "of", lambda _: tuple(wanted))
+        patch.setattr(kinds, "kinds_for", lambda _: tuple(wanted))
         gpt2_export.quantize(folder, names)
     path = folder / manifest.MANIFEST
     path.write_text(manifest.text(json.loads(path.read_text()) | {"parity": None}))
@@ -40,7 +40,7 @@ def write(place: Path, **fields: Any) -> None:
 
     torch.manual_seed(0)
     GPT2LMHeadModel(GPT2Config(**(SIZES | SPECIAL | fields))).save_pretrained(place / "source")
-    freeze_only(place / "source", place / "folder")
+    freeze_checkpoint(place / "source", place / "folder")
     add_graphs(place / "folder", KINDS)
     add_precisions(place / "folder", ["fp16", "int8", "int4"])
 

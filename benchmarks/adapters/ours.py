@@ -47,7 +47,7 @@ class Ours:
         cache = self.session.empty_cache(batch_size=len(prompts), capacity=len(prompts[0]) + new_tokens)
         steps = [prompts]
         while len(steps) <= new_tokens:
-            rows, cache = self.session.step_shortlists(steps[-1], cache, counts)  # [B] of [1]
+            rows, cache = self.session.step_top_k(steps[-1], cache, counts)  # [B] of [1]
             steps.append([[sample(row, GREEDY, rng)] for (row,) in rows])
             if len(steps) == 2:
                 first = perf_counter()

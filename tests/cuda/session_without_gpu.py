@@ -1,6 +1,6 @@
 """Opens every precision of a folder on CUDA and prints, as JSON, where its operators run, or why it is refused.
 
-It is given the folder: `test_without_a_gpu.py` runs it where CUDA is pretended.
+It is given the folder: `test_without_a_gpu.py` runs it where CUDA is faked.
 """
 
 import ctypes
@@ -40,7 +40,7 @@ def main(folder: str) -> None:
         move_rows(session)
         read_in_chunks(session)
         search_rows(session)
-        found["finder"] = searched(session)
+        found["top_k"] = searched(session)
     found["launches"] = {name: launches(folder, name == "captured") for name in ("told", "captured")}
     found["texts"] = {
         f"{precision}{' captured' if captured else ''}": texts(folder, precision, captured)
@@ -57,8 +57,8 @@ def move_rows(session: Session) -> None:
     cache: Any = session.empty_cache(3, capacity=20)
     text = np.random.default_rng(0).random((*cache.layout[0][:3], 7, cache.layout[0][3])).astype(np.float16)
     snapshot = Snapshot(owner=cache.owner, array=text)
-    moved = cache.given(1, snapshot).selected([1, 0, 1, 1]).rolled_back(0).given(2, snapshot).copy()
-    np.testing.assert_array_equal(moved.taken(2, 7).array, text)
+    moved = cache.restore(1, snapshot).reorder([1, 0, 1, 1]).crop(0).restore(2, snapshot).copy()
+    np.testing.assert_array_equal(moved.snapshot(2, 7).array, text)
     session.step([[5, 6], [], [7], [8]], moved)
 
 
@@ -67,8 +67,8 @@ def grow_rows(session: Session) -> None:
     _, cache = session.step([[5, 6, 7], [8, 9, 10]], session.empty_cache(2))
     heads, size = cache.layout[0][2:]
     text = np.random.default_rng(0).random((cache.layout[0][0], 2, heads, 3, size)).astype(np.float32)
-    moved = cache.given(1, Snapshot(owner=cache.owner, array=text)).selected([0, 1, 1]).rolled_back(2)
-    np.testing.assert_array_equal(moved.taken(2, 2).array, text[:, :, :, :2])
+    moved = cache.restore(1, Snapshot(owner=cache.owner, array=text)).reorder([0, 1, 1]).crop(2)
+    np.testing.assert_array_equal(moved.snapshot(2, 2).array, text[:, :, :, :2])
     session.step([[5], [6], [7]], moved)
 
 
@@ -83,14 +83,14 @@ def read_in_chunks(session: Session) -> None:
 
 def search_rows(session: Session) -> None:
     """Rows enough that the highest logits are found where they lie. All are alike, and so all come after all."""
-    rows, _ = session.step_shortlists([[5]] * 20, session.empty_cache(20), [1, 5] * 10)
+    rows, _ = session.step_top_k([[5]] * 20, session.empty_cache(20), [1, 5] * 10)
     assert [type(row) for (row,) in rows] == [np.ndarray] * 20
 
 
 def searched(session: Session) -> Any:
-    """Where the finder's operators are."""
+    """Where the top_k's operators are."""
     opened: Any = session.opened
-    placement = placed(opened.finder.inference, PROVIDERS["cuda"], 0)
+    placement = placed(opened.top_k.inference, PROVIDERS["cuda"], 0)
     return asdict(placement) if placement else None
 
 
@@ -127,7 +127,7 @@ def texts(folder: str, precision: str, cuda_graph: bool) -> list[int]:
 
 
 def counts(library: ctypes.CDLL) -> list[int]:
-    return [ctypes.c_int.in_dll(library, f"pretended_{what}").value for what in ("kernels", "graphs")]
+    return [ctypes.c_int.in_dll(library, f"fake_{what}").value for what in ("kernels", "graphs")]
 
 
 if __name__ == "__main__":

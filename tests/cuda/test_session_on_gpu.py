@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from gpt2_runtime import GREEDY, LookupConfig, Session, Token, generate
 from gpt2_runtime.engine import portable_graph, serving_graph
-from gpt2_runtime.engine.logits import LEAST_ROWS, DeviceScores
+from gpt2_runtime.engine.logits import LEAST_ROWS, DeviceLogits
 from gpt2_runtime.engine.portable_graph import PortableGraph
 from gpt2_runtime.engine.serving_graph import ServingGraph
 from gpt2_runtime.errors import SettingError
 from gpt2_runtime.providers.providers import load_onnxruntime
-from gpt2_runtime.sampling.top_logits import Shortlist
+from gpt2_runtime.sampling.top_logits import TopLogits
 from gpus import gpus
 
 TINY = Path(__file__).parents[2] / "packages/runtime/tests/data/tiny"
@@ -95,7 +95,7 @@ def test_a_roll_back_is_never_having_stepped(both: Both) -> None:
     for session in both:
         _, cache = session.step(ids, session.empty_cache(2))
         _, cache = session.step(more[:, ::-1], cache)
-        logits.append(session.step(more, cache.rolled_back(20), logits_to_keep=3)[0])
+        logits.append(session.step(more, cache.crop(20), logits_to_keep=3)[0])
     assert_close(both, logits)
 
 
@@ -105,8 +105,8 @@ def test_rows_are_selected_copied_and_given(both: Both) -> None:
     for session in both:
         _, cache = session.step(ids, session.empty_cache(3))
         kept = cache.copy()
-        found, cache = session.step([[5], [6], [7], [8]], cache.selected([2, 0, 0, 1]))
-        given, _ = session.step([[5], [6], [7]], kept.given(0, kept.taken(2, 9)))
+        found, cache = session.step([[5], [6], [7], [8]], cache.reorder([2, 0, 0, 1]))
+        given, _ = session.step([[5], [6], [7]], kept.restore(0, kept.snapshot(2, 9)))
         logits.append(np.concatenate([found, given]))
     assert_close(both, logits)
 
@@ -118,16 +118,16 @@ def test_shortlists_are_of_the_logits_that_a_step_brings(both: Both, batch: int)
     ids = np.random.default_rng(4).integers(300, size=(batch, 3))
     counts = [(1, 5, None, 40)[row % 4] for row in range(batch)]
     logits, cache = session.step(ids, session.empty_cache(batch))
-    found, _ = session.step_shortlists(ids[:, -1:], cache.rolled_back(2), counts)
+    found, _ = session.step_top_k(ids[:, -1:], cache.crop(2), counts)
     for row, (one,), count in zip(logits[:, -1], found, counts, strict=True):
-        if isinstance(one, Shortlist):
+        if isinstance(one, TopLogits):
             assert count is not None
             lowest = np.sort(one.logits)[-count]
             assert set(np.flatnonzero(row > lowest + ATOL[session.precision])) <= set(one.ids.tolist())
             np.testing.assert_allclose(one.logits, row[one.ids], rtol=0, atol=ATOL[session.precision])
         else:
             np.testing.assert_allclose(one, row, rtol=0, atol=ATOL[session.precision])
-    searched = sum(isinstance(one, Shortlist) for (one,) in found)
+    searched = sum(isinstance(one, TopLogits) for (one,) in found)
     assert searched >= batch // 4 if batch >= LEAST_ROWS else not searched
 
 
@@ -138,10 +138,10 @@ def test_damaged_logits_are_noticed_on_the_gpu(both: Both) -> None:
     logits[3, 7], logits[5, 50256], logits[9, 0] = np.nan, np.inf, -np.inf
     value = load_onnxruntime().OrtValue.ortvalue_from_numpy(logits, "cuda")
     assert isinstance(session.opened, ServingGraph | PortableGraph)
-    rows = DeviceScores(value, value.data_ptr(), logits.shape).rows([20] * 16, session.opened.finder)
-    assert [place for place, row in enumerate(rows) if not isinstance(row, Shortlist)] == [3, 5, 9]
+    rows = DeviceLogits(value, value.data_ptr(), logits.shape).rows([20] * 16, session.opened.top_k)
+    assert [place for place, row in enumerate(rows) if not isinstance(row, TopLogits)] == [3, 5, 9]
     for row, one in zip(logits, rows, strict=True):
-        if isinstance(one, Shortlist):
+        if isinstance(one, TopLogits):
             assert one.ids.tolist() == sorted(np.argsort(-row)[:20].tolist())
         else:
             np.testing.assert_array_equal(one, row)

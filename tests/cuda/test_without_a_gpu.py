@@ -1,4 +1,4 @@
-"""onnxruntime's own CUDA provider, on libraries that are pretended: it puts every operator where it would on a GPU."""
+"""onnxruntime's own CUDA provider, on fake libraries: it puts every operator where it would on a GPU."""
 
 import json
 import shutil
@@ -7,19 +7,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pretended
+import fake_cuda
 import pytest
 
 HERE = Path(__file__).parent
 TINY = HERE.parents[1] / "packages/runtime/tests/data/tiny"
 
-pytestmark = pytest.mark.skipif(bool(pretended.why_not()), reason=str(pretended.why_not()))
+pytestmark = pytest.mark.skipif(bool(fake_cuda.why_not()), reason=str(fake_cuda.why_not()))
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What `session_without_gpu.py` prints."""
-    environment = pretended.make(tmp_path_factory.mktemp("libraries"))
+    environment = fake_cuda.make(tmp_path_factory.mktemp("libraries"))
     command = [sys.executable, "-X", "faulthandler", str(HERE / "session_without_gpu.py"), str(TINY)]
     process = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
@@ -38,7 +38,7 @@ def test_of_the_serving_graph_in_fp16_nothing_is_on_the_cpu(found: dict[str, Any
 
 
 def test_the_highest_logits_are_found_on_the_provider(found: dict[str, Any]) -> None:
-    assert found["finder"] == {"provider": 2, "cpu": {}}
+    assert found["top_k"] == {"provider": 2, "cpu": {}}
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
@@ -92,6 +92,6 @@ def test_what_would_run_on_the_cpu_is_not_let_through(tmp_path: Path) -> None:
         f"try: Session.open({str(TINY)!r}, provider='cuda')\n"
         "except Exception as error: print(error)"
     )
-    environment = pretended.make(tmp_path)
+    environment = fake_cuda.make(tmp_path)
     told = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True).stdout
     assert told.startswith("provider cuda would leave operators to the CPU: GroupQueryAttention (2); ")

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gpt2_runtime.errors import Gpt2RuntimeError
+from gpt2_runtime.errors import GPT2RuntimeError
 
 TASKS = Path(__file__).parent / "tasks"
 NAMES = ("gpt2_choice", "gpt2_rolling", "gpt2_generate")
@@ -184,7 +184,7 @@ def test_fifty_tokens_may_come_unless_the_task_says_otherwise(runtime: Open) -> 
     ],
 )
 def test_a_wrong_argument_is_refused(arguments: dict[str, Any], shown: str, case: Any, runtime: Open) -> None:
-    with pytest.raises(Gpt2RuntimeError, match=shown):
+    with pytest.raises(GPT2RuntimeError, match=shown):
         runtime(**{"folder": case.folder, **arguments})
 
 
@@ -199,7 +199,7 @@ def test_a_wrong_argument_is_refused(arguments: dict[str, Any], shown: str, case
     ],
 )
 def test_a_wrong_setting_of_a_task_is_refused(settings: dict[str, Any], shown: str, case: Any, runtime: Open) -> None:
-    with pytest.raises(Gpt2RuntimeError, match=shown):
+    with pytest.raises(GPT2RuntimeError, match=shown):
         continued(runtime(case.folder), "The dog", **{"max_gen_toks": 5, **settings})
 
 
@@ -211,7 +211,7 @@ def test_a_continuation_that_cannot_be_scored_is_refused(
     context: str, continuation: str, shown: str, case: Any, runtime: Open
 ) -> None:
     model = runtime(case.folder, max_length=20)
-    with pytest.raises(Gpt2RuntimeError, match=shown):
+    with pytest.raises(GPT2RuntimeError, match=shown):
         model.loglikelihood([asked("loglikelihood", context, continuation)], disable_tqdm=True)
 
 

@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from shared import Shared, shared_below
 from tokenizers import ByteLevelBPETokenizer
 from torch import Tensor
-from traces import anew, once, traced
+from trace_cache import anew, once, traced
 
 telemetry.switch_off()  # some tests import onnxruntime themselves
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-from gpt2_export import add_graph, freeze_only, make, pipeline, temporary, verify_folder
+from gpt2_export import export_graphs, freeze_checkpoint, make, pipeline, temporary, verify_folder
 from gpt2_export.errors import FolderError, VerificationError
 from gpt2_export.folder import manifest
 from gpt2_export.graphs import export
@@ -29,7 +29,7 @@ FILES = GRAPHS | {
 
 @pytest.fixture
 def frozen(source: Path, tmp_path: Path) -> Path:
-    freeze_only(source, tmp_path / "frozen")
+    freeze_checkpoint(source, tmp_path / "frozen")
     return tmp_path / "frozen"
 
 
@@ -142,7 +142,7 @@ def test_a_command_that_is_killed_leaves_no_folder_and_the_next_one_cleans_up(
     assert run.returncode == -signal.SIGKILL
     assert not out.exists()
     assert [path.name for path in tmp_path.iterdir() if temporary.is_own(path.name, "out")]
-    freeze_only(source, out)
+    freeze_checkpoint(source, out)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert manifest.differences(out, manifest.read(out)) == []
 
@@ -157,7 +157,7 @@ def test_the_source_is_named_without_the_place_it_has_on_this_machine(made: Path
 @pytest.mark.usefixtures("without_export")
 def test_a_graph_that_is_added_voids_the_parity_that_was(made_copy: Path) -> None:
     assert manifest.read(made_copy)["parity"] is not None
-    document = add_graph(made_copy)
+    document = export_graphs(made_copy)
     assert document == manifest.read(made_copy)
     assert document["parity"] is None
     assert manifest.differences(made_copy, document) == []
@@ -170,7 +170,7 @@ def test_a_graph_is_not_added_to_weights_that_are_not_those_that_were_frozen(fro
     (frozen / "model.safetensors").write_bytes(content)
     before = (frozen / "manifest.json").read_bytes()
     with pytest.raises(FolderError, match=r"model\.safetensors has another sha256"):
-        add_graph(frozen)  # the new manifest would vouch for them
+        export_graphs(frozen)  # the new manifest would vouch for them
     assert (frozen / "manifest.json").read_bytes() == before
 
 
@@ -206,7 +206,7 @@ def test_what_somebody_lays_into_a_folder_does_not_become_its_own(made_copy: Pat
     (made_copy / "model_int8.onnx").write_text("of nobody knows what")
     before = manifest.read(made_copy)["files"].keys()
     assert verify_folder(made_copy)["files"].keys() == before
-    assert add_graph(made_copy)["files"].keys() == before
+    assert export_graphs(made_copy)["files"].keys() == before
 
 
 def test_a_folder_that_fails_says_nothing_of_parity_afterwards(
@@ -226,7 +226,7 @@ def test_out_is_never_the_source_or_around_it(source: Path, tmp_path: Path, out:
         (deep / file.name).write_bytes(file.read_bytes())
     (tmp_path / "a" / "link").symlink_to("checkpoint")
     with pytest.raises(FolderError, match="is the checkpoint itself, or holds it; choose another place"):
-        freeze_only(deep, deep / out, force=True)
+        freeze_checkpoint(deep, deep / out, force=True)
     assert open_checkpoint(deep).tensors
 
 
@@ -235,22 +235,24 @@ def test_out_may_be_inside_the_source(source: Path, tmp_path: Path) -> None:
     folder.mkdir()
     for file in source.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
-    assert freeze_only(folder, folder / "frozen")["source"]["name"] == "checkpoint"
+    assert freeze_checkpoint(folder, folder / "frozen")["source"]["name"] == "checkpoint"
 
 
 def test_the_demo_takes_no_revision(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "DEMO", source)
     with pytest.raises(SourceError, match="revision 'v2' was asked for"):
-        freeze_only("demo", tmp_path / "out", revision="v2")
+        freeze_checkpoint("demo", tmp_path / "out", revision="v2")
 
 
 def test_the_demo_is_a_small_checkpoint_with_its_tokenizer(tmp_path: Path) -> None:
-    document = freeze_only("demo", tmp_path / "out")
+    document = freeze_checkpoint("demo", tmp_path / "out")
     assert document["source"] == {"name": "demo", "revision": None}
     assert document["warnings"] == []
     assert sum(file.stat().st_size for file in pipeline.DEMO.iterdir()) <= 8_000_000
 
 
 def test_what_is_returned_is_the_manifest(frozen: Path, source: Path, tmp_path: Path) -> None:
-    assert freeze_only(source, tmp_path / "again") == json.loads((tmp_path / "again" / "manifest.json").read_text())
+    assert freeze_checkpoint(source, tmp_path / "again") == json.loads(
+        (tmp_path / "again" / "manifest.json").read_text()
+    )
     assert manifest.read(tmp_path / "again") == manifest.read(frozen)

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fake_cuda_runtime import FakeCudaRuntime
 from gpt2_runtime import Session
 from gpt2_runtime.providers import cuda_memory
-from pretended_runtime import PretendedRuntime
 
 Logits = Callable[[Sequence[int]], np.ndarray]
 
@@ -120,7 +120,7 @@ def resident() -> Callable[[], int]:
 
 @pytest.fixture
 def cuda_runtime(monkeypatch):
-    """The CUDA runtime, pretended: what is said to be on a device is on the host."""
-    pretended = PretendedRuntime()
-    monkeypatch.setattr(cuda_memory, "runtime", lambda: pretended)
-    return pretended
+    """A fake CUDA runtime: what is said to be on a device is on the host."""
+    fake = FakeCudaRuntime()
+    monkeypatch.setattr(cuda_memory, "runtime", lambda: fake)
+    return fake

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from gpt2_runtime import SamplingConfig, Session, Tokenizer
-from gpt2_runtime.errors import MOST_SHOWN, Gpt2RuntimeError, SettingError, shown
+from gpt2_runtime.errors import MOST_SHOWN, GPT2RuntimeError, SettingError, shown
 
 
 def nested(depth):
@@ -43,7 +43,7 @@ def test_a_refusal_shows_its_value_so(value):
 @pytest.mark.parametrize("name", ["a\rb", "a\nb", "a\x1b[31mb", "a\u2028b", "x" * 5000, "\n" * 5000])
 def test_a_folder_of_any_name_is_refused_in_one_short_line(name):
     for call in (Session.open, Tokenizer.open):
-        with pytest.raises(Gpt2RuntimeError) as refusal:
+        with pytest.raises(GPT2RuntimeError) as refusal:
             call(name)
         told = str(refusal.value)
         assert told.isprintable()

@@ -8,6 +8,23 @@ from functools import cache
 
 import numpy as np
 import pytest
+from fuzz_strategies import (
+    COUNTS,
+    IDS,
+    KINDS,
+    POSITIONS,
+    PROMPTS,
+    REQUEST,
+    SAMPLING,
+    SETTINGS,
+    STRINGS,
+    TEXTS,
+    VOCABULARY,
+    answer,
+    fuzzed,
+    keywords,
+    mostly,
+)
 from gpt2_runtime import (
     LookupConfig,
     PrefixCache,
@@ -34,23 +51,6 @@ from gpt2_runtime.sampling.sampler import sample
 from gpt2_runtime.tokenizer.stop_strings import StopStrings
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from rubbish import (
-    COUNTS,
-    IDS,
-    KINDS,
-    POSITIONS,
-    PROMPTS,
-    REQUEST,
-    SAMPLING,
-    SETTINGS,
-    STRINGS,
-    TEXTS,
-    VOCABULARY,
-    answer,
-    fuzzed,
-    keywords,
-    mostly,
-)
 
 
 def check_completion(found, tokenizer, given):
@@ -61,7 +61,7 @@ def check_completion(found, tokenizer, given):
     assert (found.logprobs is None) == (given.get("logprobs") is None)
     for told in (found.logprobs or ()) + (found.prompt_logprobs or ())[1:]:
         assert told.logprob <= 0
-    json.dumps(found.document())
+    json.dumps(found.to_dict())
 
 
 @pytest.fixture(scope="module")
@@ -133,9 +133,9 @@ def test_stream(opened, kind, prompt, given):
 
 @fuzzed(60)
 @given(KINDS, mostly(TEXTS | PROMPTS), mostly(st.integers(1, 4)), SETTINGS)
-def test_prepare(opened, kind, prompt, n, given):
+def test_start(opened, kind, prompt, n, given):
     generator = opened(kind)
-    made = answer(generator.prepare, prompt, n=n, **given)
+    made = answer(generator.start, prompt, n=n, **given)
     assert made is None or len(made) == n
 
 
@@ -262,14 +262,14 @@ def test_steps(serving, portable, ids, rows, keep):
 def test_caches(serving, portable, lengths, rows, row):
     for session in (serving, portable):
         _, cache = session.step([[5, 6, 7], [8, 9, 10]], session.empty_cache(2))
-        shorter = answer(cache.rolled_back, lengths)
+        shorter = answer(cache.crop, lengths)
         assert shorter is None or shorter.lengths == tuple(np.broadcast_to(lengths, 2))
-        taken = answer(cache.taken, row, lengths)
+        taken = answer(cache.snapshot, row, lengths)
         assert taken is None or taken.length == lengths
-        answer(cache.given, row, rows)
-        given = answer(cache.given, row, cache.taken(0, 3), lengths)
+        answer(cache.restore, row, rows)
+        given = answer(cache.restore, row, cache.snapshot(0, 3), lengths)
         cache = given or cache
-        chosen = answer(cache.selected, rows)
+        chosen = answer(cache.reorder, rows)
         assert chosen is None or chosen.batch_size == len(rows)
 
 

@@ -12,7 +12,7 @@ from gpt2_runtime.batch_file.line import MOST_LINE_BYTES, MOST_NAMES, Defaults, 
 from gpt2_runtime.cli.command import main
 from gpt2_runtime.cli.score import MOST_TEXT_BYTES
 from gpt2_runtime.cli.streams import MOST_PROMPT_BYTES
-from gpt2_runtime.errors import Gpt2RuntimeError, JobError
+from gpt2_runtime.errors import GPT2RuntimeError, JobError
 from gpt2_runtime.generation.request import MOST_SLIDING, Request
 from gpt2_runtime.sampling.config import MOST_BAD_IDS, MOST_BAD_WORDS_IDS, MOST_BIASES
 from gpt2_runtime.text.generator import MOST_BAD_WORD_LENGTH, MOST_BAD_WORDS
@@ -72,7 +72,7 @@ LIMITS = [
 @pytest.mark.parametrize(("call", "most", "message"), LIMITS, ids=[message[:25] for *_, message in LIMITS])
 def test_a_limit_is_told_in_one_line_and_what_is_within_passes(call, most, message):
     call(most)
-    with pytest.raises(Gpt2RuntimeError) as refused:
+    with pytest.raises(GPT2RuntimeError) as refused:
         call(most + 1)
     assert str(refused.value).startswith(message)
 

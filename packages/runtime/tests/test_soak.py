@@ -33,7 +33,7 @@ def slots(session: Session, rng: np.random.Generator) -> Callable[[], None]:
     def request() -> None:
         nonlocal cache
         row, length = int(rng.integers(rows)), int(rng.integers(1, 60))
-        cache = cache.rolled_back([0 if other == row else min(has, 50) for other, has in enumerate(cache.lengths)])
+        cache = cache.crop([0 if other == row else min(has, 50) for other, has in enumerate(cache.lengths)])
         prompt = [rng.integers(0, 300, size=length) if other == row else [] for other in range(rows)]
         _, cache = session.step(prompt, cache, int(rng.integers(1, length + 1)))
         for _ in range(3):

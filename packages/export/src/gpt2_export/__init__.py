@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gpt2_export.errors import (
-        ExportError,
         FolderError,
+        GPT2ExportError,
         GraphError,
         HubError,
         PrecisionError,
@@ -27,20 +27,20 @@ if TYPE_CHECKING:
     )
     from gpt2_export.folder.inspection import inspect
     from gpt2_export.hub.push import push
-    from gpt2_export.pipeline import add_graph, freeze_only, make, quantize, verify_folder
+    from gpt2_export.pipeline import export_graphs, freeze_checkpoint, make, quantize, verify_folder
 
 __version__ = "0.1.0"
 
 # Where each public name lives; loaded on first use, so that the command's --help does not wait for torch.
 HOMES = {
     "make": "pipeline",
-    "freeze_only": "pipeline",
-    "add_graph": "pipeline",
+    "freeze_checkpoint": "pipeline",
+    "export_graphs": "pipeline",
     "verify_folder": "pipeline",
     "quantize": "pipeline",
     "inspect": "folder.inspection",
     "push": "hub.push",
-    "ExportError": "errors",
+    "GPT2ExportError": "errors",
     "FolderError": "errors",
     "StorageError": "errors",
     "GraphError": "errors",
@@ -51,13 +51,13 @@ HOMES = {
 }
 __all__ = [
     "make",
-    "freeze_only",
-    "add_graph",
+    "freeze_checkpoint",
+    "export_graphs",
     "verify_folder",
     "quantize",
     "inspect",
     "push",
-    "ExportError",
+    "GPT2ExportError",
     "FolderError",
     "StorageError",
     "GraphError",

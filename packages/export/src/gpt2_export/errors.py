@@ -1,6 +1,6 @@
 """What can go wrong between a checkpoint and a made folder.
 
-    ExportError                 everything below; each message says what, the value, the limit and the remedy
+    GPT2ExportError                 everything below; each message says what, the value, the limit and the remedy
     ├── FolderError             a folder that exists already, or is not one that was made here, or does not fit itself
     ├── StorageError            the disk is full, or a file cannot be written
     ├── GraphError              the exported graph is not the one that the contract describes
@@ -15,27 +15,27 @@ What is wrong with the checkpoint itself is `gpt2_model.errors.GPT2Error`.
 from typing import Any
 
 
-class ExportError(Exception):
+class GPT2ExportError(Exception):
     """Base of every error of this package."""
 
 
-class FolderError(ExportError):
+class FolderError(GPT2ExportError):
     """A folder that cannot be written to, or read as a made one."""
 
 
-class StorageError(ExportError):
+class StorageError(GPT2ExportError):
     """The file system refuses."""
 
 
-class GraphError(ExportError):
+class GraphError(GPT2ExportError):
     """An exported graph that breaks the contract of inputs, outputs, operators or weights."""
 
 
-class HubError(ExportError):
+class HubError(GPT2ExportError):
     """The hub cannot be reached, or refuses what is pushed."""
 
 
-class VerificationError(ExportError):
+class VerificationError(GPT2ExportError):
     """Logits or tokens beyond tolerance; `report` has the numbers."""
 
     def __init__(self, message: str, report: dict[str, Any]) -> None:
@@ -43,7 +43,7 @@ class VerificationError(ExportError):
         self.report = report
 
 
-class PrecisionError(ExportError):
+class PrecisionError(GPT2ExportError):
     """A precision that the network cannot have, or that there is not."""
 
 

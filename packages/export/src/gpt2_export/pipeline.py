@@ -40,7 +40,7 @@ def make(
     ignore_config: Collection[str] = (),
     eos: Sequence[int | str] = (),
     precision: Collection[str] = (FP32,),
-    calibration_text: Sequence[str | PathLike[str]] = (),
+    eval_text: Sequence[str | PathLike[str]] = (),
     max_ppl_increase: float | None = None,
     keep: Collection[str] = (),
     progress: Progress = silent,
@@ -57,7 +57,7 @@ def make(
         ignore_config: fields of config.json, unknown here, that do not change the logits.
         eos: the tokens that end a text, by id or as the tokenizer spells them; by default those of its configs.
         precision: beside fp32, which is always made: of "fp16", "int8", "int4".
-        calibration_text, max_ppl_increase, keep: as for `quantize`.
+        eval_text, max_ppl_increase, keep: as for `quantize`.
         progress: told of each stage.
 
     Returns:
@@ -65,9 +65,9 @@ def make(
 
     Raises:
         GPT2Error: the checkpoint is refused.
-        ExportError: OUT cannot be written, does not verify, or (QualityError) a precision loses too much.
+        GPT2ExportError: OUT cannot be written, does not verify, or (QualityError) a precision loses too much.
     """
-    asked = _asked(precision, calibration_text, max_ppl_increase, keep)
+    asked = _asked(precision, eval_text, max_ppl_increase, keep)
     refuse_own_source(source, out)
     atomic.refuse_existing(Path(out), force=force)
     checkpoint = find(source, revision=revision, offline=offline, allow_pickle=allow_pickle, progress=progress)
@@ -83,8 +83,7 @@ def make(
         kinds.write_all(bases, config, folder)
         parity = verify(folder, progress=progress)
         quality = {
-            each.name: _add(each, folder, folder, bases, calibration_text, max_ppl_increase, keep, progress)
-            for each in asked
+            each.name: _add(each, folder, folder, bases, eval_text, max_ppl_increase, keep, progress) for each in asked
         }
         return _write(
             folder,
@@ -100,7 +99,7 @@ def make(
         )
 
 
-def freeze_only(
+def freeze_checkpoint(
     source: Source,
     out: str | PathLike[str],
     *,
@@ -124,7 +123,7 @@ def freeze_only(
         return _write(folder, _document(**said, tokenizer=tokens, parity=None, quality={}))
 
 
-def add_graph(folder: str | PathLike[str], *, progress: Progress = silent) -> dict[str, Any]:
+def export_graphs(folder: str | PathLike[str], *, progress: Progress = silent) -> dict[str, Any]:
     """The second step: exports the float32 graphs into a frozen folder, unverified."""
     folder = Path(folder)
     with atomic.changing(folder):
@@ -175,7 +174,7 @@ def quantize(
     folder: str | PathLike[str],
     precision: Collection[str],
     *,
-    calibration_text: Sequence[str | PathLike[str]] = (),
+    eval_text: Sequence[str | PathLike[str]] = (),
     max_ppl_increase: float | None = None,
     keep: Collection[str] = (),
     progress: Progress = silent,
@@ -185,7 +184,7 @@ def quantize(
     Args:
         folder: that `make` made, verified.
         precision: of "fp16", "int8", "int4"; one that the folder has is made anew.
-        calibration_text: UTF-8 files to measure what is lost on, beside the model's own text; by default sonnets.
+        eval_text: UTF-8 files to measure what is lost on, beside the model's own text; by default sonnets.
         max_ppl_increase: in percent, for each of them; by default fp16 0.1, int8 0.5, int4 5.
         keep: matrices that stay float32, such as "h.3", "h.3.mlp.c_proj" or "wte".
         progress: told of each stage.
@@ -203,7 +202,7 @@ def quantize(
     gpt2_export.errors.PrecisionError: precision is 'int3', must be of fp32, fp16, int8, int4
     """
     folder = Path(folder)
-    asked = _asked(precision, calibration_text, max_ppl_increase, keep)
+    asked = _asked(precision, eval_text, max_ppl_increase, keep)
     if not asked:
         raise PrecisionError(f"{folder} has {FP32} already; name another precision: {', '.join(PRECISIONS)}")
     with atomic.changing(folder):
@@ -214,14 +213,14 @@ def quantize(
                 f"{folder} is not verified, and the others are measured against it; run `gpt2-export verify`"
             )
         config = network.of(folder)
-        _admit(folder, before, config, kinds.of(asked[0]))  # what an older version made to explain may stay
+        _admit(folder, before, config, kinds.kinds_for(asked[0]))  # what an older version made to explain may stay
         _refuse_impossible(config, folder, asked, keep)
         needed = len(asked) * (folder / WEIGHTS).stat().st_size + SMALL_FILES_BYTES
         with atomic.within(folder, needed_bytes=needed) as inside:
             shutil.copy(folder / "config.json", inside)
-            bases, _ = kinds.trace_all(config, folder / WEIGHTS, kinds=kinds.of(asked[0]), progress=progress)
+            bases, _ = kinds.trace_all(config, folder / WEIGHTS, kinds=kinds.kinds_for(asked[0]), progress=progress)
             quality = {
-                each.name: _add(each, folder, inside, bases, calibration_text, max_ppl_increase, keep, progress)
+                each.name: _add(each, folder, inside, bases, eval_text, max_ppl_increase, keep, progress)
                 for each in asked
             }
             added = manifest.entries(inside, {path.name for path in inside.iterdir()} - {"config.json"})
@@ -267,7 +266,7 @@ def _asked(
 ) -> tuple[Precision, ...]:
     """The precisions beside float32 that are asked for; what is wrong with the question is told before any work."""
     beside = named(names)
-    told = {"calibration_text": bool(texts), "max_ppl_increase": max_ppl_increase is not None, "keep": bool(keep)}
+    told = {"eval_text": bool(texts), "max_ppl_increase": max_ppl_increase is not None, "keep": bool(keep)}
     for name, is_given in told.items():
         if is_given and not beside:
             raise PrecisionError(f"{name} is for precisions beside {FP32}; ask for one, such as --precision int8")
@@ -351,7 +350,7 @@ def _without(before: dict[str, Any], precisions: Collection[str]) -> dict[str, A
 
 def _document(**said: Any) -> dict[str, Any]:
     weights = {FP32: WEIGHTS} | {name: PRECISIONS[name].weights for name in PRECISIONS if name in said["quality"]}
-    graphs = {name: files for name, files in kinds.among(said["files"]).items() if name in weights}
+    graphs = {name: files for name, files in kinds.graphs_among(said["files"]).items() if name in weights}
     return manifest.describe(weights=weights, graphs=graphs, **said)
 
 

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from gpt2_export.cli.command import main
 from gpt2_export.folder import manifest
 from gpt2_export.graphs import export, kinds
-from gpt2_export.graphs.explain import EXPLAINING
+from gpt2_export.graphs.explain import EXPLAIN
 
 Run = Callable[..., Result]
 Refusal = Callable[..., str]
@@ -93,7 +93,7 @@ def test_make_shows_its_stages_on_stderr_and_the_numbers_on_stdout(
     ]  # fmt: skip
     assert re.search(r"^parity +against torch .+ limit is 0\.0001$", ran.stdout, re.MULTILINE)
     for kind in kinds.KINDS:
-        how = "attention .+, lens .+" if kind is EXPLAINING else "greedy 17 of 17"
+        how = "attention .+, lens .+" if kind is EXPLAIN else "greedy 17 of 17"
         assert re.search(rf"{kind.name}: logits within .+ {how}", ran.stdout)
     assert re.search(r"out: 11 files, [\d,]+ bytes\n$", ran.stdout)
     assert manifest.differences(tmp_path / "out", manifest.read(tmp_path / "out")) == []

@@ -101,7 +101,7 @@ def test_killed_before_any_change_the_folder_opens_and_the_next_change_mends_it(
         opened = state(trial)
         states.append(opened)
         assert opened in (BEFORE, BETWEEN, AFTER), moments
-        assert manifest.strangers(trial) == ["notes.txt"], moments  # so that --force knows what is whose
+        assert manifest.foreign_files(trial) == ["notes.txt"], moments  # so that --force knows what is whose
         change(trial, texts)
         assert contents(trial) == {**AFTER, "notes.txt": "mine", manifest.MANIFEST: texts["after"]}, moments
     assert moments > 12

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from gpt2_export import inspect
-from gpt2_export.errors import ExportError
+from gpt2_export.errors import GPT2ExportError
 from gpt2_export.folder.inspection import as_json, parity_lines, table
 from gpt2_model import GPT2
 
@@ -106,11 +106,11 @@ def test_a_folder_that_was_not_verified_says_so() -> None:
 )
 def test_a_damaged_file_is_an_error_that_names_it(made_copy: Path, name: str, content: bytes) -> None:
     (made_copy / name).write_bytes(content)
-    with pytest.raises(ExportError, match=name.replace(".", r"\.")):
+    with pytest.raises(GPT2ExportError, match=name.replace(".", r"\.")):
         inspect(made_copy)
 
 
 def test_a_lost_file_of_weights_is_an_error_that_names_it(made_copy: Path) -> None:
     (made_copy / "model.safetensors").unlink()
-    with pytest.raises(ExportError, match=r"model\.safetensors"):
+    with pytest.raises(GPT2ExportError, match=r"model\.safetensors"):
         inspect(made_copy)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gpt2_export import add_graph, freeze_only, pipeline, quantize, temporary
+from gpt2_export import export_graphs, freeze_checkpoint, pipeline, quantize, temporary
 from gpt2_export.errors import StorageError
 from gpt2_export.folder import manifest
 from gpt2_export.graphs import export, kinds
@@ -65,7 +65,7 @@ def check_whole(folder: Path) -> dict[str, Any]:
 @pytest.mark.usefixtures("instant")
 @pytest.mark.parametrize(
     ("command", "already"),
-    [(_quantize, False), (_quantize, True), (add_graph, False)],
+    [(_quantize, False), (_quantize, True), (export_graphs, False)],
     ids=["quantize", "quantize again", "onnx"],
 )
 def test_a_made_folder_is_whole_whenever_its_command_is_killed(
@@ -84,8 +84,8 @@ def test_a_made_folder_is_whole_whenever_its_command_is_killed(
             break
         document = check_whole(trial)
         assert document["files"].keys() >= {"model.safetensors", "config.json"}
-        assert document["parity"] or command is add_graph
-        assert manifest.strangers(trial) == ["notes.txt"]
+        assert document["parity"] or command is export_graphs
+        assert manifest.foreign_files(trial) == ["notes.txt"]
         command(trial)
         assert contents(trial).keys() == contents(finished).keys(), moments
         assert check_whole(trial)["quality"].keys() == check_whole(finished)["quality"].keys()
@@ -97,7 +97,7 @@ def test_a_made_folder_is_whole_whenever_its_command_is_killed(
 
 
 @pytest.mark.usefixtures("instant")
-@pytest.mark.parametrize("command", [_quantize, add_graph], ids=["quantize", "onnx"])
+@pytest.mark.parametrize("command", [_quantize, export_graphs], ids=["quantize", "onnx"])
 def test_a_disk_that_fills_up_at_any_moment_leaves_the_folder_as_it_was(
     made: Path, tmp_path: Path, command: Command
 ) -> None:
@@ -118,7 +118,7 @@ def test_a_folder_that_is_replaced_is_there_or_the_next_command_brings_it_back(
     source: Path, made: Path, tmp_path: Path, interrupted: Command | None
 ) -> None:
     def replace(out: Path) -> object:
-        return freeze_only(source, out, force=True)
+        return freeze_checkpoint(source, out, force=True)
 
     folder = Path(shutil.copytree(made, tmp_path / "folder"))
     if interrupted:  # its change was decided, and is not done

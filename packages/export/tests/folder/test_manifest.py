@@ -202,8 +202,8 @@ def test_json_that_no_reader_should_take_is_refused(folder: Path, content: bytes
     (folder / manifest.MANIFEST).write_bytes(content)
     with pytest.raises(FolderError, match=told):
         manifest.read(folder)
-    assert not manifest.is_made_here(folder)
-    assert manifest.strangers(folder) == ["config.json", "model.safetensors"]
+    assert not manifest.made_by_export(folder)
+    assert manifest.foreign_files(folder) == ["config.json", "model.safetensors"]
 
 
 def test_a_byte_order_mark_is_dropped(folder: Path) -> None:
@@ -219,4 +219,4 @@ def test_what_is_no_plain_file_is_refused_at_once(folder: Path, odd: str) -> Non
         make_odd(folder / name, odd)
         with pytest.raises(FolderError, match=rf"{name} (is .*, not a plain file; put the file|cannot be read: )"):
             manifest.differences(folder, document) if name == "config.json" else manifest.read(folder)
-    assert not manifest.is_made_here(folder)
+    assert not manifest.made_by_export(folder)

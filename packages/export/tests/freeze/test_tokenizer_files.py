@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gpt2_export.errors import ExportError
+from gpt2_export.errors import GPT2ExportError
 from gpt2_export.freeze import tokenizer_files
 from gpt2_model import GPT2Error
 from tokenizers import ByteLevelBPETokenizer, Tokenizer, models, pre_tokenizers
@@ -242,7 +242,7 @@ def test_a_tokenizer_json_that_is_no_bpe_is_refused_by_name(
 ) -> None:
     source = having(*files)
     change_json(source / "tokenizer.json", damage)
-    with pytest.raises((ExportError, GPT2Error)) as refusal:
+    with pytest.raises((GPT2ExportError, GPT2Error)) as refusal:
         tokenizer_files.copy(source, out, CONFIG)
     assert str(refusal.value).startswith(f"{source / 'tokenizer.json'} ")
     assert str(out) not in str(refusal.value)
@@ -270,7 +270,7 @@ def test_a_pair_that_is_no_bpe_is_refused_by_name(
 ) -> None:
     source = having(*PAIR)
     (source / name).write_text(content)
-    with pytest.raises((ExportError, GPT2Error), match=name.replace(".", r"\.")):
+    with pytest.raises((GPT2ExportError, GPT2Error), match=name.replace(".", r"\.")):
         tokenizer_files.copy(source, out, CONFIG)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gpt2_export.errors import ExportError, PrecisionError
+from gpt2_export.errors import GPT2ExportError, PrecisionError
 from gpt2_export.freeze import tokenizer_files
 from gpt2_export.verification import eval_texts
 from gpt2_model import GPT2Error
@@ -63,7 +63,7 @@ def made(source: Path, out: Path, *, warnings: int = 0) -> Tokenizer:
 
 def refusal(source: Path, out: Path) -> str:
     """The one line that names the source's file, and not the folder that is only written to."""
-    with pytest.raises((ExportError, GPT2Error)) as raised:
+    with pytest.raises((GPT2ExportError, GPT2Error)) as raised:
         tokenizer_files.copy(source, out, CONFIG)
     message = str(raised.value)
     assert str(source) in message

@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 import torch
 from gpt2_export.graphs import export
-from gpt2_export.graphs.explain import EXPLAINING, ExplainingGPT2
+from gpt2_export.graphs.explain import EXPLAIN, ExplainingGPT2
 from gpt2_export.verification import explain_parity
 from gpt2_model import GPT2
 from onnx import helper, numpy_helper
@@ -27,7 +27,7 @@ CENSUS = {
 
 @pytest.fixture(scope="module")
 def proto(made: Path) -> onnx.ModelProto:
-    return export.load(made / EXPLAINING.file)
+    return export.load(made / EXPLAIN.file)
 
 
 def axes(value: onnx.ValueInfoProto) -> tuple[int, list[str | int]]:
@@ -54,7 +54,7 @@ def test_inputs_and_outputs_are_the_contracts(proto: onnx.ModelProto) -> None:
 
 
 def test_operators_are_exactly_these_and_onnxs_own(proto: onnx.ModelProto) -> None:
-    assert export.census(proto) == CENSUS
+    assert export.op_counts(proto) == CENSUS
     assert [opset.domain for opset in proto.opset_import] == [""]
 
 
@@ -70,7 +70,7 @@ def test_the_network_adds_no_weight_to_its_own(model: GPT2) -> None:
 
 @pytest.mark.parametrize("top", [1, 7, 300])
 def test_any_number_of_guesses_is_given_at_each_place(made: Path, top: int) -> None:
-    session = onnxruntime.InferenceSession(made / EXPLAINING.file)
+    session = onnxruntime.InferenceSession(made / EXPLAIN.file)
     ids = np.random.default_rng(0).integers(300, size=(2, 24))
     feeds = {"input_ids": ids, "target_ids": ids, "top_k": np.array(top)}
     logits, guesses, log_probs, *_ = session.run(None, feeds)
@@ -82,7 +82,7 @@ def test_any_number_of_guesses_is_given_at_each_place(made: Path, top: int) -> N
 
 
 def test_attention_adds_up_to_one_and_never_looks_ahead(made: Path) -> None:
-    session = onnxruntime.InferenceSession(made / EXPLAINING.file)
+    session = onnxruntime.InferenceSession(made / EXPLAIN.file)
     ids = np.random.default_rng(0).integers(300, size=(1, 9))
     _, _, _, _, *attentions = session.run(None, {"input_ids": ids, "target_ids": ids, "top_k": np.array(1)})
     for layer in attentions:
@@ -104,7 +104,7 @@ def test_every_kind_of_network_shows_what_it_computes(
 ) -> None:
     model = make_model(**fields, n_layer=1)
     freeze_network(model, tmp_path)
-    export.write(export.build(EXPLAINING, model.config, tmp_path / "model.safetensors"), tmp_path / EXPLAINING.file)
+    export.write(export.build(EXPLAIN, model.config, tmp_path / "model.safetensors"), tmp_path / EXPLAIN.file)
     figures = explain_parity.compare(tmp_path)
     assert explain_parity.beyond(figures) == []
     assert all(found["tolerance"] < 1e-3 for found in figures.values())
@@ -155,7 +155,7 @@ MISTAKES = {
 def test_a_graph_that_shows_something_else_is_refused(
     made_copy: Path, mistake: Callable[[onnx.GraphProto], None]
 ) -> None:
-    path = made_copy / EXPLAINING.file
+    path = made_copy / EXPLAIN.file
     proto = onnx.load(path, load_external_data=False)
     mistake(proto.graph)
     path.write_bytes(proto.SerializeToString())

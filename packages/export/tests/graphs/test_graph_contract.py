@@ -8,7 +8,7 @@ import onnx_ir as ir
 import pytest
 from gpt2_export.errors import GraphError
 from gpt2_export.graphs import export
-from gpt2_export.graphs.explain import EXPLAINING
+from gpt2_export.graphs.explain import EXPLAIN
 from gpt2_export.graphs.export import Kind
 from gpt2_export.graphs.portable import PORTABLE
 from gpt2_export.graphs.serving import SERVING
@@ -151,7 +151,7 @@ ANY = [
 ]
 OWN = [
     (PORTABLE, contrib_gelu, "operators com.microsoft::Gelu, which the portable one must not have"),
-    (EXPLAINING, lens_lost, "2 TopK instead of 3; a fusion or a folding was lost"),
+    (EXPLAIN, lens_lost, "2 TopK instead of 3; a fusion or a folding was lost"),
     (SERVING, masked, "operators Not, which the serving one must not have"),
     (SERVING, extra_residual, "12 Add instead of 11; a fusion or a folding was lost"),
     (SERVING, fused_norm, "operators com.microsoft::SkipLayerNormalization, which the serving one must not have"),
@@ -189,6 +189,6 @@ def test_the_graph_of_another_network_is_refused(exported: ir.Model, kind: Kind,
 
 
 def test_a_graph_of_the_other_kind_is_refused(exported: ir.Model, kind: Kind, config: GPT2Config) -> None:
-    for other in {PORTABLE, SERVING, EXPLAINING} - {kind}:
+    for other in {PORTABLE, SERVING, EXPLAIN} - {kind}:
         with pytest.raises(GraphError, match="not those of the contract"):
             export.check(exported, other, config)

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gpt2_export import add_graph, freeze_only, make
+from gpt2_export import export_graphs, freeze_checkpoint, make
 from gpt2_export.errors import FolderError, GraphError
 from gpt2_export.folder import manifest
 from gpt2_export.graphs import export, kinds
-from gpt2_export.graphs.explain import EXPLAINING
+from gpt2_export.graphs.explain import EXPLAIN
 from gpt2_export.graphs.portable import PORTABLE
 from gpt2_export.graphs.serving import SERVING
 from gpt2_export.precision.precision import INT8
@@ -46,7 +46,7 @@ def test_the_portable_graph_has_the_name_that_other_programs_look_for() -> None:
     """Optimum prefers model.onnx to any other; transformers.js adds a precision to "model", and the others are none."""
     assert PORTABLE.file == "model.onnx"
     suffixes = ("", "_fp16", "_int8", "_uint8", "_q8", "_quantized", "_q4", "_q4f16", "_bnb4")
-    assert {SERVING.file, EXPLAINING.file}.isdisjoint(f"model{suffix}.onnx" for suffix in suffixes)
+    assert {SERVING.file, EXPLAIN.file}.isdisjoint(f"model{suffix}.onnx" for suffix in suffixes)
 
 
 def test_all_are_made_and_progress_counts_them(without_tracing: list[str], model: GPT2, tmp_path: Path) -> None:
@@ -55,16 +55,16 @@ def test_all_are_made_and_progress_counts_them(without_tracing: list[str], model
     kinds.write_all(bases, model.config, tmp_path)
     assert refusals == []
     assert without_tracing == ["portable", "serving", "explaining"]
-    assert kinds.held(tmp_path) == {"fp32": ALL}
+    assert kinds.graphs_in(tmp_path) == {"fp32": ALL}
     assert told == [("export", done, 3) for done in range(4)]
 
 
 def test_the_explaining_graph_is_of_float32_alone(without_tracing: list[str], model: GPT2, tmp_path: Path) -> None:
     bases, _ = kinds.trace_all(model.config, tmp_path / "weights")
     kinds.write_all(bases, model.config, tmp_path, (INT8, tmp_path / "int8"))
-    assert kinds.held(tmp_path) == {"int8": {"portable": "model_int8.onnx", "serving": "model_serving_int8.onnx"}}
+    assert kinds.graphs_in(tmp_path) == {"int8": {"portable": "model_int8.onnx", "serving": "model_serving_int8.onnx"}}
     without_tracing.clear()
-    kinds.trace_all(model.config, tmp_path / "weights", kinds=kinds.of(INT8))
+    kinds.trace_all(model.config, tmp_path / "weights", kinds=kinds.kinds_for(INT8))
     assert without_tracing == ["portable", "serving"]
 
 
@@ -88,11 +88,11 @@ def test_what_is_refused_is_told(without_tracing: list[str], tmp_path: Path) -> 
     assert warning.startswith(REFUSED)
     assert kinds.is_refusal(warning)
     assert without_tracing == ["portable", "explaining"]
-    assert kinds.held(tmp_path) == {"fp32": NARROWS}
+    assert kinds.graphs_in(tmp_path) == {"fp32": NARROWS}
 
 
 def test_a_folder_that_was_only_frozen_holds_none(tmp_path: Path) -> None:
-    assert kinds.held(tmp_path) == {}
+    assert kinds.graphs_in(tmp_path) == {}
 
 
 @pytest.fixture
@@ -113,14 +113,14 @@ def test_a_network_that_is_refused_the_serving_graph_is_made_without_it_and_veri
 @pytest.mark.usefixtures("without_tracing")
 def test_a_graph_that_is_refused_now_does_not_survive_and_is_refused_once(narrow: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    document = freeze_only(narrow, out)
+    document = freeze_checkpoint(narrow, out)
     (out / "model_serving.onnx").write_text("of a version that did not refuse it")
     with pytest.raises(FolderError, match=r"has model_serving\.onnx, which its manifest does not list; move it away"):
-        add_graph(out)
+        export_graphs(out)
     document["files"] |= manifest.entries(out, ["model_serving.onnx"])
     (out / "manifest.json").write_text(manifest.text(document))
     for _ in range(2):
-        document = add_graph(out)
+        document = export_graphs(out)
         assert document["graphs"] == {"fp32": NARROWS}
         assert len([warning for warning in document["warnings"] if kinds.is_refusal(warning)]) == 1
         assert len(document["warnings"]) == 2  # and that there is no tokenizer
@@ -131,8 +131,8 @@ def test_a_graph_that_is_refused_now_does_not_survive_and_is_refused_once(narrow
 @pytest.mark.usefixtures("without_tracing")
 def test_a_refusal_that_no_longer_holds_is_forgotten(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    document = freeze_only(source, out)
+    document = freeze_checkpoint(source, out)
     (out / "manifest.json").write_text(manifest.text(document | {"warnings": ["mind", REFUSED]}))
-    document = add_graph(out)
+    document = export_graphs(out)
     assert document["warnings"] == ["mind"]
     assert document["graphs"] == {"fp32": ALL}

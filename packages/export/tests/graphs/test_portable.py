@@ -60,7 +60,7 @@ def test_outputs_are_the_contracts(proto: onnx.ModelProto) -> None:
 
 
 def test_operators_are_exactly_these_and_onnxs_own(proto: onnx.ModelProto) -> None:
-    assert export.census(proto) == CENSUS
+    assert export.op_counts(proto) == CENSUS
     assert {node.domain for node in proto.graph.node} == {""}
     assert [opset.domain for opset in proto.opset_import] == [""]
 
@@ -88,7 +88,7 @@ def test_every_kind_of_network_is_exported_as_it_is(
     export.write(export.build(PORTABLE, model.config, tmp_path / WEIGHTS), tmp_path / PORTABLE.file)
 
     proto = export.load(tmp_path / PORTABLE.file)
-    assert operators.items() <= export.census(proto).items()
+    assert operators.items() <= export.op_counts(proto).items()
     ids = np.random.default_rng(0).integers(model.config.vocab_size, size=(2, 7))
     positions = np.arange(7)[None].repeat(2, axis=0)
     with torch.no_grad():

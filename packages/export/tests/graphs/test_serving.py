@@ -71,7 +71,7 @@ def test_outputs_are_the_contracts_and_the_present_is_as_long_as_the_past(proto:
 
 
 def test_operators_are_exactly_these(proto: onnx.ModelProto) -> None:
-    assert export.census(proto) == CENSUS
+    assert export.op_counts(proto) == CENSUS
     assert {node.op_type for node in proto.graph.node if node.domain} == CONTRIB
     assert {opset.domain: opset.version for opset in proto.opset_import} == {"": 20, "com.microsoft": 1}
 
@@ -166,7 +166,7 @@ def test_every_kind_of_network_is_exported_as_it_is(
     export.write(export.build(SERVING, model.config, tmp_path / WEIGHTS), tmp_path / SERVING.file)
 
     proto = export.load(tmp_path / SERVING.file)
-    assert operators.items() <= export.census(proto).items()
+    assert operators.items() <= export.op_counts(proto).items()
     scales = [attributes(node)["scale"] for node in nodes(proto, "GroupQueryAttention")]
     assert scales == pytest.approx([block.attn.scale for block in model.h])
     ids = np.random.default_rng(0).integers(model.config.vocab_size, size=(2, 7))

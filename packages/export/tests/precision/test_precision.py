@@ -19,7 +19,7 @@ from gpt2_export.precision.precision import FP16, INT4, INT8, PRECISIONS, Precis
 from gpt2_export.verification import backends
 from gpt2_export.weights import safetensors_file
 from gpt2_model import GPT2, GPT2Config
-from gpt2_model.weights import TRANSPOSE, from_file_name, stored_name
+from gpt2_model.weights import TRANSPOSE, map_tensor_name, stored_name
 
 MakeModel = Callable[..., GPT2]
 Freeze = Callable[[GPT2, Path], None]
@@ -60,7 +60,7 @@ def test_what_is_asked_for_comes_in_one_order_and_an_unknown_name_is_refused() -
 @all_precisions
 def test_every_tensor_is_read_by_a_graph_and_nothing_is_there_twice(quantized: Path, precision: Precision) -> None:
     files = safetensors_file.places(quantized / precision.weights, tuple(safetensors_file.DTYPES))
-    for kind in kinds.of(precision):
+    for kind in kinds.kinds_for(precision):
         proto = onnx.load(quantized / kinds.file_of(kind, precision), load_external_data=False)
         places = set()
         for tensor in proto.graph.initializer:
@@ -86,13 +86,13 @@ def test_blocks_stand_for_the_float32_weights(quantized: Path, model: GPT2, prec
         bits = 4 if precision is INT4 and ".h." in name else 8
         back = dequantize(found[blocks], found[f"{name}.scales"], bits=bits)
         weight = whole[name]()
-        weight = weight.T if from_file_name(name)[1] == TRANSPOSE else weight
+        weight = weight.T if map_tensor_name(name)[1] == TRANSPOSE else weight
         assert np.abs(back - weight).max() < np.abs(weight).max() / (200 if bits == 8 else 6)
 
 
 @blocked
 def test_products_are_of_blocks_and_round_activations_to_eight_bits(quantized: Path, precision: Precision) -> None:
-    for kind in kinds.of(precision):
+    for kind in kinds.kinds_for(precision):
         proto = export.load(quantized / kinds.file_of(kind, precision))
         products = [node for node in proto.graph.node if node.op_type == "MatMulNBits"]
         assert len(products) == 4 * 2 + 1
@@ -107,7 +107,7 @@ def test_products_are_of_blocks_and_round_activations_to_eight_bits(quantized: P
 def test_both_kinds_of_graph_say_what_the_weights_say(quantized: Path, precision: Precision) -> None:
     """Their products are the same; attention rounds otherwise, and in eight bits that can move an activation a step."""
     reference = logits(backends.graph("serving", quantized))
-    found = [logits(backends.graph(kind.name, quantized, precision)) for kind in kinds.of(precision)]
+    found = [logits(backends.graph(kind.name, quantized, precision)) for kind in kinds.kinds_for(precision)]
     apart = np.abs(found[0] - found[1]).max()
     lost = max(np.abs(each - reference).max() for each in found)
     assert 0 < lost < {"fp16": 0.05, "int8": 0.5, "int4": 6}[precision.name]
@@ -116,7 +116,7 @@ def test_both_kinds_of_graph_say_what_the_weights_say(quantized: Path, precision
 
 def test_half_the_cache_is_the_serving_graphs_alone() -> None:
     config = GPT2Config(vocab_size=50, n_positions=16, n_embd=16, n_layer=1, n_head=2)
-    for kind in kinds.of(FP16):
+    for kind in kinds.kinds_for(FP16):
         inputs, outputs = kind.specs(config, FP16)
         types = {inputs["past_key_values.0.key"].type.name, outputs["present.0.value"].type.name}
         assert types == ({"FLOAT16"} if kind is SERVING else {"FLOAT"})
@@ -127,7 +127,7 @@ def test_half_the_cache_is_the_serving_graphs_alone() -> None:
     "operator", ["LayerNormalization", "SkipLayerNormalization", "Softmax", "FastGelu", "Gelu", "Gemm"]
 )
 def test_in_half_precision_these_are_computed_in_float32(quantized: Path, operator: str) -> None:
-    for kind in kinds.of(FP16):
+    for kind in kinds.kinds_for(FP16):
         proto = onnx.shape_inference.infer_shapes(onnx.load(quantized / kinds.file_of(kind, FP16)))
         types = {value.name: value.type.tensor_type.elem_type for value in proto.graph.value_info}
         for node in proto.graph.node:
@@ -138,7 +138,7 @@ def test_in_half_precision_these_are_computed_in_float32(quantized: Path, operat
 
 def test_a_gpu_starts_few_kernels_for_a_layer_in_half_precision(quantized: Path) -> None:
     """Of 2 layers: 4 products, attention and GELU in each; a norm with its residual but for the first and the last."""
-    found = export.census(export.load(quantized / kinds.file_of(SERVING, FP16)))
+    found = export.op_counts(export.load(quantized / kinds.file_of(SERVING, FP16)))
     assert found == {
         # before a product or after it; of c_attn's biases, the embeddings, the head, the places of the logits
         "Cast": 12 + 2 + 2 + 1 + 1,
@@ -152,7 +152,7 @@ def test_a_gpu_starts_few_kernels_for_a_layer_in_half_precision(quantized: Path)
         "Reshape": 2,
         "Gemm": 1,
     }
-    assert "SkipLayerNormalization" not in export.census(export.load(quantized / kinds.file_of(PORTABLE, FP16)))
+    assert "SkipLayerNormalization" not in export.op_counts(export.load(quantized / kinds.file_of(PORTABLE, FP16)))
 
 
 def test_a_matrix_that_is_kept_before_attention_gives_it_float32(model: GPT2, made: Path, tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_large_channels_of_every_norm_are_moved_and_far_less_is_lost(
             if "ln_" in name and name.endswith("weight"):
                 parameter[[3, 17]] *= 30
     freeze_network(model, tmp_path)
-    bases, _ = kinds.trace_all(model.config, tmp_path / WEIGHTS, kinds=kinds.of(INT8))
+    bases, _ = kinds.trace_all(model.config, tmp_path / WEIGHTS, kinds=kinds.kinds_for(INT8))
     kinds.write_all(bases, model.config, tmp_path)
     expected = logits(backends.graph("serving", tmp_path))
 
@@ -245,10 +245,10 @@ def test_large_channels_of_every_norm_are_moved_and_far_less_is_lost(
 
     write()
     assert ("transformer.wte.weight.channels" in values(tmp_path, INT8)) == tied
-    smooth = [lost(kind.name) for kind in kinds.of(INT8)]
+    smooth = [lost(kind.name) for kind in kinds.kinds_for(INT8)]
     monkeypatch.setattr(smoothing, "factors", lambda weight, bias, reader: np.ones(len(weight), np.float32))
     write()
-    assert max(smooth) < 0.6 * min(lost(kind.name) for kind in kinds.of(INT8))
+    assert max(smooth) < 0.6 * min(lost(kind.name) for kind in kinds.kinds_for(INT8))
 
 
 def test_a_graph_that_passes_blocks_over_is_refused(model: GPT2, made: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import Result
-from gpt2_export import add_graph, make, quantize
+from gpt2_export import export_graphs, make, quantize
 from gpt2_export.errors import FolderError, PrecisionError, StorageError
 from gpt2_export.folder import atomic, inspection, manifest
 from gpt2_export.verification import quality
@@ -74,7 +74,7 @@ def test_sizes_are_of_weights_and_graphs(quantized: Path) -> None:
         (["--precision", "int2"], "precision is 'int2', must be of fp32, fp16, int8, int4"),
         (["--precision", "fp32"], "has fp32 already; name another precision: fp16, int8, int4"),
         ([*INT8, "--keep", "h.9"], "there is no matrix 'h.9' to keep"),
-        ([*INT8, "--calibration-text", "nowhere.txt"], "there is no text nowhere.txt to measure on"),
+        ([*INT8, "--eval-text", "nowhere.txt"], "there is no text nowhere.txt to measure on"),
         (
             ["--precision", "int8", "--max-ppl-increase", "-1"],
             "max_ppl_increase is -1.0, must be a percentage",
@@ -103,7 +103,7 @@ def test_a_folder_that_is_not_verified_or_not_as_it_was_made_is_refused(made_cop
 def test_an_unverified_folder_is_refused_and_a_network_of_other_widths(
     made_copy: Path, make_model: Callable[..., GPT2], make_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
-    add_graph(made_copy)
+    export_graphs(made_copy)
     with pytest.raises(FolderError, match=r"is not verified, .* run `gpt2-export verify`"):
         quantize(made_copy, ["int8"])
     narrow = make_checkpoint(model=make_model(n_embd=24, n_head=3, n_layer=1))
@@ -180,7 +180,7 @@ def test_an_interruption_at_the_last_moment_does_too(
 
 
 def test_what_is_of_another_precision_alone_is_refused_without_one(source: Path, tmp_path: Path) -> None:
-    for settings in ({"keep": ["h.0"]}, {"max_ppl_increase": 0.0}, {"calibration_text": [__file__]}):
+    for settings in ({"keep": ["h.0"]}, {"max_ppl_increase": 0.0}, {"eval_text": [__file__]}):
         (name,) = settings
         with pytest.raises(PrecisionError, match=f"{name} is for precisions beside fp32; ask for one"):
             make(source, tmp_path / "out", **settings)
@@ -189,5 +189,5 @@ def test_what_is_of_another_precision_alone_is_refused_without_one(source: Path,
 def test_verifying_again_and_new_graphs_keep_what_was_measured(quantized: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(quantized, tmp_path / "copy"))
     before = manifest.read(folder)
-    assert add_graph(folder)["quality"] == before["quality"]
+    assert export_graphs(folder)["quality"] == before["quality"]
     assert atomic.refuse_existing(folder, force=True) is None

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from gpt2_export.errors import VerificationError
-from gpt2_export.graphs.explain import EXPLAINING
+from gpt2_export.graphs.explain import EXPLAIN
 from gpt2_export.graphs.export import Kind
 from gpt2_export.graphs.portable import PORTABLE
 from gpt2_export.graphs.serving import SERVING
@@ -301,7 +301,7 @@ def test_a_graph_with_a_classic_mistake_is_refused_with_the_numbers(
     parity.verify(made_copy)
     change_graph(made_copy / kind.file, change)
     told = r"onnxruntime: logits differ by [\d.e-]+ \(.+\), limit 0\.000\d+"
-    if kind is EXPLAINING:
+    if kind is EXPLAIN:
         told = r"the explaining graph: logit differs by [\d.e-]+, limit 0\.000\d+"
     with pytest.raises(VerificationError, match=told):
         parity.verify(made_copy)

@@ -14,7 +14,7 @@ from gpt2_export.folder import manifest
 from gpt2_export.precision.precision import INT4, INT8
 from gpt2_export.verification import backends, quality
 from gpt2_export.verification.eval_texts import MOST_TOKENS, OWN, Text, drawn, texts
-from gpt2_export.verification.fp16_range import largest, loud
+from gpt2_export.verification.fp16_range import largest, stress_inputs
 from gpt2_model import GPT2, GPT2Config
 
 IDS = np.random.default_rng(0).integers(300, size=60)
@@ -163,9 +163,9 @@ def test_the_largest_activation_is_found_where_it_is(made: Path, model: GPT2, tm
     layer, size = largest(made, [IDS[:24]])
     assert layer.startswith("h.")
     assert 1 < size < 100
-    assert len(loud(model)) == 3
+    assert len(stress_inputs(model)) == 3
     norms = model.wte.weight.norm(dim=1)
-    assert loud(model)[1][0] == int(norms.argmax())
+    assert stress_inputs(model)[1][0] == int(norms.argmax())
 
 
 def test_float16_is_refused_where_an_activation_would_not_fit(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gpt2_export import add_graph, quantize, verify_folder
+from gpt2_export import export_graphs, quantize, verify_folder
 from gpt2_export.errors import FolderError
 from gpt2_export.folder import manifest
 from gpt2_export.weights import network, safetensors_file
@@ -62,7 +62,7 @@ def test_a_size_that_is_not_the_weights_is_refused_at_once(frozen: Path, name: s
         network.of(frozen)
 
 
-@pytest.mark.parametrize("command", [add_graph, verify_folder, lambda folder: quantize(folder, ["int8"])])
+@pytest.mark.parametrize("command", [export_graphs, verify_folder, lambda folder: quantize(folder, ["int8"])])
 def test_so_is_it_by_every_command(made_copy: Path, command: Callable[[Path], object]) -> None:
     change(made_copy, n_layer=10**9)
     with pytest.raises(FolderError, match=r"n_layer is 1000000000, model\.safetensors has 2; make the folder again"):

@@ -52,7 +52,7 @@ class Entry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
+class WeightPlan:
     """How a checkpoint's tensors make a model: a config that is tied if they are, and one entry a parameter.
 
     `warnings` says what was read otherwise than the checkpoint may have meant it.
@@ -63,12 +63,12 @@ class Layout:
     warnings: tuple[str, ...] = ()
 
 
-def from_file_name(stored_name: str) -> tuple[str, str]:
+def map_tensor_name(stored_name: str) -> tuple[str, str]:
     """What `TABLE` says of a tensor: the parameter's name and what happens to it; ("", "") of an unknown one.
 
-    >>> from_file_name("transformer.h.3.mlp.c_fc.weight")
+    >>> map_tensor_name("transformer.h.3.mlp.c_fc.weight")
     ('h.3.mlp.c_fc.weight', 'transpose')
-    >>> from_file_name("h.3.attn.bias")
+    >>> map_tensor_name("h.3.attn.bias")
     ('', 'drop')
     """
     name = stored_name.removeprefix("transformer.")
@@ -78,7 +78,7 @@ def from_file_name(stored_name: str) -> tuple[str, str]:
     return "", ""
 
 
-def lay_out(checkpoint: Checkpoint, *, ignore_config: Collection[str] = ()) -> Layout:
+def plan_weights(checkpoint: Checkpoint, *, ignore_config: Collection[str] = ()) -> WeightPlan:
     """Finds the tensor of each parameter, and whether the head is the embedding's.
 
     A head in the file that differs from the embedding is kept although config.json says that they are tied, as
@@ -92,7 +92,7 @@ def lay_out(checkpoint: Checkpoint, *, ignore_config: Collection[str] = ()) -> L
     found: dict[str, Entry] = {}
     misfits: dict[str, list[str]] = {kind: [] for kind in (MISSING, UNEXPECTED, TWICE, SHAPE, DTYPE)}
     for stored_name in sorted(checkpoint.tensors):
-        parameter, action = from_file_name(stored_name)
+        parameter, action = map_tensor_name(stored_name)
         if action == DROP:
             continue
         if not action:
@@ -134,7 +134,7 @@ def lay_out(checkpoint: Checkpoint, *, ignore_config: Collection[str] = ()) -> L
             misfits[DTYPE].append(f"{entry.stored_name} is {plain(dtype)}, only {read} are read")
     if any(misfits.values()):
         raise TensorError(f"{checkpoint.folder}: {report(misfits, _sizes(config, shapes))}")
-    return Layout(
+    return WeightPlan(
         config=config, entries=tuple(found[name] for name in expected), warnings=checkpoint.warnings + remarks
     )
 
@@ -194,14 +194,14 @@ def load(
         CheckpointWarning: something was read otherwise than the checkpoint says, or left out.
     """
     checkpoint = open_checkpoint(source, revision=revision, offline=offline, allow_pickle=allow_pickle)
-    layout = lay_out(checkpoint, ignore_config=ignore_config)
+    layout = plan_weights(checkpoint, ignore_config=ignore_config)
     for warning in layout.warnings:
         warnings.warn(warning, CheckpointWarning, stacklevel=2)
     parameters = {entry.parameter: checkpoint.tensors[entry.stored_name]().to(dtype) for entry in layout.entries}
     return build(layout, parameters)
 
 
-def build(layout: Layout, stored: Mapping[str, Tensor]) -> GPT2:
+def build(layout: WeightPlan, stored: Mapping[str, Tensor]) -> GPT2:
     """The network around tensors that are in the file's layout, keyed by parameter; nothing is copied."""
     with no_compiler_folder(), torch.device("meta"):
         model = GPT2(layout.config)
@@ -222,7 +222,7 @@ def stored_tensors(model: GPT2) -> dict[str, Tensor]:
     torch.Size([6, 18])
     """
     return {
-        stored_name(name): (parameter.t() if from_file_name(name)[1] == TRANSPOSE else parameter).detach().contiguous()
+        stored_name(name): (parameter.t() if map_tensor_name(name)[1] == TRANSPOSE else parameter).detach().contiguous()
         for name, parameter in model.named_parameters()
     }
 

@@ -6,7 +6,7 @@ Of token ids, and of text on top of them::
     beam_search(session, ids)            ids  -> likeliest texts    Beam
     TextGenerator.stream(prompt)         text -> stream of text
     TextGenerator.complete(prompt)       text -> text               Completion
-    TextGenerator.search(prompt)         text -> likeliest texts    Found
+    TextGenerator.search(prompt)         text -> likeliest texts    BeamCompletion
     complete_batch(generator, prompts)   many texts at once         Prompt, Result
 
 And what the model makes of a text that is there::
@@ -25,7 +25,7 @@ TYPE_CHECKING = False  # type checkers take it for that of typing, which need no
 if TYPE_CHECKING:
     from gpt2_runtime.engine.cache import KeyValueCache
     from gpt2_runtime.engine.session import Session
-    from gpt2_runtime.errors import Gpt2RuntimeError
+    from gpt2_runtime.errors import GPT2RuntimeError
     from gpt2_runtime.folder.bundle import Bundle
     from gpt2_runtime.generation.beam_search import Beam, beam_search
     from gpt2_runtime.generation.events import Finished, Timings, Token
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from gpt2_runtime.scoring.score import TokenScore, score, score_prompt
     from gpt2_runtime.text.batch import Prompt, Result, complete_batch
     from gpt2_runtime.text.completion import Completion, TokenLogprob
-    from gpt2_runtime.text.generator import Found, TextGenerator, TextStream
+    from gpt2_runtime.text.generator import BeamCompletion, TextGenerator, TextStream
     from gpt2_runtime.tokenizer.tokenizer import Tokenizer
 
 __version__ = "0.1.0"
@@ -48,7 +48,7 @@ HOMES = {
     "TextStream": "text.generator",
     "Completion": "text.completion",
     "TokenLogprob": "text.completion",
-    "Found": "text.generator",
+    "BeamCompletion": "text.generator",
     "complete_batch": "text.batch",
     "Prompt": "text.batch",
     "Result": "text.batch",
@@ -73,14 +73,14 @@ HOMES = {
     "perplexity": "scoring.perplexity",
     "score_windows": "scoring.perplexity",
     "Perplexity": "scoring.perplexity",
-    "Gpt2RuntimeError": "errors",
+    "GPT2RuntimeError": "errors",
 }
 __all__ = [
     "TextGenerator",
     "TextStream",
     "Completion",
     "TokenLogprob",
-    "Found",
+    "BeamCompletion",
     "complete_batch",
     "Prompt",
     "Result",
@@ -105,7 +105,7 @@ __all__ = [
     "perplexity",
     "score_windows",
     "Perplexity",
-    "Gpt2RuntimeError",
+    "GPT2RuntimeError",
 ]
 
 

@@ -2,7 +2,7 @@
 
 ::
 
-    Gpt2RuntimeError
+    GPT2RuntimeError
     ├── BundleError           the folder is missing, damaged, or not what its manifest says
     │   ├── GraphError        the ONNX graph is not the one the folder's config describes
     │   └── TokenizerError    the tokenizer files are absent, or not a byte-level BPE as GPT-2's
@@ -20,7 +20,7 @@
 import json
 
 
-class Gpt2RuntimeError(Exception):
+class GPT2RuntimeError(Exception):
     """The root: catch it to catch every refusal of this package.
 
     >>> print(SettingError("a name of two\\nlines is refused"))
@@ -34,7 +34,7 @@ class Gpt2RuntimeError(Exception):
         super().__init__(line if len(line) <= MOST_TOLD else f"{line[:middle]} ... {line[-middle:]}")
 
 
-class BundleError(Gpt2RuntimeError):
+class BundleError(GPT2RuntimeError):
     """The folder is missing, damaged, or not what its manifest says."""
 
 
@@ -46,15 +46,15 @@ class TokenizerError(BundleError):
     """The tokenizer files are absent, or not a byte-level BPE as GPT-2's."""
 
 
-class ProviderError(Gpt2RuntimeError):
+class ProviderError(GPT2RuntimeError):
     """The execution provider asked for is not there."""
 
 
-class SettingError(Gpt2RuntimeError, ValueError):
+class SettingError(GPT2RuntimeError, ValueError):
     """A setting of the call is out of range."""
 
 
-class PromptError(Gpt2RuntimeError, ValueError):
+class PromptError(GPT2RuntimeError, ValueError):
     """The prompt cannot be read."""
 
 
@@ -70,15 +70,15 @@ class TokenIdError(PromptError):
     """A token id that the vocabulary does not have."""
 
 
-class JobError(Gpt2RuntimeError):
+class JobError(GPT2RuntimeError):
     """A line of a batch's file cannot be read, or its output cannot be gone on with."""
 
 
-class ContextFullError(Gpt2RuntimeError):
+class ContextFullError(GPT2RuntimeError):
     """A step would read more positions than the model has."""
 
 
-class LogitsError(Gpt2RuntimeError):
+class LogitsError(GPT2RuntimeError):
     """The model computed NaN or infinity, so there is no token to choose."""
 
 

@@ -31,7 +31,7 @@ from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, po
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
 
-from gpt2_runtime.errors import EmptyPromptError, Gpt2RuntimeError, PromptTooLongError, SettingError, shown
+from gpt2_runtime.errors import EmptyPromptError, GPT2RuntimeError, PromptTooLongError, SettingError, shown
 from gpt2_runtime.sampling.config import SamplingConfig
 from gpt2_runtime.scoring.score import log_likelihood, score
 from gpt2_runtime.text.generator import TextGenerator
@@ -76,7 +76,7 @@ class RuntimeLM(TemplateLM):
 
     Raises:
         SettingError: an argument that is not in this list, or out of range.
-        Gpt2RuntimeError: the folder or the provider is refused.
+        GPT2RuntimeError: the folder or the provider is refused.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class RuntimeLM(TemplateLM):
         for number in tqdm(order, desc="Running loglikelihood requests", disable=disable_tqdm):
             row, (text, _, continuation) = rows[number], requests[number]
             first = len(row) - len(continuation)
-            cache = cache.rolled_back(min(_shared(read, row), first - 1))
+            cache = cache.crop(min(_shared(read, row), first - 1))
             scores, cache = score(self._session, row, first=first, cache=cache)
             read = row[:-1]
             answers[number] = log_likelihood(scores), all(token.rank == 1 for token in scores)
@@ -253,7 +253,7 @@ def main() -> None:
 
     try:
         cli_evaluate()
-    except Gpt2RuntimeError as error:
+    except GPT2RuntimeError as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
 
 

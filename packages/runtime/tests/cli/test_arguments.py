@@ -1,4 +1,4 @@
-"""Whatever is refused is a Gpt2RuntimeError of one line: every parameter of public calls, with values of any type."""
+"""Whatever is refused is a GPT2RuntimeError of one line: every parameter of public calls, with values of any type."""
 
 import inspect
 import math
@@ -9,7 +9,7 @@ import pytest
 from gpt2_runtime import (
     GREEDY,
     Bundle,
-    Gpt2RuntimeError,
+    GPT2RuntimeError,
     LookupConfig,
     PrefixCache,
     Prompt,
@@ -79,15 +79,18 @@ def calls(folder, generator):
         "explain": (explainer.explain, {"prompt": "To", "top": 3, "generate": 0, "overflow": "error"}),
         "empty_cache": (session.empty_cache, {"batch_size": 1, "capacity": 5}),
         "step": (lambda **given: session.step(cache=cache(), **given), {"ids": [[5], [6]], "logits_to_keep": 1}),
-        "step_shortlists": (
-            lambda **given: session.step_shortlists(cache=cache(), **given),
+        "step_top_k": (
+            lambda **given: session.step_top_k(cache=cache(), **given),
             {"ids": [[5], [6]], "counts": [1, None], "logits_to_keep": 1},
         ),
         "step's cache": (lambda cache: session.step([[5]], cache), {"cache": session.empty_cache()}),
-        "rolled_back": (lambda **given: cache().rolled_back(**given), {"lengths": 1}),
-        "selected": (lambda **given: cache().selected(**given), {"rows": [0]}),
-        "taken": (lambda **given: cache().taken(**given), {"row": 0, "length": 1}),
-        "given": (lambda **given: cache().given(**given), {"row": 0, "snapshot": cache().taken(0, 2), "length": 1}),
+        "crop": (lambda **given: cache().crop(**given), {"lengths": 1}),
+        "selected": (lambda **given: cache().reorder(**given), {"rows": [0]}),
+        "taken": (lambda **given: cache().snapshot(**given), {"row": 0, "length": 1}),
+        "given": (
+            lambda **given: cache().restore(**given),
+            {"row": 0, "snapshot": cache().snapshot(0, 2), "length": 1},
+        ),
         "complete": (generator.complete, {"prompt": "To", "lookup": None, **SETTINGS}),
         "stream": (lambda **given: list(generator.stream(**given)), {"prompt": "To", "lookup": None, **SETTINGS}),
         "search": (generator.search, {"prompt": "To", "n": 1, **BEAMS, **REQUEST}),
@@ -132,7 +135,7 @@ def test_whatever_is_refused_is_one_line_of_ours(folder, generator):
         for parameter in right:
             for value in VALUES:
                 refused = refusal(call, {**right, parameter: value})
-                assert refused is None or isinstance(refused, Gpt2RuntimeError), (name, parameter, shown(value))
+                assert refused is None or isinstance(refused, GPT2RuntimeError), (name, parameter, shown(value))
                 assert len(str(refused).splitlines()) == 1
                 assert len(str(refused)) < 1000
 
@@ -146,8 +149,18 @@ def refusal(call, given):
 
 
 def test_the_calls_of_the_package_are_all_among_them(folder, generator):
-    results = {"Result", "Completion", "TokenLogprob", "Found", "Token", "Finished", "Timings", "Beam", "KeyValueCache"}
-    results |= {"TextStream", "TokenScore", "Perplexity", "Gpt2RuntimeError", "AS_TRAINED", "GREEDY"}
+    results = {
+        "Result",
+        "Completion",
+        "TokenLogprob",
+        "BeamCompletion",
+        "Token",
+        "Finished",
+        "Timings",
+        "Beam",
+        "KeyValueCache",
+    }
+    results |= {"TextStream", "TokenScore", "Perplexity", "GPT2RuntimeError", "AS_TRAINED", "GREEDY"}
     table = calls(folder, generator)
     for name in set(gpt2_runtime.__all__) - results:
         found = [call for call in table if call == name or call.startswith(f"{name}.")]

@@ -177,4 +177,4 @@ def test_a_function_is_not_hidden_by_the_module_of_its_name() -> None:
 
 def test_an_unknown_name_of_the_package_is_an_attribute_error() -> None:
     assert not hasattr(gpt2_runtime, "no_such_name")
-    assert gpt2_runtime.errors.Gpt2RuntimeError is gpt2_runtime.Gpt2RuntimeError
+    assert gpt2_runtime.errors.GPT2RuntimeError is gpt2_runtime.GPT2RuntimeError

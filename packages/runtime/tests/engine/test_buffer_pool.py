@@ -10,7 +10,7 @@ from gpt2_runtime import Session
 from gpt2_runtime.engine import buffer_pool
 from gpt2_runtime.engine.buffer_pool import MOST_FREE, Pool
 from gpt2_runtime.engine.buffers import on_device
-from gpt2_runtime.engine.packed_session import Engine
+from gpt2_runtime.engine.packed_session import PackedSession
 from gpt2_runtime.engine.serving_graph import POOLED_CAPACITY
 from gpt2_runtime.engine.session import open_inference
 from gpt2_runtime.providers import cuda_memory
@@ -77,7 +77,7 @@ def captured(folder, monkeypatch, shared):
     session = Session.open(folder, threads=1, precision="fp16")
     monkeypatch.setattr(buffer_pool, "on_device", lambda shape, dtype, device: on_device(shape, dtype, "cpu"))
     path = session.bundle.graph("fp16", "serving")
-    engine = Engine(partial(open_inference, path, session.provider, 1), [], packed=True, captures=True)
+    engine = PackedSession(partial(open_inference, path, session.provider, 1), [], packed=True, captures=True)
     return replace(session, opened=replace(session.opened, engine=engine, pool=shared))
 
 
@@ -110,6 +110,6 @@ def test_nothing_is_done_on_the_gpu_out_of_turn(captured, cuda_runtime, monkeypa
         )
     every_use(captured)
     _, cache = captured.step([[5, 6, 7], [8]], captured.empty_cache(2))
-    cache.copy().given(1, cache.taken(0, 3)).selected([1, 0, 1])
+    cache.copy().restore(1, cache.snapshot(0, 3)).reorder([1, 0, 1])
     assert {name for name, _ in done} == {"runtime", "on_device", "ortvalue_from_shape_and_type"}
     assert all(in_turn for _, in_turn in done)

@@ -70,10 +70,10 @@ def test_what_the_device_was_told_to_copy_is_waited_for(there, cuda_runtime):
     assert cuda_runtime.started == 0
     uses = {
         "copy": cache.copy,
-        "read": lambda: cache.taken(0, 2),
-        "write": lambda: cache.copy().given(1, cache.taken(0, 3)),
-        "select": lambda: cache.copy().selected([1, 0]),
-        "select more": lambda: cache.selected([1, 0, 1]),
+        "read": lambda: cache.snapshot(0, 2),
+        "write": lambda: cache.copy().restore(1, cache.snapshot(0, 3)),
+        "select": lambda: cache.copy().reorder([1, 0]),
+        "select more": lambda: cache.reorder([1, 0, 1]),
     }
     for name, use in uses.items():
         use()
@@ -84,7 +84,7 @@ def test_a_device_that_fails_is_told_in_one_line(there, cuda_runtime):
     _, cache = there.step([[5, 6, 7]], there.empty_cache())
     cuda_runtime.status = 2
     with pytest.raises(ProviderError, match=r"^provider cuda fails to copy its memory \(out of memory\); see nvidia"):
-        cache.taken(0, 2)
+        cache.snapshot(0, 2)
     with pytest.raises(ProviderError, match=r"^provider cuda fails to clear its memory"):
         there.empty_cache()
 

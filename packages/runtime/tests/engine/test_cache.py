@@ -13,7 +13,7 @@ def test_rolling_back_equals_never_having_stepped(either, length):
     if length:
         _, kept = either.step(IDS[:, :length], kept)
     _, longer = either.step(IDS, either.empty_cache())
-    back = longer.rolled_back(length)
+    back = longer.crop(length)
     assert (back.lengths, longer.lengths) == ((length,), (40,))
     expected, _ = either.step([[7, 8]], kept, logits_to_keep=2)
     found, cache = either.step([[7, 8]], back, logits_to_keep=2)
@@ -42,15 +42,15 @@ def test_a_cache_knows_its_rows_and_its_room(either):
 def test_a_length_that_is_not_cached_is_refused(either, length):
     _, cache = either.step([[1, 2]], either.empty_cache())
     with pytest.raises(SettingError, match=f"length is {length}, row 0 of the cache holds 2; roll back to 0 to 2"):
-        cache.rolled_back(length)
+        cache.crop(length)
 
 
 def test_a_length_is_given_for_each_row_or_for_all(either):
     _, cache = either.step([[1, 2], [3, 4]], either.empty_cache(2))
-    assert cache.rolled_back(1).lengths == cache.rolled_back([1, 1]).lengths == (1, 1)
-    assert cache.rolled_back(np.array([1, 1])).lengths == (1, 1)
+    assert cache.crop(1).lengths == cache.crop([1, 1]).lengths == (1, 1)
+    assert cache.crop(np.array([1, 1])).lengths == (1, 1)
     with pytest.raises(SettingError, match="lengths are 1, the cache has 2 rows; give one for each"):
-        cache.rolled_back([1])
+        cache.crop([1])
 
 
 SELECTIONS = [[0], [2], [0, 1, 2], [2, 1, 0], [1, 2, 0], [0, 0, 1], [1, 0, 0], [2, 2, 2], [1, 0], [2, 0, 1, 1, 0, 2, 2]]
@@ -61,7 +61,7 @@ def test_each_selected_row_goes_on_as_the_row_it_was(either, oracle, rows):
     texts = np.random.default_rng(2).integers(0, 300, size=(3, 9)).tolist()
     _, cache = either.step(texts, either.empty_cache(3, capacity=20))
     for tokens in ([5, 6, 7, 8, 9, 10, 11], [20, 21, 22, 23, 24, 25, 26]):
-        cache = cache.selected(rows)
+        cache = cache.reorder(rows)
         texts = [[*texts[row], token] for row, token in zip(rows, tokens, strict=False)]
         assert (cache.lengths, cache.capacity) == ((len(texts[0]) - 1,) * len(rows), 20)
         logits, cache = either.step([text[-1:] for text in texts], cache)
@@ -70,7 +70,7 @@ def test_each_selected_row_goes_on_as_the_row_it_was(either, oracle, rows):
 
 
 def test_rows_of_an_empty_cache_are_selected_and_numpy_may_say_which(either, oracle):
-    cache = either.empty_cache(2).selected(np.array([1, 0, 0]))
+    cache = either.empty_cache(2).reorder(np.array([1, 0, 0]))
     logits, _ = either.step([[5, 6], [7, 8], [9, 10]], cache)
     np.testing.assert_allclose(logits[:, -1], [oracle(ids)[-1] for ids in ([5, 6], [7, 8], [9, 10])], atol=1e-4)
 
@@ -90,7 +90,7 @@ def test_rows_of_an_empty_cache_are_selected_and_numpy_may_say_which(either, ora
 def test_a_row_that_is_not_there_is_refused_and_nothing_is_used_up(either, rows, told):
     cache = either.empty_cache(2)
     with pytest.raises(SettingError, match=told):
-        cache.selected(rows)
+        cache.reorder(rows)
     either.step([[1], [2]], cache)
 
 
@@ -106,16 +106,16 @@ def opened(request, folder):
 @pytest.mark.parametrize("length", [1, 2, 17, 40])
 def test_a_row_that_is_given_a_snapshot_steps_on_exactly_like_the_one_it_is_of(opened, length):
     _, cache = opened.step(IDS, opened.empty_cache())
-    snapshot = cache.taken(0, length)
+    snapshot = cache.snapshot(0, length)
     assert (snapshot.length, snapshot.nbytes) == (length, snapshot.array.nbytes)
-    original = cache.rolled_back(length)
+    original = cache.crop(length)
     expected = [np.empty(0)]
     for token in (5, 6, 7):
         logits, original = opened.step([[token, 9]], original, logits_to_keep=2)
         expected.append(logits)
     _, other = opened.step([[1, 2, 3]], opened.empty_cache(capacity=length + 6))
     for before in (opened.empty_cache(capacity=length + 6), other):
-        given = before.given(0, snapshot)
+        given = before.restore(0, snapshot)
         assert (given.lengths, given.capacity) == ((length,), length + 6)
         for token, logits in zip((5, 6, 7), expected[1:], strict=True):
             found, given = opened.step([[token, 9]], given, logits_to_keep=2)
@@ -124,21 +124,21 @@ def test_a_row_that_is_given_a_snapshot_steps_on_exactly_like_the_one_it_is_of(o
 
 def test_the_first_tokens_of_a_snapshot_are_given_alone(either):
     _, cache = either.step(IDS, either.empty_cache())
-    expected, _ = either.step([[5]], cache.rolled_back(7).copy())
-    snapshot = cache.taken(0, 20)
-    found, after = either.step([[5]], either.empty_cache().given(0, snapshot, 7))
+    expected, _ = either.step([[5]], cache.crop(7).copy())
+    snapshot = cache.snapshot(0, 20)
+    found, after = either.step([[5]], either.empty_cache().restore(0, snapshot, 7))
     np.testing.assert_array_equal(found, expected)
     assert after.lengths == (8,)
-    assert either.empty_cache().given(0, snapshot, np.int64(0)).lengths == (0,)
+    assert either.empty_cache().restore(0, snapshot, np.int64(0)).lengths == (0,)
 
 
 def test_a_snapshot_stays_as_it_is_whatever_becomes_of_the_caches(either):
     _, cache = either.step(IDS, either.empty_cache())
-    snapshot = cache.taken(0, 30)
+    snapshot = cache.snapshot(0, 30)
     before = snapshot.array.copy()
-    _, cache = either.step([[5, 6, 7]], cache.rolled_back(0))
-    given = either.empty_cache().given(0, snapshot)
-    either.step([[8, 9]], given.rolled_back(3))
+    _, cache = either.step([[5, 6, 7]], cache.crop(0))
+    given = either.empty_cache().restore(0, snapshot)
+    either.step([[8, 9]], given.crop(3))
     np.testing.assert_array_equal(snapshot.array, before)
     with pytest.raises(ValueError, match="read-only"):
         snapshot.array[...] = 0
@@ -147,9 +147,9 @@ def test_a_snapshot_stays_as_it_is_whatever_becomes_of_the_caches(either):
 def test_the_neighbours_of_a_row_that_is_given_a_snapshot_go_on(either):
     texts = np.random.default_rng(3).integers(0, 300, size=(3, 9)).tolist()
     _, cache = either.step(texts, either.empty_cache(3))
-    snapshot = cache.taken(2, 9)
+    snapshot = cache.snapshot(2, 9)
     expected, _ = either.step([[5], [6], [7]], cache.copy())
-    found, _ = either.step([[5], [7], [7]], cache.copy().given(1, snapshot))
+    found, _ = either.step([[5], [7], [7]], cache.copy().restore(1, snapshot))
     np.testing.assert_array_equal(found[[0, 2]], expected[[0, 2]])
     np.testing.assert_array_equal(found[1], expected[2])
 
@@ -168,29 +168,35 @@ def test_the_neighbours_of_a_row_that_is_given_a_snapshot_go_on(either):
 def test_what_is_not_there_cannot_be_taken(either, row, length, told):
     _, cache = either.step([[1, 2]], either.empty_cache())
     with pytest.raises(SettingError, match=told):
-        cache.taken(row, length)
+        cache.snapshot(row, length)
 
 
 def test_what_does_not_fit_is_not_given_and_nothing_is_used_up(either, folder):
     _, cache = either.step([[1, 2, 3, 4, 5]], either.empty_cache())
-    snapshot = cache.taken(0, 5)
+    snapshot = cache.snapshot(0, 5)
     other = Session.open(folder, threads=1, graph=either.graph)
     narrow = Snapshot(owner=snapshot.owner, array=snapshot.array[:, :, :, :, :4])
     half = Snapshot(owner=snapshot.owner, array=snapshot.array.astype(np.float16))
     small = either.empty_cache(capacity=4)
     for refused, told in (
-        (lambda: small.given(1, snapshot), "row is 1, the cache has 1; give to from 0 to 0"),
-        (lambda: small.given(0, snapshot.array), "snapshot is ndarray, must be one that a cache has taken of a row"),
-        (lambda: small.given(0, snapshot, 6), "length is 6, the snapshot holds 5; give 0 to 5"),
-        (lambda: small.given(0, snapshot, True), "length is True, the snapshot holds 5"),
-        (lambda: small.given(0, narrow, 1), r"snapshot is float32 of shape \(2, 2, 4, 4\), the cache float32 of shape"),
-        (lambda: small.given(0, half, 1), r"snapshot is float16 of shape \(2, 2, 4, 8\), the cache float32 of shape"),
-        (lambda: other.empty_cache().given(0, snapshot), "snapshot is of another session; take it from a cache of thi"),
+        (lambda: small.restore(1, snapshot), "row is 1, the cache has 1; give to from 0 to 0"),
+        (lambda: small.restore(0, snapshot.array), "snapshot is ndarray, must be one that a cache has taken of a row"),
+        (lambda: small.restore(0, snapshot, 6), "length is 6, the snapshot holds 5; give 0 to 5"),
+        (lambda: small.restore(0, snapshot, True), "length is True, the snapshot holds 5"),
+        (
+            lambda: small.restore(0, narrow, 1),
+            r"snapshot is float32 of shape \(2, 2, 4, 4\), the cache float32 of shape",
+        ),
+        (lambda: small.restore(0, half, 1), r"snapshot is float16 of shape \(2, 2, 4, 8\), the cache float32 of shape"),
+        (
+            lambda: other.empty_cache().restore(0, snapshot),
+            "snapshot is of another session; take it from a cache of thi",
+        ),
     ):
         with pytest.raises(SettingError, match=told):
             refused()
     with pytest.raises(ContextFullError, match="row 0 is given 5 tokens, the cache has room for 4; give fewer or ma"):
-        small.given(0, snapshot)
+        small.restore(0, snapshot)
     either.step([[1]], small)
 
 
@@ -198,10 +204,10 @@ def test_what_does_not_fit_is_not_given_and_nothing_is_used_up(either, folder):
 def test_lengths_that_are_no_integers_are_refused(either, lengths):
     _, cache = either.step([[5, 6], [7, 8]], either.empty_cache(2))
     with pytest.raises(SettingError, match=r"lengths? (is|are) "):
-        cache.rolled_back(lengths)
+        cache.crop(lengths)
 
 
 @pytest.mark.parametrize("rows", [None, 1, np.array(1), np.eye(2), [[1], [1, 2]], {0}], ids=repr)
 def test_rows_that_are_no_list_are_refused(either, rows):
     with pytest.raises(SettingError, match=r"rows? (is|are) "):
-        either.empty_cache(2).selected(rows)
+        either.empty_cache(2).reorder(rows)

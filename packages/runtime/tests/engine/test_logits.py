@@ -9,12 +9,12 @@ from gpt2_runtime import GREEDY, LookupConfig, SamplingConfig, Session, TextGene
 from gpt2_runtime.engine import logits as scores
 from gpt2_runtime.engine import ort_values, portable_graph, serving_graph
 from gpt2_runtime.engine.buffers import DeviceBuffers, on_device
-from gpt2_runtime.engine.logits import LEAST_ROWS, MOST, DeviceScores, HostScores
+from gpt2_runtime.engine.logits import LEAST_ROWS, MOST, DeviceLogits, HostLogits
 from gpt2_runtime.engine.session import open_inference
-from gpt2_runtime.engine.top_k import GRAPH, Finder
+from gpt2_runtime.engine.top_k import GRAPH, TopK
 from gpt2_runtime.errors import LogitsError, SettingError
 from gpt2_runtime.providers.providers import choose_provider
-from gpt2_runtime.sampling.top_logits import Shortlist
+from gpt2_runtime.sampling.top_logits import TopLogits
 from gpt2_runtime.text.batch import Prompt, complete_batch
 
 N, V = 12, 1000
@@ -22,8 +22,8 @@ LOGITS = np.random.default_rng(0).standard_normal((N, V)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
-def finder():
-    return Finder(partial(open_inference, GRAPH, choose_provider("cpu"), 1, True), "cpu")
+def top_k():
+    return TopK(partial(open_inference, GRAPH, choose_provider("cpu"), 1, True), "cpu")
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def bring(cuda_runtime, monkeypatch):
     monkeypatch.setattr(
         scores.cuda_memory, "bring", lambda array, address: brought.append(array.nbytes) or right(array, address)
     )
-    return lambda logits: (DeviceScores(logits, int(logits.ctypes.data), logits.shape), brought)
+    return lambda logits: (DeviceLogits(logits, int(logits.ctypes.data), logits.shape), brought)
 
 
 def test_all_of_them_are_brought_at_once(bring):
@@ -48,14 +48,14 @@ def test_the_ends_of_groups_are_brought_alone(bring, cuda_runtime, groups, count
     there, _ = bring(LOGITS)
     expected = LOGITS.reshape(groups, -1, V)[:, N // groups - count :]
     np.testing.assert_array_equal(there.ends(groups, count), expected)
-    np.testing.assert_array_equal(HostScores(LOGITS).ends(groups, count), expected)
+    np.testing.assert_array_equal(HostLogits(LOGITS).ends(groups, count), expected)
     assert cuda_runtime.started == 0, "nobody has waited for a copy"
 
 
-def test_of_rows_that_need_few_only_those_come(bring, finder):
+def test_of_rows_that_need_few_only_those_come(bring, top_k):
     there, brought = bring(LOGITS)
     counts = [1, 5, None, MOST, MOST + 1, *[2] * 7]
-    rows = there.rows(counts, finder)
+    rows = there.rows(counts, top_k)
     assert brought == [V * 4] * 2
     for row, count, logits in zip(rows, counts, LOGITS, strict=True):
         if count is None or count > MOST:
@@ -64,21 +64,21 @@ def test_of_rows_that_need_few_only_those_come(bring, finder):
             assert row.ids.tolist() == sorted(np.argsort(-logits)[:count].tolist())
 
 
-def test_a_row_with_more_ties_than_are_found_comes_whole(bring, finder):
+def test_a_row_with_more_ties_than_are_found_comes_whole(bring, top_k):
     logits = LOGITS.copy()
     logits[3, 100:200] = 9
     logits[5, 7] = np.nan
     there, brought = bring(logits)
-    rows = there.rows([1] * N, finder)
+    rows = there.rows([1] * N, top_k)
     assert brought == [V * 4] * 2
-    assert [place for place, row in enumerate(rows) if not isinstance(row, Shortlist)] == [3, 5]
+    assert [place for place, row in enumerate(rows) if not isinstance(row, TopLogits)] == [3, 5]
     np.testing.assert_array_equal(rows[3], logits[3])
 
 
 @pytest.mark.parametrize("counts", [[1] * (LEAST_ROWS - 1), [None] * N, [MOST + 1] * N])
-def test_where_nothing_is_saved_all_come_in_one_copy(bring, finder, counts):
+def test_where_nothing_is_saved_all_come_in_one_copy(bring, top_k, counts):
     there, brought = bring(LOGITS[: len(counts)])
-    for row, logits in zip(there.rows(counts, finder), LOGITS, strict=False):
+    for row, logits in zip(there.rows(counts, top_k), LOGITS, strict=False):
         np.testing.assert_array_equal(row, logits)
     assert brought == [len(counts) * V * 4]
 
@@ -95,7 +95,7 @@ def host(request, folder):
 
 
 @pytest.fixture
-def moved(monkeypatch, cuda_runtime, finder):
+def moved(monkeypatch, cuda_runtime, top_k):
     """Has a session's caches and logits take the device's road, even a single row of them."""
 
     def move(session):
@@ -105,7 +105,7 @@ def moved(monkeypatch, cuda_runtime, finder):
         monkeypatch.setattr(ort_values, "remote", lambda tensor: True)
         monkeypatch.setattr(portable_graph, "remote", lambda tensor: True)
         monkeypatch.setattr(scores, "LEAST_ROWS", 1)
-        return replace(session, opened=replace(session.opened, finder=finder))
+        return replace(session, opened=replace(session.opened, top_k=top_k))
 
     return move
 
@@ -137,8 +137,8 @@ def test_texts_are_those_of_the_host(host, moved, monkeypatch):
     expected = texts(host)
     there = moved(host)
     listed = []
-    right = scores.shortlists
-    monkeypatch.setattr(scores, "shortlists", lambda *given: listed.append(right(*given)) or listed[-1])
+    right = scores.top_logits
+    monkeypatch.setattr(scores, "top_logits", lambda *given: listed.append(right(*given)) or listed[-1])
     assert texts(there) == expected
     assert sum(found is not None for rows in listed for found in rows) > 300
 
@@ -162,11 +162,11 @@ def test_logits_are_those_of_the_host(host, moved, monkeypatch, chunk):
 
 def test_damaged_logits_are_told_as_on_the_host(host, moved, monkeypatch):
     there = moved(host)
-    right = Finder.highest
+    right = TopK.highest
     monkeypatch.setattr(
-        Finder, "highest", lambda *given: right(*given)._replace(finite=np.zeros(len(right(*given).finite), bool))
+        TopK, "highest", lambda *given: right(*given)._replace(finite=np.zeros(len(right(*given).finite), bool))
     )
-    monkeypatch.setattr(DeviceScores, "_row", lambda self, place: np.full(300, np.nan, np.float32))
+    monkeypatch.setattr(DeviceLogits, "_row", lambda self, place: np.full(300, np.nan, np.float32))
     with pytest.raises(LogitsError, match="highest logit is nan"):
         TextGenerator(session=there, tokenizer=None).complete([5, 6, 7], max_new_tokens=3, sampling=GREEDY)
 
@@ -182,11 +182,11 @@ def test_damaged_logits_are_told_as_on_the_host(host, moved, monkeypatch):
 )
 def test_what_is_no_count_for_each_row_is_refused(session, counts, message):
     with pytest.raises(SettingError, match=f"^{message}"):
-        session.step_shortlists([[5], [6]], session.empty_cache(2), counts)
+        session.step_top_k([[5], [6]], session.empty_cache(2), counts)
 
 
 def test_of_ragged_rows_each_has_what_it_read(session):
-    rows, _ = session.step_shortlists([[5, 6, 7], [], [8]], session.empty_cache(3), [None] * 3, 2)
+    rows, _ = session.step_top_k([[5, 6, 7], [], [8]], session.empty_cache(3), [None] * 3, 2)
     logits, _ = session.step([[5, 6, 7], [], [8]], session.empty_cache(3), 2)
     assert [len(row) for row in rows] == [2, 0, 1]
     np.testing.assert_array_equal(rows[0], logits[0])

@@ -11,7 +11,7 @@ from gpt2_runtime import GREEDY, Session, TextGenerator, generate
 from gpt2_runtime.engine import packed_session as module
 from gpt2_runtime.engine import session as sessions
 from gpt2_runtime.engine.buffers import HostBuffers, untouched
-from gpt2_runtime.engine.packed_session import BINDINGS, UNPACKED_TOKENS, Engine
+from gpt2_runtime.engine.packed_session import BINDINGS, UNPACKED_TOKENS, PackedSession
 from gpt2_runtime.errors import GraphError, SettingError
 
 
@@ -40,12 +40,12 @@ def memory():
 
 
 def unpacked(*files):
-    return Engine(Inference, files, packed=False)
+    return PackedSession(Inference, files, packed=False)
 
 
 def test_packed_at_once_is_never_opened_again():
     opened = []
-    engine = Engine(lambda packed: opened.append(packed) or Inference(packed), [], packed=True)
+    engine = PackedSession(lambda packed: opened.append(packed) or Inference(packed), [], packed=True)
     for _ in range(100):
         engine.expect(100)
     assert opened == [True]
@@ -82,7 +82,7 @@ def test_what_is_unpacked_is_let_go_before_what_is_packed_is_opened():
         held.append(weakref.ref(inference))
         return inference
 
-    engine = Engine(open_graph, [], packed=False)
+    engine = PackedSession(open_graph, [], packed=False)
     for each in (stepped, idle):
         assert not engine.binding(each, 0, 1, 5, 1).inference.packed
     gc.disable()  # nothing may hang on when it comes
@@ -157,7 +157,7 @@ def test_a_graph_that_cannot_be_packed_is_tried_again():
             raise GraphError("no memory")
         return Inference(packed)
 
-    engine = Engine(open_graph, [], packed=False)
+    engine = PackedSession(open_graph, [], packed=False)
     engine.expect(1)
     with pytest.raises(GraphError, match="no memory"):
         engine.expect(UNPACKED_TOKENS + 1)
@@ -227,7 +227,7 @@ def test_threads_may_share_a_session_while_it_packs(folder):
 
 @pytest.mark.usefixtures("_plain")
 def test_steps_of_all_rows_by_one_token_are_captured_each_under_its_own_number():
-    engine = Engine(Inference, [], packed=True, captures=True)
+    engine = PackedSession(Inference, [], packed=True, captures=True)
     mine, other = memory(), memory()
     assert [engine.binding(each, 0, 3, 1, 3).capture for each in (mine, other, mine)] == [0, 1, 0]
     for shape in [(0, 3, 2, 3), (0, 2, 1, 2), (1, 2, 1, 2), (0, 3, 1, 2)]:
@@ -237,7 +237,7 @@ def test_steps_of_all_rows_by_one_token_are_captured_each_under_its_own_number()
 @pytest.mark.usefixtures("_plain")
 def test_so_many_are_captured_and_no_more(monkeypatch):
     monkeypatch.setattr(module, "MOST_CAPTURED", 2)
-    engine = Engine(Inference, [], packed=True, captures=True)
+    engine = PackedSession(Inference, [], packed=True, captures=True)
     held = [memory() for _ in range(4)]
     assert [engine.binding(each, 0, 3, 1, 3).capture for each in held] == [0, 1, -1, -1]
 

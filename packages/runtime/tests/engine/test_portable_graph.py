@@ -23,7 +23,7 @@ def test_rows_of_different_lengths_are_refused(portable):
         portable.step([[5], []], portable.empty_cache(2))
     _, cache = portable.step([[5, 6], [6, 7]], portable.empty_cache(2))
     with pytest.raises(SettingError, match="rows are to be rolled back to 1, 2 tokens"):
-        cache.rolled_back([1, 2])
+        cache.crop([1, 2])
 
 
 def test_a_cache_stays_usable(portable, oracle):
@@ -35,30 +35,30 @@ def test_a_cache_stays_usable(portable, oracle):
 
 def test_the_tensors_are_as_long_as_the_cache_says(portable):
     _, cache = portable.step([[1, 2, 3, 4]], portable.empty_cache())
-    for tensor in cache.rolled_back(3).tensors:
+    for tensor in cache.crop(3).tensors:
         assert tensor.shape() == [1, 4, 3, 8]
 
 
 def test_a_cache_that_was_selected_from_stays_usable(portable, oracle):
     _, cache = portable.step([[1, 2], [3, 4]], portable.empty_cache(2))
-    assert cache.selected([0, 1]) is cache
-    cache.selected([1, 1, 1])
+    assert cache.reorder([0, 1]) is cache
+    cache.reorder([1, 1, 1])
     logits, _ = portable.step([[5], [6]], cache)
     np.testing.assert_allclose(logits[:, -1], [oracle([1, 2, 5])[-1], oracle([3, 4, 6])[-1]], atol=1e-4)
 
 
 def test_a_row_given_another_length_than_its_neighbours_is_refused(portable):
     _, cache = portable.step([[1, 2, 3], [4, 5, 6]], portable.empty_cache(2))
-    snapshot = cache.taken(0, 3)
-    assert cache.given(1, snapshot).lengths == (3, 3)
+    snapshot = cache.snapshot(0, 3)
+    assert cache.restore(1, snapshot).lengths == (3, 3)
     with pytest.raises(SettingError, match="rows are to hold 3, 2 tokens, the portable graph's rows are of one length"):
-        cache.given(1, snapshot, 2)
+        cache.restore(1, snapshot, 2)
     with pytest.raises(SettingError, match="rows are to hold 3, 0 tokens"):
-        portable.empty_cache(2).given(0, snapshot)
+        portable.empty_cache(2).restore(0, snapshot)
 
 
 def test_a_cache_that_was_given_to_stays_usable(portable, oracle):
     _, cache = portable.step([[1, 2], [3, 4]], portable.empty_cache(2))
-    cache.given(1, cache.taken(0, 2))
+    cache.restore(1, cache.snapshot(0, 2))
     logits, _ = portable.step([[5], [6]], cache)
     np.testing.assert_allclose(logits[:, -1], [oracle([1, 2, 5])[-1], oracle([3, 4, 6])[-1]], atol=1e-4)

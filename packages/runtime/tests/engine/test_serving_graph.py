@@ -65,10 +65,10 @@ def test_rows_of_any_lengths_are_the_rows_alone(serving, oracle, data):
                 assert_rows(logits, texts, new, keep, oracle)
             if data.draw(st.booleans(), "roll back"):
                 texts = [before[: data.draw(st.integers(0, len(before)))] for before in texts]
-                cache = cache.rolled_back([len(before) for before in texts])
+                cache = cache.crop([len(before) for before in texts])
             if data.draw(st.booleans(), "select"):
                 taken = data.draw(st.lists(st.integers(0, len(texts) - 1), min_size=1, max_size=6), "rows")
-                texts, cache = [texts[row] for row in taken], cache.selected(taken)
+                texts, cache = [texts[row] for row in taken], cache.reorder(taken)
 
 
 @given(cuts=st.sets(st.integers(1, 49)), chunk=st.integers(1, 64))
@@ -138,7 +138,7 @@ def test_idle_rows_on_both_sides_and_between(serving, oracle):
 
 def test_rolling_back_copies_nothing(serving):
     _, cache = serving.step([text(0, 20), text(1, 4)], serving.empty_cache(2))
-    back = cache.rolled_back([3, 4])
+    back = cache.crop([3, 4])
     assert back.buffers is cache.buffers
 
 
@@ -147,7 +147,7 @@ def test_a_selection_uses_the_cache_up_as_a_step_does(serving, oracle):
     kept = old.copy()
     for rows in ([1, 0], [1, 1, 1]):
         old = kept.copy()
-        new = old.selected(rows)
+        new = old.reorder(rows)
         with pytest.raises(SettingError, match="cache is of step 0, its buffers of step 1; go on with the one that"):
             serving.step([[7], [7]], old)
         logits, _ = serving.step([[7]] * len(rows), new)
@@ -155,46 +155,46 @@ def test_a_selection_uses_the_cache_up_as_a_step_does(serving, oracle):
             logits[:, -1], [oracle([*([1, 2, 3], [4, 5, 6])[row], 7])[-1] for row in rows], atol=TOLERANCE
         )
     with pytest.raises(SettingError, match="cache is of step 0"):
-        old.selected([0])
+        old.reorder([0])
 
 
 def test_as_many_rows_or_fewer_are_selected_in_the_memory_that_is_there(serving):
     _, cache = serving.step([text(seed, 5) for seed in range(3)], serving.empty_cache(3))
     buffers = cache.buffers
     for rows in ([2, 0, 0], [1, 1], [0], [0, 0, 0]):
-        cache = cache.selected(rows)
+        cache = cache.reorder(rows)
         assert cache.buffers is buffers
-    assert cache.selected([0, 1, 2, 0]).buffers is not buffers
+    assert cache.reorder([0, 1, 2, 0]).buffers is not buffers
 
 
 def written(cache, rows):
     """How many positions of each row a selection writes, by what it changes."""
     array, before = cache.buffers.array, cache.buffers.array.copy()
-    cache.selected(rows)
+    cache.reorder(rows)
     return (array != before).any(axis=(0, 1, 3, 5)).sum(axis=1).tolist()
 
 
 def test_a_selection_copies_the_tokens_in_which_rows_differ(serving):
     """As the beams of one prompt do in their last tokens."""
     _, cache = serving.step([text(0, 20)], serving.empty_cache(capacity=40))
-    cache = cache.selected([0, 0, 0])
+    cache = cache.reorder([0, 0, 0])
     _, cache = serving.step([[1], [2], [3]], cache)
-    cache = cache.selected([0, 0, 2])
+    cache = cache.reorder([0, 0, 2])
     _, cache = serving.step([[4], [5], [6]], cache)
     assert [cache.alike[pair].item() for pair in ((0, 1), (0, 2), (1, 2))] == [21, 20, 20]
     assert written(cache.copy(), [0, 0, 2]) == [0, 1, 0]
     assert written(cache.copy(), [0, 1, 0]) == [0, 0, 2]
     assert written(cache.copy(), [2, 1, 0]) == [2, 0, 2]
     assert written(cache.copy(), [0, 1, 2]) == [0, 0, 0]
-    shorter = cache.rolled_back([19, 22, 22])
+    shorter = cache.crop([19, 22, 22])
     _, cache = serving.step([[9, 9, 9], [], []], shorter)
     assert written(cache.copy(), [0, 0, 2]) == [0, 3, 0]
 
 
 def test_a_row_is_given_its_tokens_and_nothing_else_is_written(serving):
     _, cache = serving.step([text(0, 20), text(1, 9), text(2, 4)], serving.empty_cache(3, capacity=30))
-    snapshot, before = cache.taken(0, 15), cache.buffers.array.copy()
-    given = cache.given(2, snapshot, 11)
+    snapshot, before = cache.snapshot(0, 15), cache.buffers.array.copy()
+    given = cache.restore(2, snapshot, 11)
     assert given.buffers is cache.buffers
     assert given.lengths == (20, 9, 11)
     np.testing.assert_array_equal(given.buffers.array[:, :, 2, :, :11], before[:, :, 0, :, :11])
@@ -204,9 +204,9 @@ def test_a_row_is_given_its_tokens_and_nothing_else_is_written(serving):
 
 def test_a_cache_that_was_given_to_is_used_up_and_one_that_was_taken_from_is_not(serving):
     _, old = serving.step([[1, 2, 3]], serving.empty_cache())
-    snapshot = old.taken(0, 2)
-    new = old.given(0, snapshot)
-    for use in (lambda: serving.step([[7]], old), lambda: old.taken(0, 1), lambda: old.given(0, snapshot)):
+    snapshot = old.snapshot(0, 2)
+    new = old.restore(0, snapshot)
+    for use in (lambda: serving.step([[7]], old), lambda: old.snapshot(0, 1), lambda: old.restore(0, snapshot)):
         with pytest.raises(SettingError, match="cache is of step 1, its buffers of step 2; go on with the one that"):
             use()
     serving.step([[7]], new)
@@ -217,8 +217,8 @@ def test_a_row_that_was_given_tokens_is_like_no_other(serving, oracle):
     _, cache = serving.step([text(0, 9)], serving.empty_cache())
     _, other = serving.step([text(1, 9)], serving.empty_cache())
     for row in (0, 1):
-        twins = cache.copy().selected([0, 0])
-        given = twins.given(row, other.taken(0, 6)).selected([1, 0])
+        twins = cache.copy().reorder([0, 0])
+        given = twins.restore(row, other.snapshot(0, 6)).reorder([1, 0])
         texts = [text(0, 9), text(0, 9)]
         texts[1 - row] = text(1, 9)[:6]
         logits, _ = serving.step([[5], [6]], given)
@@ -233,10 +233,10 @@ def test_a_cache_that_the_system_has_no_memory_for_is_refused():
 
 def test_a_cache_that_has_been_stepped_is_refused(serving, oracle):
     _, old = serving.step([[1, 2, 3]], serving.empty_cache())
-    shorter = old.rolled_back(1)
+    shorter = old.crop(1)
     _, new = serving.step([[4]], old)
     for stale in (old, shorter):
-        for use in (lambda cache: serving.step([[5]], cache), lambda cache: cache.copy(), lambda c: c.rolled_back(1)):
+        for use in (lambda cache: serving.step([[5]], cache), lambda cache: cache.copy(), lambda c: c.crop(1)):
             with pytest.raises(
                 SettingError, match="cache is of step 1, its buffers of step 2; go on with the one that"
             ):
@@ -253,7 +253,7 @@ def test_a_step_that_fails_uses_the_cache_up(serving, monkeypatch):
 
     monkeypatch.setattr(Binding, "run", fail)
     with pytest.raises(KeyboardInterrupt):
-        serving.step([[4]], cache.rolled_back(1))
+        serving.step([[4]], cache.crop(1))
     with pytest.raises(SettingError, match="cache is of step 1"):
         serving.step([[4]], cache)
 

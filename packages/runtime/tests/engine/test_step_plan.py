@@ -4,7 +4,7 @@ from itertools import chain
 
 import numpy as np
 import pytest
-from gpt2_runtime.engine.step_plan import RUN_COST, Run, feeds, places, plan
+from gpt2_runtime.engine.step_plan import RUN_COST, GraphCall, feeds, logit_slots, plan
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -53,7 +53,7 @@ def test_the_last_tokens_of_each_row_are_scored_once(rows, chunk, data):
         fed = feeds(run, ids, past, keep)
         scored = fed["input_ids"].ravel()[fed["logits_index"]]
         positions = fed["position_ids"].ravel()[fed["logits_index"]]
-        for place, id_, position in zip(places(run, ids, keep), scored.tolist(), positions.tolist(), strict=True):
+        for place, id_, position in zip(logit_slots(run, ids, keep), scored.tolist(), positions.tolist(), strict=True):
             assert place not in found
             assert position == past[place[0]] + id_ % 100
             found[place] = id_
@@ -88,7 +88,7 @@ def test_no_more_runs_than_are_needed(past, new, runs):
 
 def test_rows_at_the_ends_that_do_not_read_are_left_out():
     (run,) = plan([5, 5, 5, 5], [0, 1, 1, 0], 256)
-    assert run == Run(1, (range(1), range(1)))
+    assert run == GraphCall(1, (range(1), range(1)))
 
 
 def test_rows_of_one_token_come_first():
@@ -99,7 +99,7 @@ def test_rows_of_one_token_come_first():
 
 
 def test_a_run_over_a_past_counts_on_from_it():
-    fed = feeds(Run(1, (range(2, 5),)), [np.array([1]), np.arange(10, 15)], [7, 40], keep=2)
+    fed = feeds(GraphCall(1, (range(2, 5),)), [np.array([1]), np.arange(10, 15)], [7, 40], keep=2)
     assert fed["input_ids"].tolist() == [[12, 13, 14]]
     assert fed["position_ids"].tolist() == [[42, 43, 44]]
     assert fed["seqlens_k"].tolist() == [44]

@@ -1,6 +1,6 @@
 import pytest
 from gpt2_runtime.errors import BundleError
-from gpt2_runtime.folder.json_object import Document
+from gpt2_runtime.folder.json_object import JsonObject
 
 
 @pytest.mark.parametrize(
@@ -23,26 +23,26 @@ def test_what_is_not_a_json_object_is_refused_with_its_place(tmp_path, data, mes
     path = tmp_path / "x.json"
     path.write_bytes(data)
     with pytest.raises(BundleError, match=message) as refusal:
-        Document.read(path)
+        JsonObject.read(path)
     assert "\n" not in str(refusal.value)
 
 
 def test_a_whole_pair_is_a_character(tmp_path):
     (tmp_path / "x.json").write_bytes(rb'{"\ud83d\ude00": "\ud83d\ude00"}')
-    assert Document.read(tmp_path / "x.json").fields == {"😀": "😀"}
+    assert JsonObject.read(tmp_path / "x.json").fields == {"😀": "😀"}
 
 
 def test_a_file_has_so_many_bytes_and_no_more(tmp_path):
     path = tmp_path / "x.json"
     path.write_bytes(b'{"a": 1}')
-    assert Document.read(path, 8).integer("a") == 1
+    assert JsonObject.read(path, 8).integer("a") == 1
     with pytest.raises(BundleError, match=r"x\.json has 8 bytes, must have at most 7; copy or export the folder again"):
-        Document.read(path, 7)
+        JsonObject.read(path, 7)
 
 
 def test_an_absent_file_is_refused_by_name(tmp_path):
     with pytest.raises(BundleError, match=r"gone\.json is not there; copy or export the folder again"):
-        Document.read(tmp_path / "gone.json")
+        JsonObject.read(tmp_path / "gone.json")
 
 
 @pytest.mark.parametrize(
@@ -56,11 +56,11 @@ def test_an_absent_file_is_refused_by_name(tmp_path):
         (lambda d: d.integer("gone"), "gone is absent, not an integer"),
         (lambda d: d.flag("number", default=True), "number is 3, not true or false"),
         (lambda d: d.items("number"), "number is 3, not a list"),
-        (lambda d: d.document("number"), "number is 3, not an object"),
-        (lambda d: d.document("inner").text("a"), r"here: inner: a is \[0, 1, .*\.\.\., not text"),
+        (lambda d: d.object("number"), "number is 3, not an object"),
+        (lambda d: d.object("inner").text("a"), r"here: inner: a is \[0, 1, .*\.\.\., not text"),
     ],
 )
 def test_a_field_of_another_type_is_refused_with_its_value(ask, message):
     fields = {"number": 3, "text": "x", "flag": True, "inner": {"a": list(range(99))}}
     with pytest.raises(BundleError, match=message):
-        ask(Document(where="here", fields=fields))
+        ask(JsonObject(where="here", fields=fields))

@@ -14,7 +14,7 @@ import pytest
 from gpt2_runtime import (
     GREEDY,
     Bundle,
-    Gpt2RuntimeError,
+    GPT2RuntimeError,
     LookupConfig,
     PrefixCache,
     Prompt,
@@ -177,13 +177,13 @@ def test_an_error_is_sent_as_it_is():
 def test_what_only_this_process_has_says_what_to_send(generator, either):
     session = generator.session
     _, cache = either.step([[5, 6, 7]], either.empty_cache())
-    local = [cache, cache.taken(0, 2), PrefixCache(session, max_bytes=10), generator.stream("To be")]
+    local = [cache, cache.snapshot(0, 2), PrefixCache(session, max_bytes=10), generator.stream("To be")]
     for thing in local:
-        with pytest.raises(Gpt2RuntimeError, match=rf"{type(thing).__name__} holds memory of this process.*; \w+"):
+        with pytest.raises(GPT2RuntimeError, match=rf"{type(thing).__name__} holds memory of this process.*; \w+"):
             pickle.dumps(thing)
     for copied in (copy.copy, copy.deepcopy):
         for thing in local[2:]:
-            with pytest.raises(Gpt2RuntimeError, match="holds memory of this process"):
+            with pytest.raises(GPT2RuntimeError, match="holds memory of this process"):
                 copied(thing)
         assert copied(local[1]) is local[1]
 

@@ -9,7 +9,7 @@ from gpt2_runtime import GREEDY, Beam, Session, beam_search, generate
 from gpt2_runtime.errors import EmptyPromptError, LogitsError, PromptTooLongError, SettingError, TokenIdError
 from gpt2_runtime.generation.beam_search import MOST_BEAMS, BeamConfig
 from gpt2_runtime.sampling.logprobs import log_softmax
-from gpt2_runtime.sampling.sampler import controlled, sample
+from gpt2_runtime.sampling.sampler import apply_processors, sample
 
 PROMPT = [5, 60, 7, 200]
 
@@ -188,7 +188,7 @@ def test_controls_change_the_scores_of_the_tokens(session, oracle, controls):
         text, total = whole(beam), 0.0
         for place, token in enumerate(text):
             plain = log_softmax(oracle([*PROMPT, *text[:place]])[-1:])[0]
-            left = controlled(plain, sampling, prompt_ids=PROMPT, new_ids=text[:place], stop_token_ids=stops)
+            left = apply_processors(plain, sampling, prompt_ids=PROMPT, new_ids=text[:place], stop_token_ids=stops)
             total += left[token]
         assert beam.score == pytest.approx(total / len(text), abs=1e-4)
 

@@ -70,13 +70,13 @@ def test_one_generator_state_gives_one_text(session):
 
 
 def test_each_token_costs_one_step_of_one_position(session, monkeypatch):
-    steps, step = [], type(session).step_shortlists
+    steps, step = [], type(session).step_top_k
 
     def counted(self, ids, cache, counts, logits_to_keep):
         steps.append(([len(row) for row in ids], logits_to_keep))
         return step(self, ids, cache, counts, logits_to_keep)
 
-    monkeypatch.setattr(type(session), "step_shortlists", counted)
+    monkeypatch.setattr(type(session), "step_top_k", counted)
     run(session, max_new_tokens=5)
     assert steps == [([4], 1), ([1], 1), ([1], 1), ([1], 1), ([1], 1)]
 

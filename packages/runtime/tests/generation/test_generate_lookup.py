@@ -96,9 +96,9 @@ def test_guesses_that_are_always_wrong_change_nothing(serving, guessing, monkeyp
 @pytest.mark.parametrize("asked", [0, 1, 2, 3, 7, 60, 64])
 def test_nothing_is_guessed_beyond_what_is_asked_for_or_the_model_reads(serving, guessing, monkeypatch, asked):
     guessing(16)
-    read, step = [], Session.step_shortlists
+    read, step = [], Session.step_top_k
     monkeypatch.setattr(
-        Session, "step_shortlists", lambda self, ids, *rest: read.append(len(ids[0])) or step(self, ids, *rest)
+        Session, "step_top_k", lambda self, ids, *rest: read.append(len(ids[0])) or step(self, ids, *rest)
     )
     prompt = [5, 6, 7] * 6
     ids, *_, timings = run(serving, prompt, max_new_tokens=asked, lookup=LOOKUP)

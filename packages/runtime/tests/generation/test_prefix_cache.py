@@ -48,7 +48,7 @@ def read(session, ids, kept=None):
     """Logits after a prompt, its keys and values, and how many of its tokens were reused."""
     cache, reused = session.empty_cache(), 0
     if kept is not None:
-        cache, reused = kept.given(cache, ids, len(ids))
+        cache, reused = kept.restore(cache, ids, len(ids))
     logits, cache = session.step([ids[reused:]], cache)
     return logits, cache, reused
 
@@ -61,7 +61,7 @@ def assert_same_bits(session):
         kept = PrefixCache(session, max_bytes=ROOM)
         _, first, _ = read(session, TEXT[:before])
         kept.keep(TEXT[:before], first)
-        session.step([[1, 2, 3]], first.rolled_back(0))  # what is kept is not what this writes over
+        session.step([[1, 2, 3]], first.crop(0))  # what is kept is not what this writes over
         for length in (1, 2, 17, 18, 32, 33, 47, 49, 50, 64):
             for shared in sorted({0, 16, 31, 33, 48, length - 1, length}):
                 if shared <= min(before, length):
@@ -69,7 +69,7 @@ def assert_same_bits(session):
                     expected, whole = alone(*ids)
                     found, after, count = read(session, ids, kept)
                     np.testing.assert_array_equal(found, expected)
-                    np.testing.assert_array_equal(after.taken(0, length).array, whole.taken(0, length).array)
+                    np.testing.assert_array_equal(after.snapshot(0, length).array, whole.snapshot(0, length).array)
                     reused.add(count)
     assert reused == {0, 16, 32, 48}
 
@@ -177,9 +177,9 @@ def test_a_prompt_is_kept_before_its_first_token_comes(either):
 def test_only_the_rest_is_read(either, monkeypatch):
     kept = PrefixCache(either, max_bytes=ROOM)
     told(either, TEXT[:40], kept)
-    lengths, step = [], Session.step_shortlists
+    lengths, step = [], Session.step_top_k
     monkeypatch.setattr(
-        Session, "step_shortlists", lambda self, ids, *rest: lengths.append(len(ids[0])) or step(self, ids, *rest)
+        Session, "step_top_k", lambda self, ids, *rest: lengths.append(len(ids[0])) or step(self, ids, *rest)
     )
     told(either, [*TEXT[:35], 7, 8], kept, max_new_tokens=3)
     assert lengths == [37 - 32, 1, 1]

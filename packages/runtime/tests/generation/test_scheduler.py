@@ -94,10 +94,10 @@ def test_rows_out_of_range_are_refused(session, rows):
 
 @pytest.mark.parametrize("rows", [1, 2, 8])
 def test_continuations_of_one_prompt_read_it_once(session, monkeypatch, rows):
-    read, step = [], type(session).step_shortlists
+    read, step = [], type(session).step_top_k
     monkeypatch.setattr(
         type(session),
-        "step_shortlists",
+        "step_top_k",
         lambda self, ids, *rest: read.append(sum(map(len, ids))) or step(self, ids, *rest),
     )
     request = Request(

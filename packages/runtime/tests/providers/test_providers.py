@@ -47,7 +47,7 @@ def test_without_onnxruntime_the_package_imports_and_says_what_to_install(folder
         "import sys; sys.modules['onnxruntime'] = None\n"
         "import gpt2_runtime\n"
         f"try: gpt2_runtime.Session.open({str(folder)!r})\n"
-        "except gpt2_runtime.Gpt2RuntimeError as error: print(error)"
+        "except gpt2_runtime.GPT2RuntimeError as error: print(error)"
     )
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert "pip install 'gpt2-runtime[cpu]'" in told

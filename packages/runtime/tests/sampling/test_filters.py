@@ -5,13 +5,13 @@ import pytest
 from gpt2_runtime import SamplingConfig
 from gpt2_runtime.sampling.filters import (
     FEW,
+    apply_temperature,
     draw,
     keep_min_p,
     keep_top_k,
     keep_top_p,
     keep_typical_p,
     probabilities,
-    temper,
 )
 from gpt2_runtime.sampling.sampler import candidates
 from hypothesis import given
@@ -85,7 +85,7 @@ def plainly(logits, *, temperature=1.0, **settings):
 
 @given(LOGITS, TEMPERATURES, st.floats(0, 1))
 def test_min_p_keeps_what_is_a_share_as_likely_as_the_likeliest(logits, temperature, p):
-    found = vector(keep_min_p(temper(logits, temperature), p), len(logits))
+    found = vector(keep_min_p(apply_temperature(logits, temperature), p), len(logits))
     everything = plainly(logits, temperature=temperature)
     relative = everything / everything.max()
     assert found.sum() == pytest.approx(1)
@@ -96,15 +96,17 @@ def test_min_p_keeps_what_is_a_share_as_likely_as_the_likeliest(logits, temperat
 
 def test_min_p_keeps_a_token_right_at_its_border_and_all_that_tie_there():
     logits = np.array([0.0, -8.0, -2.0, -8.0, -8.125], dtype=np.float32)
-    np.testing.assert_array_equal(keep_min_p(temper(logits, 8.0), np.exp(-1.0)).ids, [0, 1, 2, 3])
-    np.testing.assert_array_equal(keep_min_p(temper(np.zeros(5, dtype=np.float32), 1.0), 1).ids, np.arange(5))
-    np.testing.assert_array_equal(keep_min_p(temper(logits, 1.0), 1).ids, [0])
-    np.testing.assert_array_equal(keep_min_p(temper(logits, 1.0), 0).ids, np.arange(5))
+    np.testing.assert_array_equal(keep_min_p(apply_temperature(logits, 8.0), np.exp(-1.0)).ids, [0, 1, 2, 3])
+    np.testing.assert_array_equal(
+        keep_min_p(apply_temperature(np.zeros(5, dtype=np.float32), 1.0), 1).ids, np.arange(5)
+    )
+    np.testing.assert_array_equal(keep_min_p(apply_temperature(logits, 1.0), 1).ids, [0])
+    np.testing.assert_array_equal(keep_min_p(apply_temperature(logits, 1.0), 0).ids, np.arange(5))
 
 
 @given(LOGITS, TEMPERATURES, SHARES)
 def test_typical_p_keeps_the_fewest_of_the_most_typical(logits, temperature, p):
-    found = vector(keep_typical_p(temper(logits, temperature), p), len(logits))
+    found = vector(keep_typical_p(apply_temperature(logits, temperature), p), len(logits))
     everything = plainly(logits, temperature=temperature)
     far = distances(np.asarray(logits, dtype=np.float64) / temperature)
     furthest = far[found > 0].max()
@@ -118,13 +120,13 @@ def test_typical_p_keeps_the_fewest_of_the_most_typical(logits, temperature, p):
 def test_typical_p_can_leave_out_the_likeliest():
     # The likeliest of these has a surprise of 1.2 nats, the many others 5; the entropy is 3.9.
     logits = np.log([0.3, *[0.7 / 100] * 100])
-    assert vector(keep_typical_p(temper(logits, 1.0), 0.6), 101)[0] == 0
+    assert vector(keep_typical_p(apply_temperature(logits, 1.0), 0.6), 101)[0] == 0
 
 
 def test_typical_p_keeps_all_that_tie_with_the_last():
     logits = np.log([0.5, 0.125, 0.125, 0.125, 0.125])
-    np.testing.assert_array_equal(keep_typical_p(temper(logits, 1.0), 0.1).ids, [1, 2, 3, 4])
-    np.testing.assert_array_equal(keep_typical_p(temper(logits, 1.0), 0.51).ids, np.arange(5))
+    np.testing.assert_array_equal(keep_typical_p(apply_temperature(logits, 1.0), 0.1).ids, [1, 2, 3, 4])
+    np.testing.assert_array_equal(keep_typical_p(apply_temperature(logits, 1.0), 0.51).ids, np.arange(5))
 
 
 def text_like(rng, size):
@@ -165,7 +167,7 @@ def test_min_p_of_any_shape_and_size_keeps_the_tokens_of_the_definition(shape, s
     rng = np.random.default_rng(size)
     for p, temperature in ((0.02, 1.0), (0.5, 0.7), (1e-6, 2.0), (1e-30, 1.0), (1, 1.0)):
         logits = SHAPES[shape](rng, size).astype(np.float32)
-        found = vector(keep_min_p(temper(logits, temperature), p), size)
+        found = vector(keep_min_p(apply_temperature(logits, temperature), p), size)
         scores = (logits.astype(np.float64) - float(logits.max())) / temperature
         stays = scores >= np.log(p)
         wrong = (found > 0) != (stays & (scores > -85))  # below, the probability is 0 in float32
@@ -179,7 +181,7 @@ def test_typical_p_of_any_shape_and_size_keeps_the_tokens_of_the_definition(shap
     rng = np.random.default_rng(size)
     for p, temperature in ((0.2, 1.0), (0.9, 0.7), (0.5, 2.0), (0.999, 1.0), (1e-9, 1.0)):
         logits = SHAPES[shape](rng, size).astype(np.float32)
-        left = keep_typical_p(temper(logits, temperature), p)
+        left = keep_typical_p(apply_temperature(logits, temperature), p)
         found = vector(left, size)
         scores = logits.astype(np.float64) / temperature
         likely, far = softmax(scores), distances(scores)
@@ -198,7 +200,7 @@ def test_typical_p_of_any_shape_and_size_keeps_the_tokens_of_the_definition(shap
 
 @given(LOGITS, TEMPERATURES, st.integers(1, 40), SHARES, st.floats(0, 1), SHARES)
 def test_the_filters_come_in_transformers_order(logits, temperature, k, top, least, typical):
-    left = temper(logits, temperature)
+    left = apply_temperature(logits, temperature)
     expected = keep_typical_p(keep_min_p(keep_top_p(keep_top_k(left, k), top), least), typical)
     settings = {"temperature": temperature, "top_k": k, "top_p": top, "min_p": least, "typical_p": typical}
     found = candidates(logits, SamplingConfig(**settings))

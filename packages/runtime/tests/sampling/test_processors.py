@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from gpt2_runtime import GREEDY, SamplingConfig
 from gpt2_runtime.errors import LogitsError, SettingError
-from gpt2_runtime.sampling.config import CONTROLS, check_vocabulary
+from gpt2_runtime.sampling.config import PROCESSORS, check_vocabulary
 from gpt2_runtime.sampling.filters import probabilities
-from gpt2_runtime.sampling.sampler import candidates, controlled, sample
+from gpt2_runtime.sampling.sampler import apply_processors, candidates, sample
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -62,7 +62,7 @@ def plainly(logits, prompt, new, stops, settings):
 def test_controls_are_those_of_the_definition(logits, prompt, new, stops, settings):
     before = logits.copy()
     config = SamplingConfig(**settings)
-    found = controlled(logits, config, prompt_ids=prompt, new_ids=new, stop_token_ids=stops)
+    found = apply_processors(logits, config, prompt_ids=prompt, new_ids=new, stop_token_ids=stops)
     expected = plainly(logits, prompt, new, stops, settings)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
     assert found.dtype == logits.dtype
@@ -92,8 +92,8 @@ def test_probabilities_are_the_softmax_of_the_controlled_logits(logits, prompt, 
 def test_without_a_control_the_very_logits_come_back():
     logits = np.zeros(4, dtype=np.float32)
     plain = SamplingConfig(temperature=0.5, top_k=2, top_p=0.5, min_p=0.1, typical_p=0.9)
-    assert plain.controls == ()
-    assert controlled(logits, plain, prompt_ids=[1], new_ids=[2], stop_token_ids=[3]) is logits
+    assert plain.processors == ()
+    assert apply_processors(logits, plain, prompt_ids=[1], new_ids=[2], stop_token_ids=[3]) is logits
 
 
 ONE_OF_EACH = {
@@ -107,49 +107,49 @@ ONE_OF_EACH = {
 }
 
 
-@pytest.mark.parametrize("name", CONTROLS)
+@pytest.mark.parametrize("name", PROCESSORS)
 def test_a_setting_that_changes_logits_is_known_as_a_control(name):
-    assert SamplingConfig(**{name: ONE_OF_EACH[name]}).controls == (name,)
+    assert SamplingConfig(**{name: ONE_OF_EACH[name]}).processors == (name,)
 
 
 def test_the_repetition_penalty_counts_the_prompt_and_the_others_do_not():
     logits = np.full(3, 2.0)
-    repeated = controlled(logits, SamplingConfig(repetition_penalty=2.0), prompt_ids=[0], new_ids=[1])
+    repeated = apply_processors(logits, SamplingConfig(repetition_penalty=2.0), prompt_ids=[0], new_ids=[1])
     np.testing.assert_array_equal(repeated, [1, 1, 2])
-    counted = controlled(logits, SamplingConfig(frequency_penalty=0.5), prompt_ids=[0, 0], new_ids=[1, 1])
+    counted = apply_processors(logits, SamplingConfig(frequency_penalty=0.5), prompt_ids=[0, 0], new_ids=[1, 1])
     np.testing.assert_array_equal(counted, [2, 1, 2])
-    present = controlled(logits, SamplingConfig(presence_penalty=0.5), prompt_ids=[0, 0], new_ids=[1, 1])
+    present = apply_processors(logits, SamplingConfig(presence_penalty=0.5), prompt_ids=[0, 0], new_ids=[1, 1])
     np.testing.assert_array_equal(present, [2, 1.5, 2])
 
 
 def test_the_bias_comes_before_the_repetition_penalty_and_that_before_the_counts():
     config = SamplingConfig(logit_bias={0: 3.0}, repetition_penalty=2.0, frequency_penalty=0.25)
-    np.testing.assert_array_equal(controlled(np.array([1.0]), config, new_ids=[0]), [1.75])
+    np.testing.assert_array_equal(apply_processors(np.array([1.0]), config, new_ids=[0]), [1.75])
 
 
 def test_a_bad_word_may_have_begun_in_the_prompt():
     config = SamplingConfig(bad_words_ids=[[3, 1, 2]])
     for prompt, new, forbidden in (([3], [1], [2]), ([3, 1], [], [2]), ([], [1], []), ([1], [3], [])):
-        found = controlled(np.zeros(4), config, prompt_ids=prompt, new_ids=new)
+        found = apply_processors(np.zeros(4), config, prompt_ids=prompt, new_ids=new)
         assert np.flatnonzero(found == -math.inf).tolist() == forbidden
 
 
 def test_a_bad_word_that_is_a_stop_token_never_comes():
-    found = controlled(np.zeros(3), SamplingConfig(bad_words_ids=[[2]]), stop_token_ids=[2])
+    found = apply_processors(np.zeros(3), SamplingConfig(bad_words_ids=[[2]]), stop_token_ids=[2])
     np.testing.assert_array_equal(found, [0, 0, -math.inf])
 
 
 def test_stop_tokens_are_forbidden_until_there_are_enough_new_ones():
     config = SamplingConfig(min_new_tokens=2)
     for new, expected in (([], -math.inf), ([1], -math.inf), ([1, 1], 0)):
-        found = controlled(np.zeros(3), config, prompt_ids=[1, 1, 1], new_ids=new, stop_token_ids={2, 50256})
+        found = apply_processors(np.zeros(3), config, prompt_ids=[1, 1, 1], new_ids=new, stop_token_ids={2, 50256})
         np.testing.assert_array_equal(found, [0, 0, expected])
 
 
 def test_a_text_is_lists_tuples_or_arrays():
     config = SamplingConfig(repetition_penalty=2.0, frequency_penalty=0.5, no_repeat_ngram_size=2)
     found = [
-        controlled(np.arange(1.0, 6), config, prompt_ids=kind([1, 2, 3]), new_ids=kind([4, 1]))
+        apply_processors(np.arange(1.0, 6), config, prompt_ids=kind([1, 2, 3]), new_ids=kind([4, 1]))
         for kind in (list, tuple, np.array)
     ]
     np.testing.assert_array_equal(found[0], [1, 0.5, -math.inf, 2, 2])
@@ -178,7 +178,7 @@ def test_the_largest_settings_overflow_nothing(name):
     logits = np.array([1e4, -1e4, 0, 5], dtype=np.float32)
     for value in (1e9, 1e-9, *([] if name == "repetition_penalty" else [-1e9])):
         config = SamplingConfig(**{name: value}, logit_bias={0: 1e9, 1: -1e9})
-        found = controlled(logits, config, new_ids=[0, 1, 2] * 300)
+        found = apply_processors(logits, config, new_ids=[0, 1, 2] * 300)
         assert np.isfinite(found).all()
         assert np.isfinite(probabilities(candidates(logits, config, new_ids=[0, 1, 2] * 300))).all()
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from gpt2_runtime import GREEDY, SamplingConfig
 from gpt2_runtime.errors import LogitsError, SettingError
-from gpt2_runtime.sampling.filters import EVERY, FEW, keep_top_k, keep_top_p, probabilities, temper
+from gpt2_runtime.sampling.filters import EVERY, FEW, apply_temperature, keep_top_k, keep_top_p, probabilities
 from gpt2_runtime.sampling.sampler import candidates, sample
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,12 +35,12 @@ def test_temperature_divides_the_logits(logits, temperature):
 @given(LOGITS, st.integers(1, 50))
 def test_top_k_keeps_k_and_what_ties_with_the_last(logits, k):
     kth = sorted(logits, reverse=True)[min(k, len(logits)) - 1]
-    assert set(keep_top_k(temper(logits, 1.0), k).ids) == set(np.flatnonzero(logits >= kth))
+    assert set(keep_top_k(apply_temperature(logits, 1.0), k).ids) == set(np.flatnonzero(logits >= kth))
 
 
 @given(LOGITS, st.floats(0.01, 1))
 def test_top_p_keeps_the_smallest_set_that_has_the_mass(logits, p):
-    left = temper(logits, 1.0)
+    left = apply_temperature(logits, 1.0)
     everything = probabilities(left)
     kept = keep_top_p(left, p)
     mass = everything[kept.ids].sum()
@@ -52,7 +52,7 @@ def test_top_p_keeps_the_smallest_set_that_has_the_mass(logits, p):
 
 @given(LOGITS, st.floats(0.1, 3), st.integers(1, 40), st.floats(0.1, 1))
 def test_temperature_comes_before_top_k_and_that_before_top_p(logits, temperature, k, p):
-    expected = keep_top_p(keep_top_k(temper(logits, temperature), k), p)
+    expected = keep_top_p(keep_top_k(apply_temperature(logits, temperature), k), p)
     found = candidates(logits, SamplingConfig(temperature=temperature, top_k=k, top_p=p))
     np.testing.assert_array_equal(found.ids, expected.ids)
 
@@ -206,12 +206,12 @@ def test_top_p_at_a_high_temperature_keeps_the_tokens_of_the_flat_distribution()
 
 
 def test_ties_at_the_border_of_top_p_go_to_the_higher_id_as_in_transformers():
-    left = temper(np.zeros(4, dtype=np.float32), 1.0)
+    left = apply_temperature(np.zeros(4, dtype=np.float32), 1.0)
     np.testing.assert_array_equal(keep_top_p(left, 0.5).ids, [2, 3])
 
 
 def test_the_smallest_top_p_keeps_one_token():
-    assert list(keep_top_p(temper(np.arange(9.0), 1.0), 1e-300).ids) == [8]
+    assert list(keep_top_p(apply_temperature(np.arange(9.0), 1.0), 1e-300).ids) == [8]
 
 
 def test_minus_infinity_never_comes():

@@ -7,7 +7,7 @@ import pytest
 from gpt2_runtime import GREEDY, SamplingConfig
 from gpt2_runtime.errors import SettingError
 from gpt2_runtime.sampling.sampler import sample
-from gpt2_runtime.sampling.top_logits import Highest, Shortlist, shortlists
+from gpt2_runtime.sampling.top_logits import Highest, TopLogits, top_logits
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,7 +28,7 @@ def test_it_is_all_that_reaches_the_last_or_there_is_none(levels, most, data):
     logits = np.array(levels, np.float32)
     counts = data.draw(st.lists(st.integers(1, 15), min_size=len(levels), max_size=len(levels)))
     rng = np.random.default_rng(data.draw(st.integers(0, 99)))
-    for row, count, shortlist in zip(logits, counts, shortlists(found(logits, most, rng), counts), strict=True):
+    for row, count, shortlist in zip(logits, counts, top_logits(found(logits, most, rng), counts), strict=True):
         lowest = np.sort(row)[-min(count, 12)]
         expected = np.flatnonzero(row >= lowest)
         if shortlist is None:
@@ -44,14 +44,14 @@ def test_it_is_all_that_reaches_the_last_or_there_is_none(levels, most, data):
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_of_a_row_that_is_not_finite_there_is_none(bad):
     logits = np.array([[1, 2, 3, 4], [1, 2, bad, 4], [4, 3, 2, 1]], np.float32)
-    first, damaged, last = shortlists(found(logits, 4, np.random.default_rng(0)), [1, 1, 2])
+    first, damaged, last = top_logits(found(logits, 4, np.random.default_rng(0)), [1, 1, 2])
     assert (first.ids.tolist(), damaged, last.ids.tolist()) == ([3], None, [0, 1])
 
 
 def listed(logits, reach):
     """As a device would find them."""
     ids = np.flatnonzero(logits >= np.sort(logits)[-min(reach, len(logits))])
-    return Shortlist(ids, logits[ids], reach)
+    return TopLogits(ids, logits[ids], reach)
 
 
 SHORT = [

@@ -1,4 +1,4 @@
-"""Scores of given tokens are the log-softmax of one full step, whatever is read before them and in what chunks."""
+"""Logits of given tokens are the log-softmax of one full step, whatever is read before them and in what chunks."""
 
 import math
 from dataclasses import replace

@@ -1,7 +1,7 @@
 from dataclasses import replace
 
 import pytest
-from gpt2_runtime import GREEDY, Gpt2RuntimeError, LookupConfig, SamplingConfig, TextGenerator, generate
+from gpt2_runtime import GREEDY, GPT2RuntimeError, LookupConfig, SamplingConfig, TextGenerator, generate
 from gpt2_runtime.errors import (
     BundleError,
     EmptyPromptError,
@@ -70,7 +70,7 @@ def test_the_pieces_of_a_stream_are_the_text_and_none_is_empty(generator):
 def test_a_stream_has_no_completion_before_its_end(generator):
     stream = generator.stream("The dog", sampling=WILD, **ENDLESS)
     next(stream)
-    with pytest.raises(Gpt2RuntimeError, match="stream has not ended"):
+    with pytest.raises(GPT2RuntimeError, match="stream has not ended"):
         _ = stream.completion
 
 
@@ -199,7 +199,7 @@ def test_the_prompts_own_logprobs_are_told_where_they_are_asked_for(generator):
 )
 def test_settings_of_another_type_or_beyond_a_limit_are_refused(folder, settings, told):
     with pytest.raises(SettingError, match=told):
-        TextGenerator.open(folder, threads=1).prepare("To be", **settings)
+        TextGenerator.open(folder, threads=1).start("To be", **settings)
 
 
 @pytest.mark.parametrize("prompt", [None, 5, b"bytes", {5}])

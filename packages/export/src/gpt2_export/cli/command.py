@@ -23,9 +23,9 @@ class _Commands(click.Group):
         """click's, but that --help too tells in one line if it cannot be written."""
         try:
             if sys.stdout is None:
-                from gpt2_export.errors import ExportError
+                from gpt2_export.errors import GPT2ExportError
 
-                _fail(ExportError("standard output is closed; open it, or send it to a file"))
+                _fail(GPT2ExportError("standard output is closed; open it, or send it to a file"))
             return super().main(*args, **extra)
         except OSError as error:
             _fail(error)
@@ -82,7 +82,7 @@ def quality_options(command: F) -> F:
     """The options of commands that add precisions."""
     options = (
         click.option(
-            "--calibration-text",
+            "--eval-text",
             metavar="FILE",
             type=EXISTING,
             multiple=True,
@@ -153,11 +153,11 @@ def freeze(debug: bool, source: str, out: Path, **options: Any) -> None:
       gpt2-export freeze ./my-finetune frozen
     """
     with one_line_errors(debug):
-        from gpt2_export.pipeline import freeze_only
+        from gpt2_export.pipeline import freeze_checkpoint
         from gpt2_export.progress import progress_for
 
         with unwinding():
-            document = freeze_only(source, out, progress=progress_for(sys.stderr), **options)
+            document = freeze_checkpoint(source, out, progress=progress_for(sys.stderr), **options)
         _finish(out, document)
 
 
@@ -176,11 +176,11 @@ def onnx(debug: bool, folder: Path) -> None:
       gpt2-export onnx frozen
     """
     with one_line_errors(debug):
-        from gpt2_export.pipeline import add_graph
+        from gpt2_export.pipeline import export_graphs
         from gpt2_export.progress import progress_for
 
         with unwinding():
-            document = add_graph(folder, progress=progress_for(sys.stderr))
+            document = export_graphs(folder, progress=progress_for(sys.stderr))
         _finish(folder, document)
 
 
@@ -232,7 +232,7 @@ def quantize(debug: bool, folder: Path, **options: Any) -> None:
 
     \b
     Example:
-      gpt2-export quantize gpt2-folder --precision int8,int4 --calibration-text my-domain.txt
+      gpt2-export quantize gpt2-folder --precision int8,int4 --eval-text my-domain.txt
     """
     with one_line_errors(debug):
         from gpt2_export.folder.inspection import precision_lines
@@ -312,7 +312,7 @@ def one_line_errors(debug: bool) -> Iterator[None]:
     """Turns what a user can mend into one line and exit code 1; what is our own mistake stays a traceback."""
     from gpt2_model import GPT2Error
 
-    from gpt2_export.errors import ExportError, QualityError
+    from gpt2_export.errors import GPT2ExportError, QualityError
 
     try:
         yield
@@ -321,7 +321,7 @@ def one_line_errors(debug: bool) -> Iterator[None]:
         raise SystemExit(130) from None
     except BrokenPipeError:
         raise  # click ends quietly then
-    except (GPT2Error, ExportError, OSError) as error:
+    except (GPT2Error, GPT2ExportError, OSError) as error:
         if debug:
             click.echo(_escaped(traceback.format_exc(), keep="\n"), err=True, nl=False)
         clear = "\r\033[K" if sys.stderr.isatty() else ""  # the bar that the error came in the middle of

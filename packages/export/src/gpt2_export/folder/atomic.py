@@ -89,7 +89,7 @@ def join(
         FolderError: something lies in a file's place that was not made here.
         StorageError: the file system refuses.
     """
-    own = {name for name in manifest.strangers(folder) if name in names}
+    own = {name for name in manifest.foreign_files(folder) if name in names}
     if own:
         raise FolderError(f"{folder} has {', '.join(sorted(own))}, which gpt2-export did not make; move it away")
     with _storage_errors(folder):
@@ -124,11 +124,11 @@ def refuse_existing(out: Path, *, force: bool) -> None:
         return
     if not force:
         raise FolderError(f"{out} exists; remove it, choose another name, or pass --force to replace it")
-    if out.is_symlink() or not manifest.is_made_here(out):
+    if out.is_symlink() or not manifest.made_by_export(out):
         raise FolderError(
             f"{out} is no folder that gpt2-export made, so --force does not replace it; remove it yourself"
         )
-    if own := manifest.strangers(out):
+    if own := manifest.foreign_files(out):
         told = f"{', '.join(own[:3])}{', ...' if len(own) > 3 else ''}"
         raise FolderError(f"{out} has files that gpt2-export did not make, {told}; move them away before --force")
 
@@ -177,7 +177,7 @@ def _parents(out: Path) -> Iterator[None]:
 def _remove_abandoned(out: Path) -> None:
     """Removes what killed runs left; a folder that was about to be replaced goes back to its place."""
     for folder in temporary.abandoned(out.parent, out.name):
-        if not out.exists() and manifest.is_made_here(folder / out.name):
+        if not out.exists() and manifest.made_by_export(folder / out.name):
             (folder / out.name).rename(out)
 
 

@@ -181,7 +181,9 @@ def as_json(found: dict[str, Any]) -> str:
 def _graphs(folder: Path, document: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """The graphs that are there and that the manifest lists."""
     there = {path.name for path in folder.iterdir()} & document["files"].keys()
-    return {precision: files for precision, files in kinds.among(there).items() if precision in document["weights"]}
+    return {
+        precision: files for precision, files in kinds.graphs_among(there).items() if precision in document["weights"]
+    }
 
 
 @contextmanager
@@ -206,7 +208,7 @@ def _described(path: Path) -> dict[str, Any]:
             "ir_version": proto.ir_version,
             "inputs": {value.name: _axes(value) for value in proto.graph.input},
             "outputs": {value.name: _axes(value) for value in proto.graph.output},
-            "operators": export.census(proto),
+            "operators": export.op_counts(proto),
         }
     except ValueError as error:  # a type that ONNX does not have, a name that is no text
         raise GraphError(f"{path} is damaged: {error}; export it again") from error

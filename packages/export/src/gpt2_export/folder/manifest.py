@@ -106,7 +106,7 @@ def read(folder: Path) -> dict[str, Any]:
     return document
 
 
-def is_made_here(folder: Path) -> bool:
+def made_by_export(folder: Path) -> bool:
     """Whether gpt2-export made a folder, of whichever schema; manifest.json alone is a common name."""
     try:
         document = plain_file.read_json(folder / MANIFEST, MANIFEST_BYTES)
@@ -115,7 +115,7 @@ def is_made_here(folder: Path) -> bool:
         return False
 
 
-def strangers(folder: Path) -> list[str]:
+def foreign_files(folder: Path) -> list[str]:
     """What lies in a made folder and is somebody's own; of a damaged manifest's all."""
     try:
         listed = set(plain_file.read_json(folder / MANIFEST, MANIFEST_BYTES)["files"])

@@ -12,7 +12,7 @@ from gpt2_model.config import ALIASES, is_known
 from gpt2_model.errors import ConfigError, TensorError
 from gpt2_model.inert_fields import GENERATION_FIELDS
 from gpt2_model.quoting import shown
-from gpt2_model.weights import Layout, lay_out, stored_name
+from gpt2_model.weights import WeightPlan, plan_weights, stored_name
 from torch import Tensor
 
 from gpt2_export.freeze import end_of_text, genai_config, tokenizer_files
@@ -44,7 +44,7 @@ def freeze(
         GPT2Error: the checkpoint is refused; no tensor has been written then, unless one of them is not finite.
     """
     _refuse_needless(checkpoint, ignore_config)
-    layout = lay_out(checkpoint, ignore_config=ignore_config)
+    layout = plan_weights(checkpoint, ignore_config=ignore_config)
     forms = {
         stored_name(entry.parameter): safetensors_file.Form(tuple(checkpoint.tensors[entry.stored_name]().shape))
         for entry in layout.entries
@@ -100,7 +100,7 @@ def _refuse_needless(checkpoint: Checkpoint, ignored: Collection[str]) -> None:
 
 
 def _arrays(
-    checkpoint: Checkpoint, layout: Layout, progress: Progress, rounded: dict[str, float]
+    checkpoint: Checkpoint, layout: WeightPlan, progress: Progress, rounded: dict[str, float]
 ) -> Iterator[np.ndarray]:
     """Each tensor in float32; of those that lose by it, `rounded` learns by which part of a value at most."""
     total = len(layout.entries)
@@ -150,7 +150,7 @@ def _rounding_warnings(rounded: dict[str, float]) -> list[str]:
     return [f"{len(rounded)} tensors were float64: rounded to float32, which changed {changed}"]
 
 
-def _config(checkpoint: Checkpoint, layout: Layout, ignored: Collection[str]) -> dict[str, Any]:
+def _config(checkpoint: Checkpoint, layout: WeightPlan, ignored: Collection[str]) -> dict[str, Any]:
     """The source's own fields, with those that the frozen weights decide: type, head, class, graph."""
     dropped = {"torch_dtype", "_name_or_path", "transformers_version", *ALIASES, *ignored, *UNOPENED}
     # Null means absent, but not to transformers 5 in every field; of a special token it says that there is none.

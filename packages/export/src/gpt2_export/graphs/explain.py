@@ -110,7 +110,7 @@ def outputs(config: GPT2Config) -> Specs:
     }
 
 
-def census(config: GPT2Config) -> dict[str, int]:
+def op_counts(config: GPT2Config) -> dict[str, int]:
     """What must not be lost: a lens for each layer, and one more."""
     return {
         "Softmax": config.n_layer,
@@ -121,7 +121,7 @@ def census(config: GPT2Config) -> dict[str, int]:
     }
 
 
-EXPLAINING = Kind(
+EXPLAIN = Kind(
     name="explaining",
     file="model_explain.onnx",
     network=ExplainingGPT2,
@@ -129,6 +129,6 @@ EXPLAINING = Kind(
     inputs=inputs,
     outputs=outputs,
     operators=frozenset(OPERATORS.split()),
-    census=census,
+    op_counts=op_counts,
     float32_only=True,
 )

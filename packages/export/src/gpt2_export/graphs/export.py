@@ -71,7 +71,7 @@ class Kind:
         example: arguments of the network, of any sizes that differ: each varying axis becomes one of its own.
         inputs, outputs: the contract.
         operators: all that may occur.
-        census: how often those occur that a fusion or a folding decides about.
+        op_counts: how often those occur that a fusion or a folding decides about.
         fuse, finish: the kind's own changes, before a precision is applied and after.
         shares_cache: whether its attention writes into the cache it reads, whose type is then the precision's.
         float32_only: whether there is none of another precision.
@@ -85,7 +85,7 @@ class Kind:
     inputs: Callable[[GPT2Config], Specs]
     outputs: Callable[[GPT2Config], Specs]
     operators: frozenset[str]
-    census: Callable[[GPT2Config], dict[str, int]]
+    op_counts: Callable[[GPT2Config], dict[str, int]]
     fuse: Callable[[ir.Model], None] = lambda model: None
     finish: Callable[[ir.Model], None] = lambda model: None
     refusal: Callable[[GPT2Config], str | None] = lambda config: None
@@ -192,7 +192,7 @@ def load(path: Path) -> onnx.ModelProto:
     return proto
 
 
-def census(proto: onnx.ModelProto) -> dict[str, int]:
+def op_counts(proto: onnx.ModelProto) -> dict[str, int]:
     """How often each operator occurs in a graph, most frequent first."""
     return dict(Counter(node.op_type for node in proto.graph.node).most_common())
 
@@ -257,9 +257,9 @@ def check(model: ir.Model, kind: Kind, config: GPT2Config, precision: Precision 
     check_contract(model, kind, config, precision)
     counts = Counter(node.op_type for node in model.graph)
     # A precision replaces products, and says itself if one is lost.
-    expected: Mapping[str, int] = kind.census(config)
+    expected: Mapping[str, int] = kind.op_counts(config)
     if precision is not None:
-        expected = precision.census(config, {name: n for name, n in expected.items() if name not in PRODUCTS})
+        expected = precision.op_counts(config, {name: n for name, n in expected.items() if name not in PRODUCTS})
     wrong = [f"{counts[name]} {name} instead of {count}" for name, count in expected.items() if counts[name] != count]
     if wrong:
         raise GraphError(f"the graph has {', '.join(wrong)}; a fusion or a folding was lost")

@@ -7,14 +7,14 @@ import onnx_ir as ir
 from gpt2_model import GPT2Config
 
 from gpt2_export.graphs import export
-from gpt2_export.graphs.explain import EXPLAINING
+from gpt2_export.graphs.explain import EXPLAIN
 from gpt2_export.graphs.export import Applied, Kind
 from gpt2_export.graphs.portable import PORTABLE
 from gpt2_export.graphs.serving import SERVING
 from gpt2_export.precision.precision import FP32, PRECISIONS, Precision
 from gpt2_export.progress import Progress, silent
 
-KINDS = (PORTABLE, SERVING, EXPLAINING)
+KINDS = (PORTABLE, SERVING, EXPLAIN)
 
 
 Bases = dict[Kind, ir.Model]
@@ -62,13 +62,13 @@ def write_all(
         GraphError: a graph is not what it must be; nothing is written.
     """
     precision = applied[0] if applied else None
-    wanted = of(precision)
+    wanted = kinds_for(precision)
     models = {kind: export.finished(base, kind, config, applied) for kind, base in bases.items() if kind in wanted}
     for kind, model in models.items():
         export.write(model, folder / file_of(kind, precision), beside)
 
 
-def of(precision: Precision | None) -> tuple[Kind, ...]:
+def kinds_for(precision: Precision | None) -> tuple[Kind, ...]:
     """The kinds that there are in a precision; all of them in float32, which is None."""
     return KINDS if precision is None else tuple(kind for kind in KINDS if not kind.float32_only)
 
@@ -83,16 +83,16 @@ def is_refusal(warning: str) -> bool:
     return warning.startswith(tuple(_no(kind) for kind in KINDS))
 
 
-def held(folder: Path) -> dict[str, dict[str, str]]:
+def graphs_in(folder: Path) -> dict[str, dict[str, str]]:
     """The graphs of a folder: precision -> kind -> file, the most exact first."""
-    return among({path.name for path in folder.iterdir()})
+    return graphs_among({path.name for path in folder.iterdir()})
 
 
-def among(names: Collection[str]) -> dict[str, dict[str, str]]:
+def graphs_among(names: Collection[str]) -> dict[str, dict[str, str]]:
     """The same of the names of files."""
     found = {}
     for precision in (None, *PRECISIONS.values()):
-        files = {kind.name: file_of(kind, precision) for kind in of(precision)}
+        files = {kind.name: file_of(kind, precision) for kind in kinds_for(precision)}
         there = {name: file for name, file in files.items() if file in names}
         if there:
             found[precision.name if precision else FP32] = there

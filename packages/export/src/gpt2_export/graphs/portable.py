@@ -59,7 +59,7 @@ def outputs(config: GPT2Config) -> Specs:
     return logits | layers("present", config, (BATCH, config.n_head, TOTAL, config.head_size))
 
 
-def census(config: GPT2Config) -> dict[str, int]:
+def op_counts(config: GPT2Config) -> dict[str, int]:
     """What must not be lost."""
     return {"Softmax": config.n_layer, "LayerNormalization": 2 * config.n_layer + 1, "MatMul": 6 * config.n_layer}
 
@@ -72,5 +72,5 @@ PORTABLE = Kind(
     inputs=inputs,
     outputs=outputs,
     operators=frozenset(OPERATORS.split()),
-    census=census,
+    op_counts=op_counts,
 )

@@ -136,7 +136,7 @@ def outputs(config: GPT2Config) -> Specs:
     return logits | layers("present", config, (BATCH, config.n_head, CACHE, config.head_size))
 
 
-def census(config: GPT2Config) -> dict[str, int]:
+def op_counts(config: GPT2Config) -> dict[str, int]:
     """What must not be lost: an Add before a GELU that is not fused is a pass over memory more."""
     fused = {gelu_tanh: "FastGelu", gelu: "BiasGelu"}.get(ACTIVATIONS[config.activation_function])
     return {
@@ -189,7 +189,7 @@ SERVING = Kind(
     inputs=inputs,
     outputs=outputs,
     operators=frozenset(OPERATORS.split()),
-    census=census,
+    op_counts=op_counts,
     fuse=fuse,
     finish=finish,
     refusal=refusal,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2_export import plain_file
-from gpt2_export.errors import ExportError, FolderError, HubError
+from gpt2_export.errors import FolderError, GPT2ExportError, HubError
 from gpt2_export.folder import manifest
 from gpt2_export.folder.manifest import CARD, MANIFEST
 from gpt2_export.hub import model_card as card
@@ -264,7 +264,7 @@ def _hub_errors(repository: str, branch: str | None) -> Iterator[None]:
 
     try:
         yield
-    except ExportError:
+    except GPT2ExportError:
         raise
     except HfHubHTTPError as error:
         raise HubError(_refusal(error, repository, branch)) from error

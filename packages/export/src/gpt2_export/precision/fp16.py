@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 from gpt2_model import GPT2Config
-from gpt2_model.weights import from_file_name
+from gpt2_model.weights import map_tensor_name
 
 from gpt2_export.errors import PrecisionError
 from gpt2_export.precision.nbits import is_matrix
@@ -33,7 +33,7 @@ def tensors(config: GPT2Config, source: Path, keep: Collection[str]) -> tuple[di
         PrecisionError: when a tensor is read that has numbers beyond float16.
     """
     found = places(source)
-    halved = {name for name in found if is_halved(from_file_name(name)[0]) and from_file_name(name)[0] not in keep}
+    halved = {name for name in found if is_halved(map_tensor_name(name)[0]) and map_tensor_name(name)[0] not in keep}
     forms = {name: Form(place.shape, "F16" if name in halved else "F32") for name, place in found.items()}
     return forms, (_array(source, name, place, name in halved) for name, place in found.items())
 
@@ -70,7 +70,7 @@ def convert(model: ir.Model, config: GPT2Config, file: Path) -> None:
             _take_residual(graph, norm)
 
 
-def census(config: GPT2Config, counts: Mapping[str, int]) -> dict[str, int]:
+def op_counts(config: GPT2Config, counts: Mapping[str, int]) -> dict[str, int]:
     """What becomes of a kind's own counts. All norms but the first and the last take a residual, which was two Adds."""
     if "GroupQueryAttention" not in counts:
         return {**counts, "SkipLayerNormalization": 0}
@@ -79,7 +79,7 @@ def census(config: GPT2Config, counts: Mapping[str, int]) -> dict[str, int]:
     return {**counts, "SkipLayerNormalization": taken, "LayerNormalization": norms, "Add": adds}
 
 
-def rounded(parameter: str, weight: np.ndarray) -> np.ndarray:
+def dequantized(parameter: str, weight: np.ndarray) -> np.ndarray:
     """What is left of a matrix."""
     return weight.astype(np.float16).astype(np.float32)
 
@@ -108,7 +108,7 @@ def _array(source: Path, name: str, place: Place, halved: bool) -> np.ndarray:
         return array
     largest = float(np.abs(array).max(initial=0))
     if largest > LARGEST:
-        layer = from_file_name(name)[0].removesuffix(".weight")  # the name that --keep takes
+        layer = map_tensor_name(name)[0].removesuffix(".weight")  # the name that --keep takes
         raise PrecisionError(
             f"{layer} has a weight of {largest:.4g}, float16 ends at {LARGEST:.0f}; leave it in float32: --keep {layer}"
         )

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 from gpt2_model import GPT2Config
-from gpt2_model.weights import TRANSPOSE, from_file_name, stored_name
+from gpt2_model.weights import TRANSPOSE, map_tensor_name, stored_name
 
 from gpt2_export.errors import GraphError, PrecisionError
 from gpt2_export.precision import smoothing
@@ -33,7 +33,7 @@ Array = Callable[[], np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class BlockSizes:
     """How the matrices of a network are stored.
 
     Attributes:
@@ -69,16 +69,16 @@ def is_matrix(parameter: str) -> bool:
     >>> is_matrix("h.0.attn.c_attn.weight"), is_matrix("wte.weight"), is_matrix("h.0.ln_1.weight")
     (True, True, False)
     """
-    return from_file_name(parameter)[1] == TRANSPOSE or parameter in ("wte.weight", "lm_head.weight")
+    return map_tensor_name(parameter)[1] == TRANSPOSE or parameter in ("wte.weight", "lm_head.weight")
 
 
 def tensors(
-    recipe: Recipe, config: GPT2Config, source: Path, keep: Collection[str]
+    sizes: BlockSizes, config: GPT2Config, source: Path, keep: Collection[str]
 ) -> tuple[dict[str, Form], Iterator[np.ndarray]]:
     """What the file of weights holds: the form of each tensor, and the tensors one after another.
 
     Args:
-        recipe: how matrices are stored.
+        sizes: how matrices are stored.
         config: of the network.
         source: the frozen float32 weights.
         keep: parameters that stay float32.
@@ -86,7 +86,7 @@ def tensors(
     forms: dict[str, Form] = {}
     made: list[Callable[[], tuple[np.ndarray, ...]]] = []
     for name, weight in _smoothed(config, source, keep).items():
-        parameter, action = from_file_name(name)
+        parameter, action = map_tensor_name(name)
         shape = weight().shape
         if not is_matrix(parameter) or parameter in keep:
             forms[name] = Form(shape)
@@ -94,18 +94,18 @@ def tensors(
             continue
         turned = action == TRANSPOSE
         N, K = shape[::-1] if turned else shape
-        bits = recipe.bits if parameter.startswith("h.") else HEAD_BITS
-        block = recipe.block(parameter, K)
+        bits = sizes.bits if parameter.startswith("h.") else HEAD_BITS
+        block = sizes.block(parameter, K)
         forms[f"{name}.blocks"] = Form((N, K // block, block * bits // 8), "U8")
         forms[f"{name}.scales"] = Form((N, K // block))
         made.append(partial(_in_blocks, weight, turned=turned, bits=bits, block=block))
     return forms, (array for make in made for array in make())
 
 
-def rounded(recipe: Recipe, parameter: str, weight: np.ndarray) -> np.ndarray:
+def dequantized(sizes: BlockSizes, parameter: str, weight: np.ndarray) -> np.ndarray:
     """What is left of a matrix [out, in]."""
-    bits = recipe.bits if parameter.startswith("h.") else HEAD_BITS
-    blocks, scales = quantize(weight, bits=bits, block=recipe.block(parameter, weight.shape[1]))
+    bits = sizes.bits if parameter.startswith("h.") else HEAD_BITS
+    blocks, scales = quantize(weight, bits=bits, block=sizes.block(parameter, weight.shape[1]))
     return dequantize(blocks, scales, bits=bits)
 
 
@@ -138,7 +138,7 @@ def convert(model: ir.Model, config: GPT2Config, file: Path) -> None:
             if f"{name}.channels" in found:
                 made.append(ir.node("Mul", [made[-1].outputs[0], value(f"{name}.channels")]))
         elif node.op_type in ("MatMul", "Gemm"):
-            width = config.inner_size if from_file_name(name)[0].endswith("mlp.c_proj.weight") else config.n_embd
+            width = config.inner_size if map_tensor_name(name)[0].endswith("mlp.c_proj.weight") else config.n_embd
             made = [_multiply(node, blocks, value(f"{name}.scales"), form, width)]
         else:
             raise GraphError(f"{name} is read by {node.op_type}, of which no form in blocks is known")
@@ -187,7 +187,7 @@ def _smoothed(config: GPT2Config, source: Path, keep: Collection[str]) -> dict[s
         if reader in keep:
             continue
         weight, bias, matrix = (stored_name(name) for name in (f"{norm}.weight", f"{norm}.bias", reader))
-        turned = from_file_name(matrix)[1] == TRANSPOSE
+        turned = map_tensor_name(matrix)[1] == TRANSPOSE
         inputs_first = arrays[matrix]() if turned else arrays[matrix]().T
         factors = smoothing.factors(arrays[weight](), arrays[bias](), inputs_first)
         if (factors == 1).all():

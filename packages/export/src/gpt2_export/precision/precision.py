@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 from gpt2_model import GPT2Config
-from gpt2_model.weights import from_file_name
+from gpt2_model.weights import map_tensor_name
 
 from gpt2_export.errors import PrecisionError
 from gpt2_export.precision import fp16, nbits
-from gpt2_export.precision.nbits import Recipe
+from gpt2_export.precision.nbits import BlockSizes
 from gpt2_export.weights import safetensors_file
 from gpt2_export.weights.initializers import refer_again
 from gpt2_export.weights.safetensors_file import Form
@@ -44,9 +44,9 @@ class Precision:
         operators: that its graphs have more than those of float32.
         tensors: what the file of weights holds.
         convert: a graph over float32 weights -> one over that file.
-        rounded: what is left of one matrix [out, in], given its parameter's name.
+        dequantized: what is left of one matrix [out, in], given its parameter's name.
         refusal: why a network cannot have it, or None where it can; by default, what is true of all of them.
-        census: what becomes of the counts that a kind of graph is held to.
+        op_counts: what becomes of the counts that a kind of graph is held to.
     """
 
     name: str
@@ -56,9 +56,9 @@ class Precision:
     operators: frozenset[str]
     tensors: Tensors
     convert: Callable[[ir.Model, GPT2Config, Path], None]
-    rounded: Callable[[str, np.ndarray], np.ndarray]
+    dequantized: Callable[[str, np.ndarray], np.ndarray]
     refusal: Callable[[GPT2Config], str | None] = unmeasurable
-    census: Callable[[GPT2Config, Mapping[str, int]], Mapping[str, int]] = lambda config, counts: counts
+    op_counts: Callable[[GPT2Config, Mapping[str, int]], Mapping[str, int]] = lambda config, counts: counts
 
     @property
     def weights(self) -> str:
@@ -107,7 +107,7 @@ def kept(source: Path, names: Collection[str]) -> set[str]:
     Raises:
         PrecisionError: there is none of that name.
     """
-    parameters = [from_file_name(name)[0] for name in safetensors_file.places(source)]
+    parameters = [map_tensor_name(name)[0] for name in safetensors_file.places(source)]
     matrices = [parameter for parameter in parameters if fp16.is_halved(parameter)]
     found = set()
     for name in names:
@@ -133,15 +133,15 @@ def named(names: Collection[str]) -> tuple[Precision, ...]:
     return tuple(precision for precision in PRECISIONS.values() if precision.name in names)
 
 
-def _nbits(name: str, suffix: str, max_ppl_increase: float, recipe: Recipe) -> Precision:
+def _nbits(name: str, suffix: str, max_ppl_increase: float, sizes: BlockSizes) -> Precision:
     return Precision(
         name=name,
         suffix=suffix,
         max_ppl_increase=max_ppl_increase,
         operators=nbits.OPERATORS,
-        tensors=partial(nbits.tensors, recipe),
+        tensors=partial(nbits.tensors, sizes),
         convert=nbits.convert,
-        rounded=partial(nbits.rounded, recipe),
+        dequantized=partial(nbits.dequantized, sizes),
         refusal=lambda config: unmeasurable(config) or nbits.refusal(config),
     )
 
@@ -154,12 +154,12 @@ FP16 = Precision(
     operators=fp16.OPERATORS,
     tensors=fp16.tensors,
     convert=fp16.convert,
-    rounded=fp16.rounded,
-    census=fp16.census,
+    dequantized=fp16.dequantized,
+    op_counts=fp16.op_counts,
 )
 # The sizes of blocks: see benchmarks/LIMITS.md for what each costs and brings.
-INT8 = _nbits("int8", "int8", 0.5, Recipe(bits=8, attention=128, mlp=64, head=128))
-INT4 = _nbits("int4", "q4", 5.0, Recipe(bits=4, attention=64, mlp=64, head=128))
+INT8 = _nbits("int8", "int8", 0.5, BlockSizes(bits=8, attention=128, mlp=64, head=128))
+INT4 = _nbits("int4", "q4", 5.0, BlockSizes(bits=4, attention=64, mlp=64, head=128))
 
 PRECISIONS: Mapping[str, Precision] = {precision.name: precision for precision in (FP16, INT8, INT4)}
 """By name, the most exact first."""

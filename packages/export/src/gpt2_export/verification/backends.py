@@ -15,7 +15,7 @@ from gpt2_model.checkpoint import read_json
 
 from gpt2_export.errors import FolderError, GraphError
 from gpt2_export.graphs import kinds
-from gpt2_export.graphs.explain import EXPLAINING
+from gpt2_export.graphs.explain import EXPLAIN
 from gpt2_export.graphs.export import Kind
 from gpt2_export.graphs.portable import PORTABLE
 from gpt2_export.graphs.serving import SERVING
@@ -169,7 +169,7 @@ def open_graph(kind: Kind, folder: Path, precision: Precision | None = None) -> 
     onnxruntime = load_onnxruntime()
     path = folder / kinds.file_of(kind, precision)
     options = onnxruntime.SessionOptions()
-    if kind is EXPLAINING:  # the head would be packed anew for each layer
+    if kind is EXPLAIN:  # the head would be packed anew for each layer
         options.add_session_config_entry("session.disable_prepacking", "1")
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -195,6 +195,6 @@ def available(folder: Path) -> tuple[Backend, ...]:
     found = [Backend(name=f"torch {version('torch')}", open=scratch)]
     if importlib.util.find_spec("transformers"):
         found.append(Backend(name=f"transformers {version('transformers')}", open=transformers))
-    for kind in (kind for kind in kinds.held(folder).get(FP32, {}) if kind in GRAPHS):
+    for kind in (kind for kind in kinds.graphs_in(folder).get(FP32, {}) if kind in GRAPHS):
         found.append(Backend(name=f"onnxruntime {version('onnxruntime')} cpu, {kind}", open=partial(graph, kind)))
     return tuple(found)

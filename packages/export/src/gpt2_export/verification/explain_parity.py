@@ -14,7 +14,7 @@ import torch
 from gpt2_model import GPT2
 from torch import Tensor
 
-from gpt2_export.graphs.explain import EXPLAINING
+from gpt2_export.graphs.explain import EXPLAIN
 from gpt2_export.verification import backends, truth
 from gpt2_export.verification.sweep import Case
 from gpt2_export.verification.tolerance import Limit
@@ -31,7 +31,7 @@ def compare(folder: Path, limit: Limit = usual) -> dict[str, Any]:
 
     The lens's guesses must have the largest log-probabilities that there are, and be the tokens that have them.
     """
-    config, session = backends.open_graph(EXPLAINING, folder)
+    config, session = backends.open_graph(EXPLAIN, folder)
     model = GPT2.from_pretrained(folder)
     count = min(GUESSES, config.vocab_size)
     rng = np.random.default_rng(2)

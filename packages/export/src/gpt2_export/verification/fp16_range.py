@@ -34,13 +34,13 @@ def largest(folder: Path, texts: Iterable[np.ndarray]) -> tuple[str, float]:
             module.register_forward_hook(watch(name))
     limit = model.config.n_positions
     with torch.no_grad():
-        for ids in (*texts, *loud(model)):
+        for ids in (*texts, *stress_inputs(model)):
             model(torch.from_numpy(np.asarray(ids)[None, :limit]))
     name = max(found, key=lambda layer: found[layer])
     return name, found[name]
 
 
-def loud(model: GPT2) -> list[np.ndarray]:
+def stress_inputs(model: GPT2) -> list[np.ndarray]:
     """Texts that no one writes: the longest embeddings one after another, the longest one and token 0 again and again.
 
     A token said many times, and the first of a text, are where trained networks have their largest activations.

@@ -16,7 +16,7 @@ from gpt2_model.checkpoint import read_json
 
 from gpt2_export.errors import VerificationError
 from gpt2_export.graphs import kinds
-from gpt2_export.graphs.explain import EXPLAINING
+from gpt2_export.graphs.explain import EXPLAIN
 from gpt2_export.precision.precision import FP32
 from gpt2_export.progress import Progress, silent
 from gpt2_export.verification import backends, explain_parity, stress, truth
@@ -80,7 +80,7 @@ def verify(folder: Path, *, progress: Progress = silent) -> dict[str, Any]:
         for name, figures in report["backends"].items()
         for failure in beyond(figures, report["tolerance"])
     ]
-    if EXPLAINING.name in kinds.held(folder).get(FP32, {}):
+    if EXPLAIN.name in kinds.graphs_in(folder).get(FP32, {}):
         report["explaining"] = explain_parity.compare(folder)
         failures += [f"the explaining graph: {failure}" for failure in explain_parity.beyond(report["explaining"])]
     with np.errstate(all="ignore"):

@@ -62,7 +62,7 @@ def judge(
     """
     limit = precision.max_ppl_increase if max_ppl_increase is None else max_ppl_increase
     config = GPT2Config.from_hf(read_json(folder / "config.json"))
-    held = kinds.held(made)[precision.name]
+    held = kinds.graphs_in(made)[precision.name]
     stage, done = f"measure {precision.name}", 0
     report: dict[str, Any] = {"max_ppl_increase": limit, "kept": sorted(keep), "graphs": {}}
     texts: list[Text] = []
@@ -74,7 +74,7 @@ def judge(
                 folder, files, reference, vocab_size=config.vocab_size, n_positions=config.n_positions
             )
             if precision is FP16:
-                report["largest_activation"] = _audible(folder, texts)
+                report["largest_activation"] = check_fp16_range(folder, texts)
         candidate = backends.graph(kind, made, precision)
         report["graphs"][kind] = figures = {}
         for text in texts:
@@ -145,13 +145,13 @@ def sensitivity(folder: Path, precision: Precision, ids: np.ndarray, keep: Colle
             if not is_matrix(name) or any(means(each, name) for each in keep):
                 continue
             kept = parameter.clone()
-            parameter.copy_(torch.from_numpy(precision.rounded(name, kept.numpy())))
+            parameter.copy_(torch.from_numpy(precision.dequantized(name, kept.numpy())))
             found[name.removesuffix(".weight")] = float(kl(before, model(read)[0][0].numpy()).mean())
             parameter.copy_(kept)
     return dict(sorted(found.items(), key=lambda entry: -entry[1]))
 
 
-def _audible(folder: Path, texts: Sequence[Text]) -> dict[str, Any]:
+def check_fp16_range(folder: Path, texts: Sequence[Text]) -> dict[str, Any]:
     layer, size = fp16_range.largest(folder, [text.ids for text in texts])
     if not size <= LARGEST:
         raise PrecisionError(

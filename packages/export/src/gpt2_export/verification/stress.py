@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 from gpt2_model import GPT2Config
 from gpt2_model.checkpoint import read_json
-from gpt2_model.weights import from_file_name, parameter_shapes
+from gpt2_model.weights import map_tensor_name, parameter_shapes
 
 from gpt2_export.folder import atomic
 from gpt2_export.freeze.freeze import WEIGHTS
 from gpt2_export.graphs import kinds
-from gpt2_export.graphs.explain import EXPLAINING
+from gpt2_export.graphs.explain import EXPLAIN
 from gpt2_export.precision.precision import FP32
 from gpt2_export.verification import explain_parity, truth
 from gpt2_export.verification.backends import Backend, Step, read
@@ -50,7 +50,7 @@ def compare(frozen: Path, available: Sequence[Backend], sweep: Sequence[Case]) -
                 "max_difference": difference(backend.open(place), exact, short),
                 "tolerance": stress_limit(largest),
             }
-        if EXPLAINING.name in kinds.held(frozen).get(FP32, {}):
+        if EXPLAIN.name in kinds.graphs_in(frozen).get(FP32, {}):
             for what, found in explain_parity.compare(place, limit=stress_limit).items():
                 figures[f"the explaining graph's {what}, stress weights"] = found
     return figures
@@ -94,7 +94,7 @@ def folder(frozen: Path) -> Iterator[Path]:
     places = safetensors_file.places(frozen / WEIGHTS)
     forms = {name: safetensors_file.Form(found.shape) for name, found in places.items()}
     with atomic.within(frozen, needed_bytes=sum(form.nbytes for form in forms.values())) as copy:
-        for file in ("config.json", *kinds.held(frozen).get(FP32, {}).values()):
+        for file in ("config.json", *kinds.graphs_in(frozen).get(FP32, {}).values()):
             shutil.copy(frozen / file, copy)
         safetensors_file.write(
             copy / WEIGHTS, forms, (tensor(config, name, form.shape) for name, form in forms.items())
@@ -104,7 +104,7 @@ def folder(frozen: Path) -> Iterator[Path]:
 
 def tensor(config: GPT2Config, stored_name: str, shape: tuple[int, ...]) -> np.ndarray:
     """One tensor as the file holds it, the same each time."""
-    name, _ = from_file_name(stored_name)
+    name, _ = map_tensor_name(stored_name)
     rng = np.random.default_rng([list(parameter_shapes(config)).index(name), 3])
     made: np.ndarray = rng.standard_normal(shape, np.float32)
     made *= std(config, name)

@@ -6,12 +6,12 @@ yardstick may be short by chance.
 
 Of 166 random networks onnxruntime's largest error was below 1.5 times torch's in nine of ten, and 6.0 times in the
 worst (width 768, std 0.5, unscaled attention): there a few near ties of the softmax decide both, and the quotient of
-two such errors has a long tail. So FACTOR is well above it, and far below its victim, "weights rounded to bfloat16",
-the smallest of the loud mistakes: nowhere was it less than 336 times torch's error.
+two such errors has a long tail. So FACTOR is well above it, and far below the smallest mistake that it must catch,
+"weights rounded to bfloat16": nowhere was that less than 336 times torch's error.
 
-On the weights of `stress.py` float32 was off by at most 1.2e-6 of the largest number, from width 32 to 768. The victim
-of STRESS is "erf GELU instead of tanh", the smallest mistake of the formula: 9.7 times the limit at width 64, 4.1 times
-at 768. One wrong weight among many is below it from width 192 on; the graphs read the file's own bytes.
+On the weights of `stress.py` float32 was off by at most 1.2e-6 of the largest number, from width 32 to 768. What
+STRESS must catch is "erf GELU instead of tanh", the smallest mistake of the formula: 9.7 times the limit at width 64,
+4.1 times at 768. One wrong weight among many is below it from width 192 on; the graphs read the file's own bytes.
 """
 
 from collections.abc import Callable

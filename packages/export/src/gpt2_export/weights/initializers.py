@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 from gpt2_model import GPT2Config
-from gpt2_model.weights import TRANSPOSE, from_file_name, stored_name
+from gpt2_model.weights import TRANSPOSE, map_tensor_name, stored_name
 
 from gpt2_export.errors import GraphError
 from gpt2_export.weights.safetensors_file import Place, places
@@ -24,7 +24,7 @@ def refer(model: ir.Model, config: GPT2Config, file: Path) -> None:
         if name not in available:
             raise GraphError(f"the graph needs {name}, which {file} does not have; freeze the folder again")
         stored = initializer(name, available[name], file)
-        transposed = from_file_name(name)[1] == TRANSPOSE
+        transposed = map_tensor_name(name)[1] == TRANSPOSE
         if available[name].shape != (traced_shape[::-1] if transposed else traced_shape):
             raise GraphError(f"{name} has shape {list(available[name].shape)} in {file}, not config.json's")
         if transposed:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gpt2_model import GPT2Config
 from gpt2_model.checkpoint import read_json
-from gpt2_model.weights import TRANSPOSE, from_file_name, parameter_shapes, stored_name
+from gpt2_model.weights import TRANSPOSE, map_tensor_name, parameter_shapes, stored_name
 
 from gpt2_export import plain_file
 from gpt2_export.errors import FolderError
@@ -37,7 +37,7 @@ def of(folder: Path) -> GPT2Config:
         raise FolderError(f"{path}: n_layer is {config.n_layer}, {WEIGHTS} has {layers}; make the folder again")
     _refuse_other(folder, _first_shapes(config), found)
     expected = {
-        stored_name(name): shape[::-1] if from_file_name(stored_name(name))[1] == TRANSPOSE else shape
+        stored_name(name): shape[::-1] if map_tensor_name(stored_name(name))[1] == TRANSPOSE else shape
         for name, shape in parameter_shapes(config).items()
     }
     _refuse_other(folder, expected, found)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from gpt2_runtime.batch_file.line import MOST_LINE_BYTES, Defaults, Job, read, written
-from gpt2_runtime.errors import Gpt2RuntimeError, JobError
+from gpt2_runtime.errors import GPT2RuntimeError, JobError
 from gpt2_runtime.generation.scheduler import ROWS, check_rows
 from gpt2_runtime.text.batch import Prompt, complete_batch
 from gpt2_runtime.text.generator import TextGenerator
@@ -60,7 +60,7 @@ def run(
     defaults: Defaults,
     rows: int = ROWS,
     progress: Callable[[Progress], None] = lambda _: None,
-    refused: Callable[[int, Gpt2RuntimeError], None] = lambda _, __: None,
+    refused: Callable[[int, GPT2RuntimeError], None] = lambda _, __: None,
 ) -> Progress:
     """Answers the lines of `source` that `target` has no answer to.
 
@@ -134,7 +134,7 @@ class _Lines:
         defaults: Defaults,
         answers: Mapping[str, str],
         progress: Callable[[Progress], None],
-        refused: Callable[[int, Gpt2RuntimeError], None],
+        refused: Callable[[int, GPT2RuntimeError], None],
     ) -> None:
         self.state = Progress()
         self.open: dict[int, Job] = {}  # those without an answer, by their place among the prompts
@@ -155,7 +155,7 @@ class _Lines:
                 job = read(text, number, self._defaults)
                 if (other := self._numbers.setdefault(job.key, number)) != number:
                     raise JobError(f"id {job.key} is that of line {other} too; give each line its own")
-            except Gpt2RuntimeError as error:
+            except GPT2RuntimeError as error:
                 self.fail(number, error)
                 continue
             if job.key not in self._answers:
@@ -167,7 +167,7 @@ class _Lines:
                 told = f"{target} answers id {job.key} of another prompt, model or setting than line {number} has"
                 raise JobError(f"{told}; {REMEDY}")
 
-    def fail(self, line: int, error: Gpt2RuntimeError) -> None:
+    def fail(self, line: int, error: GPT2RuntimeError) -> None:
         """A line has no answer."""
         self._refused(line, error)
         self.add(failed=1)

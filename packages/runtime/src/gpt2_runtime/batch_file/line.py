@@ -108,7 +108,7 @@ def read(text: bytes, line: int, defaults: Defaults) -> Job:
 
 def written(job: Job, completions: tuple[Completion, ...]) -> dict[str, Any]:
     """What stands in the output: one completion's values, or a list of them where `n` is more than 1."""
-    told = [completion.document() for completion in completions]
+    told = [completion.to_dict() for completion in completions]
     answer = told[0] if job.prompt.n == 1 else {"completions": told}
     return {"id": job.id, **answer, "digest": job.digest}
 

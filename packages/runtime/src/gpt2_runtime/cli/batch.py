@@ -15,7 +15,7 @@ from gpt2_runtime.batch_file.file import Progress, is_empty, lines_of, run
 from gpt2_runtime.batch_file.line import Defaults
 from gpt2_runtime.cli import options
 from gpt2_runtime.cli.streams import output_path, standard_input
-from gpt2_runtime.errors import Gpt2RuntimeError, JobError
+from gpt2_runtime.errors import GPT2RuntimeError, JobError
 from gpt2_runtime.folder.regular_file import is_same_file
 from gpt2_runtime.generation.scheduler import ROWS
 from gpt2_runtime.graphs.graph_signature import GraphKind
@@ -161,7 +161,7 @@ class _Bar:
         """New tokens a second, since the model was loaded."""
         return state.tokens / (perf_counter() - self._start)
 
-    def refused(self, source: str) -> Callable[[int, Gpt2RuntimeError], None]:
+    def refused(self, source: str) -> Callable[[int, GPT2RuntimeError], None]:
         return lambda line, error: click.echo(f"error: {source} line {line}: {' '.join(str(error).split())}", err=True)
 
     def _told(self, state: Progress | None) -> str | None:

@@ -14,7 +14,7 @@ from gpt2_runtime.generation.beam_search import EarlyStopping
 from gpt2_runtime.generation.prompt_lookup import LookupConfig
 from gpt2_runtime.graphs.graph_signature import GraphKind
 from gpt2_runtime.text.batch import complete
-from gpt2_runtime.text.generator import Found, Settings, TextGenerator, TextStream
+from gpt2_runtime.text.generator import BeamCompletion, Settings, TextGenerator, TextStream
 
 EARLY_STOPPING: dict[str, EarlyStopping] = {"no": False, "yes": True, "never": "never"}
 
@@ -127,7 +127,7 @@ def generate(
         print_json({"beams": [asdict(each) for each in found]}) if as_json else _print_found(found)
         return
     if n != 1:
-        documents = [completion.document() for completion in complete(generator, text, n, settings)]
+        documents = [completion.to_dict() for completion in complete(generator, text, n, settings)]
         _print_hints(continuation)
         print_json({"completions": documents})
         return
@@ -136,7 +136,7 @@ def generate(
     if as_json:
         for _ in stream:
             pass
-        print_json(stream.completion.document())
+        print_json(stream.completion.to_dict())
     else:
         _print_text(stream)
 
@@ -154,7 +154,7 @@ def _print_text(stream: TextStream) -> None:
     click.echo()
 
 
-def _print_found(found: tuple[Found, ...]) -> None:
+def _print_found(found: tuple[BeamCompletion, ...]) -> None:
     if found[0].text is None:
         _print_ids(found[0].token_ids)
     click.echo(found[0].text or "")

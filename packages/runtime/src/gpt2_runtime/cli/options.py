@@ -15,7 +15,7 @@ from typing import Any, NoReturn, cast
 import click
 
 from gpt2_runtime.cli.streams import check_output
-from gpt2_runtime.errors import MOST_SHOWN, Gpt2RuntimeError
+from gpt2_runtime.errors import MOST_SHOWN, GPT2RuntimeError
 from gpt2_runtime.folder.bundle import PRECISIONS
 from gpt2_runtime.providers.providers import PROVIDERS
 from gpt2_runtime.sampling.config import SamplingConfig
@@ -60,7 +60,7 @@ def fail(error: Exception) -> NoReturn:
         message = f"{told}; set PYTHONUTF8=1 for UTF-8, or take --json where there is one"
     elif isinstance(error, MemoryError):
         message = "memory is used up; ask for less at once (--rows, -n, a shorter text), or close other programs"
-    elif not isinstance(error, Gpt2RuntimeError):
+    elif not isinstance(error, GPT2RuntimeError):
         message = f"unexpected {type(error).__name__}: {message}; run again with --debug for the traceback"
     click.echo(f"error: {message}", err=True)
     sys.exit(1)

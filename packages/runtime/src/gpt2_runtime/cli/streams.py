@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import click
 
-from gpt2_runtime.errors import Gpt2RuntimeError, PromptError, SettingError
+from gpt2_runtime.errors import GPT2RuntimeError, PromptError, SettingError
 
 MOST_PROMPT_BYTES = 4_000_000  # several hundred times what GPT-2 reads
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # as PowerShell's > writes
@@ -57,7 +57,7 @@ def output_path(parameter: str, name: str) -> Path:
 def check_output() -> None:
     """Refuses to work for nothing, where a process was started without standard output."""
     if sys.stdout is None:
-        raise Gpt2RuntimeError("standard output is closed; open it, or send it to a file")
+        raise GPT2RuntimeError("standard output is closed; open it, or send it to a file")
 
 
 def print_json(document: object) -> None:

@@ -131,7 +131,7 @@ def bench(
 
     Raises:
         SettingError: a number is out of range.
-        Gpt2RuntimeError: the folder or the provider is refused.
+        GPT2RuntimeError: the folder or the provider is refused.
     """
     _refuse_outside("rounds", [rounds], MOST_ROUNDS)
     if batches is not None:
@@ -273,7 +273,7 @@ def _round(
     for context in contexts:
         for batch, cache in filled.items():
             # A copy, for a step writes into the cache that it is given, and the next round needs this one again.
-            yield (context, batch), _decode(session, cache.rolled_back(context).copy())
+            yield (context, batch), _decode(session, cache.crop(context).copy())
 
 
 def _prefill(session: Session, ids: npt.NDArray[np.int64]) -> float:
@@ -295,7 +295,7 @@ def _decode(session: Session, cache: KeyValueCache) -> float:
     unread, counts = [[0]] * cache.batch_size, [GREEDY.needed] * cache.batch_size
     start = perf_counter()
     for _ in range(STEPS):
-        rows, cache = session.step_shortlists(unread, cache, counts)
+        rows, cache = session.step_top_k(unread, cache, counts)
         unread = [[sample(row, GREEDY, rng)] for (row,) in rows]
     return (perf_counter() - start) / STEPS
 

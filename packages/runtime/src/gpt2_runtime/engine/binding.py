@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpt2_runtime.engine.buffers import Allocation
-from gpt2_runtime.engine.logits import DeviceScores, HostScores, Scores
+from gpt2_runtime.engine.logits import DeviceLogits, HostLogits, Logits
 from gpt2_runtime.graphs.graph_signature import cache_names
 from gpt2_runtime.providers.providers import load_onnxruntime
 
@@ -90,7 +90,7 @@ class Binding:
             for name, address in zip(names, allocation.addresses(first), strict=True):
                 bind(name, allocation.device, 0, allocation.dtype, shape, address)
 
-    def run(self, feeds: Mapping[str, Array]) -> Scores:
+    def run(self, feeds: Mapping[str, Array]) -> Logits:
         """Runs the graph once, which writes into the memory; logits [N, V], on a device until the next run."""
         for name, array in self._inputs.items():
             array[...] = feeds[name]
@@ -100,12 +100,12 @@ class Binding:
             self._copy.update_inplace(self._packed)
         if self._logits is not None:
             self._inference.run_with_iobinding(self._binding, self._options)
-            return DeviceScores(self._logits, self._logits.data_ptr(), self._logits_shape)
+            return DeviceLogits(self._logits, self._logits.data_ptr(), self._logits_shape)
         logits = np.empty(self._logits_shape, dtype=np.float32)
         # The graph writes them where the caller reads them: to bind an output anew takes less than to copy it.
         self._binding.bind_ortvalue_output("logits", wrapped(logits))
         self._inference.run_with_iobinding(self._binding, self._options)
-        return HostScores(logits)
+        return HostLogits(logits)
 
 
 def _packed(**inputs: tuple[tuple[int, ...], npt.DTypeLike]) -> tuple[dict[str, Array], npt.NDArray[np.uint8]]:

@@ -15,7 +15,7 @@ from gpt2_runtime.folder.sharing import Local, Shared
 
 MOST_ROWS = 1024  # of a cache; more are better stepped in turns
 
-Layout = tuple[tuple[int, ...], np.dtype[Any]]
+WeightPlan = tuple[tuple[int, ...], np.dtype[Any]]
 """(L, 2, H, D) and the type of the numbers: layers, keys and values, heads, head size."""
 
 
@@ -23,7 +23,7 @@ Layout = tuple[tuple[int, ...], np.dtype[Any]]
 class Snapshot(Shared, Local):
     """The keys and values of the first tokens of one row, in memory of their own that is never written again.
 
-    Made by `KeyValueCache.taken`.
+    Made by `KeyValueCache.snapshot`.
 
     Attributes:
         owner: the onnxruntime session that it is for.
@@ -49,7 +49,7 @@ class Snapshot(Shared, Local):
         return self.array.nbytes
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> WeightPlan:
         """Of its keys and values."""
         return self.array.shape[:3] + self.array.shape[4:], self.array.dtype
 
@@ -60,7 +60,7 @@ class KeyValueCache(Local, ABC):
 
     Made by `Session.empty_cache` and by each step. It is used once: a step of the serving graph writes into the memory
     that all values of one cache share, and the value that went into it is refused from then on. Go on with the value
-    that came out, or a shorter `rolled_back` of it; `copy` before a step gives two continuations of one text, and
+    that came out, or a shorter `crop` of it; `copy` before a step gives two continuations of one text, and
     `selected` any number of them. What is `taken` of a row outlives the cache, and can be `given` to another.
 
     Attributes:
@@ -69,7 +69,7 @@ class KeyValueCache(Local, ABC):
         owner: the onnxruntime session that it is for.
 
     >>> _, cache = session.step([[1, 2, 3], [4]], session.empty_cache(2))
-    >>> cache.lengths, cache.rolled_back([1, 0]).lengths
+    >>> cache.lengths, cache.crop([1, 0]).lengths
     ((3, 1), (1, 0))
     """
 
@@ -89,7 +89,7 @@ class KeyValueCache(Local, ABC):
     def batch_size(self) -> int:
         return len(self.lengths)
 
-    def rolled_back(self, lengths: int | Sequence[int]) -> Self:
+    def crop(self, lengths: int | Sequence[int]) -> Self:
         """The cache as it was when the rows had the first `lengths` of their tokens.
 
         Args:
@@ -108,7 +108,7 @@ class KeyValueCache(Local, ABC):
             _check_length(length, has, f"row {row} of the cache holds", "roll back to")
         return self._shortened(tuple(int(length) for length in wanted))
 
-    def selected(self, rows: Sequence[int] | npt.NDArray[np.integer]) -> Self:
+    def reorder(self, rows: Sequence[int] | npt.NDArray[np.integer]) -> Self:
         """The cache whose row i is this one's row `rows[i]`, with the same room.
 
         It uses this one up, as a step does; `copy` first where it is needed again.
@@ -120,7 +120,7 @@ class KeyValueCache(Local, ABC):
             SettingError: a row that is not there.
 
         >>> _, cache = session.step([[1, 2, 3], [4]], session.empty_cache(2))
-        >>> cache.selected([1, 0, 1]).lengths
+        >>> cache.reorder([1, 0, 1]).lengths
         (1, 3, 1)
         """
         listed = rows.ndim == 1 if isinstance(rows, np.ndarray) else isinstance(rows, Sequence)
@@ -130,21 +130,21 @@ class KeyValueCache(Local, ABC):
             self._check_row(row, "select")
         return self._selected(tuple(int(row) for row in rows))
 
-    def taken(self, row: int, length: int) -> Snapshot:
+    def snapshot(self, row: int, length: int) -> Snapshot:
         """The keys and values of the first `length` tokens of a row, copied; this cache stays as it is.
 
         Raises:
             SettingError: there is no such row, or it has fewer tokens.
 
         >>> _, cache = session.step([[1, 2, 3], [4]], session.empty_cache(2))
-        >>> cache.taken(0, 2).length
+        >>> cache.snapshot(0, 2).length
         2
         """
         self._check_row(row, "take")
         _check_length(length, self.lengths[row], f"row {row} of the cache holds", "take")
         return Snapshot(owner=self.owner, array=self._read(int(row), int(length)))
 
-    def given(self, row: int, snapshot: Snapshot, length: int | None = None) -> Self:
+    def restore(self, row: int, snapshot: Snapshot, length: int | None = None) -> Self:
         """The cache whose row holds the first `length` tokens of a snapshot, instead of those that it held.
 
         It uses this one up, as a step does; the other rows go on as they were.
@@ -160,7 +160,7 @@ class KeyValueCache(Local, ABC):
             ContextFullError: it has more than the cache has room for.
 
         >>> _, cache = session.step([[1, 2, 3], [4]], session.empty_cache(2))
-        >>> cache.given(1, cache.taken(0, 3), 2).lengths
+        >>> cache.restore(1, cache.snapshot(0, 3), 2).lengths
         (3, 2)
         """
         self._check_row(row, "give to")
@@ -185,7 +185,7 @@ class KeyValueCache(Local, ABC):
 
     @property
     @abstractmethod
-    def layout(self) -> Layout:
+    def layout(self) -> WeightPlan:
         """Of its keys and values."""
 
     @abstractmethod

@@ -14,13 +14,13 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from gpt2_runtime.engine.top_k import Finder
+from gpt2_runtime.engine.top_k import TopK
 from gpt2_runtime.providers import cuda_memory
 from gpt2_runtime.providers.cuda_memory import Box, Direction, Extent
-from gpt2_runtime.sampling.top_logits import Shortlist, shortlists
+from gpt2_runtime.sampling.top_logits import TopLogits, top_logits
 
 Floats = npt.NDArray[np.float32]
-Row = Floats | Shortlist
+Row = Floats | TopLogits
 """All logits [V] after a token, or those that matter."""
 
 NUMBER = 4  # bytes
@@ -34,7 +34,7 @@ MOST, SPARE = 256, 16
 LEAST_ROWS = 8
 
 
-class Scores(ABC):
+class Logits(ABC):
     """Logits [N, V], until the next run of the same binding."""
 
     @abstractmethod
@@ -42,7 +42,7 @@ class Scores(ABC):
         """All of them, [N, V], on the host; the caller's to keep."""
 
     @abstractmethod
-    def first(self, count: int) -> Scores:
+    def first(self, count: int) -> Logits:
         """Those of the first rows."""
 
     @abstractmethod
@@ -50,16 +50,16 @@ class Scores(ABC):
         """The last `count` of each of so many equal groups of rows, [groups, count, V], on the host."""
 
     @abstractmethod
-    def rows(self, counts: Sequence[int | None], finder: Finder | None) -> list[Row]:
+    def rows(self, counts: Sequence[int | None], top_k: TopK | None) -> list[Row]:
         """For each row at least a shortlist of so many tokens; None asks for all logits.
 
         Args:
             counts: [N].
-            finder: of the highest, where they lie on a device; without one all logits of each row come.
+            top_k: of the highest, where they lie on a device; without one all logits of each row come.
         """
 
 
-class HostScores(Scores):
+class HostLogits(Logits):
     """An array."""
 
     def __init__(self, logits: Floats) -> None:
@@ -68,18 +68,18 @@ class HostScores(Scores):
     def all(self) -> Floats:
         return self._logits
 
-    def first(self, count: int) -> Scores:
-        return HostScores(self._logits[:count])
+    def first(self, count: int) -> Logits:
+        return HostLogits(self._logits[:count])
 
     def ends(self, groups: int, count: int) -> Floats:
         grouped = self._logits.reshape(groups, -1, self._logits.shape[-1])
         return grouped[:, grouped.shape[1] - count :]
 
-    def rows(self, counts: Sequence[int | None], finder: Finder | None) -> list[Row]:
+    def rows(self, counts: Sequence[int | None], top_k: TopK | None) -> list[Row]:
         return list(self._logits)
 
 
-class DeviceScores(Scores):
+class DeviceLogits(Logits):
     """Memory of a device.
 
     Args:
@@ -98,8 +98,8 @@ class DeviceScores(Scores):
         cuda_memory.bring(logits, self._address)
         return logits
 
-    def first(self, count: int) -> Scores:
-        return DeviceScores(self._owner, self._address, (count, self._shape[1]))
+    def first(self, count: int) -> Logits:
+        return DeviceLogits(self._owner, self._address, (count, self._shape[1]))
 
     def ends(self, groups: int, count: int) -> Floats:
         rows, vocab_size = self._shape
@@ -112,16 +112,16 @@ class DeviceScores(Scores):
         cuda_memory.wait()
         return logits
 
-    def rows(self, counts: Sequence[int | None], finder: Finder | None) -> list[Row]:
+    def rows(self, counts: Sequence[int | None], top_k: TopK | None) -> list[Row]:
         few = [count for count in counts if count is not None and count <= MOST]
-        if finder is None or len(few) < LEAST_ROWS:
+        if top_k is None or len(few) < LEAST_ROWS:
             return list(self.all())
-        highest = finder.highest(self._address, *self._shape, max(few) + SPARE)
+        highest = top_k.highest(self._address, *self._shape, max(few) + SPARE)
         most = highest.values.shape[1]
         asked = [most if count is None else count for count in counts]
         return [
             self._row(place) if found is None or count is None or count > MOST else found
-            for place, (found, count) in enumerate(zip(shortlists(highest, asked), counts, strict=True))
+            for place, (found, count) in enumerate(zip(top_logits(highest, asked), counts, strict=True))
         ]
 
     def _row(self, place: int) -> Floats:

@@ -37,7 +37,7 @@ Shape = tuple[int, int, int, int]
 """First row, rows, tokens, logits."""
 
 
-class Engine:
+class PackedSession:
     """A graph that is opened by `open_graph`, at first with its weights packed or not. Threads may share it.
 
     Args:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from gpt2_runtime.engine.cache import KeyValueCache, Layout
-from gpt2_runtime.engine.logits import DeviceScores, HostScores, Row, Scores
+from gpt2_runtime.engine.cache import KeyValueCache, WeightPlan
+from gpt2_runtime.engine.logits import DeviceLogits, HostLogits, Logits, Row
 from gpt2_runtime.engine.ort_values import cut, gathered, read, remote, replaced
 from gpt2_runtime.engine.step_plan import chunks
-from gpt2_runtime.engine.top_k import Finder
+from gpt2_runtime.engine.top_k import TopK
 from gpt2_runtime.errors import SettingError
 from gpt2_runtime.folder.bundle import Architecture
 from gpt2_runtime.graphs.graph_signature import cache_names
@@ -41,7 +41,7 @@ class GrownCache(KeyValueCache):
     tensors: tuple[OrtValue, ...]
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> WeightPlan:
         _, heads, _, size = self.tensors[0].shape()
         return (len(self.tensors) // 2, 2, heads, size), np.dtype(np.float32)
 
@@ -75,7 +75,7 @@ class GrownCache(KeyValueCache):
 
 @dataclass(frozen=True, kw_only=True)
 class PortableGraph:
-    """The graph in onnxruntime, on the device of the session's provider; there `finder` finds the highest logits.
+    """The graph in onnxruntime, on the device of the session's provider; there `top_k` finds the highest logits.
 
     Where it is `even`, every run is of an even number of tokens, for the reasons in `plan`: a row more of one token, or
     a token more of each row.
@@ -84,7 +84,7 @@ class PortableGraph:
     inference: InferenceSession
     sizes: Architecture
     device: str
-    finder: Finder | None = None
+    top_k: TopK | None = None
     even: bool = False
 
     @property
@@ -115,25 +115,25 @@ class PortableGraph:
             parts.append(scores.ends(B, len(part) - min(len(part), max(0, T - keep - part.start))))
         return np.concatenate(parts, axis=1), cache
 
-    def step_shortlists(
+    def step_top_k(
         self, rows: Sequence[npt.NDArray[np.int64]], cache: GrownCache, keep: int, counts: Sequence[int | None]
     ) -> tuple[list[list[Row]], GrownCache]:
         """The same; of the logits after each row's last K tokens, what `counts` [B] asks for."""
         ids = joined(rows)
         if ids.shape[1] == keep <= PREFILL_CHUNK:
             scores, cache = self._run(ids, cache)
-            found = scores.rows([count for count in counts for _ in range(keep)], self.finder)
+            found = scores.rows([count for count in counts for _ in range(keep)], self.top_k)
             return [found[start : start + keep] for start in range(0, len(found), keep)], cache
         logits, cache = self.step(rows, cache, keep)
         return [list(row) for row in logits], cache
 
-    def _run(self, ids: npt.NDArray[np.int64], cache: GrownCache) -> tuple[Scores, GrownCache]:
+    def _run(self, ids: npt.NDArray[np.int64], cache: GrownCache) -> tuple[Logits, GrownCache]:
         """Reads ids [B, T] in one call; logits [B * T, V]. The present does not leave the device."""
         if self.even:
             return self._run_even(ids, cache)
         return self._call(ids, cache)
 
-    def _run_even(self, ids: npt.NDArray[np.int64], cache: GrownCache) -> tuple[Scores, GrownCache]:
+    def _run_even(self, ids: npt.NDArray[np.int64], cache: GrownCache) -> tuple[Logits, GrownCache]:
         """The same, of an even number of tokens; what is computed beside them is left out again."""
         B, T = ids.shape
         more_rows, more_tokens = (B % 2, 0) if T == 1 else (0, B * T % 2)
@@ -144,9 +144,9 @@ class PortableGraph:
         if more_tokens:
             stepped = replace(stepped, tensors=tuple(cut(tensor, P + T) for tensor in stepped.tensors))
         found = scores.all().reshape(len(rows), T + more_tokens, -1)[:B, :T]
-        return HostScores(found.reshape(B * T, -1)), replace(stepped, lengths=(P + T,) * B)
+        return HostLogits(found.reshape(B * T, -1)), replace(stepped, lengths=(P + T,) * B)
 
-    def _call(self, ids: npt.NDArray[np.int64], cache: GrownCache) -> tuple[Scores, GrownCache]:
+    def _call(self, ids: npt.NDArray[np.int64], cache: GrownCache) -> tuple[Logits, GrownCache]:
         B, T = ids.shape
         P = cache.lengths[0]
         # What is computed beside a text that fills the model has no place of its own.
@@ -167,11 +167,11 @@ class PortableGraph:
         self.inference.run_with_iobinding(binding)
         logits, *present = binding.get_outputs()
         shape = B * T, self.sizes.vocab_size
-        scores: Scores
+        scores: Logits
         if remote(logits):
-            scores = DeviceScores(logits, logits.data_ptr(), shape)
+            scores = DeviceLogits(logits, logits.data_ptr(), shape)
         else:
-            scores = HostScores(logits.numpy().reshape(shape))
+            scores = HostLogits(logits.numpy().reshape(shape))
         return scores, replace(cache, lengths=(P + T,) * B, tensors=tuple(present))
 
 

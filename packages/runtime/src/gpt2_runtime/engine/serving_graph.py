@@ -15,11 +15,11 @@ import numpy.typing as npt
 
 from gpt2_runtime.engine.buffer_pool import Pool
 from gpt2_runtime.engine.buffers import Buffers, Cached, Move, allocated
-from gpt2_runtime.engine.cache import KeyValueCache, Layout
-from gpt2_runtime.engine.logits import Row, Scores
-from gpt2_runtime.engine.packed_session import Engine
-from gpt2_runtime.engine.step_plan import RUN_COST, Ids, Run, feeds, places, plan
-from gpt2_runtime.engine.top_k import Finder
+from gpt2_runtime.engine.cache import KeyValueCache, WeightPlan
+from gpt2_runtime.engine.logits import Logits, Row
+from gpt2_runtime.engine.packed_session import PackedSession
+from gpt2_runtime.engine.step_plan import RUN_COST, GraphCall, Ids, feeds, logit_slots, plan
+from gpt2_runtime.engine.top_k import TopK
 from gpt2_runtime.errors import SettingError
 from gpt2_runtime.folder.bundle import Architecture
 
@@ -53,21 +53,21 @@ class SharedCache(KeyValueCache):
         even: whether there is memory for an even number of rows: where B is odd, one more is always idle.
     """
 
-    owner: Engine
+    owner: PackedSession
     buffers: Buffers
     version: int
     alike: Counts
     even: bool = False
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> WeightPlan:
         layers, both, _, heads, _, size = self.buffers.allocation.shape
         return (layers, both, heads, size), self.buffers.allocation.dtype
 
     def check_current(self) -> None:
         """Refuses a value that has been stepped or selected from, or given to."""
         if self.version != self.buffers.version:
-            remedy = "go on with the one that came out last, or its rolled_back, or copy() before a step"
+            remedy = "go on with the one that came out last, or its crop, or copy() before a step"
             raise SettingError(f"cache is of step {self.version}, its buffers of step {self.buffers.version}; {remedy}")
 
     def copy(self) -> SharedCache:
@@ -124,20 +124,20 @@ class SharedCache(KeyValueCache):
 class ServingGraph:
     """The graph in onnxruntime; its keys and values are of `cache_type`, on `device`, in memory of `pool` if any.
 
-    The highest logits on that device are found by `finder`, if any. Where it is `even`, a token's bits depend on its
+    The highest logits on that device are found by `top_k`, if any. Where it is `even`, a token's bits depend on its
     text alone: see `plan`.
     """
 
-    engine: Engine
+    engine: PackedSession
     sizes: Architecture
     cache_type: npt.DTypeLike = np.float32
     device: str = "cpu"
     pool: Pool | None = None
-    finder: Finder | None = None
+    top_k: TopK | None = None
     even: bool = False
 
     @property
-    def owner(self) -> Engine:
+    def owner(self) -> PackedSession:
         return self.engine
 
     @property
@@ -176,18 +176,18 @@ class ServingGraph:
             return logits.reshape(len(rows), keep, -1), stepped
         gathered = np.full((len(rows), keep, self.sizes.vocab_size), np.nan, dtype=np.float32)
         for run, part in taken:
-            for place, found in zip(places(run, rows, keep), part, strict=True):
+            for place, found in zip(logit_slots(run, rows, keep), part, strict=True):
                 gathered[place] = found
         return gathered, stepped
 
-    def step_shortlists(
+    def step_top_k(
         self, rows: Sequence[Ids], cache: SharedCache, keep: int, counts: Sequence[int | None]
     ) -> tuple[list[list[Row]], SharedCache]:
         """The same; of the logits after each row's last tokens, at most K, what `counts` [B] asks for."""
 
-        def take(run: Run, scores: Scores) -> list[tuple[int, Row]]:
-            scored = [row for row, _ in places(run, rows, keep)]
-            return list(zip(scored, scores.rows([counts[row] for row in scored], self.finder), strict=True))
+        def take(run: GraphCall, scores: Logits) -> list[tuple[int, Row]]:
+            scored = [row for row, _ in logit_slots(run, rows, keep)]
+            return list(zip(scored, scores.rows([counts[row] for row in scored], self.top_k), strict=True))
 
         taken, stepped = self._run(rows, cache, keep, take)
         found: list[list[Row]] = [[] for _ in rows]
@@ -196,7 +196,7 @@ class ServingGraph:
         return found, stepped
 
     def _run(
-        self, rows: Sequence[Ids], cache: SharedCache, keep: int, take: Callable[[Run, Scores], Taken]
+        self, rows: Sequence[Ids], cache: SharedCache, keep: int, take: Callable[[GraphCall, Logits], Taken]
     ) -> tuple[list[Taken], SharedCache]:
         """What is taken of the scores of each run, before the next one."""
         cache.check_current()
@@ -215,7 +215,7 @@ class ServingGraph:
             with self.engine.turn:
                 binding = self.engine.binding(cache.buffers.allocation, *shape)
                 scores = binding.run(fed)
-                taken.append(take(run, scores.first(len(places(run, rows, keep))) if self.even else scores))
+                taken.append(take(run, scores.first(len(logit_slots(run, rows, keep))) if self.even else scores))
         return taken, replace(cache, lengths=lengths, version=cache.buffers.version)
 
 

@@ -17,10 +17,10 @@ import numpy.typing as npt
 from gpt2_runtime.engine.buffer_pool import Pool
 from gpt2_runtime.engine.cache import MOST_ROWS, KeyValueCache
 from gpt2_runtime.engine.logits import Row
-from gpt2_runtime.engine.packed_session import Engine
+from gpt2_runtime.engine.packed_session import PackedSession
 from gpt2_runtime.engine.portable_graph import PortableGraph
 from gpt2_runtime.engine.serving_graph import ServingGraph
-from gpt2_runtime.engine.top_k import GRAPH, Finder
+from gpt2_runtime.engine.top_k import GRAPH, TopK
 from gpt2_runtime.errors import ContextFullError, SettingError, TokenIdError, check_flag, shown
 from gpt2_runtime.folder.bundle import Bundle
 from gpt2_runtime.folder.sharing import Shared
@@ -62,7 +62,7 @@ class Graph(Protocol[Cache]):
         self, rows: Sequence[npt.NDArray[np.int64]], cache: Cache, keep: int
     ) -> tuple[npt.NDArray[np.float32], Cache]: ...
 
-    def step_shortlists(
+    def step_top_k(
         self, rows: Sequence[npt.NDArray[np.int64]], cache: Cache, keep: int, counts: Sequence[int | None]
     ) -> tuple[list[list[Row]], Cache]: ...
 
@@ -159,9 +159,9 @@ class Session(Shared):
         signs = partial(Signature.of, kind, sizes, CACHES.get(precision, "float"))
         file = GraphFile.open(bundle, precision, kind, signs, load=load, device=chosen.device)
         opened: Graph[Any]
-        finder = None
+        top_k = None
         if chosen.device != "cpu":
-            finder = Finder(partial(open_finder, chosen, threads), chosen.device)
+            top_k = TopK(partial(open_top_k, chosen, threads), chosen.device)
         if cuda_graph:
             if kind != "serving" or chosen.device == "cpu":
                 told = f"cuda_graph is on, which is for the serving graph on cuda, not the {kind} one on {chosen.name}"
@@ -170,7 +170,7 @@ class Session(Shared):
         if kind == "serving":
             files = [each.path for each in (file.file, *file.weights.values())]
             # Unpacked, blocks of 8 or 4 bits are multiplied in another way: slower, and with other results.
-            engine = Engine(
+            engine = PackedSession(
                 partial(open_inference, file, chosen, threads),
                 files,
                 packed=prepack or precision != "fp32",
@@ -183,12 +183,12 @@ class Session(Shared):
                 cache_type=cache_type,
                 device=chosen.device,
                 pool=Pool() if cuda_graph else None,
-                finder=finder,
+                top_k=top_k,
                 even=even,
             )
         else:
             inference = open_inference(file, chosen, threads, True)
-            opened = PortableGraph(inference=inference, sizes=sizes, device=chosen.device, finder=finder, even=even)
+            opened = PortableGraph(inference=inference, sizes=sizes, device=chosen.device, top_k=top_k, even=even)
         signature = signature_of(opened.inference)
         return cls(
             bundle=bundle,
@@ -265,7 +265,7 @@ class Session(Shared):
         stepped: tuple[npt.NDArray[np.float32], KeyValueCache] = self.opened.step(rows, cache, logits_to_keep)
         return stepped
 
-    def step_shortlists(
+    def step_top_k(
         self, ids: Ids, cache: KeyValueCache, counts: Sequence[int | None], logits_to_keep: int = 1
     ) -> tuple[list[list[Row]], KeyValueCache]:
         """Reads more tokens of each row, for loops that need only the highest of the logits.
@@ -279,14 +279,14 @@ class Session(Shared):
                 them; None needs all V.
 
         Returns:
-            For each row, after each of its last tokens, K of them at most: a Shortlist of what is needed, or all
+            For each row, after each of its last tokens, K of them at most: a TopLogits of what is needed, or all
             logits [V], where they are asked for or as near at hand. And the cache, as `step` returns it.
 
         Raises:
             SettingError: `counts` is not one for each row, or one is below 1.
-            Gpt2RuntimeError: as `step` does.
+            GPT2RuntimeError: as `step` does.
 
-        >>> rows, cache = session.step_shortlists([[5, 6, 7], [8]], session.empty_cache(2), [1, None])
+        >>> rows, cache = session.step_top_k([[5, 6, 7], [8]], session.empty_cache(2), [1, None])
         >>> [len(row) for row in rows], rows[1][0].shape
         ([1, 1], (300,))
         """
@@ -298,9 +298,7 @@ class Session(Shared):
         for count in counts:
             if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
                 raise SettingError(f"count is {shown(count)}, must be an integer of at least 1; None needs all logits")
-        stepped: tuple[list[list[Row]], KeyValueCache] = self.opened.step_shortlists(
-            rows, cache, logits_to_keep, counts
-        )
+        stepped: tuple[list[list[Row]], KeyValueCache] = self.opened.step_top_k(rows, cache, logits_to_keep, counts)
         return stepped
 
     def _check_step(self, ids: Ids, cache: KeyValueCache, logits_to_keep: int) -> list[npt.NDArray[np.int64]]:
@@ -359,8 +357,8 @@ def _check_count(name: str, value: object, most: int) -> None:
         raise SettingError(f"{name} is {shown(value)}, must be an integer from 1 to {most}")
 
 
-def open_finder(provider: Provider, threads: int) -> InferenceSession:
-    """The finder's graph, nothing of which may be on the CPU either."""
+def open_top_k(provider: Provider, threads: int) -> InferenceSession:
+    """The top_k's graph, nothing of which may be on the CPU either."""
     inference = open_inference(GRAPH, provider, threads, True)
     placed(inference, provider, layers=0)
     return inference

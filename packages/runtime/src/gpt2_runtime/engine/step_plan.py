@@ -28,7 +28,7 @@ Ids = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Run:
+class GraphCall:
     """One call of the graph, over consecutive rows.
 
     Attributes:
@@ -50,7 +50,7 @@ class Run:
 
 def plan(
     past: Sequence[int], new: Sequence[int], chunk: int, run_cost: int = RUN_COST, *, even: bool = False
-) -> list[Run]:
+) -> list[GraphCall]:
     """The runs of a step.
 
     Args:
@@ -61,13 +61,13 @@ def plan(
         even: whether B * T is even in every run; the rows are of an even number then, and so is the chunk.
 
     >>> plan([9, 0, 4], [1, 0, 1], chunk=256)  # every row by one token: one run; the idle one goes along
-    [Run(first=0, reads=(range(0, 1), range(0, 0), range(0, 1)), padding=0)]
+    [GraphCall(first=0, reads=(range(0, 1), range(0, 0), range(0, 1)), padding=0)]
     >>> plan([0, 0], [3, 2], chunk=256)  # two empty rows: one run, padded on the right
-    [Run(first=0, reads=(range(0, 3), range(0, 2)), padding=0)]
+    [GraphCall(first=0, reads=(range(0, 3), range(0, 2)), padding=0)]
     >>> [run.reads for run in plan([0, 5], [7, 2], chunk=4)]  # a long row in chunks, one that is not empty by itself
     [(range(0, 4),), (range(4, 7),), (range(0, 2),)]
     >>> plan([9, 0], [1, 0], chunk=256, even=True)  # one token, and an idle row beside it
-    [Run(first=0, reads=(range(0, 1), range(0, 0)), padding=0)]
+    [GraphCall(first=0, reads=(range(0, 1), range(0, 0)), padding=0)]
     >>> [(run.reads, run.padding) for run in plan([0, 0], [9, 0], chunk=4, even=True)]
     [((range(0, 4),), 0), ((range(4, 7),), 1), ((range(7, 9),), 0)]
     """
@@ -82,11 +82,11 @@ def plan(
         reads = [range(0)] * (last - first + 1)
         for row in by_one:
             reads[row - first] = range(1)
-        runs.append(Run(first, tuple(reads)))
-    runs += [Run(rows.start, tuple(range(new[row]) for row in rows)) for rows in together]
+        runs.append(GraphCall(first, tuple(reads)))
+    runs += [GraphCall(rows.start, tuple(range(new[row]) for row in rows)) for rows in together]
     for row in rest:
         if new[row] > 1:
-            runs += [Run(row, (part,)) for part in chunks(new[row], chunk)]
+            runs += [GraphCall(row, (part,)) for part in chunks(new[row], chunk)]
     return [_evened(run, len(new)) for run in runs] if even else runs
 
 
@@ -102,15 +102,15 @@ def chunks(count: int, chunk: int) -> list[range]:
     return [range(start, stop) for start, stop in pairwise(cuts)]
 
 
-def _evened(run: Run, rows: int) -> Run:
+def _evened(run: GraphCall, rows: int) -> GraphCall:
     """The same with one row more of the step's, or one token more of each, where B * T is odd."""
     if len(run.reads) * run.tokens % 2 == 0:
         return run
     if run.tokens > 1:
         return replace(run, padding=1)
     if run.first + len(run.reads) < rows:
-        return Run(run.first, (*run.reads, range(0)))
-    return Run(run.first - 1, (range(0), *run.reads))
+        return GraphCall(run.first, (*run.reads, range(0)))
+    return GraphCall(run.first - 1, (range(0), *run.reads))
 
 
 def _fresh(past: Sequence[int], new: Sequence[int], chunk: int, run_cost: int) -> list[range]:
@@ -133,7 +133,7 @@ def _cheaper(past: Sequence[int], new: Sequence[int], chunk: int, run_cost: int)
 
 
 def feeds(
-    run: Run, rows: Sequence[Ids], past: Sequence[int], keep: int, *, even: bool = False
+    run: GraphCall, rows: Sequence[Ids], past: Sequence[int], keep: int, *, even: bool = False
 ) -> dict[str, npt.NDArray[np.integer]]:
     """What the graph is fed in a run, by the names of its inputs.
 
@@ -145,7 +145,7 @@ def feeds(
         even: whether the last of an odd number of logits is computed twice.
 
     >>> rows = [np.array([5]), np.array([6, 7, 8]), np.array([9])]
-    >>> for name, array in feeds(Run(1, (range(0, 3), range(0, 1))), rows, [4, 0, 0], keep=1).items():
+    >>> for name, array in feeds(GraphCall(1, (range(0, 3), range(0, 1))), rows, [4, 0, 0], keep=1).items():
     ...     print(name, array.tolist())
     input_ids [[6, 7, 8], [9, 0, 0]]
     position_ids [[0, 1, 2], [0, 0, 0]]
@@ -176,10 +176,11 @@ def feeds(
     }
 
 
-def places(run: Run, rows: Sequence[Ids], keep: int) -> list[tuple[int, int]]:
+def logit_slots(run: GraphCall, rows: Sequence[Ids], keep: int) -> list[tuple[int, int]]:
     """Where a run's logits belong in the step's [B, K, V]: for each a row, and one of its K places.
 
-    >>> places(Run(1, (range(0, 3), range(0, 1))), [np.array([5]), np.array([6, 7, 8]), np.array([9])], keep=2)
+    >>> call = GraphCall(1, (range(0, 3), range(0, 1)))
+    >>> logit_slots(call, [np.array([5]), np.array([6, 7, 8]), np.array([9])], keep=2)
     [(1, 0), (1, 1), (2, 1)]
     """
     return [
@@ -187,7 +188,7 @@ def places(run: Run, rows: Sequence[Ids], keep: int) -> list[tuple[int, int]]:
     ]
 
 
-def _scored(run: Run, rows: Sequence[Ids], keep: int) -> list[tuple[int, int]]:
+def _scored(run: GraphCall, rows: Sequence[Ids], keep: int) -> list[tuple[int, int]]:
     """Each token of a run among the last K of its row: the row's place in the run, and the token's in the row."""
     return [
         (place, token)

@@ -3,7 +3,7 @@
 `top_k.onnx` is this, in ONNX's own notation::
 
     <ir_version: 8, opset_import: ["": 13]>
-    finder (float[N, V] logits, int64[1] count) => (float[N, M] values, int64[N, M] ids, float[N] sums)
+    top_k (float[N, V] logits, int64[1] count) => (float[N, M] values, int64[N, M] ids, float[N] sums)
     <int64[1] axes = {1}> {
         values, ids = TopK <axis = 1> (logits, count)
         sums = ReduceSum <keepdims = 0> (logits, axes)
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 GRAPH = Path(__file__).with_name("top_k.onnx")
 
 
-class Finder:
+class TopK:
     """The graph in onnxruntime, on a device; opened when it is first needed, for a text alone never needs it.
 
     Args:

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
 from gpt2_runtime.errors import BundleError, check_flag, shown
-from gpt2_runtime.folder.json_object import REMEDY, Document, read_text
+from gpt2_runtime.folder.json_object import REMEDY, JsonObject, read_text
 from gpt2_runtime.folder.regular_file import FileState, changed, check_same, is_same_file, open_regular, read_regular
 from gpt2_runtime.folder.sharing import Shared
 
@@ -131,37 +131,37 @@ class Bundle(Shared):
         if not os.path.lexists(folder / "manifest.json"):
             raise BundleError(f"{folder} has no manifest.json; make the folder with `gpt2-export make SOURCE OUT`")
         text = read_text(folder / "manifest.json", MOST_SETTINGS_BYTES)
-        manifest = Document.parsed(text, folder / "manifest.json")
+        manifest = JsonObject.parsed(text, folder / "manifest.json")
         schema = manifest.integer("schema")
         if schema != SCHEMA:
             remedy = "upgrade gpt2-runtime" if schema > SCHEMA else "export the folder again"
             raise BundleError(f"{folder} has manifest schema {schema}, this version reads {SCHEMA}; {remedy}")
 
-        files = _sealed_files(folder, manifest.document("files"))
+        files = _sealed_files(folder, manifest.object("files"))
         if check_hashes:
             for file in files.values():
                 _check_hash(file)
-        graphs = manifest.document("graphs")
+        graphs = manifest.object("graphs")
         if "config.json" not in files:
             raise BundleError(f"{manifest.where}: files does not list config.json; {REMEDY}")
         config = _settings(files["config.json"])
         generation = config
         if "generation_config.json" in files:
             generation = _settings(files["generation_config.json"])
-        weights = _listed(manifest.document("weights"), files)
+        weights = _listed(manifest.object("weights"), files)
         for precision in graphs:
             if precision not in weights:
                 raise BundleError(f"{manifest.where}: weights has none of the {precision} graphs; {REMEDY}")
-        generator, source = manifest.document("generator"), manifest.document("source")
+        generator, source = manifest.object("generator"), manifest.object("source")
         return cls(
             folder=folder,
             manifest_sha256=hashlib.sha256(text.encode()).hexdigest(),
             generator=f"{generator.text('name')} {generator.text('version')}",
             source=Source(name=source.text("name"), revision=_optional_text(source, "revision")),
             files=files,
-            graphs=MappingProxyType({p: _listed(graphs.document(p), files) for p in graphs}),
+            graphs=MappingProxyType({p: _listed(graphs.object(p), files) for p in graphs}),
             weights=weights,
-            versions=_texts(manifest.document("versions")),
+            versions=_texts(manifest.object("versions")),
             parity=_optional_object(manifest, "parity"),
             architecture=_architecture(config),
             bos_token_id=_optional_id(config, "bos_token_id"),
@@ -232,12 +232,12 @@ def reopened(folder: str, manifest_sha256: str) -> Bundle:
     return bundle
 
 
-def _sealed_files(folder: Path, listed: Document) -> Mapping[str, SealedFile]:
+def _sealed_files(folder: Path, listed: JsonObject) -> Mapping[str, SealedFile]:
     files = {}
     for name in listed:
         if not _stays_inside(name):
             raise BundleError(f"{listed.where} names {shown(name)}, which may leave the folder; {REMEDY}")
-        entry = listed.document(name)
+        entry = listed.object(name)
         path, size, sha256 = folder / name, entry.integer("bytes"), entry.text("sha256")
         state = FileState.of(path, ", manifest.json lists it")
         if state.bytes != size:
@@ -249,9 +249,9 @@ def _sealed_files(folder: Path, listed: Document) -> Mapping[str, SealedFile]:
     return MappingProxyType(files)
 
 
-def _settings(file: SealedFile) -> Document:
+def _settings(file: SealedFile) -> JsonObject:
     """The JSON object of a small file."""
-    return Document.read(file.path, MOST_SETTINGS_BYTES, file.state)
+    return JsonObject.read(file.path, MOST_SETTINGS_BYTES, file.state)
 
 
 def _stays_inside(name: str) -> bool:
@@ -270,7 +270,7 @@ def _check_hash(file: SealedFile) -> None:
         raise BundleError(f"{told}; copy or export the folder again")
 
 
-def _listed(names: Document, files: Mapping[str, SealedFile]) -> Mapping[str, str]:
+def _listed(names: JsonObject, files: Mapping[str, SealedFile]) -> Mapping[str, str]:
     """A table of file names, each of which the manifest must list among its files."""
     table = _texts(names)
     for key, name in table.items():
@@ -281,23 +281,23 @@ def _listed(names: Document, files: Mapping[str, SealedFile]) -> Mapping[str, st
     return table
 
 
-def _texts(document: Document) -> Mapping[str, str]:
+def _texts(document: JsonObject) -> Mapping[str, str]:
     return MappingProxyType({name: document.text(name) for name in document})
 
 
-def _optional_text(document: Document, name: str) -> str | None:
+def _optional_text(document: JsonObject, name: str) -> str | None:
     return None if document.get(name) is None else document.text(name)
 
 
-def _optional_object(document: Document, name: str) -> Mapping[str, object] | None:
-    return None if document.get(name) is None else MappingProxyType(dict(document.document(name).fields))
+def _optional_object(document: JsonObject, name: str) -> Mapping[str, object] | None:
+    return None if document.get(name) is None else MappingProxyType(dict(document.object(name).fields))
 
 
-def _optional_id(document: Document, name: str) -> int | None:
+def _optional_id(document: JsonObject, name: str) -> int | None:
     return None if document.get(name) is None else document.integer(name, maximum=MOST_SIZE)
 
 
-def _ids(document: Document, name: str) -> tuple[int, ...]:
+def _ids(document: JsonObject, name: str) -> tuple[int, ...]:
     """An id, a list of ids or null, as transformers writes `eos_token_id`."""
     value = document.get(name)
     if not isinstance(value, list):
@@ -308,7 +308,7 @@ def _ids(document: Document, name: str) -> tuple[int, ...]:
     return tuple(value)
 
 
-def _architecture(config: Document) -> Architecture:
+def _architecture(config: JsonObject) -> Architecture:
     if config.get("model_type") != "gpt2":
         config.refuse("model_type", '"gpt2"')
     sizes = {name: config.integer(name, minimum=1, maximum=MOST_SIZE) for name in Architecture.__dataclass_fields__}

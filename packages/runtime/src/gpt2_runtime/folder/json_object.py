@@ -68,15 +68,15 @@ def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Document:
+class JsonObject:
     """A JSON object and where it stands, so that every complaint about it can say so.
 
     A field of another type than the one asked for is a BundleError; so is an absent one, except in `get`.
 
-    >>> document = Document(where="config.json", fields={"n_layer": 12, "source": {"name": "gpt2"}})
+    >>> document = JsonObject(where="config.json", fields={"n_layer": 12, "source": {"name": "gpt2"}})
     >>> document.integer("n_layer", minimum=1)
     12
-    >>> document.document("source").text("name")
+    >>> document.object("source").text("name")
     'gpt2'
     >>> document.text("n_layer")
     Traceback (most recent call last):
@@ -89,12 +89,12 @@ export it again
     fields: Mapping[str, object]
 
     @classmethod
-    def read(cls, path: Path, most: int = MOST_TEXT_BYTES, expected: FileState | None = None) -> Document:
+    def read(cls, path: Path, most: int = MOST_TEXT_BYTES, expected: FileState | None = None) -> JsonObject:
         """The JSON object in `path`; BundleError with the position where it is not one."""
         return cls.parsed(read_text(path, most, expected), path)
 
     @classmethod
-    def parsed(cls, text: str, path: Path) -> Document:
+    def parsed(cls, text: str, path: Path) -> JsonObject:
         """The JSON object of a text that stood in `path`; errors are those of `read`."""
         return cls(where=str(path), fields=read_json(str(path), text))
 
@@ -126,11 +126,11 @@ export it again
         value = self.fields.get(name)
         return value if isinstance(value, list) else self.refuse(name, "a list")
 
-    def document(self, name: str) -> Document:
+    def object(self, name: str) -> JsonObject:
         value = self.fields.get(name)
         if not isinstance(value, dict):
             self.refuse(name, "an object")
-        return Document(where=f"{self.where}: {name}", fields=value)
+        return JsonObject(where=f"{self.where}: {name}", fields=value)
 
     def refuse(self, name: str, wanted: str) -> NoReturn:
         """Raises the BundleError that says what `name` holds and what was wanted there."""

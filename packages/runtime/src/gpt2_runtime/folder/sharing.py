@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, NoReturn, Self
 
-from gpt2_runtime.errors import Gpt2RuntimeError
+from gpt2_runtime.errors import GPT2RuntimeError
 
 
 class Shared:
@@ -24,7 +24,7 @@ class Local:
     >>> pickle.dumps(session.empty_cache())
     Traceback (most recent call last):
     ...
-    gpt2_runtime.errors.Gpt2RuntimeError: SharedCache holds memory of this process, so it cannot be sent to another; \
+    gpt2_runtime.errors.GPT2RuntimeError: SharedCache holds memory of this process, so it cannot be sent to another; \
 send the token ids, and read them there
     """
 
@@ -32,4 +32,4 @@ send the token ids, and read them there
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         told = f"{type(self).__name__} holds memory of this process, so it cannot be sent to another"
-        raise Gpt2RuntimeError(f"{told}; {self.remedy}")
+        raise GPT2RuntimeError(f"{told}; {self.remedy}")

@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from gpt2_runtime.errors import BundleError
-from gpt2_runtime.folder.json_object import REMEDY, Document, read_json
+from gpt2_runtime.folder.json_object import REMEDY, JsonObject, read_json
 
 MOST_HEADER_BYTES = 4 * 2**20  # that of gpt2-xl has 0.1 MB
 TYPES = {"F32": "float", "F16": "float16", "U8": "uint8", "I8": "int8", "I32": "int32", "I64": "int64"}
@@ -59,8 +59,8 @@ class WeightsFile:
             text = stream.read(length).decode("utf-8")
         except UnicodeDecodeError as error:
             raise BundleError(f"{path} has a header that is not UTF-8 at byte {error.start}; {REMEDY}") from error
-        header = Document(where=f"{path} header", fields=read_json(f"{path} header", text))
-        tensors = sorted(_stored(header.document(name), 8 + length, size) for name in header if name != "__metadata__")
+        header = JsonObject(where=f"{path} header", fields=read_json(f"{path} header", text))
+        tensors = sorted(_stored(header.object(name), 8 + length, size) for name in header if name != "__metadata__")
         for one, other in pairwise(tensors):
             if one.stop > other.start:
                 raise BundleError(f"{path}: two tensors share the bytes from {other.start:,} on; {REMEDY}")
@@ -75,7 +75,7 @@ class WeightsFile:
         return tensor.type == type_ and start + size <= tensor.stop
 
 
-def _stored(entry: Document, begin: int, size: int) -> StoredTensor:
+def _stored(entry: JsonObject, begin: int, size: int) -> StoredTensor:
     places = entry.items("data_offsets")
     start, stop = (each if type(each) is int else -1 for each in places) if len(places) == 2 else (-1, -1)
     if not 0 <= start <= stop <= size - begin:

@@ -26,9 +26,9 @@ from gpt2_runtime.engine.session import Session
 from gpt2_runtime.errors import SettingError, check_type, shown
 from gpt2_runtime.generation.events import FinishReason
 from gpt2_runtime.generation.request import Overflow, Request
-from gpt2_runtime.sampling.config import CONTROLS, GREEDY, SamplingConfig, check_vocabulary
+from gpt2_runtime.sampling.config import GREEDY, PROCESSORS, SamplingConfig, check_vocabulary
 from gpt2_runtime.sampling.logprobs import log_softmax
-from gpt2_runtime.sampling.sampler import controlled
+from gpt2_runtime.sampling.sampler import apply_processors
 
 EarlyStopping = bool | Literal["never"]
 
@@ -192,11 +192,11 @@ def beam_search(
     text = prompt.tolist()
     search = advanced(START, next_scores(logits[:, -1], START, config, sampling, text), config)
     while not over(search, config):
-        logits, cache = session.step(search.token_ids[:, -1:], cache.selected(search.rows))
+        logits, cache = session.step(search.token_ids[:, -1:], cache.reorder(search.rows))
         search = advanced(search, next_scores(logits[:, -1], search, config, sampling, text), config)
     if not search.finished:
         told = f"after {search.token_ids.shape[1] - 1} new tokens all are forbidden, at least one must be left"
-        raise SettingError(f"{told}; loosen {', '.join(sampling.controls)}")
+        raise SettingError(f"{told}; loosen {', '.join(sampling.processors)}")
     return search.finished[:num_return_sequences]
 
 
@@ -287,13 +287,13 @@ def next_scores(
         LogitsError: a row holds NaN or +infinity, or nothing else than -infinity.
     """
     log_probabilities = log_softmax(logits)
-    if not sampling.controls:
+    if not sampling.processors:
         return log_probabilities
     # transformers controls log-probabilities, but of one beam, which is greedy decoding, the logits.
     greedy = config.num_beams == 1
     left = np.array(
         [
-            controlled(row, sampling, prompt_ids=prompt, new_ids=new_ids, stop_token_ids=config.stop_token_ids)
+            apply_processors(row, sampling, prompt_ids=prompt, new_ids=new_ids, stop_token_ids=config.stop_token_ids)
             for row, new_ids in zip(logits if greedy else log_probabilities, search.token_ids.tolist(), strict=True)
         ]
     )
@@ -304,7 +304,7 @@ def check_draws_nothing(sampling: SamplingConfig) -> None:
     """SettingError where `sampling` has what only a draw can heed."""
     for field in fields(sampling):
         value, neutral = getattr(sampling, field.name), getattr(GREEDY, field.name)
-        if field.name not in CONTROLS and value != neutral:
+        if field.name not in PROCESSORS and value != neutral:
             told = f"{field.name} is {shown(value)}, must be {shown(neutral)}"
             raise SettingError(f"{told}, as beam search draws no token; start from GREEDY")
 

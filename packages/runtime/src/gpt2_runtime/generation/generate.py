@@ -93,12 +93,12 @@ def run(
         start = perf_counter()
         unread = decoding.next_read()
         guesses = guesser.guess(decoding.ids[seen:], decoding.spare) if guesser else []
-        cache = cache.rolled_back(decoding.read)
+        cache = cache.crop(decoding.read)
         if known is not None and not seen:  # a window that slid starts within a text, as no prompt does
-            cache, decoding.reused = known.given(cache, unread, len(unread + guesses))
+            cache, decoding.reused = known.restore(cache, unread, len(unread + guesses))
             unread = unread[decoding.reused :]
         ids = [unread + guesses]
-        (logits,), cache = session.step_shortlists(ids, cache, [decoding.needed], 1 + len(guesses))  # [1 + G]
+        (logits,), cache = session.step_top_k(ids, cache, [decoding.needed], 1 + len(guesses))  # [1 + G]
         if known is not None and not seen:
             known.keep(decoding.ids, cache)
         choices = decoding.choose(logits, guesses)

@@ -140,7 +140,7 @@ class PrefixCache(Local):
             self._add(found, self._remove(found))
             return found.snapshot, found.shared(text)
 
-    def given(self, cache: Cache, ids: Sequence[int], count: int, row: int = 0) -> tuple[Cache, int]:
+    def restore(self, cache: Cache, ids: Sequence[int], count: int, row: int = 0) -> tuple[Cache, int]:
         """A cache whose row holds what may be reused of a text, and how many tokens those are.
 
         Args:
@@ -151,7 +151,7 @@ class PrefixCache(Local):
         """
         found = self.longest(ids)
         length = reusable(found[1], count, even=self._even) if found else 0
-        return (cache.given(row, found[0], length), length) if found and length else (cache, 0)
+        return (cache.restore(row, found[0], length), length) if found and length else (cache, 0)
 
     def keep(self, ids: Sequence[int], cache: KeyValueCache, row: int = 0) -> None:
         """Keeps what a row holds of a text, as far as it can be reused.
@@ -174,7 +174,7 @@ class PrefixCache(Local):
         known = self.longest(text)
         if known and known[1] == len(text):
             return
-        snapshot = cache.taken(row, len(text))  # outside of the lock: it takes time
+        snapshot = cache.snapshot(row, len(text))  # outside of the lock: it takes time
         starts = _starts(text)
         with self._lock:
             if not starts or starts[-1] in self._by_start:  # another thread has kept it, or more

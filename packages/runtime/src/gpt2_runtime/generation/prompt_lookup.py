@@ -18,7 +18,7 @@ import numpy.typing as npt
 from gpt2_runtime.errors import SettingError, shown
 from gpt2_runtime.sampling.config import SamplingConfig
 from gpt2_runtime.sampling.sampler import Text, sample
-from gpt2_runtime.sampling.top_logits import Shortlist
+from gpt2_runtime.sampling.top_logits import TopLogits
 
 MOST_NGRAM = 64
 
@@ -101,7 +101,7 @@ class LookupIndex:
 
 
 def accepted(
-    logits: npt.NDArray[np.floating] | Sequence[npt.NDArray[np.floating] | Shortlist],
+    logits: npt.NDArray[np.floating] | Sequence[npt.NDArray[np.floating] | TopLogits],
     guesses: Sequence[int],
     sampling: SamplingConfig,
     rng: np.random.Generator,

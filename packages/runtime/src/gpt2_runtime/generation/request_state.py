@@ -136,7 +136,7 @@ class Decoding:
             LogitsError: the logits hold NaN or infinity.
         """
         request = self.request
-        text = self._text() if request.sampling.controls else ()  # which nothing else looks at
+        text = self._text() if request.sampling.processors else ()  # which nothing else looks at
         chosen = accepted(logits, guesses, request.sampling, self._rng, self._stops, *text)
         if request.logprobs is None:
             return [Choice(id=id_) for id_ in chosen]

@@ -19,14 +19,14 @@ from time import perf_counter
 from gpt2_runtime.engine.cache import MOST_ROWS, Snapshot
 from gpt2_runtime.engine.logits import Row
 from gpt2_runtime.engine.session import Session
-from gpt2_runtime.errors import Gpt2RuntimeError, SettingError, check_type, shown
+from gpt2_runtime.errors import GPT2RuntimeError, SettingError, check_type, shown
 from gpt2_runtime.generation.events import Event
 from gpt2_runtime.generation.prefix_cache import PrefixCache, check_prefixes
 from gpt2_runtime.generation.request_state import Decoding
 
 ROWS = 8
 
-Told = list[tuple[Decoding, Event | Gpt2RuntimeError]]
+Told = list[tuple[Decoding, Event | GPT2RuntimeError]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +124,7 @@ class Scheduler:
             row, entry = self._rows.index(None), self._waiting.popleft()
             leader, *followers = entry.decodings
             if entry.snapshot is not None:
-                self._cache = self._cache.given(row, entry.snapshot)
+                self._cache = self._cache.restore(row, entry.snapshot)
             elif events := [(each, event) for each in entry.decodings for event in each.begin()]:
                 told += events  # they want no token
                 continue
@@ -141,13 +141,13 @@ class Scheduler:
             return []
         start = perf_counter()
         reads = [running[row].next_read() if row in running else [] for row in range(len(self._rows))]
-        self._cache = self._cache.rolled_back([each.read if each else 0 for each in self._rows])
+        self._cache = self._cache.crop([each.read if each else 0 for each in self._rows])
         known = self._known
         if known is not None:
             for row in running.keys() & set(fresh):
-                self._cache, reused = known.given(self._cache, reads[row], len(reads[row]), row)
+                self._cache, reused = known.restore(self._cache, reads[row], len(reads[row]), row)
                 reads[row], running[row].reused = reads[row][reused:], reused
-        logits, self._cache = self._session.step_shortlists(reads, self._cache, self._needed())  # [B] of [1]
+        logits, self._cache = self._session.step_top_k(reads, self._cache, self._needed())  # [B] of [1]
         told: Told = []
         for row, decoding in running.items():
             if known is not None and row in fresh:
@@ -170,7 +170,7 @@ class Scheduler:
         told = [outcome for each in followers for outcome in _advanced(each, logits, start)]
         going_on = [each for each in followers if not each.ended]
         if going_on:
-            snapshot = self._cache.taken(row, going_on[0].read)
+            snapshot = self._cache.snapshot(row, going_on[0].read)
             self._waiting.extendleft(_Waiting(decodings=(each,), snapshot=snapshot) for each in reversed(going_on))
         return told
 
@@ -188,7 +188,7 @@ def _advanced(decoding: Decoding, logits: Sequence[Row], start: float) -> Told:
     """What the logits [1] after what it has read make of a request."""
     try:
         choices = decoding.choose(logits)
-    except Gpt2RuntimeError as error:
+    except GPT2RuntimeError as error:
         decoding.failed = True
         return [(decoding, error)]
     return [(decoding, event) for event in decoding.take(choices, seconds=perf_counter() - start)]

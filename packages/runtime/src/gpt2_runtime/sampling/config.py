@@ -145,14 +145,14 @@ class SamplingConfig:
         object.__setattr__(self, "bad_words_ids", tuple(_checked_words(self.bad_words_ids)))
 
     @cached_property
-    def controls(self) -> tuple[str, ...]:
+    def processors(self) -> tuple[str, ...]:
         """The names of the settings that change logits before temperature does."""
-        return tuple(name for name in CONTROLS if getattr(self, name) != getattr(AS_TRAINED, name))
+        return tuple(name for name in PROCESSORS if getattr(self, name) != getattr(AS_TRAINED, name))
 
     @cached_property
     def needed(self) -> int | None:
         """Of how many of the highest logits the next token is one, or ties with the last of them; None for any."""
-        if self.controls:
+        if self.processors:
             return None
         return 1 if self.temperature == 0 else self.top_k
 
@@ -169,7 +169,7 @@ class SamplingConfig:
         return endings(self.bad_words_ids)
 
 
-CONTROLS = (
+PROCESSORS = (
     "logit_bias",
     "repetition_penalty",
     "frequency_penalty",

@@ -61,7 +61,7 @@ class Candidates:
         return replace(self, known_weights=self.weights * stays)
 
 
-def temper(logits: npt.NDArray[np.floating], temperature: float) -> Candidates:
+def apply_temperature(logits: npt.NDArray[np.floating], temperature: float) -> Candidates:
     """All tokens, their logits to be divided by `temperature` where they are weighed."""
     return Candidates(ids=_all_ids(len(logits)), logits=logits, temperature=temperature)
 

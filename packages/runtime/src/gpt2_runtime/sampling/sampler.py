@@ -26,7 +26,15 @@ import numpy.typing as npt
 
 from gpt2_runtime.errors import LogitsError, SettingError
 from gpt2_runtime.sampling.config import SamplingConfig
-from gpt2_runtime.sampling.filters import Candidates, draw, keep_min_p, keep_top_k, keep_top_p, keep_typical_p, temper
+from gpt2_runtime.sampling.filters import (
+    Candidates,
+    apply_temperature,
+    draw,
+    keep_min_p,
+    keep_top_k,
+    keep_top_p,
+    keep_typical_p,
+)
 from gpt2_runtime.sampling.processors import (
     add_bias,
     forbid,
@@ -35,13 +43,13 @@ from gpt2_runtime.sampling.processors import (
     penalise_counts,
     penalise_repetition,
 )
-from gpt2_runtime.sampling.top_logits import Shortlist
+from gpt2_runtime.sampling.top_logits import TopLogits
 
 Text = Sequence[int] | npt.NDArray[np.integer]  # token ids
 
 
 def sample(
-    logits: npt.NDArray[np.floating] | Shortlist,
+    logits: npt.NDArray[np.floating] | TopLogits,
     config: SamplingConfig,
     rng: np.random.Generator,
     *,
@@ -69,26 +77,30 @@ def sample(
     >>> sample(logits, SamplingConfig(top_k=1, no_repeat_ngram_size=1), np.random.default_rng(0), prompt_ids=[1])
     2
     """
-    if isinstance(logits, Shortlist):
+    if isinstance(logits, TopLogits):
         return _listed(logits, config, rng)
     likeliest = int(logits.argmax())  # the first NaN, where there is one
     highest = float(logits[likeliest])
     if not math.isfinite(highest):
         raise LogitsError(f"highest logit is {highest}, must be finite; the weights or the graph are damaged")
-    if config.controls:
+    if config.processors:
         logits = _permitted(logits, config, prompt_ids, new_ids, stop_token_ids)
         likeliest = int(logits.argmax())
-    return likeliest if config.temperature == 0 else draw(_filtered(temper(logits, config.temperature), config), rng)
+    return (
+        likeliest
+        if config.temperature == 0
+        else draw(_filtered(apply_temperature(logits, config.temperature), config), rng)
+    )
 
 
-def _listed(found: Shortlist, config: SamplingConfig, rng: np.random.Generator) -> int:
+def _listed(found: TopLogits, config: SamplingConfig, rng: np.random.Generator) -> int:
     """The token that `sample` chooses of all logits; those of a shortlist are finite."""
     if config.needed is None or config.needed > found.reach:
         told = "all logits" if config.needed is None else f"the {config.needed} highest logits"
         raise SettingError(f"logits are the {found.reach} highest, must be {told} for these settings; ask for those")
     if config.temperature == 0:
         return int(found.ids[found.logits.argmax()])
-    return draw(_filtered(replace(temper(found.logits, config.temperature), ids=found.ids), config), rng)
+    return draw(_filtered(replace(apply_temperature(found.logits, config.temperature), ids=found.ids), config), rng)
 
 
 def candidates(
@@ -105,10 +117,10 @@ def candidates(
         SettingError: the controls forbid every token.
     """
     permitted = _permitted(logits, config, prompt_ids, new_ids, stop_token_ids)
-    return _filtered(temper(permitted, config.temperature), config)
+    return _filtered(apply_temperature(permitted, config.temperature), config)
 
 
-def controlled(
+def apply_processors(
     logits: npt.NDArray[np.floating],
     config: SamplingConfig,
     *,
@@ -120,10 +132,10 @@ def controlled(
 
     All of them can be -infinity: then the controls forbid every token.
 
-    >>> controlled(np.array([1.0, 3.0]), SamplingConfig(repetition_penalty=2.0), prompt_ids=[1])
+    >>> apply_processors(np.array([1.0, 3.0]), SamplingConfig(repetition_penalty=2.0), prompt_ids=[1])
     array([1. , 1.5])
     """
-    if not config.controls:
+    if not config.processors:
         return logits
     logits = logits.copy()
     text = np.concatenate([np.asarray(ids, dtype=np.int64) for ids in (prompt_ids, new_ids)])
@@ -147,11 +159,11 @@ def _permitted(
     new_ids: Text,
     stop_token_ids: Collection[int],
 ) -> npt.NDArray[np.floating]:
-    """What `controlled` makes of them, if it leaves a token."""
-    left = controlled(logits, config, prompt_ids=prompt_ids, new_ids=new_ids, stop_token_ids=stop_token_ids)
+    """What `apply_processors` makes of them, if it leaves a token."""
+    left = apply_processors(logits, config, prompt_ids=prompt_ids, new_ids=new_ids, stop_token_ids=stop_token_ids)
     if left is not logits and left.max() == -math.inf:
         told = f"all {len(left)} tokens are forbidden, at least one must be left"
-        raise SettingError(f"{told}; loosen {', '.join(config.controls)}")
+        raise SettingError(f"{told}; loosen {', '.join(config.processors)}")
     return left
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 
-class Shortlist(NamedTuple):
+class TopLogits(NamedTuple):
     """The tokens of the highest logits after a token of the text.
 
     Attributes:
@@ -39,14 +39,14 @@ class Highest(NamedTuple):
     vocab_size: int
 
 
-def shortlists(highest: Highest, counts: Sequence[int]) -> list[Shortlist | None]:
+def top_logits(highest: Highest, counts: Sequence[int]) -> list[TopLogits | None]:
     """Each row's shortlist of so many tokens, at most M; None where one that ties with the last of them may be lacking.
 
     >>> values, ids = np.array([[5, 3, 3], [5, 4, 3]], np.float32), np.array([[7, 2, 9], [4, 1, 0]])
     >>> highest = Highest(values, ids, np.array([True, True]), vocab_size=10)
-    >>> shortlists(highest, [2, 2])[0] is None  # a fourth could be 3 too
+    >>> top_logits(highest, [2, 2])[0] is None  # a fourth could be 3 too
     True
-    >>> shortlists(highest, [2, 2])[1].ids.tolist()
+    >>> top_logits(highest, [2, 2])[1].ids.tolist()
     [1, 4]
     """
     values, ids, finite, vocab_size = highest
@@ -57,7 +57,7 @@ def shortlists(highest: Highest, counts: Sequence[int]) -> list[Shortlist | None
     order = np.argsort(np.where(stays, ids, vocab_size), axis=1)
     ids, values = np.take_along_axis(ids, order, axis=1), np.take_along_axis(values, order, axis=1)
     return [
-        Shortlist(ids[row, :length], values[row, :length], count) if is_known else None
+        TopLogits(ids[row, :length], values[row, :length], count) if is_known else None
         for row, (is_known, length, count) in enumerate(
             zip(known.tolist(), np.count_nonzero(stays, axis=1).tolist(), counts, strict=True)
         )

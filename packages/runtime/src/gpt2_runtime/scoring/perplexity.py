@@ -90,7 +90,7 @@ class Perplexity:
 def score_windows(
     session: Session, ids: Sequence[int], *, window: int | None = None, stride: int | None = None, top: int = 0
 ) -> Iterator[tuple[Window, tuple[TokenScore, ...]]]:
-    """Scores a text window by window: yields each with the scores of the tokens that are new in it.
+    """Logits a text window by window: yields each with the scores of the tokens that are new in it.
 
     All scores together are one for each token, in order. Memory holds one window's logits in chunks, never all of them.
 
@@ -123,7 +123,7 @@ def score_windows(
 def perplexity(
     session: Session, ids: Sequence[int], *, window: int | None = None, stride: int | None = None
 ) -> Perplexity:
-    """Scores a text; arguments and errors are those of `score_windows`.
+    """Logits a text; arguments and errors are those of `score_windows`.
 
     >>> found = perplexity(session, list(range(100)), window=32, stride=16)
     >>> found.tokens, found.scored_tokens, found.windows
@@ -173,7 +173,7 @@ def _score_windows(
         scores: tuple[TokenScore, ...] = ()
         if first < window.end:
             held = ids[window.begin : window.end]
-            scores, cache = score(session, held, first=first - window.begin, top=top, cache=cache.rolled_back(0))
+            scores, cache = score(session, held, first=first - window.begin, top=top, cache=cache.crop(0))
         unscored = tuple(TokenScore(id=int(ids[place])) for place in range(window.fresh, first))
         yield window, unscored + scores
 

@@ -49,7 +49,7 @@ def score(
     top: int = 0,
     cache: KeyValueCache | None = None,
 ) -> tuple[tuple[TokenScore, ...], KeyValueCache]:
-    """Scores `ids[first:]`, each after all ids before it. The last of them never has to be read.
+    """Logits `ids[first:]`, each after all ids before it. The last of them never has to be read.
 
     Args:
         session: what computes.
@@ -96,7 +96,7 @@ def score(
 
 
 def score_prompt(session: Session, ids: Sequence[int], *, top: int = 0) -> tuple[TokenScore, ...]:
-    """Scores a prompt as completion APIs echo it: a score for each id; the first, with nothing before it, has none.
+    """Logits a prompt as completion APIs echo it: a score for each id; the first, with nothing before it, has none.
 
     Arguments and errors are those of `score`, but one id alone is no error here.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gpt2_runtime.errors import Gpt2RuntimeError, SettingError, check_type, shown
+from gpt2_runtime.errors import GPT2RuntimeError, SettingError, check_type, shown
 from gpt2_runtime.generation.request_state import Decoding
 from gpt2_runtime.generation.scheduler import ROWS, Scheduler
 from gpt2_runtime.text.completion import Completion, Transcript
@@ -49,7 +49,7 @@ class Result:
 
     index: int
     completions: tuple[Completion, ...] = ()
-    error: Gpt2RuntimeError | None = None
+    error: GPT2RuntimeError | None = None
 
 
 def complete_batch(generator: TextGenerator, prompts: Iterable[Prompt], *, rows: int = ROWS) -> Iterator[Result]:
@@ -96,7 +96,7 @@ class _Open:
     def __init__(self, index: int, transcripts: Sequence[Transcript]) -> None:
         self.index = index
         self.transcripts = transcripts
-        self.error: Gpt2RuntimeError | None = None
+        self.error: GPT2RuntimeError | None = None
 
     @property
     def result(self) -> Result | None:
@@ -116,8 +116,8 @@ def _results(generator: TextGenerator, prompts: Iterator[tuple[int, Prompt]], sc
             try:
                 if not isinstance(prompt, Prompt):
                     raise SettingError(f"prompt is {shown(prompt)}, must be a Prompt: Prompt(prompt='To be')")
-                transcripts = generator.prepare(prompt.prompt, n=prompt.n, **prompt.settings)
-            except Gpt2RuntimeError as error:
+                transcripts = generator.start(prompt.prompt, n=prompt.n, **prompt.settings)
+            except GPT2RuntimeError as error:
                 yield Result(index=index, error=error)
                 continue
             opened = _Open(index, transcripts)
@@ -129,7 +129,7 @@ def _results(generator: TextGenerator, prompts: Iterator[tuple[int, Prompt]], sc
             if decoding not in running:  # a stop string, or an error of its prompt, has ended it in this step
                 continue
             opened, transcript = running[decoding]
-            if isinstance(event, Gpt2RuntimeError):
+            if isinstance(event, GPT2RuntimeError):
                 opened.error = event
                 ended = opened.transcripts
             else:

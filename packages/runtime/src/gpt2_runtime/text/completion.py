@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from gpt2_runtime.errors import Gpt2RuntimeError
+from gpt2_runtime.errors import GPT2RuntimeError
 from gpt2_runtime.generation.events import Event, Finished, FinishReason, Timings, Token
 from gpt2_runtime.generation.request_state import Decoding
 from gpt2_runtime.scoring.score import TokenScore
@@ -60,7 +60,7 @@ class Completion:
     logprobs: tuple[TokenLogprob, ...] | None = None
     prompt_logprobs: tuple[TokenScore, ...] | None = None
 
-    def document(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """What JSON has of it."""
         timings = asdict(self.timings) | {"tokens_per_second": self.timings.tokens_per_second}
         return asdict(self) | {"timings": timings}
@@ -105,9 +105,9 @@ class Transcript:
 
     @property
     def completion(self) -> Completion:
-        """The whole; Gpt2RuntimeError before it has ended."""
+        """The whole; GPT2RuntimeError before it has ended."""
         if self._last is None or not self.ended:
-            raise Gpt2RuntimeError("stream has not ended, there is no completion yet; iterate over all its pieces")
+            raise GPT2RuntimeError("stream has not ended, there is no completion yet; iterate over all its pieces")
         reason = self._last.reason if isinstance(self._last, Finished) and self._stops.found is None else "stop"
         return Completion(
             text="".join(self._pieces) if self._has_text else None,

@@ -66,7 +66,7 @@ class Settings(TypedDict, total=False):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class BeamCompletion:
     """A continuation that a beam search found.
 
     Attributes:
@@ -182,7 +182,7 @@ class TextGenerator(Shared):
         """
         check_names(settings)
         check_lookup(lookup)
-        (transcript,) = self.prepare(prompt, n=1, **settings)
+        (transcript,) = self.start(prompt, n=1, **settings)
         return TextStream(run(self.session, transcript.decoding, lookup, self.prefixes), transcript)
 
     def complete(self, prompt: str | Sequence[int], **settings: Unpack[Settings]) -> Completion:
@@ -201,7 +201,7 @@ class TextGenerator(Shared):
         length_penalty: float = 1.0,
         early_stopping: EarlyStopping = False,
         **settings: Unpack[Settings],
-    ) -> tuple[Found, ...]:
+    ) -> tuple[BeamCompletion, ...]:
         """The likeliest continuations of `prompt` among those that `num_beams` beams find, best first.
 
         Args:
@@ -223,7 +223,7 @@ class TextGenerator(Shared):
             if value is not None and not (isinstance(value, list | tuple) and not value):
                 raise SettingError(f"{name} is {shown(value)}, beam search has none; leave it out")
         settings.setdefault("sampling", GREEDY)
-        (transcript,) = self.prepare(prompt, n=1, **settings)
+        (transcript,) = self.start(prompt, n=1, **settings)
         request = transcript.decoding.request
         beams = beam_search(
             self.session,
@@ -238,7 +238,7 @@ class TextGenerator(Shared):
             overflow=request.overflow,
         )
         return tuple(
-            Found(
+            BeamCompletion(
                 text=self.tokenizer.decode(beam.token_ids) if self.tokenizer else None,
                 token_ids=beam.token_ids,
                 score=beam.score,
@@ -247,7 +247,7 @@ class TextGenerator(Shared):
             for beam in beams
         )
 
-    def prepare(
+    def start(
         self,
         prompt: str | Sequence[int],
         *,
@@ -348,7 +348,7 @@ class TextStream(Local):
 
     @property
     def completion(self) -> Completion:
-        """The whole, after the last piece; Gpt2RuntimeError before that."""
+        """The whole, after the last piece; GPT2RuntimeError before that."""
         return self._transcript.completion
 
     def __iter__(self) -> Iterator[str]:

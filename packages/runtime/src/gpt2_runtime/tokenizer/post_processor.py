@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from gpt2_runtime.errors import TokenizerError, shown
-from gpt2_runtime.folder.json_object import Document
+from gpt2_runtime.folder.json_object import JsonObject
 
 Ids = tuple[int, ...]
 REMEDY = "pass token ids (--prompt-ids 464,3290), without stop strings or bad words"
 
 
-def prefix_and_suffix(tokenizer: Document) -> tuple[Ids, Ids]:
+def prefix_and_suffix(tokenizer: JsonObject) -> tuple[Ids, Ids]:
     """The ids before a text and those after it.
 
     Raises:
         TokenizerError: the post-processor does something else than that.
 
-    >>> prefix_and_suffix(Document(where="tokenizer.json", fields={"post_processor": {"type": "ByteLevel"}}))
+    >>> prefix_and_suffix(JsonObject(where="tokenizer.json", fields={"post_processor": {"type": "ByteLevel"}}))
     ((), ())
     """
     value = tokenizer.get("post_processor")
-    return ((), ()) if value is None else _of(tokenizer.document("post_processor"))
+    return ((), ()) if value is None else _of(tokenizer.object("post_processor"))
 
 
-def _of(processor: Document) -> tuple[Ids, Ids]:
+def _of(processor: JsonObject) -> tuple[Ids, Ids]:
     match processor.get("type"):
         case "ByteLevel":
             return (), ()  # moves offsets only
@@ -40,7 +40,7 @@ def _of(processor: Document) -> tuple[Ids, Ids]:
             raise TokenizerError(f"{processor.where} is {shown(other)}, which cannot be read; {REMEDY}")
 
 
-def _template(processor: Document) -> tuple[Ids, Ids]:
+def _template(processor: JsonObject) -> tuple[Ids, Ids]:
     special = processor.get("special_tokens")
     parts: list[Ids] = [()]
     for piece in processor.items("single"):
@@ -48,7 +48,7 @@ def _template(processor: Document) -> tuple[Ids, Ids]:
             case {"Sequence": {"id": "A"}}:
                 parts.append(())
             case {"SpecialToken": {"id": str(name)}} if isinstance(special, dict) and name in special:
-                token = Document(where=processor.where, fields=special).document(name)
+                token = JsonObject(where=processor.where, fields=special).object(name)
                 parts[-1] += _ids(token, "ids", token.items("ids"))
             case _:
                 raise TokenizerError(f"{processor.where}: single has {shown(piece)}, which cannot be read; {REMEDY}")
@@ -57,17 +57,17 @@ def _template(processor: Document) -> tuple[Ids, Ids]:
     return parts[0], parts[1]
 
 
-def _object(processor: Document, name: str, value: object) -> Document:
-    return Document(where=processor.where, fields={name: value}).document(name)
+def _object(processor: JsonObject, name: str, value: object) -> JsonObject:
+    return JsonObject(where=processor.where, fields={name: value}).object(name)
 
 
-def _id(processor: Document, name: str) -> int:
+def _id(processor: JsonObject, name: str) -> int:
     match processor.get(name):
         case [str(), id_]:
             return _ids(processor, name, [id_])[0]
     processor.refuse(name, "a token and its id")
 
 
-def _ids(document: Document, name: str, values: list[object]) -> Ids:
+def _ids(document: JsonObject, name: str, values: list[object]) -> Ids:
     ids = tuple(value for value in values if isinstance(value, int) and not isinstance(value, bool) and value >= 0)
     return ids if len(ids) == len(values) else document.refuse(name, "token ids")

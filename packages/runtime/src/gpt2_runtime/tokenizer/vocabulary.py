@@ -13,7 +13,7 @@ from typing import cast
 from unicodedata import unidata_version
 
 from gpt2_runtime.errors import TokenizerError, shown
-from gpt2_runtime.folder.json_object import Document, read_text
+from gpt2_runtime.folder.json_object import JsonObject, read_text
 from gpt2_runtime.tokenizer.merges import BYTES, Merges, as_trained, refuse_unreachable
 from gpt2_runtime.tokenizer.normalizer import FORMS, UNICODE, Form, is_exact, normalize
 from gpt2_runtime.tokenizer.post_processor import REMEDY, prefix_and_suffix
@@ -66,8 +66,8 @@ class Vocabulary:
     @classmethod
     def from_tokenizer_json(cls, path: Path) -> Vocabulary:
         """Reads a tokenizer.json, as the tokenizers library writes it."""
-        tokenizer = Document.read(path)
-        model = tokenizer.document("model")
+        tokenizer = JsonObject.read(path)
+        model = tokenizer.object("model")
         if "merges" not in model:  # an old file of another kind does not say which
             raise TokenizerError(f"{path} is {shown(model.get('type'))}, not a BPE, and cannot be read; {REMEDY}")
         _refuse_other_models(model)
@@ -77,15 +77,13 @@ class Vocabulary:
         _refuse_unless_types(tokenizer, "decoder", [None, "ByteLevel"])
         added = tuple(_added_token(token, tokenizer) for token in tokenizer.items("added_tokens"))
         merges = Merges.read(model.items("merges"), model.where)
-        vocabulary = _vocabulary(
-            _vocab(model.document("vocab")), merges, added, add_prefix_space, str(path), normalizer
-        )
+        vocabulary = _vocabulary(_vocab(model.object("vocab")), merges, added, add_prefix_space, str(path), normalizer)
         return replace(vocabulary, prefix_ids=prefix_ids, suffix_ids=suffix_ids)
 
     @classmethod
     def from_vocab_and_merges(cls, vocab_path: Path, merges_path: Path) -> Vocabulary:
         """Reads vocab.json and merges.txt, as GPT-2 was released; entries that no merge makes are added tokens."""
-        vocab = _vocab(Document.read(vocab_path))
+        vocab = _vocab(JsonObject.read(vocab_path))
         lines = read_text(merges_path).replace("\r\n", "\n").removesuffix("\n").split("\n")
         if lines[0].startswith("#version"):
             del lines[0]
@@ -164,17 +162,17 @@ def _as_bytes(token: str) -> bytes:
         return token.encode()
 
 
-def _vocab(vocab: Document) -> Mapping[str, int]:
+def _vocab(vocab: JsonObject) -> Mapping[str, int]:
     ids = cast(Mapping[str, int], vocab.fields)
     if set(map(type, ids.values())) - {int} or min(ids.values(), default=0) < 0:
         vocab.refuse(next(token for token, id_ in ids.items() if type(id_) is not int or id_ < 0), "an id")
     return ids
 
 
-def _added_token(value: object, tokenizer: Document) -> AddedToken:
+def _added_token(value: object, tokenizer: JsonObject) -> AddedToken:
     if not isinstance(value, dict):
         tokenizer.refuse("added_tokens", "a list of objects")
-    token = Document(where=f"{tokenizer.where}: added_tokens", fields=value)
+    token = JsonObject(where=f"{tokenizer.where}: added_tokens", fields=value)
     if not token.text("content"):
         token.refuse("content", "text of at least one character")
     if token.flag("single_word", default=False):
@@ -192,7 +190,7 @@ def _added_token(value: object, tokenizer: Document) -> AddedToken:
     )
 
 
-def _refuse_other_models(model: Document) -> None:
+def _refuse_other_models(model: JsonObject) -> None:
     harmless: Mapping[str, tuple[object, ...]] = {
         "type": (None, "BPE"),  # GPT-2's own file, of an early version, has none
         "dropout": (None, 0),
@@ -206,15 +204,15 @@ def _refuse_other_models(model: Document) -> None:
             _refuse(model, name)
 
 
-def _add_prefix_space(tokenizer: Document) -> bool:
+def _add_prefix_space(tokenizer: JsonObject) -> bool:
     _refuse_unless_types(tokenizer, "pre_tokenizer", ["ByteLevel"])
-    byte_level = tokenizer.document("pre_tokenizer")
+    byte_level = tokenizer.object("pre_tokenizer")
     if not byte_level.flag("use_regex", default=True):
         _refuse(byte_level, "use_regex")
     return byte_level.flag("add_prefix_space", default=True)
 
 
-def _normalizer(tokenizer: Document) -> tuple[Form, ...]:
+def _normalizer(tokenizer: JsonObject) -> tuple[Form, ...]:
     """The normal forms of a normalizer, or of a sequence of them."""
     match tokenizer.get("normalizer"):
         case None:
@@ -234,13 +232,13 @@ def _normalizer(tokenizer: Document) -> tuple[Form, ...]:
     return cast(tuple[Form, ...], tuple(kinds))
 
 
-def _refuse_unless_types(tokenizer: Document, name: str, types: Sequence[str | None]) -> None:
+def _refuse_unless_types(tokenizer: JsonObject, name: str, types: Sequence[str | None]) -> None:
     part = tokenizer.get(name)
-    if (None if part is None else tokenizer.document(name).get("type")) not in types:
+    if (None if part is None else tokenizer.object(name).get("type")) not in types:
         _refuse(tokenizer, name)
 
 
-def _refuse(document: Document, name: str) -> None:
+def _refuse(document: JsonObject, name: str) -> None:
     value = document.get(name)
     kind = value.get("type") if isinstance(value, dict) else value
     told = f"{name} is {shown(kind)}, which GPT-2's tokenizer does not have"

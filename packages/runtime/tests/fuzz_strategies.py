@@ -9,7 +9,7 @@ from typing import get_args
 
 import numpy as np
 from bounded import LONGEST, bounded_memory
-from gpt2_runtime import Gpt2RuntimeError, SamplingConfig
+from gpt2_runtime import GPT2RuntimeError, SamplingConfig
 from gpt2_runtime.folder.bundle import PRECISIONS
 from gpt2_runtime.graphs.graph_signature import GraphKind
 from hypothesis import settings
@@ -105,7 +105,7 @@ def answer(call, *arguments, **keywords):
     try:
         with bounded_memory():
             return call(*arguments, **keywords)
-    except Gpt2RuntimeError as error:
+    except GPT2RuntimeError as error:
         told = str(error)
         assert told.splitlines() == [told]
         assert len(told) < 1000

@@ -1,4 +1,4 @@
-"""CUDA's libraries as far as onnxruntime needs them to open a graph, made of `pretended.c` where there is no GPU.
+"""CUDA's libraries as far as onnxruntime needs them to open a graph, made of `fake_cuda.c` where there is no GPU.
 
 A function of them that the file does not define does nothing and returns 0.
 """
@@ -25,9 +25,9 @@ def provider() -> Path | None:
 
 
 def why_not() -> str | None:
-    """Why it cannot be pretended here."""
+    """Why it cannot be faked here."""
     if sys.platform != "linux" or not (shutil.which("cc") and shutil.which("nm")):
-        return "CUDA is pretended on Linux, with a C compiler and nm"
+        return "CUDA can be faked on Linux, with a C compiler and nm"
     return None if provider() else "this onnxruntime is not built for CUDA (install onnxruntime-gpu)"
 
 

@@ -3,7 +3,7 @@
 import ctypes
 
 
-class PretendedRuntime:
+class FakeCudaRuntime:
     """Its functions copy at once, and count what nobody has waited for.
 
     Attributes:

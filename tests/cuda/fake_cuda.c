@@ -7,12 +7,12 @@
 
 static int handle; /* what every stream, event and library is */
 
-int pretended_kernels, pretended_graphs; /* so many were launched */
+int fake_kernels, fake_graphs; /* so many were launched */
 
-int __cudaLaunchKernel(void) { pretended_kernels++; return 0; }
-int cudaLaunchKernel(void) { pretended_kernels++; return 0; }
-int cudaLaunchKernelExC(void) { pretended_kernels++; return 0; }
-int cudaGraphLaunch(void *graph, void *stream) { pretended_graphs++; return 0; }
+int __cudaLaunchKernel(void) { fake_kernels++; return 0; }
+int cudaLaunchKernel(void) { fake_kernels++; return 0; }
+int cudaLaunchKernelExC(void) { fake_kernels++; return 0; }
+int cudaGraphLaunch(void *graph, void *stream) { fake_graphs++; return 0; }
 
 static int made(void **it) { *it = &handle; return 0; }
 static int allocated(void **it, size_t size) { *it = calloc(size ? size : 1, 1); return *it ? 0 : 2; }
@@ -60,9 +60,9 @@ int cudaDriverGetVersion(int *version) { *version = 13000; return 0; }
 int cudaRuntimeGetVersion(int *version) { *version = 13000; return 0; }
 int cudaStreamIsCapturing(void *stream, int *status) { *status = 0; return 0; }
 int cudaGetDriverEntryPointByVersion(void) { return 1; }
-const char *cudaGetErrorString(int error) { return "a pretended error"; }
-const char *cudaGetErrorName(int error) { return "pretended"; }
-const char *cudnnGetErrorString(int error) { return "a pretended error"; }
+const char *cudaGetErrorString(int error) { return "a fake error"; }
+const char *cudaGetErrorName(int error) { return "fake"; }
+const char *cudnnGetErrorString(int error) { return "a fake error"; }
 size_t cudnnGetVersion(void) { return 92000; }
 
 int cudaDeviceGetAttribute(int *value, int attribute, int device) {
@@ -80,7 +80,7 @@ int cudaDeviceGetAttribute(int *value, int attribute, int device) {
 int cudaGetDeviceProperties(char *properties, int device) {
     struct { char name[256]; char ids[32]; size_t memory, shared; int registers, warp; size_t pitch; int threads,
              block[3], grid[3]; size_t constants; int major, minor; size_t alignments[2]; int multiprocessors; } found = {
-        .name = "pretended", .memory = (size_t)80 << 30, .shared = 49152, .registers = 65536, .warp = 32,
+        .name = "fake", .memory = (size_t)80 << 30, .shared = 49152, .registers = 65536, .warp = 32,
         .threads = 1024, .block = {1024, 1024, 64}, .grid = {2147483647, 65535, 65535}, .constants = 65536, .major = 8,
         .alignments = {512, 32}, .multiprocessors = 132,
     };

@@ -17,7 +17,7 @@ def transformers(source: Path) -> GPT2LMHeadModel:
 
 
 @torch.no_grad()
-def assert_same_interior(network: GPT2LMHeadModel, explainer: Explainer, atol: float) -> None:
+def assert_same_attention(network: GPT2LMHeadModel, explainer: Explainer, atol: float) -> None:
     """Every weight of attention, each layer's likeliest tokens, and what each layer gave the token that came next."""
     count = min(TOKENS, network.config.n_positions)
     ids = np.random.default_rng(0).integers(network.config.vocab_size, size=count)

@@ -1,4 +1,4 @@
-"""`graph.trace` takes seconds and depends on kind and config alone: a process traces each once, and clones it.
+"""`export.trace` takes seconds and depends on kind and config alone: a process traces each once, and clones it.
 
 That a trace is the same each time is proven where another process makes a folder's bytes again. A clone is the same
 graph, but the nodes that join it later are numbered otherwise: where bytes are compared, `anew` is wanted.
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 import pytest
-from gpt2_export import add_graph
+from gpt2_export import export_graphs
 from gpt2_export.graphs import export, kinds
 from gpt2_export.graphs.export import Kind
 from gpt2_model import GPT2Config
@@ -39,7 +39,7 @@ def traced(trace: Callable[[Kind, GPT2Config], ir.Model]) -> Iterator[None]:
 
 
 def add_graphs(folder: Path, wanted: Sequence[Kind]) -> None:
-    """`add_graph` of some kinds alone, where nothing reads the others."""
+    """`export_graphs` of some kinds alone, where nothing reads the others."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kinds, "trace_all", partial(kinds.trace_all, kinds=wanted))
-        add_graph(folder)
+        export_graphs(folder)

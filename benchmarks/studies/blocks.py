@@ -1,7 +1,7 @@
 """What each size of block, each rounding and a head of fewer bits cost: quality and size, of the weights alone.
 
-    python benchmarks/blocks.py FOLDER
-    python benchmarks/blocks.py FOLDER --text shakespeare.txt
+    python benchmarks/studies/blocks.py FOLDER
+    python benchmarks/studies/blocks.py FOLDER --text shakespeare.txt
 
 It needs gpt2-export alone. Matrices of the scratch network are replaced by what is left of them; activations stay
 float32, so that a figure is a little below what `gpt2-export quantize` measures of the whole.

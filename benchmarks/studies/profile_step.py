@@ -1,9 +1,9 @@
 """Where the time of a step goes: the operators of a folder's serving graph, by onnxruntime's own profiler.
 
-    python benchmarks/profile_step.py FOLDER                          a decode step after 32 tokens
-    python benchmarks/profile_step.py FOLDER --context 900
-    python benchmarks/profile_step.py FOLDER --context 0 --tokens 512 a prefill
-    python benchmarks/profile_step.py FOLDER --rows 8
+    python benchmarks/studies/profile_step.py FOLDER                          a decode step after 32 tokens
+    python benchmarks/studies/profile_step.py FOLDER --context 900
+    python benchmarks/studies/profile_step.py FOLDER --context 0 --tokens 512 a prefill
+    python benchmarks/studies/profile_step.py FOLDER --rows 8
 
 It needs gpt2-runtime alone. Of each operator it takes the median over the steps, and the least.
 """

@@ -1,6 +1,6 @@
 """The operators that could do the attention of GPT-2 124M, each alone in a graph: microseconds of one layer.
 
-    python benchmarks/attention.py
+    python benchmarks/studies/attention.py
 
 `decode` reads one token over 900, `prefill` 256 tokens over none, `chunk` 256 tokens over 512. It needs onnx and
 gpt2-runtime. What the installed onnxruntime has no kernel for is reported as such. All that are measured give the same

@@ -1,6 +1,6 @@
 """The operators that could do a product of GPT-2 124M, each alone in a graph: microseconds, for several rows.
 
-    python benchmarks/products.py
+    python benchmarks/studies/products.py
 
 The product is that of the MLP's second matrix, [rows, 3072] by [3072, 768]. It needs onnx, onnxruntime and gpt2-export,
 whose blocks it multiplies by. `of rows` is the dynamic quantisation that a precision could have whose tokens do not

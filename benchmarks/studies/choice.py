@@ -1,6 +1,6 @@
 """What choosing a token takes beside computing its logits, for settings of every kind.
 
-    python benchmarks/choice.py FOLDER
+    python benchmarks/studies/choice.py FOLDER
 
 It needs gpt2-runtime alone. Each choice comes right after a step, as in generation, so that it finds the processor's
 caches as the step has left them. Random weights give flat logits, of which top-p keeps tens of thousands; the same

@@ -1,7 +1,7 @@
 """What each choice of the engine brings: the same folder opened in other ways, interleaved in one process.
 
     python benchmarks/variants.py FOLDER
-    python benchmarks/variants.py FOLDER --rounds 9 --only "4 KB pages"
+    python benchmarks/variants.py FOLDER --rounds 9 --only "one thread less"
 
 It needs gpt2-runtime, and for "residuals and norms fused" gpt2-export too. A number is how many times as long a work
 takes in another way: the median over rounds of the ratio within a round. Above 1, the choice is right.
@@ -9,7 +9,6 @@ takes in another way: the median over rounds of the ratio within a round. Above 
 
 import argparse
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -20,7 +19,6 @@ from gpt2_runtime import Bundle
 from gpt2_runtime.engine import serving_graph
 from gpt2_runtime.engine.packed_session import PackedSession
 from gpt2_runtime.engine.portable_graph import PortableGraph
-from gpt2_runtime.providers.huge_pages import on_huge_pages
 from gpt2_runtime.providers.providers import load_onnxruntime
 from works import WORKS, Work
 
@@ -37,7 +35,6 @@ class Way:
 
     kind: str = "serving"
     entries: dict[str, str] = field(default_factory=dict)  # of onnxruntime's session
-    huge: bool = True
     arena: bool = True
     threads: int = 0  # more than asked for
     chunk: int = serving_graph.PREFILL_CHUNK
@@ -61,16 +58,14 @@ class Way:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(bundle.folder))
         for name, value in self.entries.items():
             options.add_session_config_entry(name, value)
-        with on_huge_pages() if self.huge else nullcontext():
-            return onnxruntime.InferenceSession(graph, options)
+        return onnxruntime.InferenceSession(graph, options)
 
 
 BASE = "as it is"
 EVEN = "a row alone as two"  # what int8 and int4 do, unless they are opened fast_single
 WAYS = {
     BASE: Way(),
-    "weights as they lie in the file": Way(entries={"session.disable_prepacking": "1"}, huge=False),
-    "4 KB pages": Way(huge=False),
+    "weights as they lie in the file": Way(entries={"session.disable_prepacking": "1"}),
     "without onnxruntime's arena": Way(arena=False),
     "threads that sleep at once": Way(entries={"session.intra_op.allow_spinning": "0"}),
     "one thread less": Way(threads=-1),
@@ -127,7 +122,7 @@ def timed(
             logits, cache = graph.step(list(logits[:, -1].argmax(-1)[:, None]), cache, 1)
         return perf_counter() - start
 
-    for work in MEASURED:  # once unmeasured: buffers are made, and weights are moved to huge pages
+    for work in MEASURED:  # once unmeasured: buffers are made
         seconds(WORKS[work])
     return seconds
 

@@ -21,12 +21,11 @@ from gpt2_runtime import Bundle
 from gpt2_runtime.engine.packed_session import PackedSession
 from gpt2_runtime.engine.serving_graph import PREFILL_CHUNK, ServingGraph
 from gpt2_runtime.engine.step_plan import plan
-from gpt2_runtime.providers.huge_pages import on_huge_pages
 from gpt2_runtime.providers.providers import load_onnxruntime
 
 onnxruntime = load_onnxruntime()
 
-WARM = 5  # steps that are not counted: buffers are made, and weights are moved to huge pages
+WARM = 5  # steps that are not counted: buffers are made
 
 
 def main() -> None:
@@ -58,8 +57,7 @@ def profile(options: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
         settings.enable_mem_pattern = False
         settings.enable_profiling = True
         settings.profile_file_prefix = str(Path(folder) / "profile")
-        with on_huge_pages():
-            inference = onnxruntime.InferenceSession(str(bundle.graph(options.precision, "serving")), settings)
+        inference = onnxruntime.InferenceSession(str(bundle.graph(options.precision, "serving")), settings)
         engine = PackedSession(lambda packed: inference, [], packed=True)
         steps(ServingGraph(engine=engine, sizes=bundle.architecture), options)
         told = json.loads(Path(inference.end_profiling()).read_text(encoding="utf-8"))

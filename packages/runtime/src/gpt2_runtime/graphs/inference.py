@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpt2_runtime.errors import GraphError
 from gpt2_runtime.graphs.graph_file import GraphFile
 from gpt2_runtime.graphs.graph_signature import Signature, TensorSpec
-from gpt2_runtime.providers.huge_pages import on_huge_pages
 from gpt2_runtime.providers.placement import record
 from gpt2_runtime.providers.providers import Provider, check_provider, load_onnxruntime
 
@@ -31,13 +29,13 @@ def open_inference(graph: GraphFile | Path, provider: Provider, threads: int, pa
         ProviderError: the provider could not start.
     """
     if isinstance(graph, Path):
-        return _open(str(graph), graph, _options(provider, threads, packed), provider, packed)
+        return _open(str(graph), graph, _options(provider, threads, packed), provider)
     inference = None
     for given in graph.attempts(packed):
         inference = None  # that of the attempt before goes first, so that memory never holds both
         options = _options(provider, threads, packed)
         with graph.model(options, given) as model:
-            inference = _open(model, graph.file.path, options, provider, packed)
+            inference = _open(model, graph.file.path, options, provider)
         if graph.is_held():
             break
     assert inference is not None
@@ -58,17 +56,14 @@ def _options(provider: Provider, threads: int, packed: bool) -> SessionOptions:
     return options
 
 
-def _open(
-    model: str | bytes, path: Path, options: SessionOptions, provider: Provider, packed: bool
-) -> InferenceSession:
+def _open(model: str | bytes, path: Path, options: SessionOptions, provider: Provider) -> InferenceSession:
     try:
-        with on_huge_pages() if packed and provider.device == "cpu" else nullcontext():
-            inference: InferenceSession = load_onnxruntime().InferenceSession(
-                model,
-                sess_options=options,
-                providers=[(provider.execution_provider, dict(provider.options))],
-                enable_fallback=0,
-            )
+        inference: InferenceSession = load_onnxruntime().InferenceSession(
+            model,
+            sess_options=options,
+            providers=[(provider.execution_provider, dict(provider.options))],
+            enable_fallback=0,
+        )
     except Exception as error:  # onnxruntime's errors have no common base but this one
         reason = " ".join(str(error).split())
         raise GraphError(f"{path} cannot be opened, check the folder with --check-hashes: {reason}") from error

@@ -66,7 +66,7 @@ class RuntimeLM(TemplateLM):
     Args:
         folder: what `gpt2-export make` wrote.
         precision: "fp32", "fp16", "int8" or "int4"; by default the most exact one that the folder has.
-        provider: "cpu" or "cuda".
+        provider: as for `Session.open`.
         threads: of one operator; by default the CPUs that this process may use.
         graph: "serving" or "portable"; by default the faster one that folder and provider have.
         max_length: tokens that are read at once, at most and by default all that the model reads.

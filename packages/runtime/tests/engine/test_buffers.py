@@ -8,15 +8,15 @@ from gpt2_runtime.engine import buffers, serving_graph
 from gpt2_runtime.engine.buffers import DeviceBuffers, HostBuffers, allocated, on_device
 from gpt2_runtime.errors import ProviderError, SettingError
 from gpt2_runtime.providers import cuda_memory
+from gpt2_runtime.providers.providers import PROVIDERS
 
 
 @pytest.fixture
 def _on_a_device(monkeypatch, cuda_runtime):
-    def allocated(shape, dtype, device):
-        return DeviceBuffers(on_device(shape, dtype, device))
+    def allocated(shape, dtype, tensors):
+        return DeviceBuffers(on_device(shape, dtype, tensors.device))
 
     monkeypatch.setattr(serving_graph, "allocated", allocated)
-    monkeypatch.setattr(buffers, "allocated", allocated)
 
 
 @pytest.fixture(params=["fp32", "fp16", "int8", "int4"])
@@ -62,7 +62,7 @@ def test_memory_that_a_device_has_not_is_told_in_one_line(monkeypatch):
 
     monkeypatch.setattr(buffers.load_onnxruntime().OrtValue, "ortvalue_from_shape_and_type", full)
     with pytest.raises(SettingError, match=r"^cache needs 1,440 bytes, cuda has less; lower its rows or capacity$"):
-        allocated((2, 2, 3, 2, 5, 6), np.float16, "cuda")
+        allocated((2, 2, 3, 2, 5, 6), np.float16, PROVIDERS["cuda"].tensors)
 
 
 def test_what_the_device_was_told_to_copy_is_waited_for(there, cuda_runtime):

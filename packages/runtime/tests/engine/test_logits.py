@@ -100,7 +100,9 @@ def moved(monkeypatch, cuda_runtime, top_k):
 
     def move(session):
         monkeypatch.setattr(
-            serving_graph, "allocated", lambda shape, dtype, device: DeviceBuffers(on_device(shape, dtype, device))
+            serving_graph,
+            "allocated",
+            lambda shape, dtype, tensors: DeviceBuffers(on_device(shape, dtype, tensors.device)),
         )
         monkeypatch.setattr(ort_values, "remote", lambda tensor: True)
         monkeypatch.setattr(portable_graph, "remote", lambda tensor: True)

@@ -11,6 +11,7 @@ from gpt2_runtime.engine.binding import Binding
 from gpt2_runtime.engine.buffers import untouched
 from gpt2_runtime.engine.serving_graph import ServingGraph
 from gpt2_runtime.errors import ContextFullError, SettingError
+from gpt2_runtime.providers.providers import PROVIDERS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -272,7 +273,7 @@ def test_on_a_device_a_run_takes_what_its_kernels_can_take(serving, monkeypatch)
     """The same graph, told that it is elsewhere."""
     run, read = Binding.run, []
     monkeypatch.setattr(Binding, "run", lambda self, feeds: read.append(feeds["input_ids"].shape) or run(self, feeds))
-    elsewhere = replace(serving.opened, device="cuda")
+    elsewhere = replace(serving.opened, tensors=PROVIDERS["cuda"].tensors)
     prompts = [np.array(text(row, 5 * row + 1)) for row in range(9)]
     for opened in (serving.opened, elsewhere):
         opened.step(prompts, serving.empty_cache(9), 1)

@@ -7,15 +7,16 @@ from gpt2_runtime import GREEDY, LookupConfig, Session, TextGenerator
 from gpt2_runtime.cli.command import main
 from gpt2_runtime.errors import SettingError
 from gpt2_runtime.graphs.graph_choice import runs_evenly
+from gpt2_runtime.providers.providers import PROVIDERS
 
 
 @pytest.mark.parametrize(
-    ("precision", "device"), [("fp32", "cpu"), ("fp16", "cpu"), ("fp16", "cuda"), ("int8", "cuda"), ("int4", "cuda")]
+    ("precision", "name"), [("fp32", "cpu"), ("fp16", "cpu"), ("fp16", "cuda"), ("int8", "cuda"), ("int4", "cuda")]
 )
-def test_it_is_refused_where_it_would_change_nothing(precision, device):
-    assert not runs_evenly(precision, device, False)
-    with pytest.raises(SettingError, match=rf"fast_single is on, .* not {precision} on {device}; leave it off"):
-        runs_evenly(precision, device, True)
+def test_it_is_refused_where_it_would_change_nothing(precision, name):
+    assert not runs_evenly(precision, PROVIDERS[name], False)
+    with pytest.raises(SettingError, match=rf"fast_single is on, .* not {precision} on {name}; leave it off"):
+        runs_evenly(precision, PROVIDERS[name], True)
 
 
 @pytest.mark.parametrize("value", [1, None, "yes", np.True_])
@@ -62,4 +63,4 @@ def test_the_command_says_when_lookup_makes_no_guess(folder):
     refused = CliRunner().invoke(main, [*arguments, "--fast-single"])
     assert refused.exit_code == 1
     assert refused.stderr.count("\n") == 1
-    assert "fast_single is on, which is for int8 and int4 on the CPU, not fp32 on cpu" in refused.stderr
+    assert "fast_single is on, which is for int8 and int4 on cpu, not fp32 on cpu" in refused.stderr

@@ -15,6 +15,7 @@ from gpt2_runtime.explain.explainer import Explainer
 from gpt2_runtime.folder.weights_file import WeightsFile
 from gpt2_runtime.graphs import graph_file as module
 from gpt2_runtime.graphs.graph_signature import Signature
+from gpt2_runtime.providers.providers import PROVIDERS
 from wire import field, node, tensor, with_more
 
 KINDS = ["serving", "portable", "explaining"]
@@ -302,7 +303,7 @@ def places(data):
 def test_on_a_gpu_weights_are_read_once_and_the_file_may_change(damaged):
     bundle = Bundle.open(damaged)
     signs = partial(Signature.of, "portable", bundle.architecture)
-    file = module.GraphFile.open(bundle, "fp32", "portable", signs, load="copy", device="cuda")
+    file = module.GraphFile.open(bundle, "fp32", "portable", signs, load="copy", tensors=PROVIDERS["cuda"].tensors)
     assert file.mapped
     assert file.attempts(True) == [frozenset()]
     (damaged / "model.safetensors").unlink()

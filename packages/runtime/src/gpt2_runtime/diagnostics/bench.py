@@ -22,11 +22,12 @@ from gpt2_runtime.engine.cache import MOST_ROWS, KeyValueCache
 from gpt2_runtime.engine.session import Session
 from gpt2_runtime.errors import SettingError, shown
 from gpt2_runtime.graphs.graph_signature import GraphKind
+from gpt2_runtime.providers.providers import ROWS, provider_of
 from gpt2_runtime.sampling.config import GREEDY
 from gpt2_runtime.sampling.sampler import sample
 
 CONTEXTS = (32, 512, 896)
-BATCHES = {"cpu": (1, 8), "cuda": (1, 8, 64, 256)}
+BATCHES, DEVICE_BATCHES = (1, 8), (1, 8, 64, 256)
 PROMPTS = (32, 128, 512)
 ROUNDS, MOST_ROUNDS = 5, 1000
 STEPS = 16  # decode steps of one cell in one round
@@ -120,11 +121,11 @@ def bench(
     Args:
         folder: what `gpt2-export make` wrote.
         precision: as for `Session.open`.
-        provider: "cpu" or "cuda".
+        provider: as for `Session.open`.
         threads: as for `Session.open`.
         graph: as for `Session.open`.
         contexts: tokens already read when decoding is measured; by default 32, 512 and 896 as far as the model reads.
-        batches: rows decoded at once; by default 1 and 8, on CUDA 64 and 256 too.
+        batches: rows decoded at once; by default 1 and 8, on a device 64 and 256 too.
         rounds: how often everything is measured.
         cuda_graph, fast_single: as for `Session.open`.
         progress: told of each part.
@@ -147,7 +148,8 @@ def bench(
         fast_single=fast_single,
     )
     load_seconds = perf_counter() - start
-    batches = BATCHES[session.provider.name] if batches is None else batches
+    if batches is None:
+        batches = BATCHES if session.provider.tensors.on_host else DEVICE_BATCHES
     limit = session.bundle.architecture.n_positions
     contexts = _fitting(CONTEXTS, limit - STEPS) if contexts is None else tuple(dict.fromkeys(contexts))
     _refuse_outside("context", contexts)
@@ -214,7 +216,7 @@ def versions() -> dict[str, str]:
     import importlib.metadata  # which loads a parser of e-mail; no other command needs it
 
     found = {"python": platform.python_version()}
-    for package in ("gpt2-runtime", "onnxruntime", "onnxruntime-gpu", "numpy"):
+    for package in ("gpt2-runtime", *dict.fromkeys(row.package for row in ROWS), "numpy"):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
@@ -225,7 +227,7 @@ def versions() -> dict[str, str]:
 def lines(report: Report) -> Iterator[str]:
     """The report for people."""
     memory = "unknown here" if report.peak_rss_mb is None else f"{report.peak_rss_mb:.0f} MB"
-    device = report.provider != "CPUExecutionProvider"
+    device = not provider_of(report.provider).tensors.on_host
     captured = ", a step is one CUDA graph" if report.cuda_graph else ""
     single = ", a row alone computed alone" if report.fast_single else ""
     where = f"{report.provider}, {report.threads} threads{captured}{single}"
@@ -249,11 +251,11 @@ def lines(report: Report) -> Iterator[str]:
 
 def _bandwidth(session: Session) -> Bandwidth:
     """Of the memory that the session's weights are in."""
-    device = session.provider.device
-    if device == "cpu":
+    tensors = session.provider.tensors
+    if tensors.on_host:
         array = roofline.bandwidth_array()
         return lambda: roofline.read_bandwidth(array, session.threads)
-    memory = on_device((2 * roofline.ARRAY_BYTES,), np.uint8, device)
+    memory = on_device((2 * roofline.ARRAY_BYTES,), np.uint8, tensors.device)
     return lambda: roofline.copy_bandwidth(memory)
 
 
@@ -311,9 +313,9 @@ def _share(possible: float, taken: float) -> float | None:
 
 def _possible(session: Session, context: int, batch: int, bandwidth: float) -> float:
     """Seconds of a step that does nothing but read."""
-    device = session.provider.device
-    weights = roofline.weight_bytes(session.bundle, session.precision, device=device)
-    itemsize = roofline.FLOAT32_BYTES if device == "cpu" else session.empty_cache(capacity=1).layout[1].itemsize
+    widened = session.provider.widens_float16
+    weights = roofline.weight_bytes(session.bundle, session.precision, widened=widened)
+    itemsize = roofline.FLOAT32_BYTES if widened else session.empty_cache(capacity=1).layout[1].itemsize
     cached = roofline.cache_bytes(session.bundle, context + STEPS // 2, batch, itemsize=itemsize)
     return (weights + cached) / bandwidth
 

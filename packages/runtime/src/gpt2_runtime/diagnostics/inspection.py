@@ -81,8 +81,8 @@ def lines(session: Session, tokenizer: Tokenizer | None, loading: Loading | None
 
 
 def _equalities(session: Session) -> dict[str, str] | None:
-    """How far two ways to a text agree; None on a device where it has not been measured."""
-    if session.provider.device != "cpu":
+    """How far two ways to a text agree; None on a provider where it has not been measured."""
+    if not session.provider.promises:
         return None
     return {each.name: each.levels[session.precision] for each in promise.EQUALITIES}
 

@@ -64,17 +64,20 @@ def _pass(parts: Sequence[npt.NDArray[np.uint8]]) -> float:
     return perf_counter() - start
 
 
-def weight_bytes(bundle: Bundle, precision: str = "fp32", *, device: str = "cpu") -> int:
+def weight_bytes(bundle: Bundle, precision: str = "fp32", *, widened: bool = True) -> int:
     """What every step reads of the weights: all but the embeddings, of which it reads a row a token.
 
-    A tied head is the embedding, and is read whole. The CPU multiplies by a float32 copy of what is stored in float16,
-    which is what it reads then, and keys and values alike; a GPU reads what is stored.
+    A tied head is the embedding, and is read whole.
+
+    Args:
+        bundle, precision: whose weights.
+        widened: whether what is read is a float32 copy of what is stored in float16: see `Provider.widens_float16`.
 
     Raises:
         BundleError: the file of weights is no safetensors file.
     """
     path = bundle.files[bundle.weights[precision]].path
-    copied = 2 if device == "cpu" else 1
+    copied = 2 if widened else 1
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from gpt2_runtime.errors import SettingError
 from gpt2_runtime.providers import cuda_memory
 from gpt2_runtime.providers.cuda_memory import Box, Direction, Extent
+from gpt2_runtime.providers.provider import HOST, TensorMemory
 from gpt2_runtime.providers.providers import load_onnxruntime
 
 Cached = npt.NDArray[np.floating]
@@ -33,7 +34,7 @@ class Allocation:
         address: of the first number.
         shape: [L, 2, B, H, capacity + 1, D].
         dtype: of a number.
-        device: "cpu" or "cuda".
+        device: onnxruntime's name for it.
         remote: whether a graph that runs there must be given copies of what the host has.
     """
 
@@ -81,9 +82,9 @@ class Buffers(ABC):
         found = self.allocation
         return self.another((*found.shape[:2], rows, *found.shape[3:]), found.dtype, found.device)
 
+    @abstractmethod
     def another(self, shape: Sequence[int], dtype: npt.DTypeLike, device: str) -> Buffers:
         """Made as these were made."""
-        return allocated(shape, dtype, device)
 
     @abstractmethod
     def read(self, row: int, length: int) -> Cached:
@@ -103,8 +104,12 @@ class HostBuffers(Buffers):
 
     def __init__(self, array: Cached) -> None:
         address = int(array.ctypes.data)
-        self.allocation = Allocation(owner=array, address=address, shape=array.shape, dtype=array.dtype, device="cpu")
+        dtype, device = array.dtype, HOST.device
+        self.allocation = Allocation(owner=array, address=address, shape=array.shape, dtype=dtype, device=device)
         self.array = array
+
+    def another(self, shape: Sequence[int], dtype: npt.DTypeLike, device: str) -> HostBuffers:
+        return HostBuffers(untouched(shape, dtype))
 
     def read(self, row: int, length: int) -> Cached:
         return self.array[:, :, row, :, :length].copy()
@@ -128,6 +133,9 @@ class DeviceBuffers(Buffers):
         # A kernel may read past a row's end before it masks what it finds there.
         cuda_memory.clear(allocation.address, allocation.size)
         cuda_memory.wait()
+
+    def another(self, shape: Sequence[int], dtype: npt.DTypeLike, device: str) -> DeviceBuffers:
+        return DeviceBuffers(on_device(shape, dtype, device))
 
     def read(self, row: int, length: int) -> Cached:
         layers, both, _, heads, _, size = self.allocation.shape
@@ -173,13 +181,15 @@ def _whole(text: Cached) -> Box:
     return Box(address=int(text.ctypes.data), pitch=text.strides[2], rows=text.shape[2])
 
 
-def allocated(shape: Sequence[int], dtype: npt.DTypeLike, device: str) -> Buffers:
-    """Buffers of that shape on that device.
+def allocated(shape: Sequence[int], dtype: npt.DTypeLike, tensors: TensorMemory) -> Buffers:
+    """Buffers of that shape in that memory.
 
     Raises:
         SettingError: there is not as much memory.
     """
-    return HostBuffers(untouched(shape, dtype)) if device == "cpu" else DeviceBuffers(on_device(shape, dtype, device))
+    if tensors.on_host:
+        return HostBuffers(untouched(shape, dtype))
+    return DeviceBuffers(on_device(shape, dtype, tensors.device))
 
 
 def on_device(shape: Sequence[int], dtype: npt.DTypeLike, device: str) -> Allocation:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from gpt2_runtime.providers import cuda_memory
 from gpt2_runtime.providers.cuda_memory import Box, Direction, Extent
+from gpt2_runtime.providers.provider import HOST
 
 if TYPE_CHECKING:
     from onnxruntime import OrtValue
@@ -76,7 +77,7 @@ def read(tensor: OrtValue, row: int, length: int) -> Part:
 
 def remote(tensor: OrtValue) -> bool:
     """Whether it lies on a device, which copies by itself."""
-    return bool(tensor.device_name() != "cpu")
+    return not HOST.holds(tensor)
 
 
 def _like(tensor: OrtValue, array: Part) -> OrtValue:

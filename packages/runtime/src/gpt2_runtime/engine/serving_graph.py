@@ -22,6 +22,7 @@ from gpt2_runtime.engine.step_plan import RUN_COST, GraphCall, Ids, feeds, logit
 from gpt2_runtime.engine.top_k import TopK
 from gpt2_runtime.errors import SettingError
 from gpt2_runtime.folder.bundle import Architecture
+from gpt2_runtime.providers.provider import HOST, TensorMemory
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -122,16 +123,16 @@ class SharedCache(KeyValueCache):
 
 @dataclass(frozen=True, kw_only=True)
 class ServingGraph:
-    """The graph in onnxruntime; its keys and values are of `cache_type`, on `device`, in memory of `pool` if any.
+    """The graph in onnxruntime; its keys and values are of `cache_type`, in `tensors`, in memory of `pool` if any.
 
-    The highest logits on that device are found by `top_k`, if any. Where it is `even`, a token's bits depend on its
+    The highest logits on a device are found by `top_k`, if any. Where it is `even`, a token's bits depend on its
     text alone: see `plan`.
     """
 
     engine: PackedSession
     sizes: Architecture
     cache_type: npt.DTypeLike = np.float32
-    device: str = "cpu"
+    tensors: TensorMemory = HOST
     pool: Pool | None = None
     top_k: TopK | None = None
     even: bool = False
@@ -155,9 +156,11 @@ class ServingGraph:
         room = capacity if self.pool is None else -(-capacity // POOLED_CAPACITY) * POOLED_CAPACITY
         rows = memory_rows(batch_size, self.even)
         shape = (sizes.n_layer, 2, rows, sizes.n_head, room + 1, sizes.head_dim)
-        make = allocated if self.pool is None else self.pool.allocated
         with self.engine.turn:
-            buffers = make(shape, self.cache_type, self.device)
+            if self.pool is None:
+                buffers = allocated(shape, self.cache_type, self.tensors)
+            else:
+                buffers = self.pool.allocated(shape, self.cache_type, self.tensors.device)
         return SharedCache(
             lengths=(0,) * batch_size,
             capacity=capacity,
@@ -202,7 +205,7 @@ class ServingGraph:
         cache.check_current()
         past, new = cache.lengths, [len(row) for row in rows]
         self.engine.expect(sum(new))
-        limits = (PREFILL_CHUNK, RUN_COST) if self.device == "cpu" else (DEVICE_CHUNK, DEVICE_RUN_COST)
+        limits = (PREFILL_CHUNK, RUN_COST) if self.tensors.on_host else (DEVICE_CHUNK, DEVICE_RUN_COST)
         lengths = tuple(length + count for length, count in zip(past, new, strict=True))
         for _ in range(len(rows), memory_rows(len(rows), self.even)):
             rows, past, new = [*rows, IDLE], (*past, 0), [*new, 0]

@@ -6,7 +6,7 @@ B rows, T new tokens, K logits after each row, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -24,13 +24,13 @@ from gpt2_runtime.engine.top_k import GRAPH, TopK
 from gpt2_runtime.errors import ContextFullError, SettingError, TokenIdError, check_flag, shown
 from gpt2_runtime.folder.bundle import Bundle
 from gpt2_runtime.folder.sharing import Shared
-from gpt2_runtime.graphs.graph_choice import BLOCKS, CACHES, choose_graph, runs_evenly
+from gpt2_runtime.graphs.graph_choice import CACHES, capturing, choose_graph, runs_evenly
 from gpt2_runtime.graphs.graph_file import GraphFile, Load
 from gpt2_runtime.graphs.graph_signature import GraphKind, Signature
 from gpt2_runtime.graphs.inference import open_inference, signature_of
 from gpt2_runtime.providers.placement import Placement, placed
-from gpt2_runtime.providers.providers import Provider, choose_provider
-from gpt2_runtime.providers.threads import choose_threads
+from gpt2_runtime.providers.provider import Provider
+from gpt2_runtime.providers.providers import choose_provider
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -117,7 +117,7 @@ class Session(Shared):
         Args:
             folder: the exported folder, or its Bundle where it is open already.
             precision: "fp32", "fp16", "int8" or "int4"; by default the most exact one that the folder has.
-            provider: "cpu" or "cuda"; the other is never taken in its place.
+            provider: its name in PROVIDERS; another one is never taken in its place.
             threads: how many threads one operator may use; by default what affinity and quota let this process use.
             graph: "serving" (a preallocated cache, rows of any lengths) or "portable" (standard operators, rows of
                 one length). By default the serving one where the folder has it and the provider runs it (CUDA does in
@@ -151,22 +151,19 @@ class Session(Shared):
         chosen = choose_provider(provider)
         precision = bundle.precision(precision)
         kind = choose_graph(bundle, precision, chosen, graph)
-        threads = choose_threads(threads)
+        threads = chosen.threads(threads)
         settings: dict[str, Any] = {"precision": precision, "provider": provider, "threads": threads, "graph": kind}
         settings |= {"prepack": prepack, "load": load, "cuda_graph": cuda_graph, "fast_single": fast_single}
         sizes = bundle.architecture
-        even = runs_evenly(precision, chosen.device, fast_single)
+        even = runs_evenly(precision, chosen, fast_single)
         signs = partial(Signature.of, kind, sizes, CACHES.get(precision, "float"))
-        file = GraphFile.open(bundle, precision, kind, signs, load=load, device=chosen.device)
+        file = GraphFile.open(bundle, precision, kind, signs, load=load, tensors=chosen.tensors)
         opened: Graph[Any]
         top_k = None
-        if chosen.device != "cpu":
-            top_k = TopK(partial(open_top_k, chosen, threads), chosen.device)
+        if not chosen.tensors.on_host:
+            top_k = TopK(partial(open_top_k, chosen, threads), chosen.tensors.device)
         if cuda_graph:
-            if kind != "serving" or chosen.device == "cpu":
-                told = f"cuda_graph is on, which is for the serving graph on cuda, not the {kind} one on {chosen.name}"
-                raise SettingError(f"{told}; leave it off")
-            chosen = replace(chosen, options={**chosen.options, "enable_cuda_graph": "1"})
+            chosen = capturing(chosen, kind)
         if kind == "serving":
             files = [each.path for each in (file.file, *file.weights.values())]
             # Unpacked, blocks of 8 or 4 bits are multiplied in another way: slower, and with other results.
@@ -181,14 +178,15 @@ class Session(Shared):
                 engine=engine,
                 sizes=sizes,
                 cache_type=cache_type,
-                device=chosen.device,
+                tensors=chosen.tensors,
                 pool=Pool() if cuda_graph else None,
                 top_k=top_k,
                 even=even,
             )
         else:
             inference = open_inference(file, chosen, threads, True)
-            opened = PortableGraph(inference=inference, sizes=sizes, device=chosen.device, top_k=top_k, even=even)
+            device = chosen.tensors.device
+            opened = PortableGraph(inference=inference, sizes=sizes, device=device, top_k=top_k, even=even)
         signature = signature_of(opened.inference)
         return cls(
             bundle=bundle,
@@ -214,7 +212,7 @@ class Session(Shared):
     @property
     def fast_single(self) -> bool:
         """Whether it was opened so."""
-        return not self.even and self.precision in BLOCKS and self.provider.device == "cpu"
+        return not self.even and self.precision in self.provider.evenly
 
     @property
     def packed(self) -> bool:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gpt2_runtime.providers.provider import HOST
 from gpt2_runtime.sampling.top_logits import Highest
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class TopK:
 
     Args:
         open_graph: opens GRAPH there.
-        device: "cuda"; or "cpu", where it has nothing to save.
+        device: onnxruntime's name for where the logits lie; on the host it has nothing to save.
     """
 
     def __init__(self, open_graph: Callable[[], InferenceSession], device: str) -> None:
@@ -52,7 +53,7 @@ class TopK:
         binding.bind_input("logits", self._device, 0, np.float32, (rows, vocab_size), address)
         binding.bind_cpu_input("count", np.array([min(count, vocab_size)], np.int64))
         for output in ("values", "ids", "sums"):
-            binding.bind_output(output, "cpu")
+            binding.bind_output(output, HOST.device)
         self.inference.run_with_iobinding(binding)
         values, ids, sums = binding.copy_outputs_to_cpu()
         # What is not finite has no finite sum; what overflows on the way is taken for it, and then looked at closely.

@@ -26,12 +26,12 @@ from gpt2_runtime.errors import (
 from gpt2_runtime.folder.bundle import Bundle
 from gpt2_runtime.folder.sharing import Shared
 from gpt2_runtime.generation.request import Overflow, check_prompt
+from gpt2_runtime.graphs.graph_choice import check_graph
 from gpt2_runtime.graphs.graph_file import GraphFile, Load
 from gpt2_runtime.graphs.graph_signature import Signature
 from gpt2_runtime.graphs.inference import open_inference
 from gpt2_runtime.providers.placement import placed
 from gpt2_runtime.providers.providers import choose_provider
-from gpt2_runtime.providers.threads import choose_threads
 from gpt2_runtime.sampling.config import GREEDY
 from gpt2_runtime.text.generator import TextGenerator, open_tokenizer
 from gpt2_runtime.tokenizer.tokenizer import Tokenizer, refusal
@@ -115,7 +115,7 @@ class Explainer(Shared):
 
         Args:
             folder: what `gpt2-export make` wrote, or its Bundle where it is open already.
-            provider: "cpu" or "cuda".
+            provider: as for `Session.open`.
             threads: how many threads one operator may use.
             load: whether weights are held in memory or mapped: see `Session.open`.
             check_hashes: compare every file's SHA-256 with the manifest.
@@ -132,9 +132,11 @@ class Explainer(Shared):
             )
             raise BundleError(f"{bundle.folder} has no {KIND} graph; {remedy}")
         # Not packed: it multiplies by the head once for each layer, and each time a packed copy would be made.
-        chosen, count = choose_provider(provider), choose_threads(threads)
+        chosen = choose_provider(provider)
+        check_graph(chosen, "portable", "fp32")  # of the same operators
+        count = chosen.threads(threads)
         signs = partial(Signature.explaining, bundle.architecture)
-        file = GraphFile.open(bundle, "fp32", KIND, signs, load=load, device=chosen.device)
+        file = GraphFile.open(bundle, "fp32", KIND, signs, load=load, tensors=chosen.tensors)
         inference = open_inference(file, chosen, count, False)
         placed(inference, chosen, bundle.architecture.n_layer)
         tokenizer = open_tokenizer(bundle)

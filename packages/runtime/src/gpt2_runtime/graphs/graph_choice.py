@@ -7,11 +7,12 @@ from typing import get_args
 from gpt2_runtime.errors import BundleError, SettingError, check_flag, shown
 from gpt2_runtime.folder.bundle import Bundle
 from gpt2_runtime.graphs.graph_signature import GraphKind
-from gpt2_runtime.providers.providers import Provider
+from gpt2_runtime.providers.provider import Provider
+from gpt2_runtime.providers.providers import PROVIDERS
 
+KINDS: tuple[GraphKind, ...] = get_args(GraphKind)  # the fastest first; the last one is in every folder
 HEAD_MULTIPLE = 8  # GroupQueryAttention's heads, on which the serving graph is built
 CACHES = {"fp16": "float16"}  # of the serving graph, where keys and values are not float32
-BLOCKS = ("int8", "int4")  # whose products give a row without a partner other bits: see `plan`
 
 
 def choose_graph(bundle: Bundle, precision: str, provider: Provider, graph: GraphKind | None) -> GraphKind:
@@ -21,14 +22,14 @@ def choose_graph(bundle: Bundle, precision: str, provider: Provider, graph: Grap
         BundleError: the folder lacks the one asked for.
         SettingError: there is no such kind, or the provider cannot run it.
     """
-    serves = provider.name == "cpu" or precision in CACHES  # GroupQueryAttention's kernel for CUDA is of float16 alone
     if graph is None:
-        return "serving" if serves and "serving" in bundle.graphs.get(precision, {}) else "portable"
-    if not isinstance(graph, str) or graph not in get_args(GraphKind):
-        raise SettingError(f"graph is {shown(graph)}, must be {' or '.join(get_args(GraphKind))}")
-    if graph == "serving" and not serves:
-        told = f"graph is 'serving', which has no {precision} kernel on {provider.name}"
-        raise SettingError(f"{told}; pass --graph portable or --precision {next(iter(CACHES))}")
+        held = bundle.graphs.get(precision, {})
+        fastest = next((kind for kind in KINDS if kind in held and provider.runs(kind, precision)), KINDS[-1])
+        check_graph(provider, fastest, precision)
+        return fastest
+    if not isinstance(graph, str) or graph not in KINDS:
+        raise SettingError(f"graph is {shown(graph)}, must be {' or '.join(KINDS)}")
+    check_graph(provider, graph, precision)
     head = bundle.architecture.head_dim
     if graph == "serving" and head % HEAD_MULTIPLE:
         told = f"heads are {head} wide, the serving graph needs a multiple of {HEAD_MULTIPLE}"
@@ -36,18 +37,43 @@ def choose_graph(bundle: Bundle, precision: str, provider: Provider, graph: Grap
     return graph
 
 
-def runs_evenly(precision: str, device: str, fast_single: bool) -> bool:
+def check_graph(provider: Provider, graph: GraphKind, precision: str) -> None:
+    """Refuses, as a SettingError, a graph that the provider does not run in that precision."""
+    if provider.runs(graph, precision):
+        return
+    others = [f"--graph {kind}" for kind in KINDS if provider.runs(kind, precision)]
+    remedies = [*others, *(f"--precision {each}" for each in provider.graphs.get(graph, ())), "another --provider"]
+    told = f"graph is '{graph}', which has no {precision} kernel on {provider.name}"
+    raise SettingError(f"{told}; pass {' or '.join(remedies)}")
+
+
+def runs_evenly(precision: str, provider: Provider, fast_single: bool) -> bool:
     """Whether every product is to have an even number of rows.
 
     Raises:
         SettingError: `fast_single` is not a boolean, or would change nothing.
 
-    >>> runs_evenly("int8", "cpu", False), runs_evenly("int8", "cpu", True), runs_evenly("fp32", "cpu", False)
+    >>> cpu = session.provider
+    >>> runs_evenly("int8", cpu, False), runs_evenly("int8", cpu, True), runs_evenly("fp32", cpu, False)
     (True, False, False)
     """
     check_flag("fast_single", fast_single)
-    blocks = precision in BLOCKS and device == "cpu"
-    if fast_single and not blocks:
-        told = f"fast_single is on, which is for {' and '.join(BLOCKS)} on the CPU, not {precision} on {device}"
+    evenly = precision in provider.evenly
+    if fast_single and not evenly:
+        rows = (f"{' and '.join(row.evenly)} on {row.name}" for row in PROVIDERS.values() if row.evenly)
+        told = f"fast_single is on, which is for {', '.join(rows)}, not {precision} on {provider.name}"
         raise SettingError(f"{told}; leave it off")
-    return blocks and not fast_single
+    return evenly and not fast_single
+
+
+def capturing(provider: Provider, graph: GraphKind) -> Provider:
+    """The provider, told to capture a step of that graph and to replay it.
+
+    Raises:
+        SettingError: it cannot.
+    """
+    if graph != "serving" or not provider.capture:
+        able = " or ".join(row.name for row in PROVIDERS.values() if row.capture)
+        told = f"cuda_graph is on, which is for the serving graph on {able}, not the {graph} one on {provider.name}"
+        raise SettingError(f"{told}; leave it off")
+    return provider.capturing()

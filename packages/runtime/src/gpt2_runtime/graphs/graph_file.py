@@ -18,6 +18,7 @@ from gpt2_runtime.folder.weights_file import WeightsFile
 from gpt2_runtime.graphs.graph_contents import check_operators, check_sizes
 from gpt2_runtime.graphs.graph_signature import Signature
 from gpt2_runtime.graphs.onnx_file import MOST_GRAPH_BYTES, Initializer, OnnxFile
+from gpt2_runtime.providers.provider import TensorMemory
 from gpt2_runtime.providers.providers import load_onnxruntime
 
 if TYPE_CHECKING:
@@ -61,7 +62,14 @@ class GraphFile:
 
     @classmethod
     def open(
-        cls, bundle: Bundle, precision: str, kind: str, expected: Callable[[], Signature], *, load: Load, device: str
+        cls,
+        bundle: Bundle,
+        precision: str,
+        kind: str,
+        expected: Callable[[], Signature],
+        *,
+        load: Load,
+        tensors: TensorMemory,
     ) -> GraphFile:
         """Reads and checks a graph of the folder.
 
@@ -69,7 +77,8 @@ class GraphFile:
             bundle, precision, kind: which one.
             expected: the inputs and outputs that it must have; called once its layers are known to be config.json's.
             load: see `Session.open`.
-            device: of the provider. What is not for the CPU is moved there while it opens: onnxruntime reads it itself.
+            tensors: where the provider's live. If not on the host, weights are moved while it opens: onnxruntime reads
+                them itself.
 
         Raises:
             BundleError: it or its weights are not what the manifest and config.json say.
@@ -90,10 +99,10 @@ class GraphFile:
         for location, sealed in weights.items():
             _check_places(sealed, {key: each for key, each in stored.items() if each.location == location})
         elsewhere = next((each for each in weights.values() if not _beside(file, each)), None)
-        mapped = device != "cpu" or load == "map" or (load == "auto" and elsewhere is None)
+        mapped = not tensors.on_host or load == "map" or (load == "auto" and elsewhere is None)
         if mapped and elsewhere is not None:
             told = f"{elsewhere.path} is a link to {elsewhere.path.resolve()}"
-            remedy = "pass load='copy', or copy the folder with cp -rL" if device == "cpu" else "copy it with cp -rL"
+            remedy = "pass load='copy', or copy the folder with cp -rL" if tensors.on_host else "copy it with cp -rL"
             raise BundleError(f"{told}, and onnxruntime maps weights only beside the graph; {remedy}")
         lasting = frozenset(stored if elsewhere else (key for key in stored if graph.readers[key] - PACKED))
         return cls(
@@ -103,7 +112,7 @@ class GraphFile:
             initializers=stored,
             lasting=lasting,
             mapped=mapped,
-            watched=mapped and device == "cpu",
+            watched=mapped and tensors.on_host,
         )
 
     def check_unchanged(self) -> None:

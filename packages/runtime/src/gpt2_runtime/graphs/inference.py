@@ -10,7 +10,8 @@ from gpt2_runtime.errors import GraphError
 from gpt2_runtime.graphs.graph_file import GraphFile
 from gpt2_runtime.graphs.graph_signature import Signature, TensorSpec
 from gpt2_runtime.providers.placement import record
-from gpt2_runtime.providers.providers import Provider, check_provider, load_onnxruntime
+from gpt2_runtime.providers.provider import Provider
+from gpt2_runtime.providers.providers import check_provider, load_onnxruntime
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, NodeArg, SessionOptions
@@ -49,7 +50,7 @@ def _options(provider: Provider, threads: int, packed: bool) -> SessionOptions:
     # A memory pattern is planned for one set of shapes; here shapes vary with every prompt, and so would the plans.
     options.enable_mem_pattern = False
     options.log_severity_level = 4  # what goes wrong comes as an exception, not also on stderr
-    if provider.device != "cpu":
+    if not provider.is_fallback:
         record(options)
     if not packed:  # then the weights are read where they lie
         options.add_session_config_entry("session.disable_prepacking", "1")

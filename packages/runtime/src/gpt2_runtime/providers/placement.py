@@ -8,15 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gpt2_runtime.errors import ProviderError
-from gpt2_runtime.providers.providers import Provider
+from gpt2_runtime.providers.provider import Provider
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, SessionOptions
 
-# These compute sizes from sizes, a few integers each. onnxruntime leaves them on the CPU, where the result is needed.
-SIZES = frozenset(
-    {"Add", "Cast", "Concat", "Gather", "Mul", "Reshape", "Shape", "Slice", "Squeeze", "Sub", "Unsqueeze"}
-)
 # So many of a kind a graph of ours has at most, beside one for each layer. Of tensors there would be two for each.
 MOST_SIZES = 4
 
@@ -45,11 +41,11 @@ def placed(inference: InferenceSession, provider: Provider, layers: int) -> Plac
     Raises:
         ProviderError: an operator that computes would run on the CPU, or onnxruntime is too old to tell.
     """
-    if provider.device == "cpu":
+    if provider.is_fallback:
         return None
     if not hasattr(inference, "get_provider_graph_assignment_info"):
         raise ProviderError(
-            f"provider {provider.name} needs onnxruntime-gpu 1.24 or newer, which tells where operators run; "
+            f"provider {provider.name} needs {provider.package} 1.24 or newer, which tells where operators run; "
             f"pip install --upgrade 'gpt2-runtime[{provider.name}]'"
         )
     found = Counter(
@@ -58,7 +54,7 @@ def placed(inference: InferenceSession, provider: Provider, layers: int) -> Plac
         for node in part.get_nodes()
     )
     cpu = {operator: count for (there, operator), count in sorted(found.items()) if not there}
-    strays = [name for name, count in cpu.items() if name not in SIZES or count > MOST_SIZES + layers]
+    strays = [name for name, count in cpu.items() if name not in provider.left_to_cpu or count > MOST_SIZES + layers]
     if strays or not found:
         named = ", ".join(f"{name} ({cpu[name]})" for name in strays) or "all"
         raise ProviderError(

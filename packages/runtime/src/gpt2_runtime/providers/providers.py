@@ -1,31 +1,40 @@
-"""Where and on how many threads a graph runs: both are chosen here, explicitly, or refused."""
+"""The table of providers, and the choice of one: explicit, or refused. To add a provider is to add a row."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import ModuleType
 
 from gpt2_runtime.errors import ProviderError, shown
 from gpt2_runtime.providers import telemetry
 from gpt2_runtime.providers.cuda_libraries import load_cuda
+from gpt2_runtime.providers.provider import ALL_GRAPHS, FALLBACK, HOST, PRECISIONS, Provider, TensorMemory
 
+ROWS = (
+    Provider(
+        name="cpu",
+        execution_provider=FALLBACK,
+        package="onnxruntime",
+        tensors=HOST,
+        graphs=ALL_GRAPHS,
+        evenly=("int8", "int4"),
+        widens_float16=True,
+        promises=True,
+    ),
+    Provider(
+        name="cuda",
+        execution_provider="CUDAExecutionProvider",
+        package="onnxruntime-gpu",
+        tensors=TensorMemory(device="cuda"),
+        graphs={"serving": ("fp16",), "portable": PRECISIONS},  # GroupQueryAttention's kernel is of float16 alone
+        # onnxruntime multiplies in TF32 unless told otherwise: ten bits of mantissa under the name of float32.
+        options={"use_tf32": "0"},
+        capture={"enable_cuda_graph": "1"},
+        needs="the driver, CUDA and cuDNN",
+        prepare=load_cuda,
+    ),
+)
 
-@dataclass(frozen=True, kw_only=True)
-class Provider:
-    """An execution provider of onnxruntime and the device that its tensors live on."""
-
-    name: str
-    execution_provider: str
-    device: str
-    options: Mapping[str, str] = field(default_factory=dict)
-
-
-PROVIDERS = {
-    "cpu": Provider(name="cpu", execution_provider="CPUExecutionProvider", device="cpu"),
-    # onnxruntime multiplies in TF32 on CUDA unless told otherwise: ten bits of mantissa under the name of float32.
-    "cuda": Provider(name="cuda", execution_provider="CUDAExecutionProvider", device="cuda", options={"use_tf32": "0"}),
-}
+PROVIDERS = {row.name: row for row in ROWS}
 
 
 def load_onnxruntime() -> ModuleType:
@@ -36,7 +45,8 @@ def load_onnxruntime() -> ModuleType:
     except ImportError as error:
         if isinstance(error.__cause__, KeyboardInterrupt):  # Ctrl-C within it, of which its C++ makes this
             raise KeyboardInterrupt from error
-        remedy = "pip install 'gpt2-runtime[cpu]' (or [cuda])"
+        first, *others = (f"[{name}]" for name in PROVIDERS)
+        remedy = f"pip install 'gpt2-runtime{first}' (or {', '.join(others)})"
         raise ProviderError(f"onnxruntime cannot be imported ({error}); {remedy}") from error
     module: ModuleType = onnxruntime
     return module
@@ -58,11 +68,20 @@ def choose_provider(name: str) -> Provider:
     available = load_onnxruntime().get_available_providers()
     if provider.execution_provider not in available:
         raise ProviderError(
-            f"provider {name} is not in this onnxruntime, which has {_names(available)}; {_remedy(name)}"
+            f"provider {name} is not in this onnxruntime, which has {_names(available)}; {_remedy(provider)}"
         )
-    if name == "cuda":
-        load_cuda(load_onnxruntime())
+    provider.prepare(load_onnxruntime())
     return provider
+
+
+def provider_of(execution_provider: str) -> Provider:
+    """The row of what onnxruntime calls so.
+
+    >>> provider_of("CPUExecutionProvider").name
+    'cpu'
+    """
+    (row,) = (row for row in PROVIDERS.values() if row.execution_provider == execution_provider)
+    return row
 
 
 def check_provider(provider: Provider, active: list[str]) -> None:
@@ -70,7 +89,7 @@ def check_provider(provider: Provider, active: list[str]) -> None:
     if provider.execution_provider not in active:
         raise ProviderError(
             f"provider {provider.name} could not start, onnxruntime fell back to {_names(active)}; "
-            f"its libraries or the device are missing (check the driver, CUDA and cuDNN), or pass --provider cpu"
+            f"its libraries or the device are missing (check {provider.needs}), or pass --provider cpu"
         )
 
 
@@ -78,7 +97,7 @@ def _names(providers: list[str]) -> str:
     return ", ".join(name.removesuffix("ExecutionProvider") for name in providers)
 
 
-def _remedy(name: str) -> str:
-    # The two wheels install the same module: the one on top of the other leaves a broken mixture.
-    other = "onnxruntime" if name == "cuda" else "onnxruntime-gpu"
-    return f"pip uninstall {other}, then pip install 'gpt2-runtime[{name}]'"
+def _remedy(provider: Provider) -> str:
+    # The wheels of onnxruntime install the same module: one on top of another leaves a broken mixture.
+    others = sorted({row.package for row in PROVIDERS.values()} - {provider.package})
+    return f"pip uninstall {' '.join(others)}, then pip install 'gpt2-runtime[{provider.name}]'"

@@ -128,7 +128,7 @@ class TextGenerator(Shared):
         Args:
             folder: what `gpt2-export make` wrote, or its Bundle where it is open already.
             precision: "fp32", "fp16", "int8" or "int4"; by default the most exact one that the folder has.
-            provider: "cpu" or "cuda".
+            provider: as for `Session.open`.
             threads: how many threads one operator may use; by default what affinity and quota let this process use.
             graph: "serving" or "portable"; by default the faster one that folder and provider have.
             prepack: False where the first token matters more than the next: see `Session.open`.

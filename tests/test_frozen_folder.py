@@ -64,9 +64,9 @@ def test_fields_that_are_null_do_not_keep_transformers_from_opening_the_folder(t
 
 
 def test_make_compares_with_transformers_where_it_is_installed(made: Callable[[str], Any], tmp_path: Path) -> None:
-    found = make(made("as published").source, tmp_path / "folder")["parity"]["backends"]
-    (theirs,) = (
-        figures for name, figures in found.items() if name.startswith(f"transformers {transformers.__version__}")
-    )
+    report = make(made("as published").source, tmp_path / "folder").parity
+    assert report is not None
+    name = f"transformers {transformers.__version__}"
+    (theirs,) = (figures for backend, figures in report["backends"].items() if backend.startswith(name))
     assert 0 < theirs["max_logit_difference"] < atol("scratch", "torch cpu", "float32")
     assert theirs["greedy_agreement"] == theirs["greedy_tokens"] > 0

@@ -1,8 +1,8 @@
 """A folder at the width of GPT-2, where the kernels of its matrices run: in every precision, unverified."""
 
-import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import gpt2_export
 import pytest
 from gpt2_export import freeze_checkpoint, pipeline
 from gpt2_export.folder import manifest
+from gpt2_export.folder.reports import ParityReport
 from gpt2_export.graphs import kinds
 from gpt2_export.graphs.export import Kind
 from gpt2_export.graphs.portable import PORTABLE
@@ -19,6 +20,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 KINDS = (PORTABLE, SERVING)
 SIZES = {"n_layer": 2, "n_embd": 768, "n_head": 12, "n_positions": 320, "vocab_size": 1000}
+VERIFIED: ParityReport = {"reference": "nothing", "backends": {}}
 SPECIAL = {"bos_token_id": None, "eos_token_id": None}
 
 
@@ -26,12 +28,11 @@ def add_precisions(folder: Path, names: Sequence[str], wanted: Sequence[Kind] = 
     """`quantize`, without measuring what is lost: a network that was never trained has nothing to lose."""
     read = manifest.read
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(manifest, "read", lambda place: read(place) | {"parity": {}})  # as if it were verified
+        patch.setattr(manifest, "read", lambda place: replace(read(place), parity=VERIFIED))  # as if it were verified
         patch.setattr(pipeline, "judge", lambda *_, **__: {})
         patch.setattr(kinds, "kinds_for", lambda _: tuple(wanted))
         gpt2_export.quantize(folder, names)
-    path = folder / manifest.MANIFEST
-    path.write_text(manifest.text(json.loads(path.read_text()) | {"parity": None}))
+    (folder / manifest.MANIFEST).write_text(manifest.text(replace(read(folder), parity=None)))
 
 
 def write(place: Path, **fields: Any) -> None:

@@ -3,7 +3,6 @@
 GPT2_EXPORT_FUZZ=20 tries twenty times as many.
 """
 
-import json
 import os
 import shutil
 import signal
@@ -11,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -110,9 +110,9 @@ def run(names: tuple[str, ...], folder: Path, source: Path) -> None:
 
 def sealed(folder: Path, name: str) -> None:
     """Lets the manifest vouch for what a file has become, so that it reaches what reads it."""
-    document = json.loads((folder / manifest.MANIFEST).read_text())
-    document["files"] |= manifest.entries(folder, [name])
-    (folder / manifest.MANIFEST).write_text(manifest.text(document))
+    document = manifest.read(folder)
+    files = {**document.files, **manifest.entries(folder, [name])}
+    (folder / manifest.MANIFEST).write_text(manifest.text(replace(document, files=files)))
 
 
 def damage_folder(data: st.DataObject, made: Path, place: Path) -> Path:

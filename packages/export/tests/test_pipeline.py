@@ -55,15 +55,16 @@ def test_a_made_folder_holds_the_designs_files_and_no_other(made: Path) -> None:
 def test_its_manifest_is_true_of_it(made: Path) -> None:
     document = manifest.read(made)
     assert manifest.differences(made, document) == []
-    assert document["files"].keys() == FILES - {"manifest.json"}
-    assert document["graphs"] == {"fp32": {kind.name: kind.file for kind in KINDS}}
-    assert document["warnings"] == []
-    assert document["parity"]["explaining"].keys() == {"logit", "attention", "lens"}
-    for figures in document["parity"]["explaining"].values():
+    assert document.files.keys() == FILES - {"manifest.json"}
+    assert document.graphs == {"fp32": {kind.name: kind.file for kind in KINDS}}
+    assert document.warnings == ()
+    assert document.parity is not None
+    assert document.parity["explaining"].keys() == {"logit", "attention", "lens"}
+    for figures in document.parity["explaining"].values():
         assert 0 < figures["max_difference"] < 1e-4
         assert 0 < figures["float32_error"] < figures["tolerance"] < 1e-3
-    assert [name for name in document["parity"]["backends"] if name.endswith(("cpu, portable", "cpu, serving"))]
-    for figures in document["parity"]["backends"].values():
+    assert [name for name in document.parity["backends"] if name.endswith(("cpu, portable", "cpu, serving"))]
+    for figures in document.parity["backends"].values():
         assert 0 < figures["max_logit_difference"] < 1e-4
         assert figures["greedy_agreement"] == figures["greedy_tokens"] == 17
 
@@ -97,14 +98,16 @@ def test_the_steps_apart_make_the_same_folder_in_another_process(
         if file.name != "manifest.json":
             assert (tmp_path / "apart" / file.name).read_bytes() == file.read_bytes(), file.name
     here, there = manifest.read(made), manifest.read(tmp_path / "apart")
-    assert here["parity"].pop("backends").keys() == there["parity"].pop("backends").keys()
+    assert here.parity is not None
+    assert there.parity is not None
+    assert here.parity.pop("backends").keys() == there.parity.pop("backends").keys()
     assert here == there
 
 
 def test_a_frozen_folder_is_whole_and_says_that_it_was_not_verified(frozen: Path) -> None:
     document = manifest.read(frozen)
     assert manifest.differences(frozen, document) == []
-    assert document["parity"] is None
+    assert document.parity is None
     assert {file.name for file in frozen.iterdir()} == FILES - GRAPHS
 
 
@@ -148,7 +151,7 @@ def test_a_command_that_is_killed_leaves_no_folder_and_the_next_one_cleans_up(
 
 
 def test_the_source_is_named_without_the_place_it_has_on_this_machine(made: Path, source: Path) -> None:
-    assert manifest.read(made)["source"] == {"name": source.name, "revision": None}
+    assert manifest.read(made).source == manifest.Source(name=source.name, revision=None)
     everything = b"".join(file.read_bytes() for file in made.iterdir())
     assert str(source.parent).encode() not in everything
     assert str(made.parent).encode() not in everything
@@ -156,10 +159,10 @@ def test_the_source_is_named_without_the_place_it_has_on_this_machine(made: Path
 
 @pytest.mark.usefixtures("without_export")
 def test_a_graph_that_is_added_voids_the_parity_that_was(made_copy: Path) -> None:
-    assert manifest.read(made_copy)["parity"] is not None
+    assert manifest.read(made_copy).parity is not None
     document = export_graphs(made_copy)
     assert document == manifest.read(made_copy)
-    assert document["parity"] is None
+    assert document.parity is None
     assert manifest.differences(made_copy, document) == []
 
 
@@ -204,9 +207,9 @@ def test_a_verification_that_is_interrupted_changes_nothing(made_copy: Path, mon
 def test_what_somebody_lays_into_a_folder_does_not_become_its_own(made_copy: Path, without_export: None) -> None:
     (made_copy / "token.txt").write_text("private")
     (made_copy / "model_int8.onnx").write_text("of nobody knows what")
-    before = manifest.read(made_copy)["files"].keys()
-    assert verify_folder(made_copy)["files"].keys() == before
-    assert export_graphs(made_copy)["files"].keys() == before
+    before = manifest.read(made_copy).files.keys()
+    assert verify_folder(made_copy).files.keys() == before
+    assert export_graphs(made_copy).files.keys() == before
 
 
 def test_a_folder_that_fails_says_nothing_of_parity_afterwards(
@@ -215,7 +218,7 @@ def test_a_folder_that_fails_says_nothing_of_parity_afterwards(
     monkeypatch.setattr(pipeline, "verify", failing(VerificationError("too far", {})))
     with pytest.raises(VerificationError):
         verify_folder(made_copy)
-    assert manifest.read(made_copy)["parity"] is None
+    assert manifest.read(made_copy).parity is None
 
 
 @pytest.mark.parametrize("out", [".", "..", "../..", "../link"])
@@ -235,7 +238,7 @@ def test_out_may_be_inside_the_source(source: Path, tmp_path: Path) -> None:
     folder.mkdir()
     for file in source.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
-    assert freeze_checkpoint(folder, folder / "frozen")["source"]["name"] == "checkpoint"
+    assert freeze_checkpoint(folder, folder / "frozen").source.name == "checkpoint"
 
 
 def test_the_demo_takes_no_revision(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,13 +249,13 @@ def test_the_demo_takes_no_revision(source: Path, tmp_path: Path, monkeypatch: p
 
 def test_the_demo_is_a_small_checkpoint_with_its_tokenizer(tmp_path: Path) -> None:
     document = freeze_checkpoint("demo", tmp_path / "out")
-    assert document["source"] == {"name": "demo", "revision": None}
-    assert document["warnings"] == []
+    assert document.source == manifest.Source(name="demo", revision=None)
+    assert document.warnings == ()
     assert sum(file.stat().st_size for file in pipeline.DEMO.iterdir()) <= 8_000_000
 
 
 def test_what_is_returned_is_the_manifest(frozen: Path, source: Path, tmp_path: Path) -> None:
-    assert freeze_checkpoint(source, tmp_path / "again") == json.loads(
-        (tmp_path / "again" / "manifest.json").read_text()
-    )
+    returned = freeze_checkpoint(source, tmp_path / "again")
+    assert returned.to_dict() == json.loads((tmp_path / "again" / "manifest.json").read_text())
+    assert manifest.read(tmp_path / "again") == returned
     assert manifest.read(tmp_path / "again") == manifest.read(frozen)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from gpt2_export.folder.inspection import inspect
+    from gpt2_export.folder.manifest import Manifest
     from gpt2_export.hub.push import push
     from gpt2_export.pipeline import export_graphs, freeze_checkpoint, make, quantize, verify_folder
 
@@ -39,6 +40,7 @@ HOMES = {
     "verify_folder": "pipeline",
     "quantize": "pipeline",
     "inspect": "folder.inspection",
+    "Manifest": "folder.manifest",
     "push": "hub.push",
     "GPT2ExportError": "errors",
     "FolderError": "errors",
@@ -57,6 +59,7 @@ __all__ = [
     "quantize",
     "inspect",
     "push",
+    "Manifest",
     "GPT2ExportError",
     "FolderError",
     "StorageError",

@@ -12,6 +12,7 @@
 What is wrong with the checkpoint itself is `gpt2_model.errors.GPT2Error`.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -38,7 +39,7 @@ class HubError(GPT2ExportError):
 class VerificationError(GPT2ExportError):
     """Logits or tokens beyond tolerance; `report` has the numbers."""
 
-    def __init__(self, message: str, report: dict[str, Any]) -> None:
+    def __init__(self, message: str, report: Mapping[str, Any]) -> None:
         super().__init__(message)
         self.report = report
 
@@ -50,6 +51,6 @@ class PrecisionError(GPT2ExportError):
 class QualityError(PrecisionError):
     """More is lost than is allowed; `report` has the numbers, and which layers lose most."""
 
-    def __init__(self, message: str, report: dict[str, Any]) -> None:
+    def __init__(self, message: str, report: Mapping[str, Any]) -> None:
         super().__init__(message)
         self.report = report

@@ -3,9 +3,9 @@
 import os
 import shutil
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 from gpt2_model import GPT2Config
 from gpt2_model.checkpoint import Checkpoint, open_checkpoint
@@ -13,6 +13,8 @@ from gpt2_model.errors import SourceError
 
 from gpt2_export.errors import FolderError, PrecisionError
 from gpt2_export.folder import atomic, manifest
+from gpt2_export.folder.manifest import Manifest
+from gpt2_export.folder.reports import QualityReport
 from gpt2_export.freeze.freeze import WEIGHTS, freeze, frozen_bytes
 from gpt2_export.graphs import admission, kinds
 from gpt2_export.graphs.export import Kind
@@ -44,7 +46,7 @@ def make(
     max_ppl_increase: float | None = None,
     keep: Collection[str] = (),
     progress: Progress = silent,
-) -> dict[str, Any]:
+) -> Manifest:
     """A checkpoint -> a folder that is frozen, exported and verified; there is no OUT unless all of it held.
 
     Args:
@@ -61,7 +63,7 @@ def make(
         progress: told of each stage.
 
     Returns:
-        the content of manifest.json, with the parity report.
+        what manifest.json says, with the parity report.
 
     Raises:
         GPT2Error: the checkpoint is refused.
@@ -75,7 +77,7 @@ def make(
     with atomic.staging(Path(out), force=force, needed_bytes=needed) as folder:
         warnings = freeze(checkpoint, folder, ignore_config=ignore_config, eos=eos, progress=progress)
         tokens = tokenizer_parity.compare(checkpoint.folder, folder)
-        name, found_revision = provenance(checkpoint)
+        found_source = provenance(checkpoint)
         del checkpoint  # its files are mapped: let them go before the folder's own are
         config = network.of(folder)
         _refuse_impossible(config, folder, asked, keep)
@@ -85,18 +87,15 @@ def make(
         quality = {
             each.name: _add(each, folder, folder, bases, eval_text, max_ppl_increase, keep, progress) for each in asked
         }
-        return _write(
-            folder,
-            _document(
-                source=name,
-                revision=found_revision,
-                parity=parity,
-                quality=quality,
-                warnings=warnings + refusals,
-                tokenizer=tokens,
-                files=manifest.entries(folder),
-            ),
+        made = manifest.describe(
+            source=found_source,
+            parity=parity,
+            quality=quality,
+            warnings=(*warnings, *refusals),
+            tokenizer=tokens,
+            files=manifest.entries(folder),
         )
+        return _write(folder, made)
 
 
 def freeze_checkpoint(
@@ -110,7 +109,7 @@ def freeze_checkpoint(
     ignore_config: Collection[str] = (),
     eos: Sequence[int | str] = (),
     progress: Progress = silent,
-) -> dict[str, Any]:
+) -> Manifest:
     """The first step of `make`: a frozen folder without a graph."""
     refuse_own_source(source, out)
     atomic.refuse_existing(Path(out), force=force)
@@ -118,12 +117,18 @@ def freeze_checkpoint(
     with atomic.staging(Path(out), force=force, needed_bytes=frozen_bytes(checkpoint) + SMALL_FILES_BYTES) as folder:
         warnings = freeze(checkpoint, folder, ignore_config=ignore_config, eos=eos, progress=progress)
         tokens = tokenizer_parity.compare(checkpoint.folder, folder)
-        name, found_revision = provenance(checkpoint)
-        said = {"source": name, "revision": found_revision, "warnings": warnings, "files": manifest.entries(folder)}
-        return _write(folder, _document(**said, tokenizer=tokens, parity=None, quality={}))
+        made = manifest.describe(
+            source=provenance(checkpoint),
+            parity=None,
+            quality={},
+            warnings=warnings,
+            tokenizer=tokens,
+            files=manifest.entries(folder),
+        )
+        return _write(folder, made)
 
 
-def export_graphs(folder: str | PathLike[str], *, progress: Progress = silent) -> dict[str, Any]:
+def export_graphs(folder: str | PathLike[str], *, progress: Progress = silent) -> Manifest:
     """The second step: exports the float32 graphs into a frozen folder, unverified."""
     folder = Path(folder)
     with atomic.changing(folder):
@@ -135,19 +140,19 @@ def export_graphs(folder: str | PathLike[str], *, progress: Progress = silent) -
         _refuse_unlisted(folder, before)
         config = network.of(folder)
         bases, refusals = kinds.trace_all(config, folder / WEIGHTS, progress=progress)
-        kept = [warning for warning in before["warnings"] if not kinds.is_refusal(warning)]
+        kept = tuple(warning for warning in before.warnings if not kinds.is_refusal(warning))
         made = [kind.file for kind in kinds.KINDS]
-        others = {name: entry for name, entry in before["files"].items() if name not in made}
-        between = _changed(before, {"parity": None, "files": others})
+        others = {name: file for name, file in before.files.items() if name not in made}
+        between = manifest.again(replace(before, parity=None, files=others))
         with atomic.within(folder, needed_bytes=SMALL_FILES_BYTES) as inside:
             kinds.write_all(bases, config, inside, beside=folder)
             added = manifest.entries(inside)
-            changes = {"warnings": kept + refusals, "parity": None, "files": others | added}
-            gone = [name for name in made if name in before["files"] and name not in added]
-            return _join(inside, folder, added, between, _changed(before, changes), gone)
+            after = manifest.again(replace(between, warnings=(*kept, *refusals), files=others | added))
+            gone = [name for name in made if name in before.files and name not in added]
+            return _join(inside, folder, added, between, after, gone)
 
 
-def verify_folder(folder: str | PathLike[str], *, progress: Progress = silent) -> dict[str, Any]:
+def verify_folder(folder: str | PathLike[str], *, progress: Progress = silent) -> Manifest:
     """The third step: checks every file against the manifest, runs the sweep, and writes the report into the manifest.
 
     Raises:
@@ -159,15 +164,15 @@ def verify_folder(folder: str | PathLike[str], *, progress: Progress = silent) -
         before = manifest.read(folder)
         _refuse_differences(folder, manifest.differences(folder, before))
         _refuse_unlisted(folder, before)
-        if PORTABLE.file not in before["files"]:
+        if PORTABLE.file not in before.files:
             raise FolderError(f"{folder} has no {PORTABLE.file}; export it with `gpt2-export onnx {folder}`")
         _admit(folder, before, network.of(folder))
         try:
             parity = verify(folder, progress=progress)
         except Exception:  # a report of another version of these packages is void; what is interrupted found nothing
-            _write(folder, _changed(before, {"parity": None}))
+            _write(folder, manifest.again(replace(before, parity=None)))
             raise
-        return _write(folder, _changed(before, {"parity": parity}))
+        return _write(folder, manifest.again(replace(before, parity=parity)))
 
 
 def quantize(
@@ -178,7 +183,7 @@ def quantize(
     max_ppl_increase: float | None = None,
     keep: Collection[str] = (),
     progress: Progress = silent,
-) -> dict[str, Any]:
+) -> Manifest:
     """Adds precisions to a made folder, each a graph of every kind and a file of weights; nothing else is changed.
 
     Args:
@@ -190,7 +195,7 @@ def quantize(
         progress: told of each stage.
 
     Returns:
-        the content of manifest.json.
+        what manifest.json says.
 
     Raises:
         FolderError: the folder is not as it was made, or not verified.
@@ -208,7 +213,7 @@ def quantize(
     with atomic.changing(folder):
         before = manifest.read(folder)
         _refuse_differences(folder, manifest.differences(folder, before))
-        if before["parity"] is None:
+        if before.parity is None:
             raise FolderError(
                 f"{folder} is not verified, and the others are measured against it; run `gpt2-export verify`"
             )
@@ -225,8 +230,8 @@ def quantize(
             }
             added = manifest.entries(inside, {path.name for path in inside.iterdir()} - {"config.json"})
             between = _without(before, {each.name for each in asked})
-            changes = {"files": between["files"] | added, "quality": between["quality"] | quality}
-            return _join(inside, folder, added, between, _changed(before, changes))
+            after = replace(between, files={**between.files, **added}, quality={**between.quality, **quality})
+            return _join(inside, folder, added, between, manifest.again(after))
 
 
 def find(
@@ -250,12 +255,13 @@ def refuse_own_source(source: Source, out: Source) -> None:
         raise FolderError(f"{out} is the checkpoint itself, or holds it; choose another place to write to")
 
 
-def provenance(checkpoint: Checkpoint) -> tuple[str, str | None]:
+def provenance(checkpoint: Checkpoint) -> manifest.Source:
     """What the manifest says of the source: its name and commit on the hub, or the last part of a local path.
 
     The rest of a path tells of a machine and a person, and the folder is made to be given away.
     """
-    return checkpoint.source if checkpoint.revision else checkpoint.folder.resolve().name, checkpoint.revision
+    name = checkpoint.source if checkpoint.revision else checkpoint.folder.resolve().name
+    return manifest.Source(name=name, revision=checkpoint.revision)
 
 
 def _asked(
@@ -295,7 +301,7 @@ def _add(
     max_ppl_increase: float | None,
     keep: Collection[str],
     progress: Progress,
-) -> dict[str, Any]:
+) -> QualityReport:
     """Writes a precision's weights and graphs to `out`; returns what it loses."""
     config = network.of(folder)
     progress(f"freeze {precision.name}", 0, 1)
@@ -318,56 +324,43 @@ def _refuse_differences(folder: Path, wrong: list[str]) -> None:
         raise FolderError(f"{folder} is not as it was made: {', '.join(wrong)}; make it again")
 
 
-def _refuse_unlisted(folder: Path, document: dict[str, Any]) -> None:
+def _refuse_unlisted(folder: Path, before: Manifest) -> None:
     """A graph that lies in the folder and is not its own would be run as if it were."""
     for kind in kinds.KINDS:
-        if kind.file not in document["files"] and os.path.lexists(folder / kind.file):
+        if kind.file not in before.files and os.path.lexists(folder / kind.file):
             raise FolderError(f"{folder} has {kind.file}, which its manifest does not list; move it away")
 
 
-def _admit(folder: Path, document: dict[str, Any], config: GPT2Config, run: Collection[Kind] = kinds.KINDS) -> None:
+def _admit(folder: Path, before: Manifest, config: GPT2Config, run: Collection[Kind] = kinds.KINDS) -> None:
     """Looks at the float32 graphs of a folder before anything runs them."""
     for kind in run:
-        if kind.file in document["files"]:
+        if kind.file in before.files:
             admission.admit(folder / kind.file, kind, config, WEIGHTS)
 
 
-def _changed(before: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """The manifest of a folder whose other files are as they were made; what else lies there is not the folder's."""
-    source = before["source"]
-    said = {name: before[name] for name in ("parity", "quality", "warnings", "tokenizer", "files")} | changes
-    return _document(source=source["name"], revision=source["revision"], **said)
-
-
-def _without(before: dict[str, Any], precisions: Collection[str]) -> dict[str, Any]:
+def _without(before: Manifest, precisions: Collection[str]) -> Manifest:
     """The manifest of the same folder without these precisions."""
-    gone = {before["weights"].get(name) for name in precisions}
-    gone |= {file for name in precisions for file in before["graphs"].get(name, {}).values()}
-    files = {name: entry for name, entry in before["files"].items() if name not in gone}
-    quality = {name: report for name, report in before["quality"].items() if name not in precisions}
-    return _changed(before, {"files": files, "quality": quality})
-
-
-def _document(**said: Any) -> dict[str, Any]:
-    weights = {FP32: WEIGHTS} | {name: PRECISIONS[name].weights for name in PRECISIONS if name in said["quality"]}
-    graphs = {name: files for name, files in kinds.graphs_among(said["files"]).items() if name in weights}
-    return manifest.describe(weights=weights, graphs=graphs, **said)
+    gone = {before.weights.get(name) for name in precisions}
+    gone |= {file for name in precisions for file in before.graphs.get(name, {}).values()}
+    files = {name: file for name, file in before.files.items() if name not in gone}
+    quality = {name: report for name, report in before.quality.items() if name not in precisions}
+    return manifest.again(replace(before, files=files, quality=quality))
 
 
 def _join(
     inside: Path,
     folder: Path,
     added: Collection[str],
-    between: dict[str, Any],
-    after: dict[str, Any],
+    between: Manifest,
+    after: Manifest,
     removed: Collection[str] = (),
-) -> dict[str, Any]:
+) -> Manifest:
     """Brings new files and the manifest that lists them into a folder; returns that."""
     texts = {"between": manifest.text(between), "after": manifest.text(after)}
     atomic.join(inside, folder, added, removed=removed, **texts)
     return after
 
 
-def _write(folder: Path, document: dict[str, Any]) -> dict[str, Any]:
-    atomic.replace_text(folder / manifest.MANIFEST, manifest.text(document))
-    return document
+def _write(folder: Path, made: Manifest) -> Manifest:
+    atomic.replace_text(folder / manifest.MANIFEST, manifest.text(made))
+    return made

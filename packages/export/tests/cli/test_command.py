@@ -103,7 +103,7 @@ def test_a_warning_is_shown_and_kept(run: Run, make_checkpoint: Callable[..., Pa
     ran = run("freeze", make_checkpoint(config={"mystery": 3}), tmp_path / "out", "--ignore-config", "mystery")
     assert ran.exit_code == 0
     assert "warning: config.json: mystery was left out, as asked\n" in ran.stderr
-    assert len(manifest.read(tmp_path / "out")["warnings"]) == 2  # and that there is no tokenizer
+    assert len(manifest.read(tmp_path / "out").warnings) == 2  # and that there is no tokenizer
 
 
 def test_inspect_shows_a_table(run: Run, made: Path) -> None:
@@ -203,10 +203,10 @@ HOSTILE = "evil\x1b[2J\x1b]0;pwn\x07\nparity      all fine\u202e\x9b `é"
 @pytest.fixture
 def hostile(made_copy: Path) -> Path:
     """A folder whose manifest would write on a terminal."""
-    document = manifest.read(made_copy)
+    document = manifest.read(made_copy).to_dict()
     document["source"]["name"] = document["generator"]["version"] = document["parity"]["reference"] = HOSTILE
     document["warnings"].append(HOSTILE)
-    (made_copy / "manifest.json").write_text(manifest.text(document))
+    (made_copy / "manifest.json").write_text(json.dumps(document))
     return made_copy
 
 

@@ -28,13 +28,11 @@ def fill(folder: Path) -> None:
     for name, content in FILES.items():
         (folder / name).write_text(content)
     document = manifest.describe(
-        source="test",
-        revision=None,
-        weights={},
-        graphs={},
+        source=manifest.Source(name="test", revision=None),
         parity=None,
         quality={},
         warnings=[],
+        tokenizer=None,
         files=manifest.entries(folder),
     )
     atomic.replace_text(folder / manifest.MANIFEST, manifest.text(document))

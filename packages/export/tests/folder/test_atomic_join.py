@@ -22,12 +22,12 @@ def describe(folder: Path, files: dict[str, str], quality: dict[str, Any] | None
     """Writes files, and returns the manifest of them."""
     for name, content in files.items():
         (folder / name).write_text(content)
-    weights = {"fp32": "model.safetensors"}
-    told = {"source": "test", "revision": None, "graphs": {}, "parity": None, "warnings": []}
+    told = {"source": SOURCE, "parity": None, "warnings": [], "tokenizer": None}
     listed = manifest.entries(folder, files)
-    return manifest.text(manifest.describe(weights=weights, quality=quality or {}, files=listed, **told))
+    return manifest.text(manifest.describe(quality=quality or {}, files=listed, **told))
 
 
+SOURCE = manifest.Source(name="test", revision=None)
 BEFORE = {"config.json": "{}", "model.safetensors": "weights", "a": "old a", "b": "old b"}
 AFTER = {"config.json": "{}", "model.safetensors": "weights", "a": "new a", "c": "new c"}
 BETWEEN = {"config.json": "{}", "model.safetensors": "weights"}
@@ -66,7 +66,7 @@ def state(folder: Path) -> dict[str, str]:
     """The files that the manifest lists, which must be as it says; nothing that it lists may be lost."""
     document = manifest.read(folder)
     assert manifest.differences(folder, document) == []
-    return {name: (folder / name).read_text() for name in document["files"]}
+    return {name: (folder / name).read_text() for name in document.files}
 
 
 def test_what_joins_a_folder_was_beside_it_until_then(folder: Path, texts: dict[str, str]) -> None:

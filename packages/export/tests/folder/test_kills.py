@@ -23,7 +23,7 @@ Command = Callable[[Path], object]
 @pytest.fixture
 def instant(quantized: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a command computes is there at once: only how it changes the folder is looked at."""
-    report = manifest.read(quantized)["quality"]
+    report = manifest.read(quantized).quality
 
     def add(precision: Precision, folder: Path, out: Path, *_: Any) -> Any:
         for name in INT8:
@@ -56,7 +56,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
-def check_whole(folder: Path) -> dict[str, Any]:
+def check_whole(folder: Path) -> manifest.Manifest:
     document = manifest.read(folder)
     assert manifest.differences(folder, document) == []
     return document
@@ -83,12 +83,12 @@ def test_a_made_folder_is_whole_whenever_its_command_is_killed(
         if not killed_at(moments, partial(command, trial)):
             break
         document = check_whole(trial)
-        assert document["files"].keys() >= {"model.safetensors", "config.json"}
-        assert document["parity"] or command is export_graphs
+        assert document.files.keys() >= {"model.safetensors", "config.json"}
+        assert document.parity or command is export_graphs
         assert manifest.foreign_files(trial) == ["notes.txt"]
         command(trial)
         assert contents(trial).keys() == contents(finished).keys(), moments
-        assert check_whole(trial)["quality"].keys() == check_whole(finished)["quality"].keys()
+        assert check_whole(trial).quality.keys() == check_whole(finished).quality.keys()
         assert (trial / "notes.txt").read_text() == "mine"
         assert not [path for path in trial.iterdir() if temporary.is_own(path.name)]
         shutil.rmtree(trial)
@@ -136,7 +136,7 @@ def test_a_folder_that_is_replaced_is_there_or_the_next_command_brings_it_back(
         else:
             absent += 1
         replace(trial)
-        assert check_whole(trial)["graphs"] == {}
+        assert check_whole(trial).graphs == {}
         assert {path.name for path in place.iterdir()} == {"out", ".out.partial-mine"}
         shutil.rmtree(place)
         moments += 1

@@ -5,12 +5,14 @@ import importlib.metadata
 import json
 import platform
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from gpt2_export.errors import FolderError
 from gpt2_export.folder import manifest
+from gpt2_export.folder.manifest import File, Generator, Manifest, Source
 from odd_files import ODD, make_odd
 
 
@@ -23,15 +25,13 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def described(folder: Path, graphs: dict[str, str] | None = None) -> dict[str, Any]:
+def described(folder: Path) -> Manifest:
     document = manifest.describe(
-        source="org/name",
-        revision="abc",
-        weights={"fp32": "model.safetensors"},
-        graphs={"fp32": graphs} if graphs else {},
+        source=Source(name="org/name", revision="abc"),
         parity=None,
         quality={},
         warnings=["mind"],
+        tokenizer=None,
         files=manifest.entries(folder),
     )
     (folder / manifest.MANIFEST).write_text(manifest.text(document), encoding="utf-8")
@@ -41,21 +41,21 @@ def described(folder: Path, graphs: dict[str, str] | None = None) -> dict[str, A
 def test_every_file_but_itself_has_its_bytes_and_its_sha256(folder: Path) -> None:
     described(folder)
     document = described(folder)  # with a manifest lying there already
-    assert document["files"] == {
-        name: {
-            "bytes": (folder / name).stat().st_size,
-            "sha256": hashlib.sha256((folder / name).read_bytes()).hexdigest(),
-        }
+    assert document.files == {
+        name: File(
+            bytes=(folder / name).stat().st_size,
+            sha256=hashlib.sha256((folder / name).read_bytes()).hexdigest(),
+        )
         for name in ("config.json", "model.safetensors")
     }
 
 
 def test_it_says_where_the_folder_is_from_and_what_made_it(folder: Path) -> None:
     document = described(folder)
-    assert document["source"] == {"name": "org/name", "revision": "abc"}
-    assert document["generator"] == {"name": "gpt2-export", "version": importlib.metadata.version("gpt2-export")}
-    assert (document["schema"], document["warnings"], document["parity"]) == (1, ["mind"], None)
-    assert document["weights"] == {"fp32": "model.safetensors"}
+    assert document.source == Source(name="org/name", revision="abc")
+    assert document.generator == Generator(name="gpt2-export", version=importlib.metadata.version("gpt2-export"))
+    assert (document.schema, document.warnings, document.parity) == (1, ("mind",), None)
+    assert document.weights == {"fp32": "model.safetensors"}
 
 
 def test_what_is_written_is_read(folder: Path) -> None:
@@ -65,7 +65,7 @@ def test_what_is_written_is_read(folder: Path) -> None:
 
 def test_a_folder_inside_is_no_file_of_it(folder: Path) -> None:
     (folder / ".cache").mkdir()  # `hf download` leaves one
-    assert described(folder)["files"].keys() == {"config.json", "model.safetensors"}
+    assert described(folder).files.keys() == {"config.json", "model.safetensors"}
 
 
 def test_a_whole_folder_has_no_differences_and_may_hold_more_files(folder: Path) -> None:
@@ -122,9 +122,10 @@ def test_versions_are_those_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     }
 
 
-def test_text_is_json_that_people_can_read() -> None:
-    text = manifest.text({"source": {"name": "naïve"}})
-    assert json.loads(text) == {"source": {"name": "naïve"}}
+def test_text_is_json_that_people_can_read(folder: Path) -> None:
+    document = replace(described(folder), source=Source(name="naïve", revision=None))
+    text = manifest.text(document)
+    assert json.loads(text) == document.to_dict()
     assert "naïve" in text
     assert text.endswith("}\n")
 
@@ -168,8 +169,7 @@ REAL = {"bytes": 2, "sha256": "0" * 64}
 def test_a_manifest_with_something_else_in_a_field_is_refused_by_its_name(
     folder: Path, change: dict[str, Any], told: str
 ) -> None:
-    document = described(folder) | change
-    (folder / manifest.MANIFEST).write_text(manifest.text(document), encoding="utf-8")
+    (folder / manifest.MANIFEST).write_text(json.dumps(described(folder).to_dict() | change), encoding="utf-8")
     with pytest.raises(FolderError, match=rf"manifest\.json is damaged: .*{re.escape(told)}.*; make the folder again"):
         manifest.read(folder)
 
@@ -179,9 +179,9 @@ OUTSIDE = ("/etc/hostname", "../a", "a/../../b", "..", "C:/a", "a\\b", "", ".", 
 
 @pytest.mark.parametrize("name", OUTSIDE, ids=ascii)
 def test_a_name_that_may_leave_the_folder_is_refused(folder: Path, name: str) -> None:
-    document = described(folder)
+    document = described(folder).to_dict()
     document["files"][name] = REAL
-    (folder / manifest.MANIFEST).write_text(manifest.text(document), encoding="utf-8")
+    (folder / manifest.MANIFEST).write_text(json.dumps(document), encoding="utf-8")
     with pytest.raises(FolderError, match=r"files: a name is .*, must be the name of a file in the folder"):
         manifest.read(folder)
 

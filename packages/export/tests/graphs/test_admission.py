@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -133,8 +134,8 @@ def test_verify_and_quantize_run_nothing_else(made_copy: Path) -> None:
     proto.graph.node.append(_loop())
     (made_copy / "model_serving.onnx").write_bytes(proto.SerializeToString())
     document = manifest.read(made_copy)
-    document["files"] |= manifest.entries(made_copy, ["model_serving.onnx"])
-    (made_copy / manifest.MANIFEST).write_text(manifest.text(document))
+    files = {**document.files, **manifest.entries(made_copy, ["model_serving.onnx"])}
+    (made_copy / manifest.MANIFEST).write_text(manifest.text(replace(document, files=files)))
     for command in (verify_folder, lambda folder: quantize(folder, ["int8"])):
         with pytest.raises(GraphError, match=r"model_serving\.onnx: the graph has a Loop with a graph inside"):
             command(made_copy)

@@ -1,6 +1,7 @@
 """Every graph that a network can have is made, all or none; of what it cannot have, none is left from before."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,10 +105,11 @@ def test_a_network_that_is_refused_the_serving_graph_is_made_without_it_and_veri
     narrow: Path, tmp_path: Path
 ) -> None:
     document = make(narrow, tmp_path / "out")
-    assert document["graphs"] == {"fp32": NARROWS}
+    assert document.graphs == {"fp32": NARROWS}
     assert not (tmp_path / "out" / "model_serving.onnx").exists()
-    assert [warning for warning in document["warnings"] if warning.startswith(REFUSED)]
-    assert not [name for name in document["parity"]["backends"] if name.endswith("serving")]
+    assert [warning for warning in document.warnings if warning.startswith(REFUSED)]
+    assert document.parity is not None
+    assert not [name for name in document.parity["backends"] if name.endswith("serving")]
 
 
 @pytest.mark.usefixtures("without_tracing")
@@ -117,22 +119,22 @@ def test_a_graph_that_is_refused_now_does_not_survive_and_is_refused_once(narrow
     (out / "model_serving.onnx").write_text("of a version that did not refuse it")
     with pytest.raises(FolderError, match=r"has model_serving\.onnx, which its manifest does not list; move it away"):
         export_graphs(out)
-    document["files"] |= manifest.entries(out, ["model_serving.onnx"])
-    (out / "manifest.json").write_text(manifest.text(document))
+    files = {**document.files, **manifest.entries(out, ["model_serving.onnx"])}
+    (out / "manifest.json").write_text(manifest.text(replace(document, files=files)))
     for _ in range(2):
         document = export_graphs(out)
-        assert document["graphs"] == {"fp32": NARROWS}
-        assert len([warning for warning in document["warnings"] if kinds.is_refusal(warning)]) == 1
-        assert len(document["warnings"]) == 2  # and that there is no tokenizer
+        assert document.graphs == {"fp32": NARROWS}
+        assert len([warning for warning in document.warnings if kinds.is_refusal(warning)]) == 1
+        assert len(document.warnings) == 2  # and that there is no tokenizer
         assert manifest.differences(out, document) == []
-        assert document["files"].keys() == {path.name for path in out.iterdir()} - {"manifest.json"}
+        assert document.files.keys() == {path.name for path in out.iterdir()} - {"manifest.json"}
 
 
 @pytest.mark.usefixtures("without_tracing")
 def test_a_refusal_that_no_longer_holds_is_forgotten(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     document = freeze_checkpoint(source, out)
-    (out / "manifest.json").write_text(manifest.text(document | {"warnings": ["mind", REFUSED]}))
+    (out / "manifest.json").write_text(manifest.text(replace(document, warnings=("mind", REFUSED))))
     document = export_graphs(out)
-    assert document["warnings"] == ["mind"]
-    assert document["graphs"] == {"fp32": ALL}
+    assert document.warnings == ("mind",)
+    assert document.graphs == {"fp32": ALL}

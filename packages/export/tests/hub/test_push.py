@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ class Ran:
 def cluttered(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A made folder, of a repository on the hub, with files in it that are not the manifest's."""
     folder = Path(shutil.copytree(made, tmp_path_factory.mktemp("pushed") / "tiny"))
-    document = manifest.read(folder) | {"source": {"name": "someone/source", "revision": "main"}}
+    document = replace(manifest.read(folder), source=manifest.Source(name="someone/source", revision="main"))
     (folder / manifest.MANIFEST).write_text(manifest.text(document))
     (folder / "notes.txt").write_text("private")
     (folder / ".cache").mkdir()
@@ -112,7 +112,7 @@ def ran(made: Path, cluttered: Path, tmp_path_factory: pytest.TempPathFactory, r
 
 def test_a_push_is_one_commit_of_what_the_manifest_lists(ran: Ran, cluttered: Path) -> None:
     files = ran.files("new")
-    listed = {*manifest.read(cluttered)["files"], "manifest.json"}
+    listed = {*manifest.read(cluttered).files, "manifest.json"}
     assert files.keys() == listed | {"README.md", ".gitattributes"}
     for name in listed:
         assert files[name] == (cluttered / name).read_bytes()
@@ -127,7 +127,7 @@ def test_a_push_is_one_commit_of_what_the_manifest_lists(ran: Ran, cluttered: Pa
 def test_large_files_go_through_lfs(ran: Ran, cluttered: Path) -> None:
     uploads = {path for method, path, _ in ran.hub.asked if method == "PUT"}
     for name in ("model.safetensors", "model.onnx", "model_serving.onnx"):
-        assert f"/upload/org/new/{manifest.read(cluttered)['files'][name]['sha256']}" in uploads
+        assert f"/upload/org/new/{manifest.read(cluttered).files[name].sha256}" in uploads
 
 
 def test_the_card_has_the_sources_license_and_a_link_that_leads_there(ran: Ran) -> None:
@@ -211,7 +211,7 @@ def test_a_folder_that_is_not_as_it_was_made_is_refused(refusal: Refusal, made_c
 
 
 def test_a_folder_that_is_not_verified_is_refused(refusal: Refusal, made_copy: Path) -> None:
-    document = manifest.read(made_copy) | {"parity": None}
+    document = replace(manifest.read(made_copy), parity=None)
     (made_copy / manifest.MANIFEST).write_text(manifest.text(document))
     assert refusal("push", made_copy, "org/name") == (
         f"{made_copy} is not verified; run `gpt2-export verify {made_copy}` first"
@@ -239,7 +239,7 @@ def test_a_dry_run_prints_the_card_and_the_files_and_asks_for_nothing_to_be_writ
     plan = prepare(made, "org/name")
     assert ran.stdout.startswith(plan.card)
     shown = ran.stdout.removeprefix(plan.card).split()
-    assert shown[1::2] == [*manifest.read(made)["files"], "manifest.json", "README.md"]
+    assert shown[1::2] == [*manifest.read(made).files, "manifest.json", "README.md"]
     assert int(shown[-2].replace(",", "")) == len(plan.card.encode())
 
 
@@ -248,7 +248,7 @@ def test_a_card_in_the_folder_is_no_part_of_what_is_hashed(run: Run, made_copy: 
     (made_copy / "README.md").write_text(f"{model_card.MARK}\nof the last push")
     (made_copy / ".gitattributes").write_text("")
     assert run("onnx", made_copy).exit_code == 0
-    assert not {"README.md", ".gitattributes"} & manifest.read(made_copy)["files"].keys()
+    assert not {"README.md", ".gitattributes"} & manifest.read(made_copy).files.keys()
 
 
 @pytest.mark.parametrize("name", ["merges.txt", "model.safetensors", "manifest.json", "README.md"])

@@ -63,7 +63,7 @@ def ran(source: Path, tmp_path_factory: pytest.TempPathFactory, run_elsewhere: C
 def test_the_manifest_keeps_the_name_and_the_commit(ran: Ran, name: str) -> None:
     assert ran.results[name]["code"] == 0, ran.results[name]
     document = manifest.read(ran.folder / name)
-    assert document["source"] == {"name": REPOSITORY, "revision": ran.commit}
+    assert document.source == manifest.Source(name=REPOSITORY, revision=ran.commit)
     assert manifest.differences(ran.folder / name, document) == []
 
 

@@ -26,12 +26,12 @@ def test_make_with_precisions_is_make_and_quantize(source: Path, made_copy: Path
     whole = make(source, tmp_path / "whole", precision=["fp32", "int8"], max_ppl_increase=1000)
     later = quantize(made_copy, ["int8"], max_ppl_increase=1000)
     weights = "model_int8.safetensors"
-    assert whole["files"].keys() == later["files"].keys()
-    assert whole["files"][weights] == later["files"][weights]
-    assert whole["graphs"] == later["graphs"] != {}
-    assert whole["quality"] == later["quality"]
-    assert whole["parity"] == later["parity"]
-    assert contents(tmp_path / "whole").keys() == whole["files"].keys() | {"manifest.json"}
+    assert whole.files.keys() == later.files.keys()
+    assert whole.files[weights] == later.files[weights]
+    assert whole.graphs == later.graphs != {}
+    assert whole.quality == later.quality
+    assert whole.parity == later.parity
+    assert contents(tmp_path / "whole").keys() == whole.files.keys() | {"manifest.json"}
 
 
 def test_make_that_is_refused_a_precision_makes_nothing(run: Run, source: Path, tmp_path: Path) -> None:
@@ -189,5 +189,5 @@ def test_what_is_of_another_precision_alone_is_refused_without_one(source: Path,
 def test_verifying_again_and_new_graphs_keep_what_was_measured(quantized: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(quantized, tmp_path / "copy"))
     before = manifest.read(folder)
-    assert export_graphs(folder)["quality"] == before["quality"]
+    assert export_graphs(folder).quality == before.quality
     assert atomic.refuse_existing(folder, force=True) is None

@@ -114,14 +114,14 @@ def test_a_text_that_cannot_be_measured_on_is_refused(
 def test_the_manifest_has_the_figures_of_every_graph_and_text(quantized: Path) -> None:
     document = manifest.read(quantized)
     assert manifest.differences(quantized, document) == []
-    assert list(document["quality"]) == list(document["weights"])[1:] == ["fp16", "int8", "int4"]
-    for precision, report in document["quality"].items():
-        assert list(report["graphs"]) == ["portable", "serving"] == list(document["graphs"][precision])
+    assert list(document.quality) == list(document.weights)[1:] == ["fp16", "int8", "int4"]
+    for precision, report in document.quality.items():
+        assert list(report["graphs"]) == ["portable", "serving"] == list(document.graphs[precision])
         for figures in report["graphs"].values():
             assert list(figures) == [OWN, "sonnets.txt"]
-    losses = [document["quality"][name]["graphs"]["serving"][OWN]["mean_kl"] for name in ("fp16", "int8", "int4")]
+    losses = [document.quality[name]["graphs"]["serving"][OWN]["mean_kl"] for name in ("fp16", "int8", "int4")]
     assert 0 < losses[0] < losses[1] / 10 < losses[2] / 100
-    assert document["quality"]["fp16"]["largest_activation"]["size"] > 1
+    assert document.quality["fp16"]["largest_activation"]["size"] > 1
 
 
 @pytest.mark.parametrize("limit", [0, 1e-9])
@@ -148,10 +148,10 @@ def test_what_is_kept_loses_nothing_by_itself(made_copy: Path) -> None:
     worst = next(iter(quality.sensitivity(made_copy, INT4, IDS[:24])))
     document = quantize(made_copy, ["int4"], max_ppl_increase=1000, keep=[worst])
     plain = quantize(made_copy, ["int4"], max_ppl_increase=1000)  # once more: it is made anew
-    lost = [d["quality"]["int4"]["graphs"]["serving"][OWN]["mean_kl"] for d in (document, plain)]
+    lost = [d.quality["int4"]["graphs"]["serving"][OWN]["mean_kl"] for d in (document, plain)]
     assert lost[0] < lost[1]
-    assert document["quality"]["int4"]["kept"] == [worst]
-    assert document["files"]["model_q4.safetensors"]["bytes"] > plain["files"]["model_q4.safetensors"]["bytes"]
+    assert document.quality["int4"]["kept"] == [worst]
+    assert document.files["model_q4.safetensors"].bytes > plain.files["model_q4.safetensors"].bytes
 
 
 def test_not_a_number_is_beyond_every_limit() -> None:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,9 @@ def change(folder: Path, **fields: Any) -> None:
     path = folder / network.CONFIG
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
     if (folder / manifest.MANIFEST).exists():
-        document = json.loads((folder / manifest.MANIFEST).read_text())
-        document["files"] |= manifest.entries(folder, [network.CONFIG])
-        (folder / manifest.MANIFEST).write_text(manifest.text(document))
+        document = manifest.read(folder)
+        files = {**document.files, **manifest.entries(folder, [network.CONFIG])}
+        (folder / manifest.MANIFEST).write_text(manifest.text(replace(document, files=files)))
 
 
 def test_it_is_the_network_that_was_frozen(frozen: Path, model: GPT2) -> None:

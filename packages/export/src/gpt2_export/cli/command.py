@@ -6,11 +6,14 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
 from gpt2_export.cli.interruption import unwinding
+
+if TYPE_CHECKING:
+    from gpt2_export.folder.manifest import Manifest
 
 F = TypeVar("F", bound=Callable[..., Any])
 LONGEST_MESSAGE = 2000
@@ -136,8 +139,8 @@ def make(debug: bool, source: str, out: Path, **options: Any) -> None:
         from gpt2_export.progress import progress_for
 
         with unwinding():
-            document = make_folder(source, out, progress=progress_for(sys.stderr), **options)
-        _finish(out, document, *parity_lines(document["parity"]), *precision_lines(out, document))
+            manifest = make_folder(source, out, progress=progress_for(sys.stderr), **options)
+        _finish(out, manifest, *parity_lines(manifest.parity), *precision_lines(out, manifest))
 
 
 @main.command(short_help="Write SOURCE as one float32 safetensors file.")
@@ -157,8 +160,8 @@ def freeze(debug: bool, source: str, out: Path, **options: Any) -> None:
         from gpt2_export.progress import progress_for
 
         with unwinding():
-            document = freeze_checkpoint(source, out, progress=progress_for(sys.stderr), **options)
-        _finish(out, document)
+            manifest = freeze_checkpoint(source, out, progress=progress_for(sys.stderr), **options)
+        _finish(out, manifest)
 
 
 @main.command(short_help="Export the graphs into a frozen FOLDER.")
@@ -180,8 +183,8 @@ def onnx(debug: bool, folder: Path) -> None:
         from gpt2_export.progress import progress_for
 
         with unwinding():
-            document = export_graphs(folder, progress=progress_for(sys.stderr))
-        _finish(folder, document)
+            manifest = export_graphs(folder, progress=progress_for(sys.stderr))
+        _finish(folder, manifest)
 
 
 @main.command(short_help="Compare the graphs with the scratch network.")
@@ -203,8 +206,8 @@ def verify(debug: bool, folder: Path) -> None:
         from gpt2_export.progress import progress_for
 
         with unwinding():
-            document = verify_folder(folder, progress=progress_for(sys.stderr))
-        _finish(folder, document, *parity_lines(document["parity"]))
+            manifest = verify_folder(folder, progress=progress_for(sys.stderr))
+        _finish(folder, manifest, *parity_lines(manifest.parity))
 
 
 @main.command(short_help="Add precisions to a made FOLDER.")
@@ -240,8 +243,8 @@ def quantize(debug: bool, folder: Path, **options: Any) -> None:
         from gpt2_export.progress import progress_for
 
         with unwinding():
-            document = add_precisions(folder, progress=progress_for(sys.stderr), **options)
-        _finish(folder, document, *precision_lines(folder, document))
+            manifest = add_precisions(folder, progress=progress_for(sys.stderr), **options)
+        _finish(folder, manifest, *precision_lines(folder, manifest))
 
 
 @main.command(short_help="Show what is in FOLDER.")
@@ -355,10 +358,10 @@ def _drop_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _finish(folder: Path, document: dict[str, Any], *lines: str) -> None:
-    for warning in document["warnings"]:
+def _finish(folder: Path, manifest: "Manifest", *lines: str) -> None:
+    for warning in manifest.warnings:
         click.echo(_escaped(f"warning: {warning}"), err=True)
     for line in lines:
         click.echo(_escaped(line))
-    size = sum(entry["bytes"] for entry in document["files"].values())
-    click.echo(_escaped(f"{folder}: {len(document['files'])} files, {size:,} bytes"))
+    size = sum(file.bytes for file in manifest.files.values())
+    click.echo(_escaped(f"{folder}: {len(manifest.files)} files, {size:,} bytes"))

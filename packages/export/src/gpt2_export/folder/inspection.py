@@ -10,7 +10,8 @@ import onnx
 from gpt2_model.quoting import all_escaped
 
 from gpt2_export.errors import FolderError, GraphError
-from gpt2_export.folder import manifest
+from gpt2_export.folder.manifest import MANIFEST, Manifest, differences, read
+from gpt2_export.folder.reports import ParityReport, QualityReport, TokenizerReport
 from gpt2_export.freeze.freeze import WEIGHTS
 from gpt2_export.graphs import export, kinds
 from gpt2_export.precision.precision import FP32, PRECISIONS
@@ -27,33 +28,34 @@ def inspect(folder: Path, *, check_hashes: bool = False) -> dict[str, Any]:
     Raises:
         FolderError: the folder is none that was made here.
     """
-    document = manifest.read(folder)
-    if FP32 not in document["weights"]:
-        raise FolderError(f"{folder / manifest.MANIFEST} is damaged: weights has no {FP32}; make the folder again")
+    manifest = read(folder)
+    if FP32 not in manifest.weights:
+        raise FolderError(f"{folder / MANIFEST} is damaged: weights has no {FP32}; make the folder again")
     weights = safetensors_file.places(folder / WEIGHTS)
     tensor_bytes = sum(place.nbytes for place in weights.values())
     folder_bytes = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    said = manifest.to_dict()
     found: dict[str, Any] = {
-        "source": document["source"],
-        "generator": document["generator"],
-        "versions": document["versions"],
-        "warnings": document["warnings"],
+        "source": said["source"],
+        "generator": said["generator"],
+        "versions": said["versions"],
+        "warnings": said["warnings"],
         "parameters": tensor_bytes // safetensors_file.FLOAT32_BYTES,
         "tensors": len(weights),
         "tensor_bytes": tensor_bytes,
         "folder_bytes": folder_bytes,
-        "files": document["files"],
+        "files": said["files"],
         "graphs": {
             precision: {kind: _described(folder / file) for kind, file in files.items()}
-            for precision, files in _graphs(folder, document).items()
+            for precision, files in _graphs(folder, manifest).items()
         },
-        "precisions": _sizes(folder, document),
-        "tokenizer": document["tokenizer"],
-        "parity": document["parity"],
-        "quality": document["quality"],
+        "precisions": _sizes(folder, manifest),
+        "tokenizer": said["tokenizer"],
+        "parity": said["parity"],
+        "quality": said["quality"],
     }
     if check_hashes:
-        found["differences"] = manifest.differences(folder, document)
+        found["differences"] = differences(folder, manifest)
     return found
 
 
@@ -84,7 +86,7 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _tokenizer_lines(report: dict[str, Any] | None) -> list[str]:
+def _tokenizer_lines(report: TokenizerReport | None) -> list[str]:
     """What the tokenizer was held to."""
     if report is None:
         return ["tokenizer   not compared: none, or one that is read by others only", ""]
@@ -92,7 +94,7 @@ def _tokenizer_lines(report: dict[str, Any] | None) -> list[str]:
     return [f"tokenizer   {report.get('outcome')} as the source's: {texts} texts, by {references}", ""]
 
 
-def parity_lines(parity: dict[str, Any] | None) -> list[str]:
+def parity_lines(parity: ParityReport | None) -> list[str]:
     """The parity report, a line a backend."""
     if parity is None:
         return ["parity      not verified; run `gpt2-export verify FOLDER`"]
@@ -100,7 +102,7 @@ def parity_lines(parity: dict[str, Any] | None) -> list[str]:
         return _parity_lines(all_escaped(parity))
 
 
-def _parity_lines(parity: dict[str, Any]) -> list[str]:
+def _parity_lines(parity: ParityReport) -> list[str]:
     lines = [
         f"parity      against {parity['reference']}, {len(parity['sweep'])} shapes; "
         f"torch's float32 is within {parity['float32_error']:.2g}, the limit is {parity['tolerance']:.2g}"
@@ -125,13 +127,13 @@ def _parity_lines(parity: dict[str, Any]) -> list[str]:
     return lines
 
 
-def quality_lines(quality: dict[str, Any], sizes: dict[str, Any]) -> list[str]:
+def quality_lines(quality: Mapping[str, QualityReport], sizes: dict[str, Any]) -> list[str]:
     """A line a precision, and one for each text that it was measured on: of its graphs the one that loses more."""
     with _report("quality"):
         return _quality_lines(all_escaped(quality), sizes)
 
 
-def _quality_lines(quality: dict[str, Any], sizes: dict[str, Any]) -> list[str]:
+def _quality_lines(quality: Mapping[str, QualityReport], sizes: dict[str, Any]) -> list[str]:
     lines = []
     for name, size in sizes.items():
         lines.append(f"precision   {name}: weights and graphs {size['bytes']:,} bytes, {size['of_fp32']:.3f} of fp32")
@@ -158,11 +160,11 @@ def _quality_lines(quality: dict[str, Any], sizes: dict[str, Any]) -> list[str]:
     return lines
 
 
-def precision_lines(folder: Path, document: Mapping[str, Any]) -> list[str]:
+def precision_lines(folder: Path, manifest: Manifest) -> list[str]:
     """`quality_lines` of a folder that has more than float32."""
-    if not document["quality"]:
+    if not manifest.quality:
         return []
-    return quality_lines(document["quality"], _sizes(folder, document))
+    return quality_lines(manifest.quality, _sizes(folder, manifest))
 
 
 def sensitivity_lines(sensitivity: dict[str, float], most: int = 10) -> list[str]:
@@ -178,12 +180,10 @@ def as_json(found: dict[str, Any]) -> str:
     return "".join(each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text)
 
 
-def _graphs(folder: Path, document: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+def _graphs(folder: Path, manifest: Manifest) -> dict[str, dict[str, str]]:
     """The graphs that are there and that the manifest lists."""
-    there = {path.name for path in folder.iterdir()} & document["files"].keys()
-    return {
-        precision: files for precision, files in kinds.graphs_among(there).items() if precision in document["weights"]
-    }
+    there = {path.name for path in folder.iterdir()} & manifest.files.keys()
+    return {precision: files for precision, files in kinds.graphs_among(there).items() if precision in manifest.weights}
 
 
 @contextmanager
@@ -194,7 +194,7 @@ def _report(name: str) -> Iterator[None]:
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, StopIteration) as error:
         told = f"{type(error).__name__}: {error}"[:200]
         raise FolderError(
-            f"{manifest.MANIFEST}: {name} is no report of this version ({told}); verify the folder, or make it again"
+            f"{MANIFEST}: {name} is no report of this version ({told}); verify the folder, or make it again"
         ) from error
 
 
@@ -220,15 +220,15 @@ def _axes(value: onnx.ValueInfoProto) -> list[str | int]:
     return [name, *(axis.dim_param or axis.dim_value for axis in kind.shape.dim)]
 
 
-def _sizes(folder: Path, document: Mapping[str, Any]) -> dict[str, Any]:
+def _sizes(folder: Path, manifest: Manifest) -> dict[str, Any]:
     """What each precision takes: its weights, and the graphs over them that every precision has."""
-    graphs = _graphs(folder, document)
+    graphs = _graphs(folder, manifest)
     shared = {kind.name for kind in kinds.KINDS if not kind.float32_only}
     sizes: dict[str, dict[str, Any]] = {}
-    for precision in (name for name in (FP32, *PRECISIONS) if name in document["weights"]):
-        weights = document["weights"][precision]
+    for precision in (name for name in (FP32, *PRECISIONS) if name in manifest.weights):
+        weights = manifest.weights[precision]
         files = [weights, *(file for kind, file in graphs.get(precision, {}).items() if kind in shared)]
-        count = sum(document["files"][file]["bytes"] for file in files)
+        count = sum(manifest.files[file].bytes for file in files)
         fp32 = sizes[FP32]["bytes"] if sizes else count
         sizes[precision] = {"weights": weights, "bytes": count, "of_fp32": count / max(fp32, 1)}
     return sizes

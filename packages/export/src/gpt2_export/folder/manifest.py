@@ -4,14 +4,20 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any
 
 from gpt2_export import plain_file, temporary
 from gpt2_export.errors import FolderError
-from gpt2_export.folder import journal, schema
+from gpt2_export.folder import journal, typed_json
+from gpt2_export.folder.reports import ParityReport, QualityReport, TokenizerReport
+from gpt2_export.folder.typed_json import Sha256, Whole
+from gpt2_export.freeze.freeze import WEIGHTS
+from gpt2_export.graphs import kinds
+from gpt2_export.precision.precision import FP32, PRECISIONS
 
 MANIFEST = journal.MANIFEST
 CARD = "README.md"
@@ -25,64 +31,136 @@ GENERATOR = "gpt2-export"
 # What the hub's library leaves beside a download; it is nobody's work.
 LEFT_BY_DOWNLOADS = (".cache", ".gitattributes")
 PACKAGES = ("gpt2-model", "gpt2-export", "torch", "onnx", "onnxscript", "onnxruntime", "safetensors", "transformers")
-
-
 UNREADABLE = (OSError, FolderError, ValueError, TypeError, LookupError, RecursionError)
-Entry = dict[str, int | str]
-"""A file's bytes and sha256."""
+
+
+def stays_inside(name: str) -> bool:
+    """Whether a name means a file of the folder on every system: with \\ and : one would leave it on Windows.
+
+    >>> [stays_inside(name) for name in ("a", "onnx/a", "../a", "/a", "a/../../b", "c:a", "..\\\\a", "")]
+    [True, True, False, False, False, False, False, False]
+    """
+    path = PurePosixPath(name)
+    return (bool(path.parts) and not path.is_absolute() and ".." not in path.parts and name.isprintable()) and not set(
+        name
+    ) & set("\\:\0")
+
+
+def _check_file_name(where: str, value: object) -> None:
+    typed_json.text(where, value)
+    if not stays_inside(str(value)):
+        typed_json.refuse(where, value, "the name of a file in the folder")
+
+
+FileName = Annotated[str, _check_file_name]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generator:
+    """What made the folder."""
+
+    name: str
+    version: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where its checkpoint comes from: a name, and the commit where that is a repository on the hub."""
+
+    name: str
+    revision: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class File:
+    """One file, as it was made."""
+
+    bytes: Whole
+    sha256: Sha256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What manifest.json says, in its order; what has a default may be absent in older ones.
+
+    Attributes:
+        weights: precision -> file.
+        graphs: precision -> kind -> file.
+        warnings: of its making.
+        tokenizer: what its tokenizer was compared with, None where there is none.
+        parity: what float32 was verified with, None where it was not.
+        quality: precision -> what it loses.
+        versions: of what took part.
+        files: all but the manifest and the card.
+    """
+
+    schema: Annotated[int, typed_json.one_of([SCHEMA])] = SCHEMA
+    generator: Generator
+    source: Source
+    weights: Mapping[str, FileName]
+    graphs: Mapping[str, Mapping[str, FileName]]
+    warnings: tuple[str, ...]
+    tokenizer: TokenizerReport | None = None
+    parity: ParityReport | None
+    quality: Mapping[str, QualityReport] = field(default_factory=dict)
+    versions: Mapping[str, str]
+    files: Mapping[FileName, File]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object."""
+        found: dict[str, Any] = typed_json.plain(self)
+        return found
 
 
 def describe(
     *,
-    source: str,
-    revision: str | None,
-    weights: dict[str, str],
-    graphs: dict[str, dict[str, str]],
-    parity: dict[str, Any] | None,
-    quality: dict[str, Any],
-    warnings: list[str],
-    tokenizer: dict[str, Any] | None = None,
-    files: Mapping[str, Entry],
-) -> dict[str, Any]:
-    """The manifest of a folder.
-
-    Args:
-        source, revision: where its checkpoint comes from.
-        weights: precision -> file.
-        graphs: precision -> kind -> file.
-        parity: what float32 was verified with, None where it was not.
-        quality: precision -> what it loses.
-        warnings: of its making.
-        tokenizer: what its tokenizer was held to, None where there is none.
-        files: what `entries` says of them.
-    """
-    return {
-        "schema": SCHEMA,
-        "generator": {"name": GENERATOR, "version": importlib.metadata.version("gpt2-export")},
-        "source": {"name": source, "revision": revision},
-        "weights": weights,
-        "graphs": graphs,
-        "warnings": warnings,
-        "tokenizer": tokenizer,
-        "parity": parity,
-        "quality": quality,
-        "versions": versions(),
-        "files": dict(sorted(files.items())),
-    }
+    source: Source,
+    parity: ParityReport | None,
+    quality: Mapping[str, QualityReport],
+    warnings: Iterable[str],
+    tokenizer: TokenizerReport | None,
+    files: Mapping[str, File],
+) -> Manifest:
+    """The manifest of a folder that is made here and now; `files` are what `entries` says of them."""
+    weights = {FP32: WEIGHTS} | {name: PRECISIONS[name].weights for name in PRECISIONS if name in quality}
+    return Manifest(
+        generator=Generator(name=GENERATOR, version=importlib.metadata.version("gpt2-export")),
+        source=source,
+        weights=weights,
+        graphs={name: found for name, found in kinds.graphs_among(files).items() if name in weights},
+        warnings=tuple(warnings),
+        tokenizer=tokenizer,
+        parity=parity,
+        quality=quality,
+        versions=versions(),
+        files=dict(sorted(files.items())),
+    )
 
 
-def entries(folder: Path, names: Collection[str] | None = None) -> dict[str, Entry]:
+def again(changed: Manifest) -> Manifest:
+    """The manifest of a folder that is changed here and now, with all that follows from its files and reports."""
+    return describe(
+        source=changed.source,
+        parity=changed.parity,
+        quality=changed.quality,
+        warnings=changed.warnings,
+        tokenizer=changed.tokenizer,
+        files=changed.files,
+    )
+
+
+def entries(folder: Path, names: Collection[str] | None = None) -> dict[str, File]:
     """Size and hash of a folder's files: of those named that are there, or of all that may be its own."""
     paths = sorted(folder.iterdir()) if names is None else [folder / name for name in sorted(names)]
     return {path.name: _entry(path) for path in paths if _belongs(path)}
 
 
-def text(document: dict[str, Any]) -> str:
+def text(manifest: Manifest) -> str:
     """As it is written."""
-    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(manifest.to_dict(), indent=2, ensure_ascii=False) + "\n"
 
 
-def read(folder: Path) -> dict[str, Any]:
+def read(folder: Path) -> Manifest:
     """The manifest of a made folder.
 
     Raises:
@@ -96,14 +174,17 @@ def read(folder: Path) -> dict[str, Any]:
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         found = document.get("schema") if isinstance(document, dict) else type(document).__name__
         raise FolderError(f"{path} has schema {ascii(found)[:60]}, this version reads {SCHEMA}; make the folder again")
-    document.setdefault("quality", {})  # folders of before there was another precision
-    document.setdefault("tokenizer", None)  # of before it was compared
     try:
-        FIELDS("", document)
-        _refuse_unlisted(document)
+        return parsed(document)
     except ValueError as error:
         raise FolderError(f"{path} is damaged: {str(error).removeprefix(': ')}; make the folder again") from error
-    return document
+
+
+def parsed(document: Any) -> Manifest:
+    """The manifest of a JSON document; ValueError names the field that is wrong."""
+    manifest = typed_json.read(Manifest, "", document)
+    _refuse_unlisted(manifest)
+    return manifest
 
 
 def made_by_export(folder: Path) -> bool:
@@ -129,35 +210,23 @@ def foreign_files(folder: Path) -> list[str]:
     return sorted(name for name in names if not temporary.is_own(name))
 
 
-def differences(folder: Path, document: dict[str, Any]) -> list[str]:
+def differences(folder: Path, manifest: Manifest) -> list[str]:
     """What is not as the manifest says, file by file; empty for a folder that is whole.
 
     Raises:
         FolderError: something is no plain file.
     """
     wrong = []
-    for name, entry in document["files"].items():
+    for name, file in manifest.files.items():
         path = folder / name
         plain_file.refuse_odd(path)
         if not path.is_file():
             wrong.append(f"{name} is missing")
-        elif path.stat().st_size != entry["bytes"]:
-            wrong.append(f"{name} has {path.stat().st_size} bytes instead of {entry['bytes']}")
-        elif _sha256(path) != entry["sha256"]:
+        elif path.stat().st_size != file.bytes:
+            wrong.append(f"{name} has {path.stat().st_size} bytes instead of {file.bytes}")
+        elif _sha256(path) != file.sha256:
             wrong.append(f"{name} has another sha256")
     return wrong
-
-
-def stays_inside(name: str) -> bool:
-    """Whether a name means a file of the folder on every system: with \\ and : one would leave it on Windows.
-
-    >>> [stays_inside(name) for name in ("a", "onnx/a", "../a", "/a", "a/../../b", "c:a", "..\\\\a", "")]
-    [True, True, False, False, False, False, False, False]
-    """
-    path = PurePosixPath(name)
-    return (bool(path.parts) and not path.is_absolute() and ".." not in path.parts and name.isprintable()) and not set(
-        name
-    ) & set("\\:\0")
 
 
 def versions() -> dict[str, str]:
@@ -176,41 +245,19 @@ def _belongs(path: Path) -> bool:
     return path.is_file() and path.name not in (MANIFEST, CARD) and not path.name.startswith(".")
 
 
-def _file_name(where: str, value: object) -> None:
-    schema.text(where, value)
-    if not stays_inside(str(value)):
-        schema.refuse(where, value, "the name of a file in the folder")
-
-
-def _refuse_unlisted(document: dict[str, Any]) -> None:
+def _refuse_unlisted(manifest: Manifest) -> None:
     """What stands for weights and graphs must be listed, with its hash."""
-    named = {"weights": document["weights"]} | {f"graphs: {p}": found for p, found in document["graphs"].items()}
+    named = {"weights": manifest.weights} | {f"graphs: {p}": found for p, found in manifest.graphs.items()}
     for where, table in named.items():
         for key, name in table.items():
-            if name not in document["files"]:
-                schema.refuse(schema.inside(where, key), name, "one of files")
+            if name not in manifest.files:
+                typed_json.refuse(typed_json.inside(where, key), name, "one of files")
 
 
-def _entry(path: Path) -> Entry:
-    return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+def _entry(path: Path) -> File:
+    return File(bytes=path.stat().st_size, sha256=_sha256(path))
 
 
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-FIELDS = schema.record(
-    schema=schema.one_of([SCHEMA]),
-    generator=schema.record(name=schema.text, version=schema.text),
-    source=schema.record(name=schema.text, revision=schema.optional(schema.text)),
-    weights=schema.table(_file_name),
-    graphs=schema.table(schema.table(_file_name)),
-    versions=schema.table(schema.text),
-    warnings=schema.items(schema.text),
-    tokenizer=schema.optional(schema.record()),
-    files=schema.table(schema.record(bytes=schema.whole, sha256=schema.sha256), name=_file_name),
-    # Reports of another version have other figures; whoever shows one finds out.
-    parity=schema.optional(schema.record(reference=schema.text, backends=schema.table(schema.record()))),
-    quality=schema.table(schema.record()),
-)

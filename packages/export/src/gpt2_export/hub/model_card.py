@@ -7,13 +7,14 @@ from typing import Any
 
 from gpt2_model.quoting import all_escaped
 
-from gpt2_export.folder import inspection, manifest
+from gpt2_export.folder import inspection
+from gpt2_export.folder.manifest import CARD_MARK as MARK
+from gpt2_export.folder.manifest import MANIFEST, Manifest, Source, parsed
 from gpt2_export.freeze.freeze import WEIGHTS
 from gpt2_export.freeze.tokenizer_files import IDS_ONLY
 from gpt2_export.freeze.tokenizer_settings import TOKENIZER
 from gpt2_export.weights import safetensors_file
 
-MARK = manifest.CARD_MARK
 TERMS = ("license", "license_name", "license_link")
 TAGS = ("gpt2", "onnx", "onnxruntime", "onnxruntime-genai", "transformers.js")
 
@@ -136,40 +137,40 @@ print([event.id for event in events if isinstance(event, Token)])
 )
 
 
-def render(folder: Path, document: Mapping[str, Any], repository: str, terms: Mapping[str, Any]) -> str:
+def render(folder: Path, manifest: Manifest, repository: str, terms: Mapping[str, Any]) -> str:
     """The card of a verified folder.
 
     Args:
         folder: where it lies.
-        document: its manifest, with a parity report.
+        manifest: its manifest, with a parity report.
         repository: "org/name" on the hub, where the examples find it.
         terms: what the source's own card says of its license; may be empty.
     """
-    metadata = _metadata(document["source"], terms)  # whose JSON escapes by itself
-    document = all_escaped(document)
-    ids_only = any(IDS_ONLY in warning for warning in document["warnings"])
-    runs = RUNS if TOKENIZER in document["files"] and not ids_only else RUNS_OF_IDS
+    metadata = _metadata(manifest.source, terms)  # whose JSON escapes by itself
+    manifest = parsed(all_escaped(manifest.to_dict()))
+    ids_only = any(IDS_ONLY in warning for warning in manifest.warnings)
+    runs = RUNS if TOKENIZER in manifest.files and not ids_only else RUNS_OF_IDS
     parts = [
         metadata,
         MARK,
         f"# {repository.partition('/')[2]}",
-        _what(folder, document),
+        _what(folder, manifest),
         "## How it was verified",
         "Against the scratch network in float64: logits over a sweep of shapes, and greedy tokens. A backend may be "
         "off by 1e-4, by 1e-5 of the largest logit, or by sixteen times the error of torch's own float32, whichever is "
         "most:",
-        _block("\n".join(inspection.parity_lines(document["parity"]))),
-        f"With {', '.join(f'{name} {version}' for name, version in document['versions'].items())}.",
+        _block("\n".join(inspection.parity_lines(manifest.parity))),
+        f"With {', '.join(f'{name} {version}' for name, version in manifest.versions.items())}.",
     ]
-    if document["quality"]:
+    if manifest.quality:
         parts += [
             "## What fewer bits cost",
             "Beside the float32 graph of the same kind, on each text the graph that loses more:",
-            _block("\n".join(inspection.precision_lines(folder, document))),
+            _block("\n".join(inspection.precision_lines(folder, manifest))),
         ]
-    if document["warnings"]:
-        parts += ["## What to know", "\n".join(f"- {warning}" for warning in document["warnings"])]
-    parts += ["## Files", _table(document), "## How to run it"]
+    if manifest.warnings:
+        parts += ["## What to know", "\n".join(f"- {warning}" for warning in manifest.warnings)]
+    parts += ["## Files", _table(manifest), "## How to run it"]
     for title, install, language, program in runs:
         parts += [f"### {title}", _block(install), _block(program.replace("org/name", repository), language)]
     return "\n\n".join(parts) + "\n"
@@ -184,43 +185,43 @@ def is_generated(text: str) -> bool:
     return MARK in text
 
 
-def _metadata(source: Mapping[str, Any], terms: Mapping[str, Any]) -> str:
+def _metadata(source: Source, terms: Mapping[str, Any]) -> str:
     """The block that the hub reads; JSON's strings and lists are YAML's too."""
     lines = [f"{name}: {json.dumps(terms[name])}" for name in TERMS if terms.get(name)]
     lines += ["library_name: transformers", "pipeline_tag: text-generation"]
-    if source["revision"]:  # the name is the hub's, not that of somebody's folder
-        lines.append(f"base_model: {json.dumps(source['name'])}")
+    if source.revision:  # the name is the hub's, not that of somebody's folder
+        lines.append(f"base_model: {json.dumps(source.name)}")
     return "\n".join(["---", *lines, "tags:", *(f"- {tag}" for tag in TAGS), "---"])
 
 
-def _what(folder: Path, document: Mapping[str, Any]) -> str:
+def _what(folder: Path, manifest: Manifest) -> str:
     tensors = safetensors_file.places(folder / WEIGHTS).values()
     parameters = sum(place.nbytes for place in tensors) // safetensors_file.FLOAT32_BYTES
     # A back quote would end the code that a name stands in.
-    name, revision = (text and text.replace("`", r"\x60") for text in map(document["source"].get, ("name", "revision")))
+    name, revision = (text and text.replace("`", r"\x60") for text in (manifest.source.name, manifest.source.revision))
     link = (
         f"[{name}](https://huggingface.co/{name}/tree/{revision}) at commit `{revision}`" if revision else f"`{name}`"
     )
     return (
         f"GPT-2, {parameters:,} parameters: {link}, frozen to float32 and exported to ONNX by "
-        f"{document['generator']['name']} {document['generator']['version']}. transformers, gpt2-runtime, Optimum, "
+        f"{manifest.generator.name} {manifest.generator.version}. transformers, gpt2-runtime, Optimum, "
         "onnxruntime-genai and transformers.js open it as it is, and the weights are there once: the graphs read them "
         f"from `{WEIGHTS}`."
     )
 
 
-def _table(document: Mapping[str, Any]) -> str:
+def _table(manifest: Manifest) -> str:
     what = dict(WHAT)
-    what |= {file: f"the weights, {precision}" for precision, file in document.get("weights", {}).items()}
-    for precision, graphs in document.get("graphs", {}).items():
+    what |= {file: f"the weights, {precision}" for precision, file in manifest.weights.items()}
+    for precision, graphs in manifest.graphs.items():
         what |= {file: f"the {kind} graph, {precision}" for kind, file in graphs.items()}
-    rows = [f"| `{name}` | {what.get(name, '')} | {entry['bytes']:,} |" for name, entry in document["files"].items()]
+    rows = [f"| `{name}` | {what.get(name, '')} | {file.bytes:,} |" for name, file in manifest.files.items()]
     return "\n".join(
         [
             "| file | what | bytes |",
             "|---|---|---:|",
             *rows,
-            f"| `{manifest.MANIFEST}` | origin, versions, a sha256 of each file, the report above | |",
+            f"| `{MANIFEST}` | origin, versions, a sha256 of each file, the report above | |",
         ]
     )
 

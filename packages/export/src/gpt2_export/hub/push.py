@@ -17,8 +17,7 @@ from typing import Any
 
 from gpt2_export import plain_file
 from gpt2_export.errors import FolderError, GPT2ExportError, HubError
-from gpt2_export.folder import manifest
-from gpt2_export.folder.manifest import CARD, MANIFEST
+from gpt2_export.folder.manifest import CARD, GENERATOR, MANIFEST, Source, differences, read
 from gpt2_export.hub import model_card as card
 from gpt2_export.progress import Progress, silent
 
@@ -78,24 +77,22 @@ def prepare(folder: str | PathLike[str], repository: str, *, progress: Progress 
     folder = Path(folder)
     if not NAME.fullmatch(repository):
         raise HubError(f"{repository!r} does not name a repository; write it as org/name or user/name")
-    document = manifest.read(folder)
-    if document["parity"] is None:
+    manifest = read(folder)
+    if manifest.parity is None:
         raise FolderError(f"{folder} is not verified; run `gpt2-export verify {folder}` first")
     progress("check", 0, 1)
-    wrong = manifest.differences(folder, document)
+    wrong = differences(folder, manifest)
     if wrong:
         raise FolderError(f"{folder} is not as it was made: {', '.join(wrong)}; make it again")
-    _refuse_links(folder, (*document["files"], MANIFEST, CARD))
+    _refuse_links(folder, (*manifest.files, MANIFEST, CARD))
     progress("check", 1, 1)
     own = _own_card(folder / CARD)
     is_own = own is not None and not card.is_generated(own)
     return Plan(
         repository=repository,
         folder=folder,
-        files={name: (folder / name).stat().st_size for name in (*document["files"], MANIFEST) if name != CARD},
-        card=own
-        if own is not None and is_own
-        else card.render(folder, document, repository, _terms(document["source"])),
+        files={name: (folder / name).stat().st_size for name in (*manifest.files, MANIFEST) if name != CARD},
+        card=own if own is not None and is_own else card.render(folder, manifest, repository, _terms(manifest.source)),
         is_own_card=is_own,
     )
 
@@ -215,26 +212,26 @@ def _listed(text: str) -> set[str]:
     """
     try:
         document = json.loads(text)
-        return set(document["files"]) if document["generator"]["name"] == manifest.GENERATOR else set()
+        return set(document["files"]) if document["generator"]["name"] == GENERATOR else set()
     except (ValueError, TypeError, LookupError):
         return set()
 
 
-def _terms(source: Mapping[str, Any]) -> dict[str, Any]:
+def _terms(source: Source) -> dict[str, Any]:
     """What the source's card says of its license; nothing where it is no repository, or cannot be asked."""
     from huggingface_hub import HfApi
 
-    if not source["revision"]:
+    if not source.revision:
         return {}
     try:
-        data = HfApi().model_info(source["name"], revision=source["revision"]).card_data
+        data = HfApi().model_info(source.name, revision=source.revision).card_data
     except Exception:  # a license that is not known is left out, whatever the reason
         return {}
     found = data.to_dict() if data else {}  # type: ignore[no-untyped-call]
     terms = {name: found[name] for name in card.TERMS if found.get(name)}
     link = terms.get("license_link")
     if isinstance(link, str) and not link.startswith("http"):  # a file beside the card
-        terms["license_link"] = f"https://huggingface.co/{source['name']}/blob/main/{link}"
+        terms["license_link"] = f"https://huggingface.co/{source.name}/blob/main/{link}"
     return terms
 
 

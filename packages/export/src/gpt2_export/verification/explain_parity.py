@@ -14,6 +14,7 @@ import torch
 from gpt2_model import GPT2
 from torch import Tensor
 
+from gpt2_export.folder.reports import Deviation
 from gpt2_export.graphs.explain import EXPLAIN
 from gpt2_export.verification import backends, truth
 from gpt2_export.verification.sweep import Case
@@ -26,7 +27,7 @@ SHOWN = ("logit", "attention", "lens")
 
 
 @torch.no_grad()
-def compare(folder: Path, limit: Limit = usual) -> dict[str, Any]:
+def compare(folder: Path, limit: Limit = usual) -> dict[str, Deviation]:
     """For logits, the weights of attention, and the lens's log-probabilities: the graph's error, torch's, the limit.
 
     The lens's guesses must have the largest log-probabilities that there are, and be the tokens that have them.
@@ -77,7 +78,7 @@ def compare(folder: Path, limit: Limit = usual) -> dict[str, Any]:
     }
 
 
-def beyond(figures: dict[str, Any]) -> list[str]:
+def beyond(figures: dict[str, Deviation]) -> list[str]:
     """What in the figures is not to be accepted.
 
     >>> fine = {"max_difference": 2e-5, "float32_error": 1e-5, "tolerance": 1e-4}

@@ -8,13 +8,13 @@ off is said in `tolerance.py`; what a checkpoint's own weights would hide shows 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from gpt2_model import GPT2Config
 from gpt2_model.checkpoint import read_json
 
 from gpt2_export.errors import VerificationError
+from gpt2_export.folder.reports import BackendFigures, GreedyFigures, ParityReport
 from gpt2_export.graphs import kinds
 from gpt2_export.graphs.explain import EXPLAIN
 from gpt2_export.precision.precision import FP32
@@ -41,7 +41,7 @@ class Run:
     greedy_ids: tuple[int, ...]
 
 
-def verify(folder: Path, *, progress: Progress = silent) -> dict[str, Any]:
+def verify(folder: Path, *, progress: Progress = silent) -> ParityReport:
     """The parity report of a frozen folder with its graphs.
 
     Raises:
@@ -56,29 +56,28 @@ def verify(folder: Path, *, progress: Progress = silent) -> dict[str, Any]:
     with np.errstate(all="ignore"):  # what overflows here shows in the figures
         expected = exact(sweep)
     largest = float(np.max([np.abs(logits).max() for logits in expected]))
-    report: dict[str, Any] = {
+    figures: dict[str, BackendFigures] = {}
+    report: ParityReport = {
         "reference": f"{own.name} in float64",
         "largest_logit": largest,
         "sweep": [case.name for case in sweep],
-        "backends": {},
+        "backends": figures,
     }
     texts: dict[str, tuple[int, ...]] = {}
     for number, backend in enumerate((own, *others), start=1):
         with np.errstate(all="ignore"):
-            found = run(backend.open(folder), config, sweep, _Part(progress, number * (len(sweep) + 1), total))
-            report["backends"][backend.name] = compare(expected, found.logits, sweep)
-        texts[backend.name] = found.greedy_ids
-        del found
-    float32_error = report["backends"][own.name]["max_logit_difference"]
+            ran = run(backend.open(folder), config, sweep, _Part(progress, number * (len(sweep) + 1), total))
+            figures[backend.name] = compare(expected, ran.logits, sweep)
+        texts[backend.name] = ran.greedy_ids
+        del ran
+    float32_error = figures[own.name]["max_logit_difference"]
     if not np.isfinite(largest + float32_error):  # no difference to such a logit means anything, and no limit follows
         raise VerificationError(f"{own.name}: a logit overflows float32; the weights are too large", report)
     report |= {"float32_error": float32_error, "tolerance": limit(largest, float32_error)}
-    for name, figures in greedy_figures(exact, prompt(config), texts).items():
-        report["backends"][name] |= figures
+    for name, agreement in greedy_figures(exact, prompt(config), texts).items():
+        figures[name] = {**figures[name], **agreement}
     failures = [
-        f"{name}: {failure}"
-        for name, figures in report["backends"].items()
-        for failure in beyond(figures, report["tolerance"])
+        f"{name}: {failure}" for name, found in figures.items() for failure in beyond(found, report["tolerance"])
     ]
     if EXPLAIN.name in kinds.graphs_in(folder).get(FP32, {}):
         report["explaining"] = explain_parity.compare(folder)
@@ -110,7 +109,7 @@ def prompt(config: GPT2Config) -> Ids:
     return rng.integers(config.vocab_size, size=(1, max(1, min(PROMPT_TOKENS, config.n_positions // 2))))
 
 
-def compare(expected: Sequence[np.ndarray], found: Sequence[np.ndarray], sweep: tuple[Case, ...]) -> dict[str, Any]:
+def compare(expected: Sequence[np.ndarray], found: Sequence[np.ndarray], sweep: tuple[Case, ...]) -> BackendFigures:
     """The figures of one backend's logits against the exact ones, over every position that holds text."""
     differences = {}
     divergences, agreements = [], []
@@ -130,7 +129,7 @@ def compare(expected: Sequence[np.ndarray], found: Sequence[np.ndarray], sweep: 
     }
 
 
-def greedy_figures(exact: truth.Truth, start: Ids, texts: dict[str, tuple[int, ...]]) -> dict[str, dict[str, Any]]:
+def greedy_figures(exact: truth.Truth, start: Ids, texts: dict[str, tuple[int, ...]]) -> dict[str, GreedyFigures]:
     """Of each backend, for how long its greedy text is the exact one, and the most that a token of it is behind.
 
     Each token is compared with the exact choice after the same text, so that those that follow a tie count too. The
@@ -151,7 +150,7 @@ def greedy_figures(exact: truth.Truth, start: Ids, texts: dict[str, tuple[int, .
     }
 
 
-def beyond(figures: dict[str, Any], tolerance: float) -> list[str]:
+def beyond(figures: BackendFigures, tolerance: float) -> list[str]:
     """What in the figures is not to be accepted.
 
     A tie that rounding may decide either way, a token behind by no more than twice the tolerance, is no disagreement.

@@ -7,7 +7,6 @@ expected, exp(KL) - 1: never below zero, and without the chance of the draw.
 
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from gpt2_model import GPT2, GPT2Config
 from gpt2_model.checkpoint import read_json
 
 from gpt2_export.errors import PrecisionError, QualityError
+from gpt2_export.folder.reports import LargestActivation, QualityReport, TextFigures
 from gpt2_export.graphs import kinds
 from gpt2_export.precision.fp16 import LARGEST
 from gpt2_export.precision.nbits import is_matrix
@@ -41,7 +41,7 @@ def judge(
     max_ppl_increase: float | None = None,
     keep: Collection[str] = (),
     progress: Progress = silent,
-) -> dict[str, Any]:
+) -> QualityReport:
     """Measures the graphs of a precision.
 
     Args:
@@ -64,7 +64,7 @@ def judge(
     config = GPT2Config.from_hf(read_json(folder / "config.json"))
     held = kinds.graphs_in(made)[precision.name]
     stage, done = f"measure {precision.name}", 0
-    report: dict[str, Any] = {"max_ppl_increase": limit, "kept": sorted(keep), "graphs": {}}
+    report: QualityReport = {"max_ppl_increase": limit, "kept": sorted(keep), "graphs": {}}
     texts: list[Text] = []
     for kind in held:
         progress(stage, done, len(held) * max(1, len(texts)))
@@ -76,7 +76,8 @@ def judge(
             if precision is FP16:
                 report["largest_activation"] = check_fp16_range(folder, texts)
         candidate = backends.graph(kind, made, precision)
-        report["graphs"][kind] = figures = {}
+        figures: dict[str, TextFigures] = {}
+        report["graphs"][kind] = figures
         for text in texts:
             figures[text.name] = measured(reference, candidate, text, config)
             done += 1
@@ -93,7 +94,7 @@ def judge(
     return report
 
 
-def measured(reference: Step, candidate: Step, text: Text, config: GPT2Config) -> dict[str, Any]:
+def measured(reference: Step, candidate: Step, text: Text, config: GPT2Config) -> TextFigures:
     """The figures of one text."""
     divergences, same, losses = [], [], []
     for ids in _windows(text.ids, min(WINDOW, config.n_positions)):
@@ -120,7 +121,7 @@ def measured(reference: Step, candidate: Step, text: Text, config: GPT2Config) -
     }
 
 
-def worst(report: dict[str, Any]) -> tuple[str, str, float]:
+def worst(report: QualityReport) -> tuple[str, str, float]:
     """The graph and the text with the largest increase of perplexity, and that in percent."""
     found = [
         (figures["ppl_increase"], kind, text)
@@ -151,7 +152,7 @@ def sensitivity(folder: Path, precision: Precision, ids: np.ndarray, keep: Colle
     return dict(sorted(found.items(), key=lambda entry: -entry[1]))
 
 
-def check_fp16_range(folder: Path, texts: Sequence[Text]) -> dict[str, Any]:
+def check_fp16_range(folder: Path, texts: Sequence[Text]) -> LargestActivation:
     layer, size = fp16_range.largest(folder, [text.ids for text in texts])
     if not size <= LARGEST:
         raise PrecisionError(

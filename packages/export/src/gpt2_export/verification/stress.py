@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import sqrt
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from gpt2_model import GPT2Config
@@ -20,6 +19,7 @@ from gpt2_model.checkpoint import read_json
 from gpt2_model.weights import map_tensor_name, parameter_shapes
 
 from gpt2_export.folder import atomic
+from gpt2_export.folder.reports import Deviation
 from gpt2_export.freeze.freeze import WEIGHTS
 from gpt2_export.graphs import kinds
 from gpt2_export.graphs.explain import EXPLAIN
@@ -35,7 +35,7 @@ NORM_STD = 0.3  # of LayerNorm's weights and of biases
 INPUT_STD = 1.5  # of what softmax and activation read, about
 MOST_TOKENS = 64  # of a case: no mistake needs a longer one
 
-Figures = dict[str, dict[str, Any]]
+Figures = dict[str, Deviation]
 
 
 def compare(frozen: Path, available: Sequence[Backend], sweep: Sequence[Case]) -> Figures:

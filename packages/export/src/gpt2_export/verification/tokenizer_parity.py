@@ -16,6 +16,7 @@ from gpt2_model.checkpoint import read_json
 from tokenizers import Tokenizer
 
 from gpt2_export.errors import FolderError, VerificationError
+from gpt2_export.folder.reports import TokenizerReport
 from gpt2_export.freeze import tokenizer_files
 from gpt2_export.freeze.tokenizer_files import Made
 from gpt2_export.freeze.tokenizer_settings import NAMES, TOKENIZER, TOKENIZER_CONFIG
@@ -38,7 +39,7 @@ class Opened:
     decode: Decode
 
 
-def compare(source: Path, folder: Path) -> dict[str, Any] | None:
+def compare(source: Path, folder: Path) -> TokenizerReport | None:
     """Compares the source's tokenizer with the folder's, by tokenizers and, where it is installed, by transformers.
 
     Args:

@@ -33,6 +33,12 @@ def test_a_session_that_fell_back_is_refused():
     check_provider(PROVIDERS["cuda"], ["CUDAExecutionProvider", "CPUExecutionProvider"])
 
 
+def test_a_session_that_has_another_provider_beside_its_own_is_refused():
+    check_provider(PROVIDERS["cpu"], ["CPUExecutionProvider"])
+    with pytest.raises(ProviderError, match="provider cpu was to be alone, onnxruntime has opened XNNPACK, CPU; "):
+        check_provider(PROVIDERS["cpu"], ["XNNPACKExecutionProvider", "CPUExecutionProvider"])
+
+
 def test_ctrl_c_while_onnxruntime_is_imported_is_no_broken_installation(monkeypatch, tmp_path):
     # As the start of onnxruntime's own C++ module tells of it.
     (tmp_path / "onnxruntime.py").write_text("raise ImportError('initialization failed') from KeyboardInterrupt()")

@@ -11,7 +11,6 @@ from gpt2_runtime.engine.session import Session
 from gpt2_runtime.errors import shown
 from gpt2_runtime.folder.bundle import Bundle
 from gpt2_runtime.graphs.graph_signature import TensorSpec
-from gpt2_runtime.providers.placement import Placement
 from gpt2_runtime.tokenizer.tokenizer import Tokenizer, refusal
 
 
@@ -40,7 +39,7 @@ def report(session: Session, tokenizer: Tokenizer | None, loading: Loading | Non
         "graph": session.graph,
         "provider": session.provider.execution_provider,
         "threads": session.threads,
-        "placement": None if session.placement is None else asdict(session.placement),
+        "placement": asdict(session.placement),
         "versions": dict(bundle.versions),
         "parity": None if bundle.parity is None else dict(bundle.parity),
         "equalities": _equalities(session),
@@ -66,7 +65,7 @@ def lines(session: Session, tokenizer: Tokenizer | None, loading: Loading | None
             "precisions": _precisions(bundle),
             "runs on": f"{session.provider.execution_provider}, {session.precision} {session.graph} graph, "
             f"{session.threads} threads",
-            **({} if session.placement is None else {"operators": _placed(session.placement)}),
+            "operators": _placed(session),
         }
     )
     if loading is not None:
@@ -100,7 +99,10 @@ def _costs(loading: Loading) -> dict[str, str]:
     }
 
 
-def _placed(placement: Placement) -> str:
+def _placed(session: Session) -> str:
+    placement = session.placement
+    if session.provider.is_fallback:
+        return ", ".join([*([] if placement.provider is None else [str(placement.provider)]), "all on the CPU"])
     sizes = ", ".join(f"{name} ({count})" for name, count in placement.cpu.items())
     return f"{placement.provider} on the provider; on the CPU {f'of sizes alone: {sizes}' if sizes else 'none'}"
 

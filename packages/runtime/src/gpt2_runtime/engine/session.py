@@ -75,7 +75,7 @@ class Session(Shared):
         bundle: the folder.
         precision: of its weights, "fp32", "fp16", "int8" or "int4".
         graph: which of its graphs, "serving" or "portable".
-        placement: where its operators run; None on the CPU.
+        placement: where its operators run.
         reopen: how another process that it is sent to opens it there, with the same settings.
 
     >>> session = Session.open(folder)
@@ -93,7 +93,7 @@ class Session(Shared):
     provider: Provider
     threads: int
     signature: Signature
-    placement: Placement | None
+    placement: Placement
     file: GraphFile
     opened: Graph[Any]
     reopen: Callable[[Bundle], Session]
@@ -161,7 +161,7 @@ class Session(Shared):
         opened: Graph[Any]
         top_k = None
         if not chosen.tensors.on_host:
-            top_k = TopK(partial(open_top_k, chosen, threads), chosen.tensors.device)
+            top_k = TopK(partial(open_inference, GRAPH, chosen, threads, True), chosen.tensors.device)
         if cuda_graph:
             chosen = capturing(chosen, kind)
         if kind == "serving":
@@ -353,10 +353,3 @@ class Session(Shared):
 def _check_count(name: str, value: object, most: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
         raise SettingError(f"{name} is {shown(value)}, must be an integer from 1 to {most}")
-
-
-def open_top_k(provider: Provider, threads: int) -> InferenceSession:
-    """The top_k's graph, nothing of which may be on the CPU either."""
-    inference = open_inference(GRAPH, provider, threads, True)
-    placed(inference, provider, layers=0)
-    return inference

@@ -30,7 +30,6 @@ from gpt2_runtime.graphs.graph_choice import check_graph
 from gpt2_runtime.graphs.graph_file import GraphFile, Load
 from gpt2_runtime.graphs.graph_signature import Signature
 from gpt2_runtime.graphs.inference import open_inference
-from gpt2_runtime.providers.placement import placed
 from gpt2_runtime.providers.providers import choose_provider
 from gpt2_runtime.sampling.config import GREEDY
 from gpt2_runtime.text.generator import TextGenerator, open_tokenizer
@@ -138,7 +137,6 @@ class Explainer(Shared):
         signs = partial(Signature.explaining, bundle.architecture)
         file = GraphFile.open(bundle, "fp32", KIND, signs, load=load, tensors=chosen.tensors)
         inference = open_inference(file, chosen, count, False)
-        placed(inference, chosen, bundle.architecture.n_layer)
         tokenizer = open_tokenizer(bundle)
         return cls(bundle=bundle, tokenizer=tokenizer, file=file, inference=inference, provider=provider, threads=count)
 

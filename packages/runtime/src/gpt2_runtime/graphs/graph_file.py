@@ -47,6 +47,7 @@ class GraphFile:
         data: its bytes.
         weights: the files that its weights are in, by the names that the graph has for them.
         initializers: the tensors in those files, by name.
+        layers: of the network.
         lasting: those that are read where they lie, packed or not.
         mapped: whether onnxruntime maps these files, as it does by itself, or is given their bytes.
         watched: whether it goes on reading what it maps; on a GPU it does not.
@@ -56,6 +57,7 @@ class GraphFile:
     data: bytes
     weights: Mapping[str, SealedFile]
     initializers: Mapping[str, Initializer]
+    layers: int
     lasting: frozenset[str]
     mapped: bool
     watched: bool
@@ -110,6 +112,7 @@ class GraphFile:
             data=data,
             weights=weights,
             initializers=stored,
+            layers=bundle.architecture.n_layer,
             lasting=lasting,
             mapped=mapped,
             watched=mapped and tensors.on_host,

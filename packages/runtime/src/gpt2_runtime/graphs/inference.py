@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from gpt2_runtime.errors import GraphError
 from gpt2_runtime.graphs.graph_file import GraphFile
 from gpt2_runtime.graphs.graph_signature import Signature, TensorSpec
-from gpt2_runtime.providers.placement import record
+from gpt2_runtime.providers.placement import placed, record
 from gpt2_runtime.providers.provider import Provider
 from gpt2_runtime.providers.providers import check_provider, load_onnxruntime
 
@@ -27,10 +27,12 @@ def open_inference(graph: GraphFile | Path, provider: Provider, threads: int, pa
 
     Raises:
         BundleError: a file has changed since the folder was opened (GraphError: the graph cannot be opened).
-        ProviderError: the provider could not start.
+        ProviderError: the provider could not start, or would leave operators to another.
     """
     if isinstance(graph, Path):
-        return _open(str(graph), graph, _options(provider, threads, packed), provider)
+        inference = _open(str(graph), graph, _options(provider, threads, packed), provider)
+        placed(inference, provider, layers=0)
+        return inference
     inference = None
     for given in graph.attempts(packed):
         inference = None  # that of the attempt before goes first, so that memory never holds both
@@ -40,6 +42,7 @@ def open_inference(graph: GraphFile | Path, provider: Provider, threads: int, pa
         if graph.is_held():
             break
     assert inference is not None
+    placed(inference, provider, graph.layers)
     return inference
 
 
@@ -50,8 +53,7 @@ def _options(provider: Provider, threads: int, packed: bool) -> SessionOptions:
     # A memory pattern is planned for one set of shapes; here shapes vary with every prompt, and so would the plans.
     options.enable_mem_pattern = False
     options.log_severity_level = 4  # what goes wrong comes as an exception, not also on stderr
-    if not provider.is_fallback:
-        record(options)
+    record(options)
     if not packed:  # then the weights are read where they lie
         options.add_session_config_entry("session.disable_prepacking", "1")
     return options

@@ -1,4 +1,7 @@
-"""Where the operators of an open graph run: on its provider all of them, but for sizes, which the CPU itself needs."""
+"""Where the operators of an open graph run: on its provider all of them, but for those that its row leaves to the CPU.
+
+It is asked of every graph on every provider, wherever their tensors live. On the CPU's own there is nothing to refuse.
+"""
 
 from __future__ import annotations
 
@@ -19,31 +22,37 @@ MOST_SIZES = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """How many operators run on the provider, and which ones on the CPU instead: operator -> how many."""
+    """How many operators run on the provider, and which ones on the CPU instead: operator -> how many.
 
-    provider: int
+    On the CPU's own provider all of them do, uncounted (None) where onnxruntime is older than 1.24.
+    """
+
+    provider: int | None
     cpu: Mapping[str, int]
 
 
 def record(options: SessionOptions) -> None:
-    """Has a session that is opened with these options remember where it puts what."""
+    """Has a session that is opened with these options remember where it puts what, which takes no time."""
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
 
 
-def placed(inference: InferenceSession, provider: Provider, layers: int) -> Placement | None:
-    """Where everything is, which is as it must be; None on the CPU.
+def placed(inference: InferenceSession, provider: Provider, layers: int) -> Placement:
+    """Where everything is, which is as it must be.
 
     Args:
-        inference: opened with options that `record` was given.
+        inference: opened with options that `record` was given, and with `check_provider`.
         provider: that it was opened on.
         layers: of the network.
 
     Raises:
         ProviderError: an operator that computes would run on the CPU, or onnxruntime is too old to tell.
+
+    >>> placed(session.opened.inference, session.provider, 2).cpu
+    {}
     """
-    if provider.is_fallback:
-        return None
     if not hasattr(inference, "get_provider_graph_assignment_info"):
+        if provider.is_fallback:  # the session has no other
+            return Placement(provider=None, cpu={})
         raise ProviderError(
             f"provider {provider.name} needs {provider.package} 1.24 or newer, which tells where operators run; "
             f"pip install --upgrade 'gpt2-runtime[{provider.name}]'"

@@ -85,7 +85,13 @@ def provider_of(execution_provider: str) -> Provider:
 
 
 def check_provider(provider: Provider, active: list[str]) -> None:
-    """Refuses a session that onnxruntime has quietly opened on something else than `provider`."""
+    """Refuses a session that onnxruntime has quietly opened on something else than `provider`.
+
+    What onnxruntime falls back to is in every session, for single operators: those are `placed`'s business.
+    """
+    if set(active) - {provider.execution_provider, FALLBACK}:
+        told = f"provider {provider.name} was to be alone, onnxruntime has opened {_names(active)}"
+        raise ProviderError(f"{told}; install another onnxruntime")
     if provider.execution_provider not in active:
         raise ProviderError(
             f"provider {provider.name} could not start, onnxruntime fell back to {_names(active)}; "

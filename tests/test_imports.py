@@ -36,7 +36,7 @@ ARROWS = {
         hub, pipeline <- cli
     """,
     "gpt2_runtime": """
-        errors <- folder, providers, sampling;
+        errors <- arguments <- folder, providers, sampling;
         folder <- tokenizer;
         folder, providers <- graphs;
         graphs, sampling <- engine;

@@ -15,6 +15,16 @@
     ├── JobError              a line of a batch's file cannot be read, or its output cannot be gone on with
     ├── ContextFullError      a step would read more positions than the model has
     └── LogitsError           the model computed NaN or infinity
+
+An error's class is its stable code. Where one parameter is at fault, `parameter` is its name and `value` what was
+given, so that a program need not read the sentence:
+
+>>> from gpt2_runtime import GPT2RuntimeError, SamplingConfig
+>>> try:
+...     SamplingConfig(temperature=-1)
+... except GPT2RuntimeError as error:
+...     print(type(error).__name__, error.parameter, error.value)
+SettingError temperature -1
 """
 
 import json
@@ -23,15 +33,21 @@ import json
 class GPT2RuntimeError(Exception):
     """The root: catch it to catch every refusal of this package.
 
+    Attributes:
+        parameter: the name of the argument or setting that is refused; None where the error is not of one.
+        value: what was given for it; None where `parameter` is None.
+
     >>> print(SettingError("a name of two\\nlines is refused"))
     a name of two\\nlines is refused
     """
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, *, parameter: str | None = None, value: object = None) -> None:
         # Names of files and values come from anywhere: they may have line breaks, or be pages long.
         line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in message)
         middle = MOST_TOLD // 2
         super().__init__(line if len(line) <= MOST_TOLD else f"{line[:middle]} ... {line[-middle:]}")
+        self.parameter = parameter
+        self.value = value
 
 
 class BundleError(GPT2RuntimeError):
@@ -80,24 +96,6 @@ class ContextFullError(GPT2RuntimeError):
 
 class LogitsError(GPT2RuntimeError):
     """The model computed NaN or infinity, so there is no token to choose."""
-
-
-def check_type(name: str, value: object, kind: type) -> None:
-    """SettingError for a value of another type.
-
-    >>> check_type("session", 5, str)
-    Traceback (most recent call last):
-    ...
-    gpt2_runtime.errors.SettingError: session is 5, must be a str
-    """
-    if not isinstance(value, kind):
-        raise SettingError(f"{name} is {shown(value)}, must be a {kind.__name__}")
-
-
-def check_flag(name: str, value: object) -> None:
-    """SettingError for what is neither True nor False: the text "no" would count as yes."""
-    if not isinstance(value, bool):
-        raise SettingError(f"{name} is {shown(value)}, must be True or False")
 
 
 MOST_TOLD = 900  # characters of a message

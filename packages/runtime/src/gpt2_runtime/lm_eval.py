@@ -31,7 +31,8 @@ from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, po
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
 
-from gpt2_runtime.errors import EmptyPromptError, GPT2RuntimeError, PromptTooLongError, SettingError, shown
+from gpt2_runtime.arguments import check_integer, invalid
+from gpt2_runtime.errors import EmptyPromptError, GPT2RuntimeError, PromptTooLongError, SettingError
 from gpt2_runtime.sampling.config import SamplingConfig
 from gpt2_runtime.scoring.score import log_likelihood, score
 from gpt2_runtime.text.generator import TextGenerator
@@ -101,7 +102,7 @@ class RuntimeLM(TemplateLM):
                 "model_args has no folder, must name one made by `gpt2-export make SOURCE OUT`: folder=OUT"
             )
         if str(batch_size) not in ("1", "auto"):
-            raise SettingError(f"batch_size is {shown(batch_size)}, must be 1: rows are read one by one")
+            raise invalid("batch_size", batch_size, "must be 1: rows are read one by one")
         generator = TextGenerator.open(
             str(folder), precision=precision, provider=provider, threads=threads, graph=graph
         )
@@ -114,12 +115,7 @@ class RuntimeLM(TemplateLM):
             raise SettingError(f"{bundle.folder} has no end-of-text token, which lm-eval puts before a text")
         limit = bundle.architecture.n_positions
         self.max_length = limit if max_length is None else max_length
-        if (
-            isinstance(self.max_length, bool)
-            or not isinstance(self.max_length, int)
-            or not 2 <= self.max_length <= limit
-        ):
-            raise SettingError(f"max_length is {shown(max_length)}, must be an integer from 2 to {limit}")
+        check_integer("max_length", self.max_length, 2, limit)
 
     @property
     def eot_token_id(self) -> int:

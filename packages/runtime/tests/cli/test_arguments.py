@@ -176,7 +176,7 @@ def test_the_calls_of_the_package_are_all_among_them(folder, generator):
     ("settings", "message"),
     [
         ({"temperature": 0.5}, r"temperature is a setting of the sampling; pass sampling=SamplingConfig\(temperature="),
-        ({"max_tokens": 5}, "'max_tokens' is no setting; there are max_new_tokens, sampling,"),
+        ({"max_tokens": 5}, "unknown setting 'max_tokens'; expected one of max_new_tokens, sampling,"),
     ],
 )
 def test_a_setting_of_another_name_is_refused_with_the_right_one(generator, settings, message):

@@ -166,7 +166,7 @@ def test_the_serving_graph_is_taken_where_folder_and_provider_have_it(session, d
     ):
         choose_graph(bundle, "fp32", PROVIDERS["cuda"], "serving")
     assert [choose_graph(bundle, "fp16", PROVIDERS["cuda"], kind) for kind in (None, "serving")] == ["serving"] * 2
-    with pytest.raises(SettingError, match="graph is 'fast', must be serving or portable"):
+    with pytest.raises(SettingError, match="graph is 'fast', must be 'serving' or 'portable'"):
         Session.open(bundle, graph="fast")
     edit(damaged / "manifest.json", lambda m: m["graphs"]["fp32"].pop("serving"))
     assert Session.open(damaged, threads=1).graph == "portable"

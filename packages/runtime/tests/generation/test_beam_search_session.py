@@ -124,9 +124,7 @@ def test_prompts_are_refused_as_they_are_elsewhere(session):
     with pytest.raises(TokenIdError, match="token id is 300, must be from 0 to 299"):
         found(session, [5, 300])
     for overflow in ("left", "slide", None):
-        with pytest.raises(
-            SettingError, match=f"overflow is {overflow!r}, must be 'error' or 'truncate' for beam search"
-        ):
+        with pytest.raises(SettingError, match=f"overflow is {overflow!r}, must be 'error' or 'truncate'; beam search"):
             found(session, overflow=overflow)
 
 
@@ -134,7 +132,7 @@ def test_prompts_are_refused_as_they_are_elsewhere(session):
     ("name", "values", "limit"),
     [
         ("num_beams", [0, -1, 2.0, "3", None, True, MOST_BEAMS + 1], f"must be an integer from 1 to {MOST_BEAMS}"),
-        ("num_return_sequences", [0, 4, 1.0, None, True], "must be an integer from 1 to num_beams, which is 3"),
+        ("num_return_sequences", [0, 4, 1.0, None, True], "must be an integer from 1 to 3, which is num_beams"),
         ("max_new_tokens", [-1, 1.5, "3", None, True], "must be an integer of at least 0"),
         ("length_penalty", [10.1, -10.1, np.nan, np.inf, -np.inf, None, "1", True], "must be a number from -10 to 10"),
         ("early_stopping", [1, 0, None, "always", "True"], "must be True, False or 'never'"),

@@ -107,7 +107,7 @@ def test_what_is_wrong_is_refused_at_the_call_and_not_at_the_first_event(session
         generate(session, "text", max_new_tokens=1)
     with pytest.raises(SettingError, match="lookup is True, must be a LookupConfig"):
         generate(session, PROMPT, max_new_tokens=1, lookup=True)
-    with pytest.raises(SettingError, match="prefixes are 100, must be a PrefixCache"):
+    with pytest.raises(SettingError, match="prefixes is 100, must be a PrefixCache"):
         generate(session, PROMPT, max_new_tokens=1, prefixes=100)
     with pytest.raises(SettingError, match="rng is 0, must be a numpy Generator"):
         generate(session, PROMPT, max_new_tokens=1, rng=0)

@@ -186,7 +186,7 @@ def test_links_into_one_place_are_mapped_as_the_hubs_cache_has_them(folder, tmp_
 @pytest.mark.parametrize("load", [None, "mmap", 3, ["copy"]])
 def test_another_way_to_load_is_refused(folder, load):
     for opens in (Session.open, TextGenerator.open, Explainer.open):
-        with pytest.raises(SettingError, match=r"load is .*, must be copy, map, auto"):
+        with pytest.raises(SettingError, match=r"load is .*, must be 'copy', 'map' or 'auto'"):
             opens(folder, load=load)
 
 

@@ -121,12 +121,12 @@ def test_what_is_no_prompt_is_an_error_of_its_own(generator):
     bad, answered = sorted(complete_batch(generator, ["To be", good]), key=lambda result: result.index)
     assert str(bad.error).startswith("prompt is 'To be', must be a Prompt")
     assert answered.error is None
-    with pytest.raises(SettingError, match="prompts are 5, must be several Prompts"):
+    with pytest.raises(SettingError, match="prompts is 5, must be several Prompts"):
         complete_batch(generator, 5)
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"), [({"temperature": 1}, "temperature is a setting of the sampling"), (5, "settings are 5")]
+    ("settings", "told"), [({"temperature": 1}, "temperature is a setting of the sampling"), (5, "settings is 5")]
 )
 def test_settings_that_are_none_are_refused(settings, told):
     with pytest.raises(SettingError, match=told):

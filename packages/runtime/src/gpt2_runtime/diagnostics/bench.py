@@ -15,6 +15,7 @@ from time import perf_counter, sleep
 import numpy as np
 import numpy.typing as npt
 
+from gpt2_runtime.arguments import check_integer
 from gpt2_runtime.diagnostics import roofline
 from gpt2_runtime.diagnostics.process_memory import peak_rss
 from gpt2_runtime.engine.buffers import on_device
@@ -134,9 +135,9 @@ def bench(
         SettingError: a number is out of range.
         GPT2RuntimeError: the folder or the provider is refused.
     """
-    _refuse_outside("rounds", [rounds], MOST_ROUNDS)
+    _check_counts("rounds", [rounds], MOST_ROUNDS)
     if batches is not None:
-        _refuse_outside("batch", batches, MOST_ROWS)
+        _check_counts("batch", batches, MOST_ROWS)
     start = perf_counter()
     session = Session.open(
         folder,
@@ -152,10 +153,11 @@ def bench(
         batches = BATCHES if session.provider.tensors.on_host else DEVICE_BATCHES
     limit = session.bundle.architecture.n_positions
     contexts = _fitting(CONTEXTS, limit - STEPS) if contexts is None else tuple(dict.fromkeys(contexts))
-    _refuse_outside("context", contexts)
+    _check_counts("context", contexts)
     if max(contexts) > limit - STEPS:
         told = f"context is {shown(max(contexts))}, must be at most {limit - STEPS}"
-        raise SettingError(f"{told}: the model reads {limit} tokens, {STEPS} of them are decoded here")
+        told = f"{told}: the model reads {limit} tokens, {STEPS} of them are decoded here"
+        raise SettingError(told, parameter="context", value=max(contexts))
     prompts = _fitting(PROMPTS, limit)
 
     ids = np.random.default_rng(0).integers(session.bundle.architecture.vocab_size, size=(max(batches), limit))
@@ -325,10 +327,8 @@ def _fitting(sizes: Collection[int], limit: int) -> tuple[int, ...]:
     return tuple(size for size in sizes if size <= limit) or (max(1, limit // 2),)
 
 
-def _refuse_outside(name: str, values: Collection[int], most: int | None = None) -> None:
+def _check_counts(name: str, values: Collection[int], most: int | None = None) -> None:
     if not values:
-        raise SettingError(f"{name} has no values, must have one at least")
+        raise SettingError(f"{name} has no values, must have one at least", parameter=name, value=values)
     for value in values:
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1 or (most is not None and value > most):
-            limit = "of at least 1" if most is None else f"from 1 to {most}"
-            raise SettingError(f"{name} is {shown(value)}, must be an integer {limit}")
+        check_integer(name, value, 1, most)

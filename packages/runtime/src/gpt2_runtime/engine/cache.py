@@ -10,7 +10,8 @@ from typing import Any, Self, TypeGuard
 import numpy as np
 import numpy.typing as npt
 
-from gpt2_runtime.errors import ContextFullError, SettingError, shown
+from gpt2_runtime.arguments import invalid, is_integer, is_list
+from gpt2_runtime.errors import ContextFullError, SettingError
 from gpt2_runtime.folder.sharing import Local, Shared
 
 MOST_ROWS = 1024  # of a cache; more are better stepped in turns
@@ -98,12 +99,12 @@ class KeyValueCache(Local, ABC):
         Raises:
             SettingError: a length is negative or more than the row has.
         """
-        listed = lengths.ndim == 1 if isinstance(lengths, np.ndarray) else isinstance(lengths, Sequence)
-        if not listed and not isinstance(lengths, int | np.integer):
-            raise SettingError(f"lengths are {shown(lengths)}, must be an integer, or one for each row: [3, 0]")
+        if not is_list(lengths) and not isinstance(lengths, int | np.integer):
+            raise invalid("lengths", lengths, "must be an integer, or one for each row: [3, 0]")
         wanted = (lengths,) * self.batch_size if isinstance(lengths, int | np.integer) else tuple(lengths)
         if len(wanted) != self.batch_size:
-            raise SettingError(f"lengths are {len(wanted)}, the cache has {self.batch_size} rows; give one for each")
+            told = f"lengths are {len(wanted)}, the cache has {self.batch_size} rows; give one for each"
+            raise SettingError(told, parameter="lengths", value=lengths)
         for row, (length, has) in enumerate(zip(wanted, self.lengths, strict=True)):
             _check_length(length, has, f"row {row} of the cache holds", "roll back to")
         return self._shortened(tuple(int(length) for length in wanted))
@@ -123,9 +124,8 @@ class KeyValueCache(Local, ABC):
         >>> cache.reorder([1, 0, 1]).lengths
         (1, 3, 1)
         """
-        listed = rows.ndim == 1 if isinstance(rows, np.ndarray) else isinstance(rows, Sequence)
-        if not listed or not len(rows):
-            raise SettingError(f"rows are {shown(rows)}, must be one or more of the cache's {self.batch_size}: [0, 0]")
+        if not is_list(rows) or not len(rows):
+            raise invalid("rows", rows, f"must be one or more of the cache's {self.batch_size}: [0, 0]")
         for row in rows:
             self._check_row(row, "select")
         return self._selected(tuple(int(row) for row in rows))
@@ -165,12 +165,14 @@ class KeyValueCache(Local, ABC):
         """
         self._check_row(row, "give to")
         if not isinstance(snapshot, Snapshot):
-            raise SettingError(f"snapshot is {type(snapshot).__name__}, must be one that a cache has taken of a row")
+            told = f"snapshot is {type(snapshot).__name__}, must be one that a cache has taken of a row"
+            raise SettingError(told, parameter="snapshot", value=snapshot)
         if snapshot.owner is not self.owner:
-            raise SettingError("snapshot is of another session; take it from a cache of this one")
+            told = "snapshot is of another session; take it from a cache of this one"
+            raise SettingError(told, parameter="snapshot", value=snapshot)
         if snapshot.layout != self.layout:
             told = "snapshot is {1} of shape {0}, the cache {3} of shape {2}".format(*snapshot.layout, *self.layout)
-            raise SettingError(f"{told}; take it from a cache of this session")
+            raise SettingError(f"{told}; take it from a cache of this session", parameter="snapshot", value=snapshot)
         length = snapshot.length if length is None else length
         _check_length(length, snapshot.length, "the snapshot holds", "give")
         if length > self.capacity:
@@ -180,8 +182,7 @@ class KeyValueCache(Local, ABC):
 
     def _check_row(self, row: object, verb: str) -> None:
         if not _is_whole(row) or not 0 <= row < self.batch_size:
-            has = f"the cache has {self.batch_size}"
-            raise SettingError(f"row is {shown(row)}, {has}; {verb} from 0 to {self.batch_size - 1}")
+            raise invalid("row", row, f"the cache has {self.batch_size}", f"{verb} from 0 to {self.batch_size - 1}")
 
     @property
     @abstractmethod
@@ -209,8 +210,8 @@ class KeyValueCache(Local, ABC):
 
 def _check_length(length: object, most: int, holder: str, verb: str) -> None:
     if not _is_whole(length) or not 0 <= length <= most:
-        raise SettingError(f"length is {shown(length)}, {holder} {most}; {verb} 0 to {most}")
+        raise invalid("length", length, f"{holder} {most}", f"{verb} 0 to {most}")
 
 
 def _is_whole(value: object) -> TypeGuard[int | np.integer]:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return is_integer(value) or isinstance(value, np.integer)

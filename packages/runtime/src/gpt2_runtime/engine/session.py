@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from gpt2_runtime.arguments import check_flag, check_integer, invalid, is_integer
 from gpt2_runtime.engine.buffer_pool import Pool
 from gpt2_runtime.engine.cache import MOST_ROWS, KeyValueCache
 from gpt2_runtime.engine.logits import Row
@@ -21,7 +22,7 @@ from gpt2_runtime.engine.packed_session import PackedSession
 from gpt2_runtime.engine.portable_graph import PortableGraph
 from gpt2_runtime.engine.serving_graph import ServingGraph
 from gpt2_runtime.engine.top_k import GRAPH, TopK
-from gpt2_runtime.errors import ContextFullError, SettingError, TokenIdError, check_flag, shown
+from gpt2_runtime.errors import ContextFullError, SettingError, TokenIdError, shown
 from gpt2_runtime.folder.bundle import Bundle
 from gpt2_runtime.folder.sharing import Shared
 from gpt2_runtime.graphs.graph_choice import CACHES, capturing, choose_graph, runs_evenly
@@ -228,8 +229,8 @@ class Session(Shared):
         """
         most = self.bundle.architecture.n_positions
         capacity = most if capacity is None else capacity
-        _check_count("batch_size", batch_size, MOST_ROWS)
-        _check_count("capacity", capacity, most)
+        check_integer("batch_size", batch_size, 1, MOST_ROWS)
+        check_integer("capacity", capacity, 1, most)
         cache: KeyValueCache = self.opened.empty_cache(batch_size, capacity)
         return cache
 
@@ -290,12 +291,14 @@ class Session(Shared):
         """
         rows = self._check_step(ids, cache, logits_to_keep)
         if not isinstance(counts, list | tuple):
-            raise SettingError(f"counts are {shown(counts)}, must be a list of one for each row: [1, None]")
+            raise invalid("counts", counts, "must be a list of one for each row: [1, None]")
         if len(counts) != len(rows):
-            raise SettingError(f"counts are {len(counts)}, the step has {len(rows)} rows; pass one for each")
+            told = f"counts are {len(counts)}, the step has {len(rows)} rows; pass one for each"
+            raise SettingError(told, parameter="counts", value=counts)
         for count in counts:
-            if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
-                raise SettingError(f"count is {shown(count)}, must be an integer of at least 1; None needs all logits")
+            if count is not None and (not is_integer(count) or count < 1):
+                told = f"count is {shown(count)}, must be an integer of at least 1; None needs all logits"
+                raise SettingError(told, parameter="counts", value=counts)
         stepped: tuple[list[list[Row]], KeyValueCache] = self.opened.step_top_k(rows, cache, logits_to_keep, counts)
         return stepped
 
@@ -304,7 +307,7 @@ class Session(Shared):
         self.file.check_unchanged()
         rows = self.check_ids(ids)
         self._check_cache(cache, rows)
-        _check_count("logits_to_keep", logits_to_keep, max(map(len, rows)))
+        check_integer("logits_to_keep", logits_to_keep, 1, max(map(len, rows)))
         return rows
 
     def check_ids(self, ids: Ids) -> list[npt.NDArray[np.int64]]:
@@ -312,10 +315,12 @@ class Session(Shared):
         try:
             given = list(ids)
         except TypeError as error:
-            raise SettingError(f"ids are {type(ids).__name__}, must be rows of integers: [[5, 6], [7]]") from error
+            told = f"ids are {type(ids).__name__}, must be rows of integers: [[5, 6], [7]]"
+            raise SettingError(told, parameter="ids", value=ids) from error
         rows = [self.check_row(row) for row in given]
         if not any(row.size for row in rows):
-            raise SettingError(f"ids are {len(rows)} rows without tokens, must have one at least")
+            told = f"ids are {len(rows)} rows without tokens, must have one at least"
+            raise SettingError(told, parameter="ids", value=ids)
         return rows
 
     def check_row(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
@@ -326,30 +331,30 @@ class Session(Shared):
         try:
             row = np.asarray(ids)
         except (TypeError, ValueError, OverflowError) as error:
-            raise SettingError(f"row of ids is {type(ids).__name__}, must be integers of shape [T]") from error
+            told = f"row of ids is {type(ids).__name__}, must be integers of shape [T]"
+            raise SettingError(told, parameter="ids", value=ids) from error
         if row.ndim != 1 or (row.size and row.dtype.kind not in "iu"):
-            raise SettingError(f"row of ids is {row.dtype} of shape {row.shape}, must be integers of shape [T]")
+            told = f"row of ids is {row.dtype} of shape {row.shape}, must be integers of shape [T]"
+            raise SettingError(told, parameter="ids", value=ids)
         if not row.size:
             return np.empty(0, dtype=np.int64)  # an empty list is of no integers yet
         outside = row[(row < 0) | (row >= vocab_size)]
         if outside.size:
-            raise TokenIdError(f"token id is {outside[0]}, must be from 0 to {vocab_size - 1}")
+            told = f"token id is {outside[0]}, must be from 0 to {vocab_size - 1}"
+            raise TokenIdError(told, parameter="ids", value=int(outside[0]))
         return row.astype(np.int64, copy=False)
 
     def _check_cache(self, cache: KeyValueCache, rows: Sequence[npt.NDArray[np.int64]]) -> None:
         if not isinstance(cache, KeyValueCache):
-            raise SettingError(f"cache is {shown(cache)}, must come from empty_cache or the step before")
+            raise invalid("cache", cache, "must come from empty_cache or the step before")
         if cache.owner is not self.opened.owner:
-            raise SettingError("cache is of another session; start from empty_cache of this one")
+            told = "cache is of another session; start from empty_cache of this one"
+            raise SettingError(told, parameter="cache", value=cache)
         if cache.batch_size != len(rows):
-            raise SettingError(f"cache has {cache.batch_size} rows, the step {len(rows)}; leave idle rows empty: []")
+            told = f"cache has {cache.batch_size} rows, the step {len(rows)}; leave idle rows empty: []"
+            raise SettingError(told, parameter="cache", value=cache)
         for row, (length, new) in enumerate(zip(cache.lengths, rows, strict=True)):
             if length + len(new) > cache.capacity:
                 limit = f"the cache has {cache.capacity}, the model {self.bundle.architecture.n_positions}"
                 told = f"row {row} needs {length + len(new)} positions, {limit}"
                 raise ContextFullError(f"{told}; roll the cache back or start a new one")
-
-
-def _check_count(name: str, value: object, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-        raise SettingError(f"{name} is {shown(value)}, must be an integer from 1 to {most}")

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from gpt2_runtime.arguments import check_choice, check_integer, is_integer
 from gpt2_runtime.errors import (
     BundleError,
     EmptyPromptError,
     LogitsError,
     PromptTooLongError,
-    SettingError,
     TokenIdError,
     shown,
 )
@@ -170,9 +170,9 @@ class Explainer(Shared):
         """
         sizes = self.bundle.architecture
         most_top = min(MAX_TOP, sizes.vocab_size)
-        _check_integer("top", top, 1, most_top)
+        check_integer("top", top, 1, most_top)
         limit = min(MAX_TOKENS, sizes.n_positions)
-        _check_integer("generate", generate, 0, limit - 1)
+        check_integer("generate", generate, 0, limit - 1)
         given = self._fitting(self._ids(prompt), limit - generate, overflow)
         ids = given
         if generate:
@@ -218,23 +218,19 @@ class Explainer(Shared):
 
     def _fitting(self, ids: list[int], limit: int, overflow: Overflow) -> list[int]:
         """The last `limit` of them at most, checked."""
-        if not isinstance(overflow, str) or overflow not in ("error", "truncate"):
-            raise SettingError(f"overflow is {shown(overflow)}, must be 'error' or 'truncate'")
+        check_choice("overflow", overflow, ("error", "truncate"))
         if not ids:
-            raise EmptyPromptError("prompt has 0 tokens, must have at least 1")
+            raise EmptyPromptError("prompt has 0 tokens, must have at least 1", parameter="prompt", value=ids)
         if len(ids) > limit and overflow == "error":
             told = f"prompt has {len(ids)} tokens, a page has room for {limit}"
-            raise PromptTooLongError(f"{told}; shorten it, or pass --overflow truncate to keep its last")
+            told = f"{told}; shorten it, or pass --overflow truncate to keep its last"
+            raise PromptTooLongError(told, parameter="prompt", value=ids)
         vocab_size = self.bundle.architecture.vocab_size
         for id_ in ids:
-            if isinstance(id_, bool) or not isinstance(id_, int | np.integer) or not 0 <= id_ < vocab_size:
-                raise TokenIdError(f"token id is {shown(id_)}, must be an integer from 0 to {vocab_size - 1}")
+            if not (is_integer(id_) or isinstance(id_, np.integer)) or not 0 <= id_ < vocab_size:
+                told = f"token id is {shown(id_)}, must be an integer from 0 to {vocab_size - 1}"
+                raise TokenIdError(told, parameter="prompt", value=id_)
         return [int(id_) for id_ in ids[-limit:]]
-
-
-def _check_integer(name: str, value: object, least: int, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise SettingError(f"{name} is {shown(value)}, must be an integer from {least} to {most}")
 
 
 def report(explanation: Explanation) -> dict[str, object]:

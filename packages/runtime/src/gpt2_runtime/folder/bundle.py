@@ -12,7 +12,8 @@ from os import PathLike
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
-from gpt2_runtime.errors import BundleError, check_flag, shown
+from gpt2_runtime.arguments import check_flag
+from gpt2_runtime.errors import BundleError, shown
 from gpt2_runtime.folder.json_object import REMEDY, JsonObject, read_text
 from gpt2_runtime.folder.regular_file import FileState, changed, check_same, is_same_file, open_regular, read_regular
 from gpt2_runtime.folder.sharing import Shared

@@ -21,9 +21,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from gpt2_runtime.arguments import check_choice, check_integer, check_number, check_type, invalid
 from gpt2_runtime.engine.cache import MOST_ROWS
 from gpt2_runtime.engine.session import Session
-from gpt2_runtime.errors import SettingError, check_type, shown
+from gpt2_runtime.errors import SettingError, shown
 from gpt2_runtime.generation.events import FinishReason
 from gpt2_runtime.generation.request import Overflow, Request
 from gpt2_runtime.sampling.config import GREEDY, PROCESSORS, SamplingConfig, check_vocabulary
@@ -71,17 +72,14 @@ class BeamConfig:
     stop_token_ids: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
-        _check_count("num_beams", self.num_beams, 1, MOST_BEAMS)
-        _check_count("max_new_tokens", self.max_new_tokens, 0)
-        _check_count("num_return_sequences", self.num_return_sequences, 1, self.num_beams, "num_beams, which is ")
-        penalty = self.length_penalty
-        number = isinstance(penalty, int | float) and not isinstance(penalty, bool)
-        if not number or not -STRONGEST_PENALTY <= penalty <= STRONGEST_PENALTY:
-            limit = f"from {-STRONGEST_PENALTY:g} to {STRONGEST_PENALTY:g}"
-            raise SettingError(f"length_penalty is {shown(penalty)}, must be a number {limit}; 0 is none")
+        check_integer("num_beams", self.num_beams, 1, MOST_BEAMS)
+        check_integer("max_new_tokens", self.max_new_tokens, 0)
+        check_integer("num_return_sequences", self.num_return_sequences, 1, self.num_beams, why=", which is num_beams")
+        strongest = STRONGEST_PENALTY
+        check_number("length_penalty", self.length_penalty, -strongest, strongest, remedy="0 is none")
         stopping = self.early_stopping
         if not isinstance(stopping, bool) and not (isinstance(stopping, str) and stopping == "never"):
-            raise SettingError(f"early_stopping is {shown(stopping)}, must be True, False or 'never'")
+            raise invalid("early_stopping", stopping, "must be True, False or 'never'")
 
     def score(self, log_probability: float, length: int) -> float:
         """What texts are compared by: `log_probability` over their length to the power of the penalty."""
@@ -164,8 +162,7 @@ def beam_search(
     (True, 8, 'length')
     """
     check_type("session", session, Session)
-    if not isinstance(overflow, str) or overflow not in ("error", "truncate"):
-        raise SettingError(f"overflow is {shown(overflow)}, must be 'error' or 'truncate' for beam search")
+    check_choice("overflow", overflow, ("error", "truncate"), "beam search keeps one window")
     request = Request(
         prompt_ids=prompt_ids,
         max_new_tokens=max_new_tokens,
@@ -305,11 +302,5 @@ def check_draws_nothing(sampling: SamplingConfig) -> None:
     for field in fields(sampling):
         value, neutral = getattr(sampling, field.name), getattr(GREEDY, field.name)
         if field.name not in PROCESSORS and value != neutral:
-            told = f"{field.name} is {shown(value)}, must be {shown(neutral)}"
-            raise SettingError(f"{told}, as beam search draws no token; start from GREEDY")
-
-
-def _check_count(name: str, value: object, least: int, most: int | None = None, of: str = "") -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least or (most is not None and value > most):
-        limit = f"of at least {least}" if most is None else f"from {least} to {of}{most}"
-        raise SettingError(f"{name} is {shown(value)}, must be an integer {limit}")
+            limit = f"must be {shown(neutral)}, as beam search draws no token"
+            raise invalid(field.name, value, limit, "start from GREEDY")

@@ -7,8 +7,8 @@ from time import perf_counter
 
 import numpy as np
 
+from gpt2_runtime.arguments import check_type, invalid
 from gpt2_runtime.engine.session import Session
-from gpt2_runtime.errors import SettingError, check_type, shown
 from gpt2_runtime.generation.events import Event
 from gpt2_runtime.generation.prefix_cache import PrefixCache, check_prefixes
 from gpt2_runtime.generation.prompt_lookup import Ledger, LookupConfig, LookupIndex, check_lookup
@@ -72,7 +72,7 @@ def generate(
     check_prefixes(prefixes, session)
     rng = np.random.default_rng() if rng is None else rng
     if not isinstance(rng, np.random.Generator):
-        raise SettingError(f"rng is {shown(rng)}, must be a numpy Generator: np.random.default_rng(seed)")
+        raise invalid("rng", rng, "must be a numpy Generator: np.random.default_rng(seed)")
     # The checks run at the call, the loop at the first `next`.
     return run(session, Decoding(session, request, rng), lookup, prefixes)
 

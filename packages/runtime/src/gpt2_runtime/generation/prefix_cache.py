@@ -21,10 +21,11 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from gpt2_runtime.arguments import check_integer, check_type, invalid
 from gpt2_runtime.engine import portable_graph, serving_graph
 from gpt2_runtime.engine.cache import KeyValueCache, Snapshot
 from gpt2_runtime.engine.session import Session
-from gpt2_runtime.errors import SettingError, check_type, shown
+from gpt2_runtime.errors import SettingError
 from gpt2_runtime.folder.sharing import Local
 
 # Rows of a block: of matrix products 1 to 16, of attention in the serving graph twice the head size, a multiple of 16.
@@ -100,10 +101,7 @@ class PrefixCache(Local):
 
     def __init__(self, session: Session, *, max_bytes: int) -> None:
         check_type("session", session, Session)
-        if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1:
-            raise SettingError(
-                f"max_bytes is {shown(max_bytes)}, must be an integer of at least 1; leave it out for none"
-            )
+        check_integer("max_bytes", max_bytes, 1, remedy="leave it out for none")
         self.max_bytes = max_bytes
         self._owner = session.opened.owner
         self._even = session.even
@@ -214,7 +212,7 @@ def _starts(text: npt.NDArray[np.integer]) -> list[bytes]:
 def check_prefixes(value: object, session: Session) -> None:
     """SettingError for what is neither a PrefixCache of the session nor None."""
     if value is not None and not isinstance(value, PrefixCache):
-        raise SettingError(f"prefixes are {shown(value)}, must be a PrefixCache; leave them out for none")
+        raise invalid("prefixes", value, "must be a PrefixCache", "leave it out for none")
     if value is not None:
         value.check(session)
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
+from gpt2_runtime.arguments import check_integer, invalid
 from gpt2_runtime.errors import SettingError, shown
 from gpt2_runtime.sampling.config import SamplingConfig
 from gpt2_runtime.sampling.sampler import Text, sample
@@ -45,22 +46,20 @@ class LookupConfig:
 
     def __post_init__(self) -> None:
         for name in ("max_ngram", "min_ngram", "max_guesses"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                told = f"{name} is {shown(value)}, must be an integer of at least 1"
-                raise SettingError(f"{told}; leave it out for the default")
+            check_integer(name, getattr(self, name), 1, remedy="leave it out for the default")
         if self.max_ngram > MOST_NGRAM:
             told = f"max_ngram is {shown(self.max_ngram)}, must be at most {MOST_NGRAM}"
-            raise SettingError(f"{told}: every token is indexed under runs of each length")
+            told = f"{told}: every token is indexed under runs of each length"
+            raise SettingError(told, parameter="max_ngram", value=self.max_ngram)
         if self.min_ngram > self.max_ngram:
             told = f"min_ngram is {shown(self.min_ngram)}, must be at most max_ngram, which is {self.max_ngram}"
-            raise SettingError(f"{told}; lower it or raise the other")
+            raise SettingError(f"{told}; lower it or raise the other", parameter="min_ngram", value=self.min_ngram)
 
 
 def check_lookup(value: object) -> None:
     """SettingError for what is neither a LookupConfig nor None."""
     if value is not None and not isinstance(value, LookupConfig):
-        raise SettingError(f"lookup is {shown(value)}, must be a LookupConfig; leave it out to guess nothing")
+        raise invalid("lookup", value, "must be a LookupConfig", "leave it out to guess nothing")
 
 
 class LookupIndex:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeGuard, cast, get_args
+from typing import Literal, get_args
 
-import numpy as np
-
+from gpt2_runtime.arguments import check_choice, check_integer, checked_ids, is_list
 from gpt2_runtime.errors import EmptyPromptError, PromptError, PromptTooLongError, SettingError, shown
 from gpt2_runtime.sampling.config import AS_TRAINED, SamplingConfig, check_sampling
 
 Overflow = Literal["error", "truncate", "slide"]
 MOST_LOGPROBS = 100  # alternatives of a token
+END = "leave it out for end-of-text"
 MOST_SLIDING = 100_000  # new tokens of a text whose window slides: nothing else would end it
 
 
@@ -45,15 +45,14 @@ class Request:
     def __post_init__(self) -> None:
         check_prompt(self.prompt_ids)
         check_sampling(self.sampling)
-        if not _is_count(self.max_new_tokens):
-            raise SettingError(f"max_new_tokens is {shown(self.max_new_tokens)}, must be an integer of at least 0")
-        if not isinstance(self.overflow, str) or self.overflow not in get_args(Overflow):
-            raise SettingError(f"overflow is {shown(self.overflow)}, must be 'error', 'truncate' or 'slide'")
+        check_integer("max_new_tokens", self.max_new_tokens, 0)
+        check_choice("overflow", self.overflow, get_args(Overflow))
         if self.overflow == "slide" and self.max_new_tokens > MOST_SLIDING:
             told = f"max_new_tokens is {shown(self.max_new_tokens)}, must be at most {MOST_SLIDING:,} where overflow is"
-            raise SettingError(f"{told} 'slide'; continue from the end of that text for more")
+            told = f"{told} 'slide'; continue from the end of that text for more"
+            raise SettingError(told, parameter="max_new_tokens", value=self.max_new_tokens)
         if self.stop_token_ids is not None:
-            object.__setattr__(self, "stop_token_ids", _checked_stops(self.stop_token_ids))
+            object.__setattr__(self, "stop_token_ids", checked_ids("stop_token_ids", self.stop_token_ids, END))
         if self.logprobs is not None:
             check_logprobs("logprobs", self.logprobs)
 
@@ -67,10 +66,12 @@ class Request:
         count = len(self.prompt_ids)
         if not count:
             start = "the end-of-text token" if bos_token_id is None else f"the end-of-text token, id {bos_token_id}"
-            raise EmptyPromptError(f"prompt has 0 tokens, must have at least 1; start from {start}")
+            told = f"prompt has 0 tokens, must have at least 1; start from {start}"
+            raise EmptyPromptError(told, parameter="prompt_ids", value=self.prompt_ids)
         if count > limit and self.overflow == "error":
             remedy = "shorten it or pass --overflow truncate"
-            raise PromptTooLongError(f"prompt has {count} tokens, the model reads {limit}; {remedy}")
+            told = f"prompt has {count} tokens, the model reads {limit}; {remedy}"
+            raise PromptTooLongError(told, parameter="prompt_ids", value=self.prompt_ids)
         return self.prompt_ids[-limit:]
 
     def stops(self, eos_token_ids: Collection[int], vocab_size: int) -> frozenset[int]:
@@ -84,32 +85,18 @@ class Request:
         for id_ in self.stop_token_ids:
             if not 0 <= id_ < vocab_size:
                 limit = f"must be from 0 to {vocab_size - 1}, the vocabulary's ids; drop it"
-                raise SettingError(f"stop_token_ids has token id {shown(id_)}, {limit}")
+                told = f"stop_token_ids has token id {shown(id_)}, {limit}"
+                raise SettingError(told, parameter="stop_token_ids", value=self.stop_token_ids)
         return frozenset(self.stop_token_ids)
 
 
-def check_logprobs(name: str, value: object) -> None:
-    """Refuses a number of alternatives to tell that is out of range."""
-    if not _is_count(value) or value > MOST_LOGPROBS:
-        limit = f"must be an integer from 0 to {MOST_LOGPROBS}"
-        raise SettingError(f"{name} is {shown(value)}, {limit}; leave it out for none")
+def check_logprobs(parameter: str, value: object) -> None:
+    """Refuses a number of alternatives that is out of range."""
+    check_integer(parameter, value, 0, MOST_LOGPROBS, remedy="leave it out for none")
 
 
 def check_prompt(ids: object) -> None:
-    """PromptError for what is no list. Its ids are looked at where they are read: a model knows its vocabulary."""
-    listed = ids.ndim == 1 if isinstance(ids, np.ndarray) else isinstance(ids, Sequence)
-    if not listed or isinstance(ids, str | bytes | bytearray):
-        raise PromptError(f"prompt_ids is {shown(ids)}, must be a list of token ids: [5, 6]")
-
-
-def _checked_stops(given: object) -> frozenset[int]:
-    listed = given.ndim == 1 if isinstance(given, np.ndarray) else isinstance(given, Collection)
-    if listed and not isinstance(given, str | bytes):
-        ids = list(cast(Collection[Any], given))
-        if all(isinstance(id_, int | np.integer) and not isinstance(id_, bool) for id_ in ids):
-            return frozenset(int(id_) for id_ in ids)
-    raise SettingError(f"stop_token_ids is {shown(given)}, must be a list of integers; leave it out for end-of-text")
-
-
-def _is_count(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    """PromptError for anything but a list. Its ids are looked at where they are read: a model knows its vocabulary."""
+    if not is_list(ids):
+        told = f"prompt_ids is {shown(ids)}, must be a list of token ids: [5, 6]"
+        raise PromptError(told, parameter="prompt_ids", value=ids)

@@ -16,10 +16,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 
+from gpt2_runtime.arguments import check_integer, check_type
 from gpt2_runtime.engine.cache import MOST_ROWS, Snapshot
 from gpt2_runtime.engine.logits import Row
 from gpt2_runtime.engine.session import Session
-from gpt2_runtime.errors import GPT2RuntimeError, SettingError, check_type, shown
+from gpt2_runtime.errors import GPT2RuntimeError, SettingError
 from gpt2_runtime.generation.events import Event
 from gpt2_runtime.generation.prefix_cache import PrefixCache, check_prefixes
 from gpt2_runtime.generation.request_state import Decoding
@@ -175,13 +176,12 @@ class Scheduler:
         return told
 
 
-def check_rows(rows: object, session: Session) -> None:
+def check_rows(rows: int, session: Session) -> None:
     """SettingError for a number of rows that a scheduler of this session cannot have."""
-    if isinstance(rows, bool) or not isinstance(rows, int) or not 1 <= rows <= MOST_ROWS:
-        raise SettingError(f"rows is {shown(rows)}, must be an integer from 1 to {MOST_ROWS}")
+    check_integer("rows", rows, 1, MOST_ROWS)
     if rows > 1 and session.graph == "portable":
         told = f"rows is {rows}, the portable graph decodes requests of different lengths one by one"
-        raise SettingError(f"{told}; pass 1, or open the serving graph")
+        raise SettingError(f"{told}; pass 1, or open the serving graph", parameter="rows", value=rows)
 
 
 def _advanced(decoding: Decoding, logits: Sequence[Row], start: float) -> Told:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import get_args
 
-from gpt2_runtime.errors import BundleError, SettingError, check_flag, shown
+from gpt2_runtime.arguments import check_choice, check_flag
+from gpt2_runtime.errors import BundleError, SettingError
 from gpt2_runtime.folder.bundle import Bundle
 from gpt2_runtime.graphs.graph_signature import GraphKind
 from gpt2_runtime.providers.provider import Provider
@@ -27,8 +28,7 @@ def choose_graph(bundle: Bundle, precision: str, provider: Provider, graph: Grap
         fastest = next((kind for kind in KINDS if kind in held and provider.runs(kind, precision)), KINDS[-1])
         check_graph(provider, fastest, precision)
         return fastest
-    if not isinstance(graph, str) or graph not in KINDS:
-        raise SettingError(f"graph is {shown(graph)}, must be {' or '.join(KINDS)}")
+    check_choice("graph", graph, KINDS)
     check_graph(provider, graph, precision)
     head = bundle.architecture.head_dim
     if graph == "serving" and head % HEAD_MULTIPLE:
@@ -44,7 +44,7 @@ def check_graph(provider: Provider, graph: GraphKind, precision: str) -> None:
     others = [f"--graph {kind}" for kind in KINDS if provider.runs(kind, precision)]
     remedies = [*others, *(f"--precision {each}" for each in provider.graphs.get(graph, ())), "another --provider"]
     told = f"graph is '{graph}', which has no {precision} kernel on {provider.name}"
-    raise SettingError(f"{told}; pass {' or '.join(remedies)}")
+    raise SettingError(f"{told}; pass {' or '.join(remedies)}", parameter="graph", value=graph)
 
 
 def runs_evenly(precision: str, provider: Provider, fast_single: bool) -> bool:
@@ -62,7 +62,7 @@ def runs_evenly(precision: str, provider: Provider, fast_single: bool) -> bool:
     if fast_single and not evenly:
         rows = (f"{' and '.join(row.evenly)} on {row.name}" for row in PROVIDERS.values() if row.evenly)
         told = f"fast_single is on, which is for {', '.join(rows)}, not {precision} on {provider.name}"
-        raise SettingError(f"{told}; leave it off")
+        raise SettingError(f"{told}; leave it off", parameter="fast_single", value=True)
     return evenly and not fast_single
 
 
@@ -75,5 +75,5 @@ def capturing(provider: Provider, graph: GraphKind) -> Provider:
     if graph != "serving" or not provider.capture:
         able = " or ".join(row.name for row in PROVIDERS.values() if row.capture)
         told = f"cuda_graph is on, which is for the serving graph on {able}, not the {graph} one on {provider.name}"
-        raise SettingError(f"{told}; leave it off")
+        raise SettingError(f"{told}; leave it off", parameter="cuda_graph", value=True)
     return provider.capturing()

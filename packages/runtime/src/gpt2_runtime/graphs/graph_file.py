@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from gpt2_runtime.errors import BundleError, GraphError, SettingError, shown
+from gpt2_runtime.arguments import check_choice
+from gpt2_runtime.errors import BundleError, GraphError, shown
 from gpt2_runtime.folder.bundle import Bundle, SealedFile
 from gpt2_runtime.folder.weights_file import WeightsFile
 from gpt2_runtime.graphs.graph_contents import check_operators, check_sizes
@@ -86,8 +87,7 @@ class GraphFile:
             BundleError: it or its weights are not what the manifest and config.json say.
             SettingError: `load` is none of the three.
         """
-        if not isinstance(load, str) or load not in get_args(Load):
-            raise SettingError(f"load is {shown(load)}, must be {', '.join(get_args(Load))}")
+        check_choice("load", load, get_args(Load))
         path = bundle.graph(precision, kind)
         name = bundle.graphs[precision][kind]
         file = bundle.files[name]

@@ -63,7 +63,8 @@ def choose_provider(name: str) -> Provider:
     'CPUExecutionProvider'
     """
     if not isinstance(name, str) or name not in PROVIDERS:
-        raise ProviderError(f"provider is {shown(name)}, must be one of {', '.join(PROVIDERS)}")
+        told = f"provider is {shown(name)}, must be one of {', '.join(PROVIDERS)}"
+        raise ProviderError(told, parameter="provider", value=name)
     provider = PROVIDERS[name]
     available = load_onnxruntime().get_available_providers()
     if provider.execution_provider not in available:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from gpt2_runtime.errors import SettingError, shown
+from gpt2_runtime.arguments import check_integer
 
 MAX_THREADS = 1024
 
@@ -24,8 +24,7 @@ def choose_threads(threads: int | None = None) -> int:
         quota = cpu_quota()
         usable = usable_cpus()
         return usable if quota is None else max(1, min(usable, math.ceil(quota)))
-    if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= MAX_THREADS:
-        raise SettingError(f"threads is {shown(threads)}, must be an integer from 1 to {MAX_THREADS}")
+    check_integer("threads", threads, 1, MAX_THREADS)
     return threads
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeGuard, cast
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
+from gpt2_runtime.arguments import check_integer, check_number, check_type, invalid, is_integer, is_number
 from gpt2_runtime.errors import SettingError, shown
 from gpt2_runtime.sampling.processors import Endings, endings
 
@@ -23,49 +23,45 @@ MOST_BIASES = 300_000  # one for each token of any vocabulary
 MOST_BAD_WORDS_IDS, MOST_BAD_IDS = 20_000, 1_000_000  # sequences, and ids of all together: each step looks at all
 
 
-def _is_number(value: object) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_integer(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def _checked_bias(bias: object) -> Iterator[tuple[int, float]]:
     """The pairs of a mapping, or of what this returned, by ascending id."""
     pairs = tuple(bias.items()) if isinstance(bias, Mapping) else bias
     if not isinstance(pairs, tuple) or not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
-        raise SettingError(f"logit_bias is {shown(bias)}, must map token ids to numbers; leave it out for none")
+        raise invalid("logit_bias", bias, "must map token ids to numbers", "leave it out for none")
     if len(pairs) > MOST_BIASES:
-        raise SettingError(f"logit_bias has {len(pairs):,} tokens, must have at most {MOST_BIASES:,}; leave some out")
+        raise _refusal(
+            "logit_bias", bias, f"has {len(pairs):,} tokens, must have at most {MOST_BIASES:,}; leave some out"
+        )
     for id_, value in pairs:
-        if not _is_integer(id_) or id_ < 0:
-            raise SettingError(f"logit_bias has token id {shown(id_)}, {ID}")
-        if not _is_number(value) or not (value == -math.inf or abs(value) <= MOST):
+        if not is_integer(id_) or id_ < 0:
+            raise _refusal("logit_bias", bias, f"has token id {shown(id_)}, {ID}")
+        if not is_number(value) or not (value == -math.inf or abs(value) <= MOST):
             limit = f"must be a number from {-MOST:g} to {MOST:g}, or -inf to forbid it"
-            raise SettingError(f"logit_bias of token {id_} is {shown(value)}, {limit}")
+            raise _refusal("logit_bias", bias, f"of token {id_} is {shown(value)}, {limit}")
     yield from sorted((id_, float(value)) for id_, value in pairs)
 
 
 def _checked_words(words: object) -> Iterator[tuple[int, ...]]:
     if not isinstance(words, list | tuple):
-        raise SettingError(
-            f"bad_words_ids is {shown(words)}, must be a list of lists of token ids; leave it out for none"
-        )
+        raise invalid("bad_words_ids", words, "must be a list of lists of token ids", "leave it out for none")
     if len(words) > MOST_BAD_WORDS_IDS:
         limit = f"must have at most {MOST_BAD_WORDS_IDS:,}"
-        raise SettingError(f"bad_words_ids has {len(words):,} sequences, {limit}; leave some out")
+        raise _refusal("bad_words_ids", words, f"has {len(words):,} sequences, {limit}; leave some out")
     count = 0
     for word in words:
         if not isinstance(word, list | tuple) or not word:
-            raise SettingError(f"bad_words_ids has {shown(word)}, must be a list of at least one token id")
+            raise _refusal("bad_words_ids", words, f"has {shown(word)}, must be a list of at least one token id")
         for id_ in word:
-            if not _is_integer(id_) or id_ < 0:
-                raise SettingError(f"bad_words_ids has token id {shown(id_)}, {ID}")
+            if not is_integer(id_) or id_ < 0:
+                raise _refusal("bad_words_ids", words, f"has token id {shown(id_)}, {ID}")
         if (count := count + len(word)) > MOST_BAD_IDS:
             limit = f"must have at most {MOST_BAD_IDS:,} of all sequences together"
-            raise SettingError(f"bad_words_ids has {count:,} ids or more, {limit}; leave some out")
+            raise _refusal("bad_words_ids", words, f"has {count:,} ids or more, {limit}; leave some out")
         yield tuple(word)
+
+
+def _refusal(parameter: str, value: object, told: str) -> SettingError:
+    return SettingError(f"{parameter} {told}", parameter=parameter, value=value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,32 +110,21 @@ class SamplingConfig:
     min_new_tokens: int = 0
 
     def __post_init__(self) -> None:
-        if not _is_number(self.temperature) or not 0 <= self.temperature <= sys.float_info.max:
-            raise SettingError(f"temperature is {shown(self.temperature)}, must be a number of at least 0; 0 is greedy")
-        if self.top_k is not None and (not _is_integer(self.top_k) or self.top_k < 1):
-            raise SettingError(f"top_k is {shown(self.top_k)}, must be an integer of at least 1; {ALL}")
+        check_number("temperature", self.temperature, 0, remedy="0 is greedy")
+        if self.top_k is not None:
+            check_integer("top_k", self.top_k, 1, remedy=ALL)
         for name in ("top_p", "typical_p"):
-            share = getattr(self, name)
-            if share is not None and (not _is_number(share) or not 0 < share <= 1):
-                raise SettingError(f"{name} is {shown(share)}, must be above 0 and at most 1; {ALL}")
-        if self.min_p is not None and (not _is_number(self.min_p) or not 0 <= self.min_p <= 1):
-            raise SettingError(f"min_p is {shown(self.min_p)}, must be a number from 0 to 1; {ALL}")
-        for name, least, none in (
-            ("repetition_penalty", 1 / MOST, 1),
-            ("frequency_penalty", -MOST, 0),
-            ("presence_penalty", -MOST, 0),
-        ):
-            penalty = getattr(self, name)
-            if not _is_number(penalty) or not least <= penalty <= MOST:
-                limit = f"must be a number from {least:g} to {MOST:g}"
-                raise SettingError(f"{name} is {shown(penalty)}, {limit}; {none} is no penalty")
-        size = self.no_repeat_ngram_size
-        if size is not None and (not _is_integer(size) or size < 1):
-            told = "must be an integer of at least 1; leave it out to let any come again"
-            raise SettingError(f"no_repeat_ngram_size is {shown(size)}, {told}")
-        if not _is_integer(self.min_new_tokens) or self.min_new_tokens < 0:
-            told = "must be an integer of at least 0; 0 lets the text end at once"
-            raise SettingError(f"min_new_tokens is {shown(self.min_new_tokens)}, {told}")
+            if (share := getattr(self, name)) is not None:
+                check_number(name, share, 0, 1, above=True, remedy=ALL)
+        if self.min_p is not None:
+            check_number("min_p", self.min_p, 0, 1, remedy=ALL)
+        check_number("repetition_penalty", self.repetition_penalty, 1 / MOST, MOST, remedy="1 is no penalty")
+        for name in ("frequency_penalty", "presence_penalty"):
+            check_number(name, getattr(self, name), -MOST, MOST, remedy="0 is no penalty")
+        if self.no_repeat_ngram_size is not None:
+            remedy = "leave it out to let any come again"
+            check_integer("no_repeat_ngram_size", self.no_repeat_ngram_size, 1, remedy=remedy)
+        check_integer("min_new_tokens", self.min_new_tokens, 0, remedy="0 lets the text end at once")
         # What a caller may go on to change is copied.
         object.__setattr__(self, "logit_bias", tuple(_checked_bias(self.logit_bias)))
         object.__setattr__(self, "bad_words_ids", tuple(_checked_words(self.bad_words_ids)))
@@ -199,10 +184,9 @@ def check_vocabulary(config: SamplingConfig, vocab_size: int) -> None:
         highest = max(ids, default=0)
         if highest >= vocab_size:
             limit = f"must be below {vocab_size}, the vocabulary's size; drop it"
-            raise SettingError(f"{name} has token id {shown(highest)}, {limit}")
+            raise _refusal(name, getattr(config, name), f"has token id {shown(highest)}, {limit}")
 
 
 def check_sampling(value: object) -> None:
-    """SettingError for what is no SamplingConfig."""
-    if not isinstance(value, SamplingConfig):
-        raise SettingError(f"sampling is {shown(value)}, must be a SamplingConfig; leave it out for the model's own")
+    """SettingError for anything but a SamplingConfig."""
+    check_type("sampling", value, SamplingConfig, "leave it out for the model's own")

@@ -24,8 +24,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from gpt2_runtime.arguments import check_integer, check_type
 from gpt2_runtime.engine.session import Session
-from gpt2_runtime.errors import EmptyPromptError, SettingError, check_type, counted, shown
+from gpt2_runtime.errors import EmptyPromptError, counted
 from gpt2_runtime.scoring.score import UNSCORED, TokenScore, log_likelihood, score
 
 
@@ -114,7 +115,8 @@ def score_windows(
     check_type("session", session, Session)
     row = session.check_row(ids)
     if len(row) < 2:
-        raise EmptyPromptError(f"text has {counted(len(row), 'token')}, must have at least 2; {UNSCORED}")
+        told = f"text has {counted(len(row), 'token')}, must have at least 2; {UNSCORED}"
+        raise EmptyPromptError(told, parameter="ids", value=ids)
     size, step = window_and_stride(session, window, stride)
     # The checks above run at the call, the loop at the first `next`.
     return _score_windows(session, row, size, step, top)
@@ -141,11 +143,9 @@ def window_and_stride(session: Session, window: int | None = None, stride: int |
     """Both, checked, or their defaults; SettingError where one is out of range."""
     limit = session.bundle.architecture.n_positions
     window = limit if window is None else window
-    if isinstance(window, bool) or not isinstance(window, int) or not 2 <= window <= limit:
-        raise SettingError(f"window is {shown(window)}, must be an integer from 2 to {limit}, which the model reads")
+    check_integer("window", window, 2, limit, why=", which the model reads")
     stride = window // 2 if stride is None else stride
-    if isinstance(stride, bool) or not isinstance(stride, int) or not 1 <= stride <= window:
-        raise SettingError(f"stride is {shown(stride)}, must be an integer from 1 to {window}, the window")
+    check_integer("stride", stride, 1, window, why=", the window")
     return window, stride
 
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from gpt2_runtime.arguments import check_integer, check_type, invalid
 from gpt2_runtime.engine.cache import KeyValueCache
 from gpt2_runtime.engine.session import Session
-from gpt2_runtime.errors import EmptyPromptError, PromptTooLongError, SettingError, check_type, counted, shown
+from gpt2_runtime.errors import EmptyPromptError, PromptTooLongError, SettingError, counted
 from gpt2_runtime.sampling.logprobs import likeliest, log_softmax
 
 # So many logits are held at once: of GPT-2's vocabulary 51 MB, where those of all 1024 positions would be 206 MB. The
@@ -77,15 +78,16 @@ def score(
     check_type("session", session, Session)
     row = _checked(session, ids)
     sizes = session.bundle.architecture
-    _check_range("first", first, 1, len(row) - 1)
-    _check_range("top", top, 0, sizes.vocab_size)
+    check_integer("first", first, 1, len(row) - 1)
+    check_integer("top", top, 0, sizes.vocab_size)
     # With places for the ids alone; by default a cache has places for all that the model reads.
     cache = session.empty_cache(capacity=len(row) - 1) if cache is None else cache
     if not isinstance(cache, KeyValueCache):
-        raise SettingError(f"cache is {shown(cache)}, must come from empty_cache or a step")
+        raise invalid("cache", cache, "must come from empty_cache or a step")
     if cache.batch_size != 1 or cache.lengths[0] >= first:
         told = f"cache has {cache.batch_size} rows, and read {max(cache.lengths)} tokens"
-        raise SettingError(f"{told}; it must have 1 row and fewer than the {first} tokens before the first score")
+        told = f"{told}; it must have 1 row and fewer than the {first} tokens before the first score"
+        raise SettingError(told, parameter="cache", value=cache)
     scores: list[TokenScore] = []
     for start in range(cache.lengths[0], len(row) - 1, CHUNK):
         stop = min(start + CHUNK, len(row) - 1)
@@ -106,7 +108,7 @@ def score_prompt(session: Session, ids: Sequence[int], *, top: int = 0) -> tuple
     check_type("session", session, Session)
     row = session.check_row(ids)
     if len(row) == 1:
-        _check_range("top", top, 0, session.bundle.architecture.vocab_size)
+        check_integer("top", top, 0, session.bundle.architecture.vocab_size)
         return (TokenScore(id=int(row[0])),)
     scores, _ = score(session, row, top=top)
     return (TokenScore(id=int(row[0])), *scores)
@@ -134,14 +136,10 @@ def _checked(session: Session, ids: Sequence[int] | npt.NDArray[np.integer]) -> 
     """The ids [T], 2 <= T <= n_positions + 1."""
     row = session.check_row(ids)
     if len(row) < 2:
-        raise EmptyPromptError(f"text has {counted(len(row), 'token')}, must have at least 2; {UNSCORED}")
+        told = f"text has {counted(len(row), 'token')}, must have at least 2; {UNSCORED}"
+        raise EmptyPromptError(told, parameter="ids", value=ids)
     limit = session.bundle.architecture.n_positions
     if len(row) > limit + 1:
         told = f"text has {len(row)} tokens, the model reads {limit} and scores one more"
-        raise PromptTooLongError(f"{told}; score a long text in windows")
+        raise PromptTooLongError(f"{told}; score a long text in windows", parameter="ids", value=ids)
     return row
-
-
-def _check_range(name: str, value: object, least: int, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise SettingError(f"{name} is {shown(value)}, must be an integer from {least} to {most}")

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gpt2_runtime.errors import GPT2RuntimeError, SettingError, check_type, shown
+from gpt2_runtime.arguments import check_type, invalid
+from gpt2_runtime.errors import GPT2RuntimeError
 from gpt2_runtime.generation.request_state import Decoding
 from gpt2_runtime.generation.scheduler import ROWS, Scheduler
 from gpt2_runtime.text.completion import Completion, Transcript
@@ -33,7 +34,7 @@ class Prompt:
 
     def __post_init__(self) -> None:
         if not isinstance(self.settings, Mapping):
-            raise SettingError(f"settings are {shown(self.settings)}, must map names to values: {{'seed': 1}}")
+            raise invalid("settings", self.settings, "must map names to values: {'seed': 1}")
         check_names(self.settings)
 
 
@@ -74,7 +75,7 @@ def complete_batch(generator: TextGenerator, prompts: Iterable[Prompt], *, rows:
     """
     check_type("generator", generator, TextGenerator)
     if not isinstance(prompts, Iterable) or (isinstance(prompts, np.ndarray) and not prompts.ndim):
-        raise SettingError(f"prompts are {shown(prompts)}, must be several Prompts: [Prompt(prompt='To be')]")
+        raise invalid("prompts", prompts, "must be several Prompts: [Prompt(prompt='To be')]")
     scheduler = Scheduler(generator.session, rows=rows, prefixes=generator.prefixes)
     return _results(generator, enumerate(prompts), scheduler)
 
@@ -115,7 +116,7 @@ def _results(generator: TextGenerator, prompts: Iterator[tuple[int, Prompt]], sc
             index, prompt = given
             try:
                 if not isinstance(prompt, Prompt):
-                    raise SettingError(f"prompt is {shown(prompt)}, must be a Prompt: Prompt(prompt='To be')")
+                    raise invalid("prompt", prompt, "must be a Prompt: Prompt(prompt='To be')")
                 transcripts = generator.start(prompt.prompt, n=prompt.n, **prompt.settings)
             except GPT2RuntimeError as error:
                 yield Result(index=index, error=error)

@@ -10,8 +10,9 @@ from typing import TypedDict, Unpack
 
 import numpy as np
 
+from gpt2_runtime.arguments import check_flag, check_integer, check_texts, check_type, invalid, is_integer
 from gpt2_runtime.engine.session import Session
-from gpt2_runtime.errors import SettingError, TokenizerError, check_flag, check_type, shown
+from gpt2_runtime.errors import SettingError, TokenizerError, shown
 from gpt2_runtime.folder.bundle import Bundle
 from gpt2_runtime.folder.sharing import Local, Shared
 from gpt2_runtime.generation.beam_search import EarlyStopping, beam_search
@@ -26,7 +27,7 @@ from gpt2_runtime.graphs.graph_signature import GraphKind
 from gpt2_runtime.sampling.config import AS_TRAINED, GREEDY, MOST_BAD_IDS, SamplingConfig, check_sampling
 from gpt2_runtime.scoring.score import score_prompt
 from gpt2_runtime.text.completion import Completion, Transcript
-from gpt2_runtime.tokenizer.stop_strings import check_stops, check_texts
+from gpt2_runtime.tokenizer.stop_strings import check_stops
 from gpt2_runtime.tokenizer.tokenizer import Tokenizer, refusal
 
 MAX_NEW_TOKENS = 100
@@ -104,7 +105,7 @@ class TextGenerator(Shared):
     def __post_init__(self) -> None:
         check_type("session", self.session, Session)
         if self.tokenizer is not None and not isinstance(self.tokenizer, Tokenizer):
-            raise SettingError(f"tokenizer is {shown(self.tokenizer)}, must be a Tokenizer, or None for ids alone")
+            raise invalid("tokenizer", self.tokenizer, "must be a Tokenizer, or None for ids alone")
         check_prefixes(self.prefixes, self.session)
 
     @classmethod
@@ -221,7 +222,7 @@ class TextGenerator(Shared):
         for name in ("seed", "stop", "logprobs", "prompt_logprobs"):
             value = settings.get(name)
             if value is not None and not (isinstance(value, list | tuple) and not value):
-                raise SettingError(f"{name} is {shown(value)}, beam search has none; leave it out")
+                raise invalid(name, value, "beam search has none", "leave it out")
         settings.setdefault("sampling", GREEDY)
         (transcript,) = self.start(prompt, n=1, **settings)
         request = transcript.decoding.request
@@ -280,9 +281,7 @@ class TextGenerator(Shared):
             sampling = replace(sampling, bad_words_ids=(*sampling.bad_words_ids, *self._spelled(bad_words)))
         seed = secrets.randbits(32) if seed is None else seed
         check_seed(seed)
-        if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MOST_CONTINUATIONS:
-            told = f"n is {shown(n)}, must be an integer from 1 to {MOST_CONTINUATIONS}"
-            raise SettingError(f"{told}; ask again with another seed for more")
+        check_integer("n", n, 1, MOST_CONTINUATIONS, remedy="ask again with another seed for more")
         request = Request(
             prompt_ids=prompt,
             max_new_tokens=max_new_tokens,
@@ -309,7 +308,7 @@ class TextGenerator(Shared):
         spelled = [self.tokenizer.encode(form, parse_special=False, add_special_tokens=False) for form in forms]
         if (count := sum(map(len, spelled))) > MOST_BAD_IDS:
             told = f"bad_words have {count:,} tokens, as they are and after a space, must have at most {MOST_BAD_IDS:,}"
-            raise SettingError(f"{told}; leave some out")
+            raise SettingError(f"{told}; leave some out", parameter="bad_words", value=words)
         return spelled
 
 
@@ -317,15 +316,17 @@ def check_names(settings: Iterable[object]) -> None:
     """SettingError for a name that no setting has: for one of the sampling's, where it belongs."""
     for name in settings:
         if name in SAMPLING:
-            raise SettingError(f"{name} is a setting of the sampling; pass sampling=SamplingConfig({name}=...)")
+            told = f"{name} is a setting of the sampling; pass sampling=SamplingConfig({name}=...)"
+            raise SettingError(told, parameter=str(name))
         if name not in Settings.__annotations__:
-            raise SettingError(f"{shown(name)} is no setting; there are {', '.join(Settings.__annotations__)}")
+            told = f"unknown setting {shown(name)}; expected one of {', '.join(Settings.__annotations__)}"
+            raise SettingError(told, parameter=str(name))
 
 
 def check_seed(value: object) -> None:
-    """SettingError for what is no seed."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < SEEDS:
-        raise SettingError(f"seed is {shown(value)}, must be an integer of at least 0 and below 2**128")
+    """SettingError for a seed out of range."""
+    if not is_integer(value) or not 0 <= value < SEEDS:
+        raise invalid("seed", value, "must be an integer of at least 0 and below 2**128")
 
 
 def _assembled(session: Session, tokenizer: Tokenizer | None, prefix_bytes: int | None) -> TextGenerator:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
-from gpt2_runtime.errors import SettingError, shown, shown_json
+from gpt2_runtime.arguments import check_texts
 
 # Each character of a text is compared with each of them.
 MOST_STOPS = 256
@@ -98,21 +98,5 @@ def _borders(text: str) -> tuple[int, ...]:
 
 
 def check_stops(given: object) -> None:
-    """Refuses, as a SettingError, what are no stop strings, or too many or too long ones."""
+    """SettingError for anything but a list of stop strings, or for too many or too long ones."""
     check_texts("stop", "stop string", given, most=MOST_STOPS, longest=MOST_STOP_LENGTH)
-
-
-def check_texts(name: str, each: str, given: object, *, most: int, longest: int) -> None:
-    """Refuses, as a SettingError, what is no list of at most `most` strings, each of 1 to `longest` characters."""
-    if isinstance(given, str):  # a sequence of its letters, which nobody means
-        raise SettingError(f"{name} is {shown(given)}, must be a list of strings; write [{shown_json(given)}]")
-    if not isinstance(given, list | tuple):
-        raise SettingError(f"{name} is {shown(given)}, must be a list of strings; leave it out for none")
-    if len(given) > most:
-        raise SettingError(f"{name} has {len(given):,} strings, must have at most {most:,}; leave some out")
-    for text in given:
-        if not isinstance(text, str) or not text:
-            raise SettingError(f"{each} is {shown(text)}, must be text of at least one character")
-        if len(text) > longest:
-            told = f"{each} has {len(text):,} characters, must have at most {longest:,}"
-            raise SettingError(f"{told}; shorten it: {shown(text)}")

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpt2_runtime.errors import PromptError, TokenIdError, TokenizerError, check_flag, check_type, shown
+from gpt2_runtime.arguments import check_flag, check_type, is_integer
+from gpt2_runtime.errors import PromptError, TokenIdError, TokenizerError, shown
 from gpt2_runtime.tokenizer.normalizer import normalize
 from gpt2_runtime.tokenizer.post_processor import REMEDY
 from gpt2_runtime.tokenizer.vocabulary import AddedToken, Vocabulary
@@ -90,14 +91,15 @@ class Tokenizer:
             SettingError: a flag is neither True nor False.
         """
         if not isinstance(text, str):
-            raise PromptError(f"text is {shown(text)}, must be a string")
+            raise PromptError(f"text is {shown(text)}, must be a string", parameter="text", value=text)
         check_flag("parse_special", parse_special)
         check_flag("add_special_tokens", add_special_tokens)
         try:
             text.encode()
         except UnicodeEncodeError as error:
             told = f"text has U+{ord(text[error.start]):04X} at character {error.start}"
-            raise PromptError(f"{told}, which is half a surrogate pair; pass valid Unicode") from error
+            told = f"{told}, which is half a surrogate pair; pass valid Unicode"
+            raise PromptError(told, parameter="text", value=text) from error
         verbatim = _split_all([text], self._verbatim, parse_special)
         normal = (piece if isinstance(piece, int) else self._normal(piece) for piece in verbatim)
         ids = [id_ for piece in _split_all(normal, self._normalized, parse_special) for id_ in self._ids(piece)]
@@ -114,10 +116,11 @@ class Tokenizer:
         try:
             listed = list(ids)
         except TypeError as error:
-            raise TokenIdError(f"ids are {shown(ids)}, must be integers: [5, 6]") from error
+            told = f"ids are {shown(ids)}, must be integers: [5, 6]"
+            raise TokenIdError(told, parameter="ids", value=ids) from error
         for id_ in listed:
-            if not isinstance(id_, int | np.integer) or isinstance(id_, bool):
-                raise TokenIdError(f"token id is {shown(id_)}, must be an integer")
+            if not is_integer(id_) and not isinstance(id_, np.integer):
+                raise TokenIdError(f"token id is {shown(id_)}, must be an integer", parameter="ids", value=id_)
         return b"".join(map(self.token_bytes, listed)).decode(errors="replace")
 
     def token_bytes(self, token_id: int) -> bytes:
@@ -125,7 +128,8 @@ class Tokenizer:
         try:
             return self._vocabulary.token_bytes.get(token_id, b"")
         except TypeError as error:  # a list, which has no place in a table
-            raise TokenIdError(f"token id is {shown(token_id)}, must be an integer") from error
+            told = f"token id is {shown(token_id)}, must be an integer"
+            raise TokenIdError(told, parameter="token_id", value=token_id) from error
 
     @cached_property
     def _encoding(self) -> Encoding:

@@ -11,7 +11,7 @@ from gpt2_runtime.graphs.graph_file import GraphFile
 from gpt2_runtime.graphs.graph_signature import Signature, TensorSpec
 from gpt2_runtime.providers.placement import placed, record
 from gpt2_runtime.providers.provider import Provider
-from gpt2_runtime.providers.providers import check_provider, load_onnxruntime
+from gpt2_runtime.providers.providers import check_provider, load_onnxruntime, named_for
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, NodeArg, SessionOptions
@@ -60,11 +60,12 @@ def _options(provider: Provider, threads: int, packed: bool) -> SessionOptions:
 
 
 def _open(model: str | bytes, path: Path, options: SessionOptions, provider: Provider) -> InferenceSession:
+    providers = named_for(options, provider)
     try:
         inference: InferenceSession = load_onnxruntime().InferenceSession(
             model,
             sess_options=options,
-            providers=[(provider.execution_provider, dict(provider.options))],
+            providers=providers,
             enable_fallback=0,
         )
     except Exception as error:  # onnxruntime's errors have no common base but this one

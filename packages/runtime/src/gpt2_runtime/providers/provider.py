@@ -12,6 +12,8 @@ from gpt2_runtime.providers.threads import choose_threads
 if TYPE_CHECKING:
     from onnxruntime import OrtValue
 
+    from gpt2_runtime.providers.plugin import Plugin
+
 FALLBACK = "CPUExecutionProvider"  # onnxruntime gives it what the others do not take
 
 PRECISIONS = ("fp32", "fp16", "int8", "int4")
@@ -56,7 +58,8 @@ class Provider:
     Attributes:
         name: what users call it, and the extra of this package that installs it.
         execution_provider: onnxruntime's name for it.
-        package: the distribution of onnxruntime that has it.
+        package: the distribution of onnxruntime that has it, or that its plugin is for.
+        plugin: the package that brings it, where onnxruntime is not built with it.
         tensors: where its tensors live.
         graphs: a kind of graph -> the precisions in which it runs it. What `explain` opens is of the operators of the
             portable one.
@@ -76,6 +79,7 @@ class Provider:
     package: str
     tensors: TensorMemory
     graphs: Mapping[str, tuple[str, ...]]
+    plugin: Plugin | None = None
     options: Mapping[str, str] = field(default_factory=dict)
     capture: Mapping[str, str] = field(default_factory=dict)
     threads: Callable[[int | None], int] = choose_threads

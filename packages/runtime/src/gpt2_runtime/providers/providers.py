@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from gpt2_runtime.errors import ProviderError, shown
 from gpt2_runtime.providers import telemetry
 from gpt2_runtime.providers.cuda_libraries import load_cuda
 from gpt2_runtime.providers.provider import ALL_GRAPHS, FALLBACK, HOST, PRECISIONS, Provider, TensorMemory
+
+if TYPE_CHECKING:
+    from onnxruntime import SessionOptions
 
 ROWS = (
     Provider(
@@ -66,12 +70,17 @@ def choose_provider(name: str) -> Provider:
         told = f"provider is {shown(name)}, must be one of {', '.join(PROVIDERS)}"
         raise ProviderError(told, parameter="provider", value=name)
     provider = PROVIDERS[name]
-    available = load_onnxruntime().get_available_providers()
-    if provider.execution_provider not in available:
+    onnxruntime = load_onnxruntime()
+    available = onnxruntime.get_available_providers()
+    if provider.plugin is not None:
+        from gpt2_runtime.providers import plugin  # no other start needs it
+
+        plugin.register(onnxruntime, provider, provider.plugin)
+    elif provider.execution_provider not in available:
         raise ProviderError(
             f"provider {name} is not in this onnxruntime, which has {_names(available)}; {_remedy(provider)}"
         )
-    provider.prepare(load_onnxruntime())
+    provider.prepare(onnxruntime)
     return provider
 
 
@@ -83,6 +92,21 @@ def provider_of(execution_provider: str) -> Provider:
     """
     (row,) = (row for row in PROVIDERS.values() if row.execution_provider == execution_provider)
     return row
+
+
+def named_for(options: SessionOptions, provider: Provider) -> list[tuple[str, dict[str, str]]]:
+    """The `providers` that a session is opened with; a plugin's device goes into its options instead.
+
+    Raises:
+        ProviderError: the plugin has no such device.
+    """
+    given = dict(provider.options)
+    if provider.plugin is None:
+        return [(provider.execution_provider, given)]
+    from gpt2_runtime.providers import plugin
+
+    options.add_provider_for_devices([plugin.one_device(load_onnxruntime(), provider, provider.plugin)], given)
+    return []
 
 
 def check_provider(provider: Provider, active: list[str]) -> None:

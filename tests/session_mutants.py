@@ -98,7 +98,7 @@ def fed_with(change: Callable[[Fed, step_plan.GraphCall, Sequence[int]], None]) 
         right = serving_graph.feeds
 
         def wrong(
-            run: step_plan.GraphCall, rows: Sequence[Array], past: Sequence[int], keep: int, *, even: bool
+            run: step_plan.GraphCall, rows: Sequence[Array], past: Sequence[int], keep: Sequence[int], *, even: bool
         ) -> Fed:
             fed = right(run, rows, past, keep, even=even)
             change(fed, run, past[run.first : run.first + len(run.reads)])
@@ -199,8 +199,8 @@ def places_from_the_batch(patch: pytest.MonkeyPatch) -> None:
 def aligned_at_the_start(patch: pytest.MonkeyPatch) -> None:
     right = serving_graph.logit_slots
 
-    def wrong(run: step_plan.GraphCall, rows: Sequence[Array], keep: int) -> list[tuple[int, int]]:
-        return [(row, k - keep + min(keep, len(rows[row]))) for row, k in right(run, rows, keep)]
+    def wrong(run: step_plan.GraphCall, rows: Sequence[Array], keep: Sequence[int]) -> list[tuple[int, int]]:
+        return [(row, k - keep[row] + min(keep[row], len(rows[row]))) for row, k in right(run, rows, keep)]
 
     patch.setattr(serving_graph, "logit_slots", wrong)
 

@@ -27,7 +27,7 @@ def test_an_array_that_would_be_copied_is_a_bug():
 
 def test_a_run_writes_keys_and_values_where_they_lie(session, memory, oracle):
     binding = Binding(session.opened.inference, HostBuffers(memory).allocation, first=0, rows=1, tokens=3, logits=1)
-    logits = binding.run(feeds(GraphCall(0, (range(3),)), [IDS], [0], keep=1)).all()
+    logits = binding.run(feeds(GraphCall(0, (range(3),)), [IDS], [0], keep=[1])).all()
     np.testing.assert_allclose(logits, oracle(IDS)[-1:], atol=1e-4)
     written = np.abs(memory).max(axis=(2, 3, 5))  # [L, 2, positions]
     assert (written[..., :3] > 0).all()
@@ -38,12 +38,12 @@ def test_a_binding_is_used_again_and_its_logits_are_the_callers_to_keep(session,
     first = Binding(session.opened.inference, HostBuffers(memory).allocation, first=0, rows=1, tokens=1, logits=1)
     kept = []
     for past in range(len(IDS)):
-        fed = feeds(GraphCall(0, (range(1),)), [IDS[past : past + 1]], [past], keep=1)
+        fed = feeds(GraphCall(0, (range(1),)), [IDS[past : past + 1]], [past], keep=[1])
         kept.append(first.run(fed).all()[0])
     np.testing.assert_allclose(kept, oracle(IDS), atol=1e-4)
 
 
 def test_no_logits_may_be_asked_for(session, memory):
     binding = Binding(session.opened.inference, HostBuffers(memory).allocation, first=0, rows=1, tokens=2, logits=0)
-    fed = feeds(GraphCall(0, (range(2),)), [IDS], [0], keep=1)
+    fed = feeds(GraphCall(0, (range(2),)), [IDS], [0], keep=[1])
     assert binding.run(fed).all().shape == (0, 300)

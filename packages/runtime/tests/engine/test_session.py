@@ -193,3 +193,31 @@ def test_a_truncated_file_is_refused(damaged, edit, graph, name):
     with pytest.raises(BundleError, match=told) as refusal:
         Session.open(damaged, graph=graph)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("keep", [[1, 3], [0, 2], [0, 0]])
+def test_each_row_may_have_its_own_number_of_logits(either, keep):
+    ids = [[5, 6, 7], [8, 9, 10]]
+    whole, _ = either.step(ids, either.empty_cache(2), 3)
+    found, cache = either.step_top_k(ids, either.empty_cache(2), [None, None], keep)
+    assert cache.lengths == (3, 3)
+    assert [len(row) for row in found] == keep
+    for row, count in enumerate(keep):
+        for place, logits in enumerate(found[row], 3 - count):
+            np.testing.assert_allclose(logits, whole[row, place], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("keep", "told"),
+    [
+        ([1], "logits_to_keep are 1, the step has 2 rows; pass one for each"),
+        ([1, 2], "logits_to_keep is 2, must be an integer from 0 to 1, the tokens that row 1 reads"),
+        ([1, -1], "logits_to_keep is -1, must be"),
+        ([True, 1], "logits_to_keep is True, must be"),
+        ("11", "logits_to_keep is '11', must be an integer from 1 to 3"),
+        (None, "logits_to_keep is None, must be an integer from 1 to 3"),
+    ],
+)
+def test_numbers_of_logits_of_rows_out_of_range_are_refused(serving, keep, told):
+    with pytest.raises(SettingError, match=told):
+        serving.step_top_k([[5, 6, 7], [8]], serving.empty_cache(2), [1, 1], keep)

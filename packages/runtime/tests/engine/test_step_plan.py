@@ -37,7 +37,10 @@ def test_what_is_written_for_an_idle_row_lies_beyond_its_text(rows, chunk):
     has = list(past)
     for run in plan(past, new, chunk):
         for row, reads, end in zip(
-            range(run.first, run.first + len(run.reads)), run.reads, feeds(run, ids, past, 1)["seqlens_k"], strict=True
+            range(run.first, run.first + len(run.reads)),
+            run.reads,
+            feeds(run, ids, past, [1] * len(past))["seqlens_k"],
+            strict=True,
         ):
             assert end == has[row] + max(1, len(reads)) - 1
             has[row] += len(reads)
@@ -47,7 +50,7 @@ def test_what_is_written_for_an_idle_row_lies_beyond_its_text(rows, chunk):
 def test_the_last_tokens_of_each_row_are_scored_once(rows, chunk, data):
     past, new = zip(*rows, strict=True)
     ids = [100 * row + np.arange(count) for row, count in enumerate(new)]
-    keep = data.draw(st.integers(1, max(1, *new)))
+    keep = [data.draw(st.integers(0, count + 1)) for count in new]
     found = {}
     for run in plan(past, new, chunk):
         fed = feeds(run, ids, past, keep)
@@ -58,9 +61,9 @@ def test_the_last_tokens_of_each_row_are_scored_once(rows, chunk, data):
             assert position == past[place[0]] + id_ % 100
             found[place] = id_
     wanted = {
-        (row, keep - 1 - back): int(tokens[-1 - back])
+        (row, keep[row] - 1 - back): int(tokens[-1 - back])
         for row, tokens in enumerate(ids)
-        for back in range(min(keep, len(tokens)))
+        for back in range(min(keep[row], len(tokens)))
     }
     assert found == wanted
 
@@ -99,7 +102,7 @@ def test_rows_of_one_token_come_first():
 
 
 def test_a_run_over_a_past_counts_on_from_it():
-    fed = feeds(GraphCall(1, (range(2, 5),)), [np.array([1]), np.arange(10, 15)], [7, 40], keep=2)
+    fed = feeds(GraphCall(1, (range(2, 5),)), [np.array([1]), np.arange(10, 15)], [7, 40], keep=[2, 2])
     assert fed["input_ids"].tolist() == [[12, 13, 14]]
     assert fed["position_ids"].tolist() == [[42, 43, 44]]
     assert fed["seqlens_k"].tolist() == [44]
@@ -126,7 +129,7 @@ def test_an_even_plan_reads_the_same_by_runs_of_an_even_number_of_tokens(rows, c
         assert run.tokens * len(run.reads) % 2 == 0
         assert run.tokens <= chunk + 1
         assert 0 <= run.first <= run.first + len(run.reads) <= len(past)
-        fed = feeds(run, [np.ones(count, dtype=np.int64) for count in new], past, 3, even=True)
+        fed = feeds(run, [np.ones(count, dtype=np.int64) for count in new], past, [3] * len(new), even=True)
         assert len(fed["logits_index"]) % 2 == 0
         assert fed["input_ids"].shape == (len(run.reads), run.tokens)
         for row, reads, end in zip(range(run.first, len(past)), run.reads, fed["seqlens_k"], strict=False):

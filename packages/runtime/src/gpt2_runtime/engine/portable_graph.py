@@ -116,16 +116,23 @@ class PortableGraph:
         return np.concatenate(parts, axis=1), cache
 
     def step_top_k(
-        self, rows: Sequence[npt.NDArray[np.int64]], cache: GrownCache, keep: int, counts: Sequence[int | None]
+        self,
+        rows: Sequence[npt.NDArray[np.int64]],
+        cache: GrownCache,
+        keep: Sequence[int],
+        counts: Sequence[int | None],
     ) -> tuple[list[list[Row]], GrownCache]:
-        """The same; of the logits after each row's last K tokens, what `counts` [B] asks for."""
+        """The same; of the logits after each row's last `keep` [B] tokens, what `counts` [B] needs."""
         ids = joined(rows)
-        if ids.shape[1] == keep <= PREFILL_CHUNK:
+        T, most = ids.shape[1], max(keep)
+        if T == most <= PREFILL_CHUNK:
             scores, cache = self._run(ids, cache)
-            found = scores.rows([count for count in counts for _ in range(keep)], self.top_k)
-            return [found[start : start + keep] for start in range(0, len(found), keep)], cache
-        logits, cache = self.step(rows, cache, keep)
-        return [list(row) for row in logits], cache
+            found = scores.rows([count for count in counts for _ in range(T)], self.top_k)
+            every = [found[start : start + T] for start in range(0, len(found), T)]
+        else:
+            logits, cache = self.step(rows, cache, max(1, most))
+            every = [list(row) for row in logits]
+        return [row[len(row) - count :] for row, count in zip(every, keep, strict=True)], cache
 
     def _run(self, ids: npt.NDArray[np.int64], cache: GrownCache) -> tuple[Logits, GrownCache]:
         """Reads ids [B, T] in one call; logits [B * T, V]. The present does not leave the device."""

@@ -173,23 +173,25 @@ class ServingGraph:
 
     def step(self, rows: Sequence[Ids], cache: SharedCache, keep: int) -> tuple[Floats, SharedCache]:
         """Reads rows [B] of [any length], which the cache has room for; logits [B, K, V]."""
-        taken, stepped = self._run(rows, cache, keep, lambda run, scores: (run, scores.all()))
+        taken, stepped = self._run(rows, cache, [keep] * len(rows), lambda run, scores: (run, scores.all()))
         _, logits = taken[-1]  # [N, V]
         if len(logits) == len(rows) * keep:
             return logits.reshape(len(rows), keep, -1), stepped
         gathered = np.full((len(rows), keep, self.sizes.vocab_size), np.nan, dtype=np.float32)
         for run, part in taken:
-            for place, found in zip(logit_slots(run, rows, keep), part, strict=True):
+            for place, found in zip(logit_slots(run, rows, [keep] * len(rows)), part, strict=True):
                 gathered[place] = found
         return gathered, stepped
 
     def step_top_k(
-        self, rows: Sequence[Ids], cache: SharedCache, keep: int, counts: Sequence[int | None]
+        self, rows: Sequence[Ids], cache: SharedCache, keep: Sequence[int], counts: Sequence[int | None]
     ) -> tuple[list[list[Row]], SharedCache]:
-        """The same; of the logits after each row's last tokens, at most K, what `counts` [B] asks for."""
+        """The same; of the logits after each row's last `keep` [B] tokens, what `counts` [B] needs."""
 
         def take(run: GraphCall, scores: Logits) -> list[tuple[int, Row]]:
             scored = [row for row, _ in logit_slots(run, rows, keep)]
+            if not scored:
+                return []
             return list(zip(scored, scores.rows([counts[row] for row in scored], self.top_k), strict=True))
 
         taken, stepped = self._run(rows, cache, keep, take)
@@ -199,7 +201,7 @@ class ServingGraph:
         return found, stepped
 
     def _run(
-        self, rows: Sequence[Ids], cache: SharedCache, keep: int, take: Callable[[GraphCall, Logits], Taken]
+        self, rows: Sequence[Ids], cache: SharedCache, keep: Sequence[int], take: Callable[[GraphCall, Logits], Taken]
     ) -> tuple[list[Taken], SharedCache]:
         """What is taken of the scores of each run, before the next one."""
         cache.check_current()
@@ -208,7 +210,7 @@ class ServingGraph:
         limits = (PREFILL_CHUNK, RUN_COST) if self.tensors.on_host else (DEVICE_CHUNK, DEVICE_RUN_COST)
         lengths = tuple(length + count for length, count in zip(past, new, strict=True))
         for _ in range(len(rows), memory_rows(len(rows), self.even)):
-            rows, past, new = [*rows, IDLE], (*past, 0), [*new, 0]
+            rows, past, new, keep = [*rows, IDLE], (*past, 0), [*new, 0], [*keep, 0]
         runs = plan(past, new, *limits, even=self.even)
         cache.buffers.version += 1  # first: a step that is interrupted has written too
         taken = []

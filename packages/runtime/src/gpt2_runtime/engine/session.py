@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -64,7 +64,7 @@ class Graph(Protocol[Cache]):
     ) -> tuple[npt.NDArray[np.float32], Cache]: ...
 
     def step_top_k(
-        self, rows: Sequence[npt.NDArray[np.int64]], cache: Cache, keep: int, counts: Sequence[int | None]
+        self, rows: Sequence[npt.NDArray[np.int64]], cache: Cache, keep: Sequence[int], counts: Sequence[int | None]
     ) -> tuple[list[list[Row]], Cache]: ...
 
 
@@ -260,12 +260,17 @@ class Session(Shared):
         >>> cache.lengths, np.isnan(logits[:, :, 0]).tolist()
         ((3, 0, 1), [[False, False], [True, True], [True, False]])
         """
-        rows = self._check_step(ids, cache, logits_to_keep)
+        rows = self._check_step(ids, cache)
+        check_integer("logits_to_keep", logits_to_keep, 1, max(map(len, rows)))
         stepped: tuple[npt.NDArray[np.float32], KeyValueCache] = self.opened.step(rows, cache, logits_to_keep)
         return stepped
 
     def step_top_k(
-        self, ids: Ids, cache: KeyValueCache, counts: Sequence[int | None], logits_to_keep: int = 1
+        self,
+        ids: Ids,
+        cache: KeyValueCache,
+        counts: Sequence[int | None],
+        logits_to_keep: int | Sequence[int] = 1,
     ) -> tuple[list[list[Row]], KeyValueCache]:
         """Reads more tokens of each row, for loops that need only the highest of the logits.
 
@@ -273,7 +278,9 @@ class Session(Shared):
         longer than the step. What is enough for settings is `SamplingConfig.needed`.
 
         Args:
-            ids, cache, logits_to_keep: as for `step`.
+            ids, cache: as for `step`.
+            logits_to_keep: K as for `step`; or [B], one for each row, at most its new tokens: 0 of a row that reads
+                only a part of its prompt computes none.
             counts: [B], of each row how many of its highest logits are needed, with all that tie with the last of
                 them; None needs all V.
 
@@ -282,14 +289,18 @@ class Session(Shared):
             logits [V], where they are asked for or as near at hand. And the cache, as `step` returns it.
 
         Raises:
-            SettingError: `counts` is not one for each row, or one is below 1.
+            SettingError: `counts` or `logits_to_keep` is not one for each row, or one is out of range.
             GPT2RuntimeError: as `step` does.
 
         >>> rows, cache = session.step_top_k([[5, 6, 7], [8]], session.empty_cache(2), [1, None])
         >>> [len(row) for row in rows], rows[1][0].shape
         ([1, 1], (300,))
+        >>> rows, cache = session.step_top_k([[7, 9, 9], [6, 5]], cache, [1, 1], [3, 0])
+        >>> [len(row) for row in rows]
+        [3, 0]
         """
-        rows = self._check_step(ids, cache, logits_to_keep)
+        rows = self._check_step(ids, cache)
+        keep = _keeps(logits_to_keep, rows)
         if not isinstance(counts, list | tuple):
             raise invalid("counts", counts, "must be a list of one for each row: [1, None]")
         if len(counts) != len(rows):
@@ -299,15 +310,14 @@ class Session(Shared):
             if count is not None and (not is_integer(count) or count < 1):
                 told = f"count is {shown(count)}, must be an integer of at least 1; None needs all logits"
                 raise SettingError(told, parameter="counts", value=counts)
-        stepped: tuple[list[list[Row]], KeyValueCache] = self.opened.step_top_k(rows, cache, logits_to_keep, counts)
+        stepped: tuple[list[list[Row]], KeyValueCache] = self.opened.step_top_k(rows, cache, keep, counts)
         return stepped
 
-    def _check_step(self, ids: Ids, cache: KeyValueCache, logits_to_keep: int) -> list[npt.NDArray[np.int64]]:
+    def _check_step(self, ids: Ids, cache: KeyValueCache) -> list[npt.NDArray[np.int64]]:
         """The rows of a step that can be made."""
         self.file.check_unchanged()
         rows = self.check_ids(ids)
         self._check_cache(cache, rows)
-        check_integer("logits_to_keep", logits_to_keep, 1, max(map(len, rows)))
         return rows
 
     def check_ids(self, ids: Ids) -> list[npt.NDArray[np.int64]]:
@@ -358,3 +368,16 @@ class Session(Shared):
                 limit = f"the cache has {cache.capacity}, the model {self.bundle.architecture.n_positions}"
                 told = f"row {row} needs {length + len(new)} positions, {limit}"
                 raise ContextFullError(f"{told}; roll the cache back or start a new one")
+
+
+def _keeps(given: int | Sequence[int], rows: Sequence[npt.NDArray[np.int64]]) -> list[int]:
+    """For each row the number of its last tokens after which there are logits, [B]."""
+    if not isinstance(given, list | tuple):
+        check_integer("logits_to_keep", given, 1, max(map(len, rows)))
+        return [min(cast(int, given), len(row)) for row in rows]
+    if len(given) != len(rows):
+        told = f"logits_to_keep are {len(given)}, the step has {len(rows)} rows; pass one for each"
+        raise SettingError(told, parameter="logits_to_keep", value=given)
+    for row, (keep, new) in enumerate(zip(given, rows, strict=True)):
+        check_integer("logits_to_keep", keep, 0, len(new), why=f", the tokens that row {row} reads")
+    return list(given)

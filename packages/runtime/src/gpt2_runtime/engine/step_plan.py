@@ -1,6 +1,6 @@
 """How a step is cut into runs of the serving graph, and what each run is fed. Lengths in, numbers out.
 
-B rows, T tokens of a run, K logits asked for after each row.
+B rows, T tokens of a run, K[b] logits requested after the last tokens of row b.
 
 GroupQueryAttention takes several rows at once where each reads one token, or where all are empty so far. A row that
 reads several tokens over those it has is a run of its own.
@@ -133,7 +133,7 @@ def _cheaper(past: Sequence[int], new: Sequence[int], chunk: int, run_cost: int)
 
 
 def feeds(
-    run: GraphCall, rows: Sequence[Ids], past: Sequence[int], keep: int, *, even: bool = False
+    run: GraphCall, rows: Sequence[Ids], past: Sequence[int], keep: Sequence[int], *, even: bool = False
 ) -> dict[str, npt.NDArray[np.integer]]:
     """What the graph is fed in a run, by the names of its inputs.
 
@@ -141,11 +141,11 @@ def feeds(
         run: one of the step.
         rows: the new tokens of every row of the step, [B] of [any length].
         past: the tokens of every row before the step, [B].
-        keep: K.
+        keep: K, [B]; 0 leaves a row without logits.
         even: whether the last of an odd number of logits is computed twice.
 
     >>> rows = [np.array([5]), np.array([6, 7, 8]), np.array([9])]
-    >>> for name, array in feeds(GraphCall(1, (range(0, 3), range(0, 1))), rows, [4, 0, 0], keep=1).items():
+    >>> for name, array in feeds(GraphCall(1, (range(0, 3), range(0, 1))), rows, [4, 0, 0], keep=[1, 1, 1]).items():
     ...     print(name, array.tolist())
     input_ids [[6, 7, 8], [9, 0, 0]]
     position_ids [[0, 1, 2], [0, 0, 0]]
@@ -176,23 +176,24 @@ def feeds(
     }
 
 
-def logit_slots(run: GraphCall, rows: Sequence[Ids], keep: int) -> list[tuple[int, int]]:
-    """Where a run's logits belong in the step's [B, K, V]: for each a row, and one of its K places.
+def logit_slots(run: GraphCall, rows: Sequence[Ids], keep: Sequence[int]) -> list[tuple[int, int]]:
+    """Where a run's logits belong in the step's: for each a row, and one of its K[b] places.
 
     >>> call = GraphCall(1, (range(0, 3), range(0, 1)))
-    >>> logit_slots(call, [np.array([5]), np.array([6, 7, 8]), np.array([9])], keep=2)
+    >>> logit_slots(call, [np.array([5]), np.array([6, 7, 8]), np.array([9])], keep=[2, 2, 2])
     [(1, 0), (1, 1), (2, 1)]
     """
     return [
-        (run.first + place, keep - len(rows[run.first + place]) + token) for place, token in _scored(run, rows, keep)
+        (run.first + place, keep[run.first + place] - len(rows[run.first + place]) + token)
+        for place, token in _scored(run, rows, keep)
     ]
 
 
-def _scored(run: GraphCall, rows: Sequence[Ids], keep: int) -> list[tuple[int, int]]:
-    """Each token of a run among the last K of its row: the row's place in the run, and the token's in the row."""
+def _scored(run: GraphCall, rows: Sequence[Ids], keep: Sequence[int]) -> list[tuple[int, int]]:
+    """Each token of a run among the last K[b] of its row: the row's place in the run, and the token's in the row."""
     return [
         (place, token)
         for place, read in enumerate(run.reads)
         if read
-        for token in range(max(read.start, len(rows[run.first + place]) - keep), read.stop)
+        for token in range(max(read.start, len(rows[run.first + place]) - keep[run.first + place]), read.stop)
     ]

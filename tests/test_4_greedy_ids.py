@@ -13,7 +13,7 @@ from gpt2_model import GPT2
 from gpt2_model import generate as scratch_generate
 from gpt2_runtime import GREEDY, LookupConfig, Session, Token
 from gpt2_runtime import generate as runtime_generate
-from gpt2_runtime.generation.prompt_lookup import Ledger
+from gpt2_runtime.generation.prompt_lookup import DraftBudget
 from sweep import greedy
 from transformers import GPT2LMHeadModel
 
@@ -49,25 +49,29 @@ def demo(demo_folder: Path) -> Session:
     return Session.open(demo_folder, threads=1)
 
 
-@pytest.mark.parametrize("guesses", [1, 2, 3, 4, 5, 6, 7, 8, 12, 16])
-def test_lookup_writes_the_same_tokens(guesses: int, demo: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every step guesses as many, whether it pays or not."""
-    monkeypatch.setattr(Ledger, "guesses", lambda self, config: guesses)
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 6, 7, 8, 12, 16])
+def test_lookup_writes_the_same_tokens(count: int, demo: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every step but the first drafts as many, whether it pays or not."""
+    monkeypatch.setattr(DraftBudget, "draft_tokens", lambda self, most, **_: count if self.tokens else 0)
     rng, lengths = np.random.default_rng(0), demo.bundle.architecture.n_positions - 20
     tokens = right = 0
     for prompt in (rng.integers(1500, size=20).tolist() for _ in range(5)):
-        plain, *guessed = (
+        plain, *drafted = (
             list(
                 runtime_generate(
                     demo, prompt, max_new_tokens=lengths, sampling=GREEDY, stop_token_ids=(), lookup=lookup
                 )
             )
-            for lookup in (None, LookupConfig(max_guesses=guesses), LookupConfig(min_ngram=1, max_guesses=guesses))
+            for lookup in (
+                None,
+                LookupConfig(max_draft_tokens=count),
+                LookupConfig(min_ngram=1, max_draft_tokens=count),
+            )
         )
         expected = [event.id for event in plain if isinstance(event, Token)]
-        for events in guessed:
+        for events in drafted:
             assert [event.id for event in events if isinstance(event, Token)] == expected
-            tokens, right = tokens + len(expected), right + events[-1].timings.guesses_right
+            tokens, right = tokens + len(expected), right + events[-1].timings.accepted_tokens
     assert tokens > 2000
     assert right > tokens / 20
 

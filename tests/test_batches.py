@@ -8,10 +8,24 @@ import pytest
 from checkpoints import network
 from gpt2_export import freeze_checkpoint
 from gpt2_export.graphs.serving import SERVING
-from gpt2_runtime import GREEDY, Completion, Prompt, SamplingConfig, TextGenerator, complete_batch
+from gpt2_runtime import (
+    GREEDY,
+    Completion,
+    LookupConfig,
+    Prompt,
+    SamplingConfig,
+    Session,
+    TextGenerator,
+    Token,
+    complete_batch,
+    generate,
+)
 from gpt2_runtime.engine.serving_graph import SharedCache
 from gpt2_runtime.generation import prompt_lookup
-from gpt2_runtime.generation.request_state import Decoding
+from gpt2_runtime.generation.prompt_lookup import DraftBudget
+from gpt2_runtime.generation.request import Request
+from gpt2_runtime.generation.request_state import RequestState
+from gpt2_runtime.generation.scheduler import Scheduler
 from gpt2_runtime.sampling.sampler import sample
 from gpt2_runtime.text.batch import complete
 from trace_cache import add_graphs
@@ -60,8 +74,8 @@ def prompts() -> list[Prompt]:
     return made
 
 
-def together(generator: TextGenerator, rows: int) -> list[Completion]:
-    results = sorted(complete_batch(generator, prompts(), rows=rows), key=lambda result: result.index)
+def together(generator: TextGenerator, rows: int, lookup: LookupConfig | None = None) -> list[Completion]:
+    results = sorted(complete_batch(generator, prompts(), rows=rows, lookup=lookup), key=lambda result: result.index)
     return [completion for result in results for completion in result.completions]
 
 
@@ -104,6 +118,61 @@ def test_continuations_of_one_prompt_are_those_of_their_seeds(generator: TextGen
     assert [completion.token_ids for completion in found] == [completion.token_ids for completion in alone]
 
 
+@pytest.mark.parametrize("chunk", [128, 256])
+def test_a_long_prompt_delays_no_row_by_more_than_a_chunk(
+    generator: TextGenerator, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In each step seven rows have a token, and of a prompt of 1,000 tokens a chunk is read at most."""
+    session, rng = generator.session, np.random.default_rng(3)
+
+    def state(length: int, seed: int, lookup: LookupConfig | None = None) -> RequestState:
+        sampling = SamplingConfig(temperature=0.8) if seed % 2 else GREEDY
+        ids = rng.integers(VOCABULARY, size=length).tolist()
+        request = Request(prompt_ids=ids, max_new_tokens=20, sampling=sampling, stop_token_ids=())
+        return RequestState(session, request, np.random.default_rng(seed), lookup)
+
+    read: list[list[int]] = []
+    step = Session.step_top_k
+
+    def counted(self: Session, ids: Any, *rest: Any) -> Any:
+        read.append([len(row) for row in ids])
+        return step(self, ids, *rest)
+
+    monkeypatch.setattr(Session, "step_top_k", counted)
+    scheduler = Scheduler(session, rows=8, prefill_chunk=chunk)
+    running = [state(5 + row, row, LookupConfig() if row % 3 else None) for row in range(7)]
+    for each in running:
+        scheduler.submit(each)
+    scheduler.step()
+    joining = state(1000, 7)
+    scheduler.submit(joining)
+    read.clear()
+    steps = 0
+    while not joining.new_ids:
+        outputs, steps = scheduler.step(), steps + 1
+        assert {each for each, event in outputs if isinstance(event, Token)} >= set(running)
+    assert [sum(lengths[:7]) for lengths in read] == [7] * steps
+    assert max(lengths[7] for lengths in read) <= chunk
+    assert sum(lengths[7] for lengths in read) == 1000
+    assert steps == -(-1000 // chunk)
+    monkeypatch.undo()
+    while not scheduler.idle:
+        scheduler.step()
+    for seed, each in enumerate([*running, joining]):
+        settings = {"max_new_tokens": 20, "sampling": each.request.sampling, "stop_token_ids": ()}
+        events = generate(session, each.prompt_ids, rng=np.random.default_rng(seed), **settings)
+        assert each.new_ids == [event.id for event in events if isinstance(event, Token)]
+
+
+def test_lookup_in_a_batch_changes_no_text(generator: TextGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drafts of five tokens wherever there are any, whatever they cost."""
+    monkeypatch.setattr(DraftBudget, "draft_tokens", lambda self, most, **_: min(most, 5) if self.tokens else 0)
+    found = together(generator, 8, LookupConfig(min_ngram=1))
+    assert sum(completion.timings.draft_tokens for completion in found) > 100
+    assert sum(completion.timings.accepted_tokens for completion in found) > 10
+    assert differences(generator, found) == 0
+
+
 def kept_text(monkeypatch: pytest.MonkeyPatch) -> None:
     """A row goes on from the text of the request before."""
     crop = SharedCache.crop
@@ -118,8 +187,10 @@ def kept_text(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def one_generator(monkeypatch: pytest.MonkeyPatch) -> None:
     """All requests draw from one generator."""
-    init, rng = Decoding.__init__, np.random.default_rng(0)
-    monkeypatch.setattr(Decoding, "__init__", lambda self, session, request, _: init(self, session, request, rng))
+    init, rng = RequestState.__init__, np.random.default_rng(0)
+    monkeypatch.setattr(
+        RequestState, "__init__", lambda self, session, request, _, *rest: init(self, session, request, rng, *rest)
+    )
 
 
 def one_text(monkeypatch: pytest.MonkeyPatch) -> None:

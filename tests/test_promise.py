@@ -131,7 +131,7 @@ def prompts(count: int, **settings: Any) -> list[Prompt]:
 
 
 def repeating(count: int) -> list[Prompt]:
-    """That say the same words again, so that there is something to guess."""
+    """That say the same words again, so that there is something to draft."""
     made = prompts(count, max_new_tokens=12, logprobs=None)
     return [Prompt(prompt=list(each.prompt[:5]) * 6, settings=each.settings) for each in made]
 
@@ -196,13 +196,13 @@ def test_texts_are_those_of_rows_alone_while_others_join_and_leave(
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_lookup_changes_no_token(precision: str, opened: Callable[..., Session]) -> None:
     generator = TextGenerator(session=opened(precision), tokenizer=None)
-    guesses = 0
+    drafted = 0
     for each in repeating(3):
         plain = generator.complete(each.prompt, **each.settings)
         found = generator.complete(each.prompt, lookup=LookupConfig(), **each.settings)
         assert found.token_ids == plain.token_ids
-        guesses += found.timings.guesses
-    assert bool(guesses) == (precision not in ("int8", "int4"))
+        drafted += found.timings.draft_tokens
+    assert bool(drafted) == (precision not in ("int8", "int4"))
 
 
 @pytest.mark.parametrize("precision", ["int8", "int4"])

@@ -64,8 +64,8 @@ def test_ten_texts_are_the_same_alone_in_batches_with_lookup_and_with_reuse(
     keeping = TextGenerator(session=alone.session, tokenizer=None, prefixes=kept)
     for _ in range(2):
         assert [keeping.complete(each.prompt, **each.settings).token_ids for each in asked] == expected
-    guessing = [alone.complete(each.prompt, lookup=LookupConfig(), **each.settings) for each in asked]
-    assert [each.token_ids for each in guessing] == expected
+    drafting = [alone.complete(each.prompt, lookup=LookupConfig(), **each.settings) for each in asked]
+    assert [each.token_ids for each in drafting] == expected
 
 
 def test_bits_are_those_of_a_row_alone_beside_any_others(generator: tuple[str, TextGenerator]) -> None:

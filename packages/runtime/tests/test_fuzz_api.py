@@ -294,7 +294,7 @@ def test_stop_strings(stops, pieces):
 
 
 @fuzzed(60)
-@given(KINDS, keywords(max_ngram=st.integers(2, 5), min_ngram=st.integers(1, 2), max_guesses=st.integers(1, 9)))
+@given(KINDS, keywords(max_ngram=st.integers(2, 5), min_ngram=st.integers(1, 2), max_draft_tokens=st.integers(1, 9)))
 def test_lookup(opened, kind, given):
     session = opened(kind).session
     made = answer(lambda: LookupConfig(**given))

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from gpt2_runtime import TextGenerator
+from gpt2_runtime import LookupConfig, TextGenerator
 from gpt2_runtime.batch_file import file as batch_file
 from gpt2_runtime.batch_file.file import Progress, run
 from gpt2_runtime.batch_file.line import Defaults
@@ -192,6 +192,16 @@ def test_an_answer_of_another_folder_is_not_taken_for_this_ones(generator, answe
     other = replace(generator, session=replace(generator.session, bundle=replace(bundle, files=files)))
     with pytest.raises(JobError, match="of another prompt, model or setting"):
         run(other, lines(1), answers, defaults=DEFAULTS)
+
+
+def test_lookup_is_another_question_only_where_it_may_change_a_text(folder, generator, answers):
+    run(generator, lines(2), answers, defaults=DEFAULTS)
+    assert run(generator, lines(2), answers, defaults=DEFAULTS, lookup=LookupConfig()).kept == 2
+    answers.unlink()
+    single = TextGenerator.open(folder, threads=1, precision="int8", fast_single=True)
+    run(single, lines(2), answers, defaults=DEFAULTS)
+    with pytest.raises(JobError, match="of another prompt, model or setting"):
+        run(single, lines(2), answers, defaults=DEFAULTS, lookup=LookupConfig())
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="locks of POSIX")

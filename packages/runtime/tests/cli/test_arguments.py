@@ -104,7 +104,12 @@ def calls(folder, generator):
         ),
         "complete_batch": (
             lambda **given: list(complete_batch(**given)),
-            {"generator": generator, "prompts": [Prompt(prompt=[5], settings={"max_new_tokens": 1})], "rows": 1},
+            {
+                "generator": generator,
+                "prompts": [Prompt(prompt=[5], settings={"max_new_tokens": 1})],
+                "rows": 1,
+                "lookup": None,
+            },
         ),
         "Prompt": (Prompt, {"prompt": "To", "settings": {}, "n": 1}),
         "score": (score, {"session": session, "ids": [5, 6], "first": 1, "top": 0, "cache": None}),
@@ -117,7 +122,7 @@ def calls(folder, generator):
         "SamplingConfig": (SamplingConfig, vars(SamplingConfig())),
         "LookupConfig": (LookupConfig, vars(LookupConfig())),
         "PrefixCache": (PrefixCache, {"session": session, "max_bytes": 10}),
-        "Scheduler": (Scheduler, {"session": session, "rows": 2, "prefixes": None}),
+        "Scheduler": (Scheduler, {"session": session, "rows": 2, "capacity": 5, "prefill_chunk": 16, "prefixes": None}),
         "Request": (Request, {"prompt_ids": [5], **REQUEST}),
         "Defaults": (Defaults, {"settings": {}, "n": 1, "seed": 0, "model": ""}),
     }

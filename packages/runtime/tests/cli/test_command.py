@@ -57,7 +57,7 @@ def test_json_is_one_object(folder, generator):
     assert (found["text"], found["finish_reason"], found["seed"]) == (expected.text, expected.finish_reason, 4)
     timings = found["timings"]
     measures = {"first_token_seconds", "decode_seconds", "decode_tokens", "tokens_per_second"}
-    assert timings.keys() == measures | {"guesses", "guesses_right"}
+    assert timings.keys() == measures | {"draft_tokens", "accepted_tokens"}
     assert timings["decode_tokens"] == expected.timings.decode_tokens
 
 
@@ -113,8 +113,7 @@ def test_beams_are_those_of_the_search(folder, generator):
     [
         (["-n", 2], "-n is 2, and only one text can be streamed; add --json."),
         (["--logprobs", 0], "--logprobs and --prompt-logprobs are shown by --json only; add it."),
-        (["-n", 2, "--json", "--lookup"], "--lookup guesses for one text"),
-        (["--num-beams", 2, "--lookup"], "--lookup guesses for one text"),
+        (["--num-beams", 2, "--lookup"], "--lookup has no effect on a beam search"),
         (["--length-penalty", 2], "--length-penalty and --early-stopping are for beams; add --num-beams."),
         (["--logit-bias", "7"], "'7' is not a token id and a number such as 50256=-1.5"),
     ],
@@ -148,8 +147,28 @@ def test_lookup_changes_nothing_of_the_text_and_tells_its_guesses(folder):
     guessed = run("generate", folder, *options, "--lookup")
     assert (guessed.stdout, guessed.exit_code) == (plain.stdout, 0)
     timings = json.loads(run("generate", folder, *options, "--lookup", "--json").stdout)["timings"]
-    assert timings["guesses"] >= timings["guesses_right"] >= 0
-    assert json.loads(run("generate", folder, *options, "--json").stdout)["timings"]["guesses"] == 0
+    assert timings["draft_tokens"] >= timings["accepted_tokens"] >= 0
+    assert json.loads(run("generate", folder, *options, "--json").stdout)["timings"]["draft_tokens"] == 0
+
+
+def test_lookup_is_for_several_continuations_too(folder):
+    options = ["The dog the dog the dog", "-n", 3, "--seed", 2, "--max-new-tokens", 20, "--json"]
+    plain, drafted = (run("generate", folder, *options, *more).stdout for more in ([], ["--lookup"]))
+    texts = [[each["text"] for each in json.loads(found)["completions"]] for found in (plain, drafted)]
+    assert texts[0] == texts[1]
+
+
+def test_lookup_in_a_batch_answers_the_same_and_notes_where_it_has_no_effect(folder, tmp_path):
+    lines = [{"prompt": "The dog the dog the dog", "temperature": number % 2} for number in range(4)]
+    (tmp_path / "in").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    texts, notes = [], []
+    for number, more in enumerate([[], ["--lookup"], ["--precision", "int8", "--lookup"]]):
+        done = run("batch", folder, tmp_path / "in", tmp_path / str(number), "--max-new-tokens", 30, "--rows", 2, *more)
+        answers = map(json.loads, (tmp_path / str(number)).read_text().splitlines())
+        texts.append({answer["id"]: (answer["text"], answer["digest"]) for answer in answers})
+        notes.append("note: int8 would write another text with guesses" in done.stderr)
+    assert texts[0] == texts[1]
+    assert notes == [False, False, True]
 
 
 def test_the_graph_is_the_one_asked_for(folder):
@@ -361,7 +380,7 @@ class TestPipes:
 import signal, sys, time, gpt2_runtime.generation.request_state
 signal.signal(signal.SIGINT, signal.default_int_handler)
 loop = sys.modules["gpt2_runtime.generation.request_state"]
-loop.accepted = lambda *_: time.sleep(0.05) or [7]
+loop.verify_draft = lambda *_: time.sleep(0.05) or [7]
 """
 
     def start(self, folder, *options):

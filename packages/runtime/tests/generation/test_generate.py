@@ -78,7 +78,7 @@ def test_each_token_costs_one_step_of_one_position(session, monkeypatch):
 
     monkeypatch.setattr(type(session), "step_top_k", counted)
     run(session, max_new_tokens=5)
-    assert steps == [([4], 1), ([1], 1), ([1], 1), ([1], 1), ([1], 1)]
+    assert steps == [([4], [1]), *4 * [([1], [1])]]
 
 
 @pytest.mark.parametrize(("asked", "room"), [(1, 4), (5, 8), (1000, 64)])
@@ -86,7 +86,9 @@ def test_the_cache_has_room_for_what_the_request_can_need(session, monkeypatch, 
     rooms = []
     empty = type(session).empty_cache
     monkeypatch.setattr(
-        type(session), "empty_cache", lambda self, *, capacity: rooms.append(capacity) or empty(self, capacity=capacity)
+        type(session),
+        "empty_cache",
+        lambda self, rows, *, capacity: rooms.append(capacity) or empty(self, rows, capacity=capacity),
     )
     run(session, max_new_tokens=asked)
     assert rooms == [room]

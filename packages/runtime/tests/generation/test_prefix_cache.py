@@ -135,7 +135,7 @@ def test_prompts_with_shared_starts_are_the_same_with_it_and_without(opened, sam
 
 def test_lookup_finds_the_same_texts_with_it(either):
     """The ids alone: how many tokens a step verifies hangs on a clock, and so do its last bits."""
-    kept, guesses = PrefixCache(either, max_bytes=ROOM), 0
+    kept, drafted = PrefixCache(either, max_bytes=ROOM), 0
     for sampling in SAMPLINGS.values():
         for cut in range(20, 40, 3):
             prompt = (OTHER[:9] * 6)[:cut]
@@ -144,9 +144,9 @@ def test_lookup_finds_the_same_texts_with_it(either):
                 either, prompt, kept, logprobs=None, sampling=sampling, max_new_tokens=24, lookup=LookupConfig()
             )
             assert found == plain
-            guesses += finished.timings.guesses
+            drafted += finished.timings.draft_tokens
         assert finished.reused
-    assert guesses
+    assert drafted
 
 
 def test_a_window_that_slid_neither_reuses_nor_is_kept(either):

@@ -1,4 +1,4 @@
-"""The guesses by a plain search, the tokens and their distribution by plain decoding, the pace by simulated steps."""
+"""The drafts by a plain search, the tokens and their distribution by plain decoding, the pace by simulated steps."""
 
 import math
 import random
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from gpt2_runtime import GREEDY, SamplingConfig
 from gpt2_runtime.errors import LogitsError, SettingError
-from gpt2_runtime.generation.prompt_lookup import MOST_CREDIT, Ledger, LookupConfig, LookupIndex, accepted
+from gpt2_runtime.generation.prompt_lookup import MOST_CREDIT, DraftBudget, LookupConfig, LookupIndex, verify_draft
 from gpt2_runtime.sampling.filters import probabilities
 from gpt2_runtime.sampling.sampler import candidates as left_of
 from gpt2_runtime.sampling.sampler import sample
@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 
-@pytest.mark.parametrize("name", ["max_ngram", "min_ngram", "max_guesses"])
+@pytest.mark.parametrize("name", ["max_ngram", "min_ngram", "max_draft_tokens"])
 @pytest.mark.parametrize("value", [0, -1, 2.0, True, None, "3"])
 def test_settings_out_of_range_are_refused_by_name_and_value(name, value):
     with pytest.raises(SettingError, match=f"{name} is {value!r}, must be an integer of at least 1"):
@@ -36,10 +36,10 @@ def searched(ids, config, count):
     for size in range(config.max_ngram, config.min_ngram - 1, -1):
         for end in range(len(ids) - 1, size - 1, -1):
             if len(ids) > size and ids[end - size : end] == ids[-size:]:
-                guessed = list(ids)
+                drafted = list(ids)
                 for place in range(end, end + count):
-                    guessed.append(guessed[place])
-                return guessed[len(ids) :]
+                    drafted.append(drafted[place])
+                return drafted[len(ids) :]
     return []
 
 
@@ -47,27 +47,27 @@ FEW_TOKENS = st.lists(st.integers(0, 3), max_size=40)
 
 
 @given(st.lists(FEW_TOKENS, max_size=5), st.integers(1, 3), st.integers(0, 2), st.integers(0, 9))
-def test_guesses_are_those_of_a_search_however_the_context_came(pieces, least, more, count):
+def test_drafts_are_those_of_a_search_however_the_context_came(pieces, least, more, count):
     config = LookupConfig(min_ngram=least, max_ngram=least + more)
     index, ids = LookupIndex(config), []
     for piece in pieces:
         index.extend(piece)
         ids += piece
-        assert index.guess(count) == searched(ids, config, count)
+        assert index.draft(count) == searched(ids, config, count)
 
 
 def test_the_longest_match_wins_and_of_equals_the_last():
     index = LookupIndex(LookupConfig(max_ngram=2, min_ngram=1))
     index.extend([1, 2, 3, 9, 2, 4, 9, 2, 5, 0, 1, 2])
-    assert index.guess(1) == [3]
+    assert index.draft(1) == [3]
     index.extend([7, 2])
-    assert index.guess(1) == [7]
+    assert index.draft(1) == [7]
 
 
-def test_numpy_ids_are_read_and_guesses_are_plain_integers():
+def test_numpy_ids_are_read_and_drafts_are_plain_integers():
     index = LookupIndex(LookupConfig())
     index.extend(np.array([1, 2, 3, 1, 2]))
-    assert [type(id_) for id_ in index.guess(2)] == [int, int]
+    assert [type(id_) for id_ in index.draft(2)] == [int, int]
 
 
 # The tokens.
@@ -89,21 +89,21 @@ def plainly(length, sampling, rng, last=0, stops=()):
     return tokens[1:]
 
 
-def by_guesses(length, sampling, rng, guesser, last=0, stops=()):
+def by_drafts(length, sampling, rng, drafter, last=0, stops=()):
     tokens = [last]
     while len(tokens) <= length and tokens[-1] not in stops:
-        guesses = [guesser.randrange(V) for _ in range(min(guesser.randrange(5), length - len(tokens)))]
-        tokens += accepted(MODEL[[tokens[-1], *guesses]], guesses, sampling, rng, stops)
+        drafts = [drafter.randrange(V) for _ in range(min(drafter.randrange(5), length - len(tokens)))]
+        tokens += verify_draft(MODEL[[tokens[-1], *drafts]], drafts, sampling, rng, stops)
     return tokens[1:]
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, *SAMPLINGS])
 @given(seed=st.integers(0, 10**6), length=st.integers(0, 30), stops=st.sets(st.integers(1, V - 1), max_size=1))
 def test_a_seed_gives_the_same_tokens_and_leaves_the_same_generator(sampling, seed, length, stops):
-    plain, guessed = np.random.default_rng(seed), np.random.default_rng(seed)
+    plain, drafted = np.random.default_rng(seed), np.random.default_rng(seed)
     expected = plainly(length, sampling, plain, stops=stops)
-    assert by_guesses(length, sampling, guessed, random.Random(seed), stops=stops) == expected
-    assert guessed.bit_generator.state == plain.bit_generator.state
+    assert by_drafts(length, sampling, drafted, random.Random(seed), stops=stops) == expected
+    assert drafted.bit_generator.state == plain.bit_generator.state
 
 
 def chi_square_limit(freedom):
@@ -113,8 +113,8 @@ def chi_square_limit(freedom):
 
 @pytest.mark.once
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-@pytest.mark.parametrize("guesses", [(0, 0), (1, 2), (2, 1)])
-def test_guesses_leave_the_distribution_as_it_is(sampling, guesses):
+@pytest.mark.parametrize("drafts", [(0, 0), (1, 2), (2, 1)])
+def test_drafts_leave_the_distribution_as_it_is(sampling, drafts):
     rng = np.random.default_rng(11)
     likely = np.zeros((V, V))
     for last, row in enumerate(MODEL):
@@ -123,7 +123,7 @@ def test_guesses_leave_the_distribution_as_it_is(sampling, guesses):
     counts = dict.fromkeys(product(range(V), repeat=3), 0)
     runs = 4000
     for _ in range(runs):
-        tokens = accepted(MODEL[[0, *guesses]], guesses, sampling, rng)
+        tokens = verify_draft(MODEL[[0, *drafts]], drafts, sampling, rng)
         tokens += plainly(3 - len(tokens), sampling, rng, last=tokens[-1])
         counts[tuple(tokens)] += 1
     expected = {(a, b, c): runs * likely[0, a] * likely[a, b] * likely[b, c] for a, b, c in counts}
@@ -139,33 +139,33 @@ def rows(*likeliest):
 
 
 @pytest.mark.parametrize(
-    ("guesses", "tokens"),
+    ("drafts", "tokens"),
     [([], [3]), ([3], [3, 1]), ([2], [3]), ([3, 1], [3, 1, 0]), ([3, 2], [3, 1]), ([3, 1, 0, 2], [3, 1, 0, 2, 2])],
 )
-def test_greedy_goes_on_while_the_guesses_are_right(guesses, tokens):
-    logits = rows(3, 1, 0, 2, 2)[: len(guesses) + 1]
-    assert accepted(logits, guesses, GREEDY, np.random.default_rng(0)) == tokens
+def test_greedy_goes_on_while_the_drafts_are_right(drafts, tokens):
+    logits = rows(3, 1, 0, 2, 2)[: len(drafts) + 1]
+    assert verify_draft(logits, drafts, GREEDY, np.random.default_rng(0)) == tokens
 
 
 def test_nothing_is_drawn_after_a_stop_token():
     rng = np.random.default_rng(0)
-    assert accepted(rows(3, 1, 0), [3, 1], SamplingConfig(temperature=0.01), rng, stops={1}) == [3, 1]
+    assert verify_draft(rows(3, 1, 0), [3, 1], SamplingConfig(temperature=0.01), rng, stops={1}) == [3, 1]
     other = np.random.default_rng(0)
     other.random(2)
     assert rng.bit_generator.state == other.bit_generator.state
 
 
-def test_rows_that_do_not_match_the_guesses_are_refused():
-    with pytest.raises(SettingError, match="logits have 2 rows, must be 3: one more than the guesses"):
-        accepted(rows(0, 1), [1, 2], GREEDY, np.random.default_rng(0))
+def test_rows_that_do_not_match_the_drafts_are_refused():
+    with pytest.raises(SettingError, match="logits have 2 rows, must be 3: one more than the draft"):
+        verify_draft(rows(0, 1), [1, 2], GREEDY, np.random.default_rng(0))
 
 
 def test_damaged_logits_are_refused_where_a_token_is_drawn_from_them():
     logits = rows(0, 1)
     logits[1, 0] = math.nan
-    assert accepted(logits, [2], GREEDY, np.random.default_rng(0)) == [0]
+    assert verify_draft(logits, [2], GREEDY, np.random.default_rng(0)) == [0]
     with pytest.raises(LogitsError, match="highest logit is nan"):
-        accepted(logits, [0], GREEDY, np.random.default_rng(0))
+        verify_draft(logits, [0], GREEDY, np.random.default_rng(0))
 
 
 # The pace. Milliseconds of a step that reads so many tokens, as measured for GPT-2, and the worst that may be.
@@ -179,27 +179,27 @@ CURVES = {
 
 
 def simulated(right, curve, length, config, pace=lambda place: 1.0):
-    """Plain decoding's time over that with guesses, of which `right(place)` come true; and the guesses of each step."""
-    ledger, milliseconds, plain, guesses, place = Ledger(), 0.0, 0.0, [], 0
+    """Plain decoding's time over that with drafts, of which `right(place)` come true; and the drafts of each step."""
+    budget, milliseconds, plain, drafts, place = DraftBudget(), 0.0, 0.0, [], 0
     while place < length:
-        count = min(ledger.guesses(config), length - place - 1)
+        count = min(budget.draft_tokens(config.max_draft_tokens), length - place - 1)
         true = 0
         while true < count and right(place + true):
             true += 1
         took = np.interp(1 + count, list(curve), list(curve.values())) * pace(place)
-        ledger = ledger.after(seconds=took / 1000, guesses=count, tokens=true + 1)
+        budget = budget.after(seconds=took / 1000, drafted=count, tokens=true + 1)
         milliseconds += took
         plain += curve[1] * pace(place) * (true + 1)
-        guesses.append(count)
+        drafts.append(count)
         place += true + 1
-    return plain / milliseconds, guesses
+    return plain / milliseconds, drafts
 
 
 @pytest.mark.parametrize("curve", CURVES.values(), ids=CURVES)
 @pytest.mark.parametrize("most", [1, 2, 8, 15])
 def test_text_that_never_repeats_is_at_most_5_percent_slower(curve, most):
     for length in [20, 21, 25, 30, 40, 60, 100, 200, 500, 1000, 2000]:
-        speed, _ = simulated(lambda place: False, curve, length, LookupConfig(max_guesses=most))
+        speed, _ = simulated(lambda place: False, curve, length, LookupConfig(max_draft_tokens=most))
         assert 1 / speed <= 1.05, length
 
 
@@ -236,50 +236,108 @@ def test_once_a_text_stops_to_repeat_little_of_what_was_saved_is_lost(curve, rep
 
 @pytest.mark.parametrize("curve", [CURVES["fp32"], CURVES["int8"]], ids=["fp32", "int8"])
 @pytest.mark.parametrize("most", [4, 8, 15])
-def test_text_that_only_repeats_soon_has_all_guesses_and_nearly_their_speed(curve, most):
-    speed, guesses = simulated(lambda place: True, curve, 1000, LookupConfig(max_guesses=most))
-    assert guesses[:6] == [0] * 6  # while no loss can be risked
-    assert set(guesses[20:-1]) == {most, 0}
-    assert guesses[20:-1].count(0) <= len(guesses) / 60  # to time a plain step
+def test_text_that_only_repeats_soon_has_all_drafts_and_nearly_their_speed(curve, most):
+    speed, drafts = simulated(lambda place: True, curve, 1000, LookupConfig(max_draft_tokens=most))
+    assert drafts[:6] == [0] * 6  # while no loss can be risked
+    assert set(drafts[20:-1]) == {most, 0}
+    assert drafts[20:-1].count(0) <= len(drafts) / 60  # to time a plain step
     ideal = (1 + most) * curve[1] / np.interp(1 + most, list(curve), list(curve.values()))
     assert speed > 0.93 * ideal
 
 
-def test_where_the_text_begins_to_repeat_the_guesses_grow_and_where_it_ends_they_shrink():
-    _, guesses = simulated(lambda place: 200 <= place < 400, CURVES["fp32"], 600, LookupConfig())
-    assert max(guesses[:200]) == 1
-    assert guesses.count(8) > 15
-    assert set(guesses[-100:]) == {0, 1}
+def test_where_the_text_begins_to_repeat_the_drafts_grow_and_where_it_ends_they_shrink():
+    _, drafts = simulated(lambda place: 200 <= place < 400, CURVES["fp32"], 600, LookupConfig())
+    assert max(drafts[:200]) == 1
+    assert drafts.count(8) > 15
+    assert set(drafts[-100:]) == {0, 1}
 
 
-def test_a_wrong_guess_halves_them_but_not_below_what_came_true():
-    ledger = Ledger(tokens=1000, plain=(0.02,), unmeasured=0, size=8)
-    sizes = [ledger.after(seconds=0.03, guesses=8, tokens=1 + right).size for right in (0, 3, 6, 8)]
+def simulated_rows(rights, curve, steps, most):
+    """Of rows that are stepped together: plain steps' time over theirs, of the slowest after each step; and the drafts.
+
+    `rights` says of each row whether the token at a place is drafted rightly; None is a row without drafts. A step
+    takes a plain row's time, and beside it that of a run for each row with a draft.
+    """
+    budget, milliseconds, places, speeds, drafts = DraftBudget(), 0.0, [0] * len(rights), [], []
+    drafting = sum(right is not None for right in rights)
+    plain = len(rights) - drafting
+    for _ in range(steps):
+        count = budget.draft_tokens(most, drafting=drafting, plain=plain)
+        tokens = []
+        for row, right in enumerate(rights):
+            true = 0
+            while right is not None and true < count and right(places[row] + true):
+                true += 1
+            tokens.append(true + 1)
+            places[row] += true + 1
+        run = np.interp(1 + count, list(curve), list(curve.values()))
+        took = drafting * run + bool(plain) * curve[1] if count else curve[1]
+        budget = budget.after(
+            seconds=took / 1000,
+            drafted=count,
+            tokens=min(tokens),
+            right=min(each - 1 for each, right in zip(tokens, rights, strict=True) if right is not None),
+            drafting=drafting,
+            plain=plain,
+        )
+        milliseconds += took
+        speeds.append(min(places) * curve[1] / milliseconds)
+        drafts.append(count)
+    return speeds, drafts
+
+
+@pytest.mark.parametrize("curve", CURVES.values(), ids=CURVES)
+@pytest.mark.parametrize("neighbours", [1, 3, 7])
+@pytest.mark.parametrize("drafts", [True, False])
+def test_no_row_of_a_batch_is_more_than_5_percent_slower_for_what_its_neighbours_draft(curve, neighbours, drafts):
+    never = (lambda place: False) if drafts else None
+    speeds, counts = simulated_rows([never] + [lambda place: True] * neighbours, curve, 2000, 8)
+    assert min(speeds) >= 1 / 1.05
+    assert any(counts)
+
+
+@pytest.mark.parametrize(("rows", "gain"), [(1, 3.0), (2, 1.5)])
+def test_rows_that_all_repeat_are_faster_where_that_pays(rows, gain):
+    speeds, drafts = simulated_rows([lambda place: True] * rows, CURVES["fp32"], 600, 8)
+    assert speeds[-1] > gain
+    assert drafts[-50:].count(8) > 45
+
+
+def test_what_cannot_pay_among_many_rows_is_tried_and_then_left():
+    for rights in ([lambda place: True] + [None] * 7, [lambda place: True] * 16):
+        speeds, drafts = simulated_rows(rights, CURVES["fp32"], 4000, 8)
+        assert speeds[-1] > 0.98
+        assert not any(drafts[-1000:])
+
+
+def test_a_wrong_draft_halves_them_but_not_below_what_came_true():
+    budget = DraftBudget(tokens=1000, plain=(0.02,), unmeasured=0, size=8)
+    sizes = [budget.after(seconds=0.03, drafted=8, tokens=1 + right).size for right in (0, 3, 6, 8)]
     assert sizes == [4, 4, 6, 16]
 
 
-def test_fewer_guesses_than_asked_for_do_not_shrink_them_when_they_come_true():
-    ledger = Ledger(tokens=1000, plain=(0.02,), unmeasured=0, size=8)
-    assert ledger.after(seconds=0.02, guesses=1, tokens=2).size == 8
+def test_fewer_drafts_than_asked_for_do_not_shrink_them_when_they_come_true():
+    budget = DraftBudget(tokens=1000, plain=(0.02,), unmeasured=0, size=8)
+    assert budget.after(seconds=0.02, drafted=1, tokens=2).size == 8
 
 
-def test_before_a_plain_step_was_timed_nothing_is_guessed():
-    assert Ledger(tokens=1000).guesses(LookupConfig()) == 0
+def test_before_a_plain_step_was_timed_nothing_is_drafted():
+    assert DraftBudget(tokens=1000).draft_tokens(LookupConfig().max_draft_tokens) == 0
 
 
-def test_a_hiccup_does_not_make_guessing_look_cheap():
-    ledger = Ledger()
+def test_a_hiccup_does_not_make_drafting_look_cheap():
+    budget = DraftBudget()
     for seconds in [0.02] * 20 + [0.5] * 2:
-        ledger = ledger.after(seconds=seconds, guesses=0, tokens=1)
-    assert ledger.after(seconds=0.03, guesses=1, tokens=1).loss == pytest.approx(0.5)
+        budget = budget.after(seconds=seconds, drafted=0, tokens=1)
+    assert budget.after(seconds=0.03, drafted=1, tokens=1).loss == pytest.approx(0.5)
 
 
-def test_a_hiccup_does_not_make_guessing_look_dear():
+def test_a_hiccup_does_not_make_drafting_look_dear():
     """Such as weights being packed meanwhile: half a second."""
-    ledger = Ledger(tokens=100, plain=(0.02,), unmeasured=0, size=4)
-    ledger = ledger.after(seconds=0.5, guesses=4, tokens=5)
-    assert (ledger.loss, ledger.costs) == (0.0, {4: 5.0})
-    assert ledger.guesses(LookupConfig()) > 0
+    budget = DraftBudget(tokens=100, plain=(0.02,), unmeasured=0, size=4)
+    budget = budget.after(seconds=0.5, drafted=4, tokens=5)
+    assert (budget.loss, budget.costs) == (0.0, {(1, 4): 5.0})
+    assert budget.draft_tokens(LookupConfig().max_draft_tokens) > 0
 
 
 def test_runs_so_long_that_they_are_never_indexed_are_refused():

@@ -5,7 +5,7 @@ import pytest
 from gpt2_runtime import GREEDY, Finished, LookupConfig, SamplingConfig, generate
 from gpt2_runtime.errors import LogitsError, PromptTooLongError, SettingError
 from gpt2_runtime.generation.request import Request
-from gpt2_runtime.generation.request_state import Decoding
+from gpt2_runtime.generation.request_state import RequestState
 from gpt2_runtime.sampling.logprobs import likeliest, log_softmax
 
 LIMIT = 64  # n_positions of the folder
@@ -49,14 +49,14 @@ def test_sliding_changes_nothing_of_a_text_that_fits(either):
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, SamplingConfig(temperature=0.5)])
-def test_guessing_changes_nothing_of_a_text_that_slides(session, sampling):
+def test_drafts_change_nothing_of_a_text_that_slides(session, sampling):
     texts = []
-    for lookup in (None, LookupConfig(max_guesses=16)):
+    for lookup in (None, LookupConfig(max_draft_tokens=16)):
         settings = {"max_new_tokens": 200, "overflow": "slide", "rng": np.random.default_rng(1)}
         events, last = run(session, sampling=sampling, lookup=lookup, **settings)
         texts.append(([event.id for event in events], last.slides))
     assert texts[0] == texts[1]
-    assert last.timings.guesses > 0
+    assert last.timings.draft_tokens > 0
 
 
 @pytest.mark.parametrize(("overflow", "kept"), [("truncate", 64), ("slide", 64)])
@@ -78,14 +78,14 @@ def test_logprobs_are_the_models_own_whatever_the_settings(either, oracle):
         read.append(event.id)
 
 
-def test_logprobs_of_guesses_that_came_true_are_those_of_plain_decoding(session):
+def test_logprobs_of_drafts_that_came_true_are_those_of_plain_decoding(session):
     plain, _ = run(session, max_new_tokens=5, logprobs=2)
-    guesses = [event.id for event in plain[:4]]
+    draft = [event.id for event in plain[:4]]
     request = Request(prompt_ids=PROMPT, max_new_tokens=5, sampling=GREEDY, stop_token_ids=frozenset(), logprobs=2)
-    decoding = Decoding(session, request, np.random.default_rng())
-    logits, _ = session.step([decoding.next_read() + guesses], session.empty_cache(), 5)
-    events = decoding.take(decoding.choose(logits[0], guesses), seconds=1.0, guesses=4)
-    assert decoding.finished == "length"
+    state = RequestState(session, request, np.random.default_rng())
+    logits, _ = session.step([state.next_read() + draft], session.empty_cache(), 5)
+    events = state.append(state.choose(logits[0], draft), seconds=1.0, drafted=4)
+    assert state.finished == "length"
     for a, b in zip(plain, events[:-1], strict=True):
         assert (a.id, a.index, [id_ for id_, _ in a.top_logprobs]) == (
             b.id,
@@ -115,9 +115,9 @@ def test_a_request_is_refused_by_name(setting, told):
         Request(**{"prompt_ids": [1], "max_new_tokens": 1, **setting})
 
 
-def test_a_decoding_tells_what_it_needs_of_a_cache(session):
+def test_a_state_knows_what_it_needs_of_a_cache(session):
     def of(length, **settings):
-        return Decoding(session, Request(prompt_ids=[5] * length, **settings), np.random.default_rng())
+        return RequestState(session, Request(prompt_ids=[5] * length, **settings), np.random.default_rng())
 
     assert of(4, max_new_tokens=1).capacity == 4
     assert of(4, max_new_tokens=1000).capacity == LIMIT

@@ -6,7 +6,7 @@ from gpt2_runtime import GREEDY, Finished, SamplingConfig, Token, generate
 from gpt2_runtime.errors import SettingError
 from gpt2_runtime.generation.prefix_cache import PrefixCache
 from gpt2_runtime.generation.request import Request
-from gpt2_runtime.generation.request_state import Decoding
+from gpt2_runtime.generation.request_state import RequestState
 from gpt2_runtime.generation.scheduler import Scheduler
 
 SAMPLINGS = (
@@ -41,12 +41,12 @@ def alone(session, request, seed):
 
 
 def together(scheduler):
-    """The events of each decoding."""
-    told = {}
+    """The events of each state."""
+    outputs = {}
     while not scheduler.idle:
-        for decoding, event in scheduler.step():
-            told.setdefault(decoding, []).append(event)
-    return told
+        for state, event in scheduler.step():
+            outputs.setdefault(state, []).append(event)
+    return outputs
 
 
 def same(events, others):
@@ -65,23 +65,23 @@ def same(events, others):
 def test_each_request_ends_as_it_does_alone(session, rows):
     wanted = requests(40)
     scheduler = Scheduler(session, rows=rows)
-    decodings = [Decoding(session, request, np.random.default_rng(seed)) for seed, request in enumerate(wanted)]
-    for decoding in decodings:
-        scheduler.submit(decoding)
-    told = together(scheduler)
-    for seed, (decoding, request) in enumerate(zip(decodings, wanted, strict=True)):
-        assert same(told[decoding], alone(session, request, seed))
-    assert sum(isinstance(events[-1], Finished) for events in told.values()) == 40
+    states = [RequestState(session, request, np.random.default_rng(seed)) for seed, request in enumerate(wanted)]
+    for state in states:
+        scheduler.submit(state)
+    outputs = together(scheduler)
+    for seed, (state, request) in enumerate(zip(states, wanted, strict=True)):
+        assert same(outputs[state], alone(session, request, seed))
+    assert sum(isinstance(events[-1], Finished) for events in outputs.values()) == 40
 
 
 def test_the_portable_graph_takes_one_row(portable):
-    decodings = [Decoding(portable, request, np.random.default_rng(0)) for request in requests(5)]
+    states = [RequestState(portable, request, np.random.default_rng(0)) for request in requests(5)]
     scheduler = Scheduler(portable, rows=1)
-    for decoding in decodings:
-        scheduler.submit(decoding)
-    told = together(scheduler)
-    for decoding in decodings:
-        assert same(told[decoding], alone(portable, decoding.request, 0))
+    for state in states:
+        scheduler.submit(state)
+    outputs = together(scheduler)
+    for state in states:
+        assert same(outputs[state], alone(portable, state.request, 0))
     with pytest.raises(SettingError, match=r"rows is 2, the portable graph .*; pass 1, or open the serving graph"):
         Scheduler(portable, rows=2)
 
@@ -103,15 +103,15 @@ def test_continuations_of_one_prompt_read_it_once(session, monkeypatch, rows):
     request = Request(
         prompt_ids=list(range(5, 45)), max_new_tokens=6, sampling=SamplingConfig(), stop_token_ids=frozenset()
     )
-    group = [Decoding(session, request, np.random.default_rng(seed)) for seed in range(5)]
+    group = [RequestState(session, request, np.random.default_rng(seed)) for seed in range(5)]
     scheduler = Scheduler(session, rows=rows)
     scheduler.submit(*group)
-    told = together(scheduler)
+    outputs = together(scheduler)
     assert sum(read) == 40 + 5 * 5
-    texts = [tuple(event.id for event in told[decoding] if isinstance(event, Token)) for decoding in group]
+    texts = [tuple(event.id for event in outputs[state] if isinstance(event, Token)) for state in group]
     assert len(set(texts)) > 1
-    for seed, decoding in enumerate(group):
-        assert same(told[decoding], alone(session, request, seed))
+    for seed, state in enumerate(group):
+        assert same(outputs[state], alone(session, request, seed))
 
 
 @pytest.mark.parametrize("rows", [1, 4])
@@ -129,13 +129,13 @@ def test_what_prompts_share_is_read_once_and_changes_nothing(session, rows):
     ]
     prefixes = PrefixCache(session, max_bytes=2**24)
     scheduler = Scheduler(session, rows=rows, prefixes=prefixes)
-    decodings = [Decoding(session, request, np.random.default_rng(seed)) for seed, request in enumerate(wanted)]
-    for decoding in decodings:
-        scheduler.submit(decoding)
-    told = together(scheduler)
-    for seed, (decoding, request) in enumerate(zip(decodings, wanted, strict=True)):
-        assert same(told[decoding], alone(session, request, seed))
-    assert [told[decoding][-1].reused for decoding in decodings] == [0, 32, 32, 32, 32, 32]
+    states = [RequestState(session, request, np.random.default_rng(seed)) for seed, request in enumerate(wanted)]
+    for state in states:
+        scheduler.submit(state)
+    outputs = together(scheduler)
+    for seed, (state, request) in enumerate(zip(states, wanted, strict=True)):
+        assert same(outputs[state], alone(session, request, seed))
+    assert [outputs[state][-1].reused for state in states] == [0, 32, 32, 32, 32, 32]
     # What was kept has the bits of a prompt that is read alone.
     request = wanted[2]
     *_, end = with_kept = list(
@@ -148,37 +148,37 @@ def test_what_prompts_share_is_read_once_and_changes_nothing(session, rows):
 
 def test_a_request_that_is_cancelled_tells_no_more_and_leaves_its_row(session):
     request = Request(prompt_ids=[5], max_new_tokens=20, sampling=GREEDY, stop_token_ids=frozenset())
-    running, waiting, other = (Decoding(session, request, np.random.default_rng(0)) for _ in range(3))
+    running, waiting, other = (RequestState(session, request, np.random.default_rng(0)) for _ in range(3))
     scheduler = Scheduler(session, rows=1)
-    for decoding in (running, waiting, other):
-        scheduler.submit(decoding)
-    assert [decoding for decoding, _ in scheduler.step()] == [running]
+    for state in (running, waiting, other):
+        scheduler.submit(state)
+    assert [state for state, _ in scheduler.step()] == [running]
     scheduler.cancel(running)
     scheduler.cancel(waiting)
-    told = together(scheduler)
-    assert list(told) == [other]
-    assert same(told[other], alone(session, request, 0))
+    outputs = together(scheduler)
+    assert list(outputs) == [other]
+    assert same(outputs[other], alone(session, request, 0))
 
 
 def test_a_request_whose_settings_leave_no_token_does_not_end_the_others(session):
     nothing = SamplingConfig(logit_bias=dict.fromkeys(range(300), float("-inf")))
     good, bad = (
-        Decoding(session, Request(prompt_ids=[5], max_new_tokens=3, sampling=sampling), np.random.default_rng(0))
+        RequestState(session, Request(prompt_ids=[5], max_new_tokens=3, sampling=sampling), np.random.default_rng(0))
         for sampling in (GREEDY, nothing)
     )
     scheduler = Scheduler(session, rows=2)
     scheduler.submit(bad)
     scheduler.submit(good)
-    told = together(scheduler)
-    assert [type(event) for event in told[bad]] == [SettingError]
-    assert isinstance(told[good][-1], Finished)
+    outputs = together(scheduler)
+    assert [type(event) for event in outputs[bad]] == [SettingError]
+    assert isinstance(outputs[good][-1], Finished)
 
 
 def test_free_rows_are_those_that_nothing_waits_for(session):
     request = Request(prompt_ids=[5], max_new_tokens=2, sampling=GREEDY, stop_token_ids=frozenset())
     scheduler = Scheduler(session, rows=3)
     assert (scheduler.free, scheduler.idle) == (3, True)
-    scheduler.submit(*(Decoding(session, request, np.random.default_rng(0)) for _ in range(2)))
+    scheduler.submit(*(RequestState(session, request, np.random.default_rng(0)) for _ in range(2)))
     assert (scheduler.free, scheduler.idle) == (1, False)
     scheduler.step()
     assert scheduler.free == 1

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 from gpt2_runtime.batch_file.line import MOST_LINE_BYTES, Defaults, Job, read, written
 from gpt2_runtime.errors import GPT2RuntimeError, JobError
+from gpt2_runtime.generation.prompt_lookup import LookupConfig
 from gpt2_runtime.generation.scheduler import ROWS, check_rows
 from gpt2_runtime.text.batch import Prompt, complete_batch
 from gpt2_runtime.text.generator import TextGenerator
@@ -59,6 +60,7 @@ def run(
     *,
     defaults: Defaults,
     rows: int = ROWS,
+    lookup: LookupConfig | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
     refused: Callable[[int, GPT2RuntimeError], None] = lambda _, __: None,
 ) -> Progress:
@@ -70,6 +72,7 @@ def run(
         target: a file that is made, or gone on with.
         defaults: what holds for the lines that say nothing else; `model` is filled in here.
         rows: how many prompts are continued at once.
+        lookup: as for `complete_batch`.
         progress: told after each line.
         refused: told of each line that has no answer, by its number.
 
@@ -83,8 +86,10 @@ def run(
         raise JobError(f"{target} is a file of the model in {bundle.folder}; give another OUTPUT")
     check_rows(rows, generator.session)  # before a file is made, or its cut line dropped
     with _opened(target) as file:
-        lines = _Lines(source, replace(defaults, model=_model(generator)), _answers(file, target), progress, refused)
-        for result in complete_batch(generator, lines.prompts(target), rows=rows):
+        lines = _Lines(
+            source, replace(defaults, model=_model(generator, lookup)), _answers(file, target), progress, refused
+        )
+        for result in complete_batch(generator, lines.prompts(target), rows=rows, lookup=lookup):
             job = lines.open.pop(result.index)
             if result.error is not None:
                 lines.fail(job.line, result.error)
@@ -178,12 +183,16 @@ class _Lines:
         self._progress(self.state)
 
 
-def _model(generator: TextGenerator) -> str:
-    """Tells by the manifest's hashes one folder, precision and graph from others; and which way it is run."""
+def _model(generator: TextGenerator, lookup: LookupConfig | None) -> str:
+    """Tells by the manifest's hashes one folder, precision and graph from others; and which way it is run.
+
+    Lookup changes no text, but where it is `fast_single`.
+    """
     session, bundle = generator.session, generator.session.bundle
     names = (bundle.weights[session.precision], bundle.graphs[session.precision][session.graph], *DECIDING)
     told = [f"{name} {bundle.files[name].sha256}" for name in names if name in bundle.files]
-    return " ".join([*told, "fast_single"] if session.fast_single else told)
+    way = ["fast_single"] + ["lookup"] * (lookup is not None) if session.fast_single else []
+    return " ".join([*told, *way])
 
 
 def _opened(target: Path) -> FileIO:

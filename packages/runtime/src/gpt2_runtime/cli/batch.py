@@ -39,6 +39,7 @@ STDIN = 0  # the file descriptor
 )
 @options.continuation
 @click.option("--seed", type=int, default=0, show_default=True, help="Seeds each line, with its number.")
+@options.lookup
 @options.precision
 @options.provider
 @options.threads
@@ -55,6 +56,7 @@ def batch(
     prefix_mb: int,
     n: int,
     seed: int,
+    lookup: bool,
     precision: str | None,
     provider: str,
     threads: int | None,
@@ -92,9 +94,17 @@ def batch(
             prefix_bytes=prefix_mb * 10**6 or None,
             check_hashes=check_hashes,
         )
+        drafts = options.note_lookup(generator.session, lookup)
         with _Bar(count, options.hints(continuation)) as bar:
             done = run(
-                generator, lines, output, defaults=defaults, rows=rows, progress=bar.show, refused=bar.refused(source)
+                generator,
+                lines,
+                output,
+                defaults=defaults,
+                rows=rows,
+                lookup=drafts,
+                progress=bar.show,
+                refused=bar.refused(source),
             )
     told = f"{done.answered} answered, {done.tokens} tokens, {bar.pace(done):.0f} tokens/s"
     click.echo(f"{told}; {done.kept} were there, {done.failed} failed", err=True)

@@ -11,7 +11,6 @@ import click
 from gpt2_runtime.cli import options
 from gpt2_runtime.cli.streams import print_json, read_text
 from gpt2_runtime.generation.beam_search import EarlyStopping
-from gpt2_runtime.generation.prompt_lookup import LookupConfig
 from gpt2_runtime.graphs.graph_signature import GraphKind
 from gpt2_runtime.text.batch import complete
 from gpt2_runtime.text.generator import BeamCompletion, Settings, TextGenerator, TextStream
@@ -40,12 +39,7 @@ def token_ids(_: click.Context, __: click.Parameter, value: str | None) -> list[
     type=click.Choice(list(EARLY_STOPPING)),
     help="With beams: yes ends when K texts have ended, never only when none can become better.  [default: no]",
 )
-@click.option(
-    "--lookup",
-    is_flag=True,
-    help="Guess tokens from the text so far: the same text, sooner where it repeats itself. int8 and int4 guess with "
-    "--fast-single only.",
-)
+@options.lookup
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end instead of streaming text.")
 @options.precision
 @options.provider
@@ -97,8 +91,8 @@ def generate(
         raise click.UsageError(f"-n is {n}, and only one text can be streamed; add --json.")
     if not as_json and (continuation["logprobs"], continuation["prompt_logprobs"]) != (None, None):
         raise click.UsageError("--logprobs and --prompt-logprobs are shown by --json only; add it.")
-    if lookup and (n > 1 or num_beams is not None):
-        raise click.UsageError("--lookup guesses for one text; leave it out, or -n and --num-beams.")
+    if lookup and num_beams is not None:
+        raise click.UsageError("--lookup has no effect on a beam search; leave it out, or --num-beams.")
     # Settings are checked before the model is loaded: a mistyped number should not cost a wait.
     settings = options.settings(continuation) | Settings(seed=seed)
     generator = TextGenerator.open(
@@ -114,9 +108,7 @@ def generate(
         check_hashes=check_hashes,
     )
     text = read_text("-") if given == "-" else given
-    if lookup and generator.session.even:
-        told = f"{generator.session.precision} would write another text with guesses, so --lookup makes none"
-        click.echo(f"note: {told}; add --fast-single to let it", err=True)
+    drafts = options.note_lookup(generator.session, lookup)
     if num_beams is not None:
         stopping = EARLY_STOPPING[early_stopping or "no"]
         penalty = 1.0 if length_penalty is None else length_penalty
@@ -127,11 +119,11 @@ def generate(
         print_json({"beams": [asdict(each) for each in found]}) if as_json else _print_found(found)
         return
     if n != 1:
-        documents = [completion.to_dict() for completion in complete(generator, text, n, settings)]
+        documents = [completion.to_dict() for completion in complete(generator, text, n, settings, lookup=drafts)]
         _print_hints(continuation)
         print_json({"completions": documents})
         return
-    stream = generator.stream(text, lookup=LookupConfig() if lookup else None, **settings)
+    stream = generator.stream(text, lookup=drafts, **settings)
     _print_hints(continuation)  # now that nothing was refused, which is told in one line
     if as_json:
         for _ in stream:

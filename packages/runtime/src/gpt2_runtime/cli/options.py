@@ -15,8 +15,10 @@ from typing import Any, NoReturn, cast
 import click
 
 from gpt2_runtime.cli.streams import check_output
+from gpt2_runtime.engine.session import Session
 from gpt2_runtime.errors import MOST_SHOWN, GPT2RuntimeError
 from gpt2_runtime.folder.bundle import PRECISIONS
+from gpt2_runtime.generation.prompt_lookup import LookupConfig
 from gpt2_runtime.providers.providers import PROVIDERS
 from gpt2_runtime.sampling.config import SamplingConfig
 from gpt2_runtime.text.generator import MAX_NEW_TOKENS, Settings
@@ -95,9 +97,23 @@ fast_single = click.option(
     is_flag=True,
     help="With int8 and int4 on the CPU: faster for a text alone, which may then differ from the same text in a batch.",
 )
+lookup = click.option(
+    "--lookup",
+    is_flag=True,
+    help="Guess tokens from the text so far: the same text, sooner where it repeats itself. int8 and int4 guess with "
+    "--fast-single only.",
+)
 check_hashes = click.option(
     "--check-hashes", is_flag=True, help="Compare every file with the manifest's SHA-256 first."
 )
+
+
+def note_lookup(session: Session, lookup: bool) -> LookupConfig | None:
+    """What --lookup says; on stderr a note where it has no effect."""
+    if lookup and session.even:
+        told = f"{session.precision} would write another text with guesses, so --lookup makes none"
+        click.echo(f"note: {told}; add --fast-single to let it", err=True)
+    return LookupConfig() if lookup else None
 
 
 def _bias(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[int, float]:

@@ -16,31 +16,31 @@ class Timings:
         first_token_seconds: reading the prompt and choosing the first token; None before that.
         decode_seconds: all the later tokens together.
         decode_tokens: how many those were, a stop token included.
-        guesses: how many tokens prompt-lookup guessed.
-        guesses_right: how many of them came true.
+        draft_tokens: how many tokens prompt lookup drafted.
+        accepted_tokens: how many of them came true.
     """
 
     first_token_seconds: float | None = None
     decode_seconds: float = 0.0
     decode_tokens: int = 0
-    guesses: int = 0
-    guesses_right: int = 0
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
 
     @property
     def tokens_per_second(self) -> float | None:
         """The pace of the later tokens; None where there were none."""
         return self.decode_tokens / self.decode_seconds if self.decode_tokens else None
 
-    def after(self, seconds: float, guesses: int = 0, right: int = 0) -> Timings:
-        """These timings and one token more, which took `seconds` and the verification of `guesses`."""
+    def after(self, seconds: float, drafted: int = 0, accepted: int = 0) -> Timings:
+        """These timings and one token more, which took `seconds` and the verification of `drafted` tokens."""
         if self.first_token_seconds is None:
             return Timings(first_token_seconds=seconds)
         return Timings(
             first_token_seconds=self.first_token_seconds,
             decode_seconds=self.decode_seconds + seconds,
             decode_tokens=self.decode_tokens + 1,
-            guesses=self.guesses + guesses,
-            guesses_right=self.guesses_right + right,
+            draft_tokens=self.draft_tokens + drafted,
+            accepted_tokens=self.accepted_tokens + accepted,
         )
 
 

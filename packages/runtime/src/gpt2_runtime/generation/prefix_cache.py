@@ -52,6 +52,25 @@ def reusable(shared: int, count: int, *, even: bool = False) -> int:
     return min(shared, max(0, count - 2)) // size * size
 
 
+def next_stop(start: int, count: int, most: int, *, even: bool = False) -> int:
+    """Up to where a text of `count` tokens is read next, after the first `start` of them.
+
+    That is `most` tokens further, or fewer where those would have other bits than in a text that is read at once: the
+    rules are those of `reusable`. So it is never fewer than a block, and where the last token is in a block by itself
+    not fewer than a chunk.
+
+    >>> [next_stop(start, 300, 100) for start in (0, 96, 192, 288)]
+    [96, 192, 288, 300]
+    >>> next_stop(0, 49, 16), next_stop(0, 33, 16, even=True), next_stop(16, 33, 16, even=True)
+    (49, 16, 33)
+    """
+    if count - start <= most:
+        return count
+    size = CHUNK if count % BLOCK == 1 and not even else BLOCK
+    stop = max(min(start + most, count - 2) // size * size, start + size)
+    return stop if stop <= count - 2 else count
+
+
 def whole_blocks(count: int) -> int:
     """How many of `count` tokens that were read together are as they would be in any longer prompt.
 
@@ -144,7 +163,7 @@ class PrefixCache(Local):
         Args:
             cache: it is used up.
             ids: the text, of which it reads the rest.
-            count: how many tokens it would read without; guesses after the text count too.
+            count: how many tokens it would read without.
             row: which; it is empty.
         """
         found = self.longest(ids)

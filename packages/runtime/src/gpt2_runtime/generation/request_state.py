@@ -2,12 +2,13 @@
 
 The loop around it, for one request or for many::
 
-    unread = decoding.next_read()                      ids; the cache must hold `decoding.read` tokens before them
-    choices = decoding.choose(logits)                  [1 + G], after the last of them and after each guess: of the
-                                                       logits [V] at least the `decoding.needed` highest
-    events = decoding.take(choices, seconds=...)
+    unread = state.next_read()                   ids; the cache must hold `state.num_cached` tokens before them
+    draft = state.propose()                      ids that may come after them, to be read in the same step
+    choices = state.choose(logits, draft)        [1 + G], after the last of them and after each draft token: of the
+                                                 logits [V] at least the `state.top_k_needed` highest
+    events = state.append(choices, seconds=...)
 
-G guesses, V vocabulary.
+G draft tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy.typing as npt
 from gpt2_runtime.engine.logits import Row
 from gpt2_runtime.engine.session import Session
 from gpt2_runtime.generation.events import Event, Finished, FinishReason, Timings, Token
-from gpt2_runtime.generation.prompt_lookup import accepted
+from gpt2_runtime.generation.prompt_lookup import LookupConfig, LookupIndex, check_lookup, verify_draft
 from gpt2_runtime.generation.request import Request
 from gpt2_runtime.sampling.config import check_vocabulary
 from gpt2_runtime.sampling.logprobs import likeliest, log_softmax
@@ -29,55 +30,63 @@ from gpt2_runtime.sampling.logprobs import likeliest, log_softmax
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """A token that was chosen, and its log-probabilities where they were asked for."""
+    """A token that was chosen, and its log-probabilities where they were requested."""
 
     id: int
     logprob: float | None = None
     top_logprobs: tuple[tuple[int, float], ...] = ()
 
 
-class Decoding:
-    """The text of one request, as far as it has come.
+class RequestState:
+    """The text of one request, as far as it has come. Its attributes are for reading: its methods set them.
 
     Args:
         session: the model that will read it.
-        request: what is asked for.
+        request: the prompt and its settings.
         rng: where the draws come from.
+        lookup: draft tokens from what followed the same words before. In an even session (int8 and int4 on the CPU)
+            there are none, for several tokens at once have other bits there than one by one.
 
     Attributes:
         ids: the prompt as it is read, and the new tokens.
-        read: how many tokens of the window are in the cache.
+        num_cached: how many tokens of the window are in the cache.
         finished: why it ended, None before that.
-        failed: whether it can go no further, for an error that its owner has told.
+        failed: whether it can go no further, for an error that its owner has reported.
         truncated: how many tokens of the prompt were left out, from its start.
         slides: how often the window was moved on.
         reused: how many tokens of the prompt were not computed, for an earlier one starts with them.
 
     Raises:
         PromptError: the prompt is empty, too long, or has an id outside the vocabulary.
-        SettingError: a setting speaks of a token that the vocabulary does not have.
+        SettingError: a setting speaks of a token that the vocabulary does not have; `lookup` is not a LookupConfig.
     """
 
-    def __init__(self, session: Session, request: Request, rng: np.random.Generator) -> None:
+    def __init__(
+        self, session: Session, request: Request, rng: np.random.Generator, lookup: LookupConfig | None = None
+    ) -> None:
         self._limit = session.bundle.architecture.n_positions
         prompt = session.check_row(request.fitting(self._limit, session.bundle.bos_token_id))
         vocab_size = session.bundle.architecture.vocab_size
         check_vocabulary(request.sampling, vocab_size)
+        check_lookup(lookup)
         self.request = request
         self.ids: list[int] = prompt.tolist()
-        self.read = 0
+        self.num_cached = 0
         self.finished: FinishReason | None = None
         self.failed = False
         self.truncated = len(request.prompt_ids) - len(prompt)
         self.slides = 0
         self.reused = 0
         self._rng = rng
+        self._lookup = None if session.even else lookup
+        self._index = LookupIndex(self._lookup) if self._lookup else None
         self._stops = request.stops(session.bundle.eos_token_ids, vocab_size)
         self._prompt_length = len(prompt)
         self._start = 0  # of the window among the ids
         # The last token chosen never has to be read.
         most = request.max_new_tokens if request.overflow == "slide" else self._limit - len(prompt) + 1
         self._room = min(request.max_new_tokens, most)
+        self._seconds = 0.0  # of steps that have read, and chosen no token yet
         self._timings = Timings()
         self._array = np.empty(0, np.int64)  # the ids, as far as they are known there
         self._known = 0
@@ -103,41 +112,66 @@ class Decoding:
         return min(self._limit, self._prompt_length + max(0, self._room - 1))
 
     @property
-    def spare(self) -> int:
-        """The most guesses that the next step may verify."""
-        left = self._room - (len(self.ids) - self._prompt_length)
-        return max(0, min(left, self._limit - (len(self.ids) - self._start)) - 1)
-
-    @property
-    def needed(self) -> int | None:
+    def top_k_needed(self) -> int | None:
         """Of how many of the highest logits a token is chosen, and of what ties with the last of them; None for all."""
         return self.request.sampling.needed if self.request.logprobs is None else None
 
+    @property
+    def drafts(self) -> bool:
+        """Whether it may have draft tokens."""
+        return self._index is not None
+
+    @property
+    def max_draft(self) -> int:
+        """The most draft tokens that the next step may verify."""
+        left = self._room - (len(self.ids) - self._prompt_length)
+        return max(0, min(left, self._limit - (len(self.ids) - self._start)) - 1)
+
     def begin(self) -> list[Event]:
-        """The events before the first step: the end, where no token was asked for."""
+        """The events before the first step: the end, where no token is to come."""
         return [] if self._room else [self._end("length")]
 
     def next_read(self) -> list[int]:
-        """The tokens that the next step reads, after the `read` ones: the last, and all that the cache lacks.
+        """The tokens to be read next, after the `num_cached` ones: the last, and all that the cache lacks.
 
-        Where the window is full it moves on: its last half is read anew, for positions are learned, and keys cannot be
+        Where the window is full it moves on: its last half is read again, for positions are learned, and keys cannot be
         shifted.
         """
         if len(self.ids) - self._start > self._limit:
             self._start = len(self.ids) - max(1, self._limit // 2)
             self.slides += 1
-            self.read = 0
-        return self.ids[self._start + self.read :]
+            self.num_cached = 0
+        return self.ids[self._start + self.num_cached :]
 
-    def choose(self, logits: Sequence[Row], guesses: Sequence[int] = ()) -> list[Choice]:
-        """The next tokens, 1 to 1 + G of them: as many as the guesses are right, and one more.
+    def propose(self) -> list[int]:
+        """Draft tokens: what may come next, by what followed the same words before; none where nothing is known."""
+        if self._index is None or self._lookup is None:
+            return []
+        self._index.extend(self.ids[len(self._index) :])
+        return self._index.draft(min(self._lookup.max_draft_tokens, self.max_draft))
+
+    def restored(self, count: int) -> None:
+        """The cache was given the first tokens of the prompt: they need not be read."""
+        self.num_cached = self.reused = count
+
+    def advance(self, count: int, *, seconds: float) -> None:
+        """A step has read `count` tokens and not yet all, so that no token is chosen."""
+        self.num_cached += count
+        self._seconds += seconds
+
+    def fail(self) -> None:
+        """It can go no further."""
+        self.failed = True
+
+    def choose(self, logits: Sequence[Row], draft: Sequence[int] = ()) -> list[Choice]:
+        """The next tokens, 1 to 1 + G of them: as many as the draft is right, and one more.
 
         Raises:
             LogitsError: the logits hold NaN or infinity.
         """
         request = self.request
         text = self._text() if request.sampling.processors else ()  # which nothing else looks at
-        chosen = accepted(logits, guesses, request.sampling, self._rng, self._stops, *text)
+        chosen = verify_draft(logits, draft, request.sampling, self._rng, self._stops, *text)
         if request.logprobs is None:
             return [Choice(id=id_) for id_ in chosen]
         rows = log_softmax(np.array(logits[: len(chosen)]))
@@ -154,14 +188,15 @@ class Decoding:
         self._known = len(self.ids)
         return self._array[: self._prompt_length], self._array[self._prompt_length : self._known]
 
-    def take(self, choices: Sequence[Choice], *, seconds: float, guesses: int = 0) -> list[Event]:
-        """The events of a step that took so many seconds. The cache is right up to `read`, and has to be cut there."""
-        right = len(choices) - 1
-        self.read = len(self.ids) - self._start + right
+    def append(self, choices: Sequence[Choice], *, seconds: float, drafted: int = 0) -> list[Event]:
+        """The events of a step that took so many seconds. The cache is right up to `num_cached`, and is then cut."""
+        accepted = len(choices) - 1
+        self.num_cached = len(self.ids) - self._start + accepted
+        seconds, self._seconds = self._seconds + seconds, 0.0
         events: list[Event] = []
         for place, choice in enumerate(choices):
             # All of the step counts for its first token.
-            spent = (0.0, 0, 0) if place else (seconds, guesses, right)
+            spent = (0.0, 0, 0) if place else (seconds, drafted, accepted)
             self._timings = self._timings.after(*spent)
             if choice.id in self._stops:
                 return [*events, self._end("stop")]

@@ -9,7 +9,8 @@ import numpy as np
 
 from gpt2_runtime.arguments import check_type, invalid
 from gpt2_runtime.errors import GPT2RuntimeError
-from gpt2_runtime.generation.request_state import Decoding
+from gpt2_runtime.generation.prompt_lookup import LookupConfig, check_lookup
+from gpt2_runtime.generation.request_state import RequestState
 from gpt2_runtime.generation.scheduler import ROWS, Scheduler
 from gpt2_runtime.text.completion import Completion, Transcript
 from gpt2_runtime.text.generator import Settings, TextGenerator, check_names
@@ -53,7 +54,9 @@ class Result:
     error: GPT2RuntimeError | None = None
 
 
-def complete_batch(generator: TextGenerator, prompts: Iterable[Prompt], *, rows: int = ROWS) -> Iterator[Result]:
+def complete_batch(
+    generator: TextGenerator, prompts: Iterable[Prompt], *, rows: int = ROWS, lookup: LookupConfig | None = None
+) -> Iterator[Result]:
     """Continues many prompts at once, and yields what became of each as soon as it has ended.
 
     A prompt is asked for when there is a row for it, so `prompts` may be a stream without end. One that is refused, or
@@ -63,6 +66,7 @@ def complete_batch(generator: TextGenerator, prompts: Iterable[Prompt], *, rows:
         generator: the folder, on its serving graph. (On the portable one `rows` must be 1.)
         prompts: each with settings of its own.
         rows: how many texts are continued at once.
+        lookup: draft tokens from what followed the same words before, as `TextGenerator.stream` does, for every prompt.
 
     Raises:
         SettingError: `rows` is out of range, or `prompts` cannot be iterated over.
@@ -76,16 +80,25 @@ def complete_batch(generator: TextGenerator, prompts: Iterable[Prompt], *, rows:
     check_type("generator", generator, TextGenerator)
     if not isinstance(prompts, Iterable) or (isinstance(prompts, np.ndarray) and not prompts.ndim):
         raise invalid("prompts", prompts, "must be several Prompts: [Prompt(prompt='To be')]")
-    scheduler = Scheduler(generator.session, rows=rows, prefixes=generator.prefixes)
-    return _results(generator, enumerate(prompts), scheduler)
+    check_lookup(lookup)
+    # Only the whole is waited for, and no token: so no prompt is cut in pieces.
+    scheduler = Scheduler(generator.session, rows=rows, prefill_chunk=None, prefixes=generator.prefixes)
+    return _results(generator, enumerate(prompts), scheduler, lookup)
 
 
 def complete(
-    generator: TextGenerator, prompt: str | Sequence[int], n: int, settings: Settings, *, rows: int = ROWS
+    generator: TextGenerator,
+    prompt: str | Sequence[int],
+    n: int,
+    settings: Settings,
+    *,
+    rows: int = ROWS,
+    lookup: LookupConfig | None = None,
 ) -> tuple[Completion, ...]:
     """`n` continuations of one prompt, which is read once; errors are those of `TextGenerator.stream`."""
     rows = min(n, rows) if generator.session.graph == "serving" else 1
-    (result,) = complete_batch(generator, [Prompt(prompt=prompt, settings=settings, n=n)], rows=max(1, rows))
+    prompts = [Prompt(prompt=prompt, settings=settings, n=n)]
+    (result,) = complete_batch(generator, prompts, rows=max(1, rows), lookup=lookup)
     if result.error is not None:
         raise result.error
     return result.completions
@@ -109,27 +122,29 @@ class _Open:
         return Result(index=self.index, completions=tuple(each.completion for each in self.transcripts))
 
 
-def _results(generator: TextGenerator, prompts: Iterator[tuple[int, Prompt]], scheduler: Scheduler) -> Iterator[Result]:
-    running: dict[Decoding, tuple[_Open, Transcript]] = {}
+def _results(
+    generator: TextGenerator, prompts: Iterator[tuple[int, Prompt]], scheduler: Scheduler, lookup: LookupConfig | None
+) -> Iterator[Result]:
+    running: dict[RequestState, tuple[_Open, Transcript]] = {}
     while True:
         while scheduler.free and (given := next(prompts, None)) is not None:
             index, prompt = given
             try:
                 if not isinstance(prompt, Prompt):
                     raise invalid("prompt", prompt, "must be a Prompt: Prompt(prompt='To be')")
-                transcripts = generator.start(prompt.prompt, n=prompt.n, **prompt.settings)
+                transcripts = generator.start(prompt.prompt, n=prompt.n, lookup=lookup, **prompt.settings)
             except GPT2RuntimeError as error:
                 yield Result(index=index, error=error)
                 continue
             opened = _Open(index, transcripts)
-            running.update({each.decoding: (opened, each) for each in transcripts})
-            scheduler.submit(*(each.decoding for each in transcripts))
+            running.update({each.state: (opened, each) for each in transcripts})
+            scheduler.submit(*(each.state for each in transcripts))
         if scheduler.idle:
             return
-        for decoding, event in scheduler.step():
-            if decoding not in running:  # a stop string, or an error of its prompt, has ended it in this step
+        for state, event in scheduler.step():
+            if state not in running:  # a stop string, or an error of its prompt, has ended it in this step
                 continue
-            opened, transcript = running[decoding]
+            opened, transcript = running[state]
             if isinstance(event, GPT2RuntimeError):
                 opened.error = event
                 ended = opened.transcripts
@@ -137,7 +152,7 @@ def _results(generator: TextGenerator, prompts: Iterator[tuple[int, Prompt]], sc
                 transcript.feed(event)
                 ended = [transcript] if transcript.ended else []
             for each in ended:
-                scheduler.cancel(each.decoding)
-                running.pop(each.decoding, None)
+                scheduler.cancel(each.state)
+                running.pop(each.state, None)
             if ended and (result := opened.result) is not None:
                 yield result

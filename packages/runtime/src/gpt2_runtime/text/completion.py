@@ -8,7 +8,7 @@ from typing import Any
 
 from gpt2_runtime.errors import GPT2RuntimeError
 from gpt2_runtime.generation.events import Event, Finished, FinishReason, Timings, Token
-from gpt2_runtime.generation.request_state import Decoding
+from gpt2_runtime.generation.request_state import RequestState
 from gpt2_runtime.scoring.score import TokenScore
 from gpt2_runtime.tokenizer.detokenizer import Detokenizer
 from gpt2_runtime.tokenizer.stop_strings import StopStrings
@@ -70,7 +70,7 @@ class Transcript:
     """The text of one request, written down event by event.
 
     Args:
-        decoding: the request on its way.
+        state: the request on its way.
         seed: of its draws.
         tokenizer: of the folder; without one there is no text.
         stop: strings that end it.
@@ -82,13 +82,13 @@ class Transcript:
 
     def __init__(
         self,
-        decoding: Decoding,
+        state: RequestState,
         seed: int,
         tokenizer: Tokenizer | None,
         stop: Sequence[str],
         prompt_logprobs: tuple[TokenScore, ...] | None = None,
     ) -> None:
-        self.decoding = decoding
+        self.state = state
         self._seed = seed
         self._prompt_logprobs = prompt_logprobs
         self._has_text = tokenizer is not None
@@ -112,14 +112,14 @@ class Transcript:
         return Completion(
             text="".join(self._pieces) if self._has_text else None,
             token_ids=tuple(token.id for token in self._tokens),
-            prompt_token_ids=tuple(self.decoding.prompt_ids),
+            prompt_token_ids=tuple(self.state.prompt_ids),
             finish_reason=reason,
             timings=self._last.timings,
             seed=self._seed,
-            truncated=self.decoding.truncated,
-            slides=self.decoding.slides,
-            reused=self.decoding.reused,
-            logprobs=None if self.decoding.request.logprobs is None else tuple(map(_told, self._tokens)),
+            truncated=self.state.truncated,
+            slides=self.state.slides,
+            reused=self.state.reused,
+            logprobs=None if self.state.request.logprobs is None else tuple(map(_told, self._tokens)),
             prompt_logprobs=self._prompt_logprobs,
         )
 

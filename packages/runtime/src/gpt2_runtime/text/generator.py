@@ -17,11 +17,11 @@ from gpt2_runtime.folder.bundle import Bundle
 from gpt2_runtime.folder.sharing import Local, Shared
 from gpt2_runtime.generation.beam_search import EarlyStopping, beam_search
 from gpt2_runtime.generation.events import Event, FinishReason
-from gpt2_runtime.generation.generate import run
+from gpt2_runtime.generation.generate import stream_events
 from gpt2_runtime.generation.prefix_cache import PrefixCache, check_prefixes
-from gpt2_runtime.generation.prompt_lookup import LookupConfig, check_lookup
+from gpt2_runtime.generation.prompt_lookup import LookupConfig
 from gpt2_runtime.generation.request import Overflow, Request, check_logprobs
-from gpt2_runtime.generation.request_state import Decoding
+from gpt2_runtime.generation.request_state import RequestState
 from gpt2_runtime.graphs.graph_file import Load
 from gpt2_runtime.graphs.graph_signature import GraphKind
 from gpt2_runtime.sampling.config import AS_TRAINED, GREEDY, MOST_BAD_IDS, SamplingConfig, check_sampling
@@ -172,8 +172,8 @@ class TextGenerator(Shared):
 
         Args:
             prompt: text, or token ids.
-            lookup: guess tokens from what followed the same words before; the text is the same, and comes sooner where
-                it repeats itself or its prompt. `completion.timings` tells how many were guessed, and how many rightly.
+            lookup: draft tokens from what followed the same words before; the text is the same, and comes sooner where
+                it repeats itself or its prompt. `completion.timings` counts them, and how many came true.
             settings: see `Settings`.
 
         Raises:
@@ -182,9 +182,8 @@ class TextGenerator(Shared):
             TokenizerError: text is given, and the folder has no tokenizer that can be read.
         """
         check_names(settings)
-        check_lookup(lookup)
-        (transcript,) = self.start(prompt, n=1, **settings)
-        return TextStream(run(self.session, transcript.decoding, lookup, self.prefixes), transcript)
+        (transcript,) = self.start(prompt, n=1, lookup=lookup, **settings)
+        return TextStream(stream_events(self.session, transcript.state, self.prefixes), transcript)
 
     def complete(self, prompt: str | Sequence[int], **settings: Unpack[Settings]) -> Completion:
         """Continues `prompt` to the end; settings and errors are those of `stream`."""
@@ -225,7 +224,7 @@ class TextGenerator(Shared):
                 raise invalid(name, value, "beam search has none", "leave it out")
         settings.setdefault("sampling", GREEDY)
         (transcript,) = self.start(prompt, n=1, **settings)
-        request = transcript.decoding.request
+        request = transcript.state.request
         beams = beam_search(
             self.session,
             request.prompt_ids,
@@ -253,6 +252,7 @@ class TextGenerator(Shared):
         prompt: str | Sequence[int],
         *,
         n: int = 1,
+        lookup: LookupConfig | None = None,
         max_new_tokens: int = MAX_NEW_TOKENS,
         sampling: SamplingConfig = AS_TRAINED,
         seed: int | None = None,
@@ -291,14 +291,14 @@ class TextGenerator(Shared):
             logprobs=logprobs,
         )
         seeds = range(seed, seed + n)
-        decodings = [Decoding(self.session, request, np.random.Generator(np.random.PCG64(each))) for each in seeds]
+        generators = (np.random.Generator(np.random.PCG64(each)) for each in seeds)
+        states = [RequestState(self.session, request, rng, lookup) for rng in generators]
         scores = None
         if prompt_logprobs is not None:
             check_logprobs("prompt_logprobs", prompt_logprobs)
-            scores = score_prompt(self.session, decodings[0].prompt_ids, top=prompt_logprobs)
+            scores = score_prompt(self.session, states[0].prompt_ids, top=prompt_logprobs)
         return [
-            Transcript(decoding, each, self.tokenizer, stop, scores)
-            for decoding, each in zip(decodings, seeds, strict=True)
+            Transcript(state, each, self.tokenizer, stop, scores) for state, each in zip(states, seeds, strict=True)
         ]
 
     def _spelled(self, words: Sequence[str]) -> list[list[int]]:

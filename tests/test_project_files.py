@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parent.parent
+KINDS = ("Added", "Changed", "Deprecated", "Removed", "Fixed", "Security")  # of changes, in this order
 FORMS = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))
 
 
@@ -39,6 +40,16 @@ def test_the_citation_names_this_version_its_authors_and_its_license() -> None:
     for package in distributions.PACKAGES:
         project = tomllib.loads((ROOT / f"packages/{package}/pyproject.toml").read_text(encoding="utf-8"))["project"]
         assert (citation["authors"], citation["license"]) == (project["authors"], project["license"])
+
+
+def test_the_changelog_is_in_the_form_of_keep_a_changelog() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    releases = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    assert releases[0] == "[Unreleased]"
+    assert [line for line in releases[1:] if not re.fullmatch(r"\[\d+\.\d+\.\d+\] - \d{4}-\d\d-\d\d", line)] == []
+    for section in text.split("\n## ")[1:]:
+        kinds = re.findall(r"^### (.*)$", section, re.MULTILINE)
+        assert kinds == [kind for kind in KINDS if kind in kinds]
 
 
 def test_there_is_a_form_for_each_kind_of_issue() -> None:

@@ -36,11 +36,12 @@ ARROWS = {
         hub, pipeline <- cli
     """,
     "gpt2_runtime": """
-        errors <- arguments <- folder, providers, sampling;
+        errors <- arguments <- settings <- sampling; arguments <- folder, providers;
         folder <- tokenizer;
         folder, providers <- graphs;
         graphs, sampling <- engine;
         engine <- generation, scoring;
+        tokenizer <- generation;
         generation, scoring, tokenizer <- text;
         text <- batch_file, diagnostics, explain, lm_eval;
         batch_file, diagnostics, explain <- cli

@@ -15,9 +15,9 @@ from gpt2_runtime.engine import serving_graph
 from gpt2_runtime.engine.cache import Snapshot
 from gpt2_runtime.errors import SettingError
 from gpt2_runtime.explain.explainer import Explainer
+from gpt2_runtime.generation.config import Settings
 from gpt2_runtime.providers.placement import placed
 from gpt2_runtime.providers.providers import PROVIDERS
-from gpt2_runtime.text.generator import Settings
 
 TOKENS = 80  # more than the model reads at once
 

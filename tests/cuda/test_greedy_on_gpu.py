@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gpt2_runtime import GREEDY, LookupConfig, Session, TextGenerator, beam_search
-from gpt2_runtime.text.generator import Settings
+from gpt2_runtime.generation.config import Settings
 from gpus import gpus
 
 pytestmark = pytest.mark.skipif(not gpus(), reason="no NVIDIA GPU on this machine (nvidia-smi lists none)")

@@ -10,11 +10,11 @@ from gpt2_runtime import SamplingConfig
 from gpt2_runtime.arguments import (
     check_choice,
     check_flag,
+    check_ids,
     check_integer,
     check_number,
     check_texts,
     check_type,
-    checked_ids,
     invalid,
     is_list,
 )
@@ -78,9 +78,9 @@ def test_texts_are_a_list_of_so_many_of_so_many_characters(value):
 
 @pytest.mark.parametrize("value", [5, None, "ab", b"ab", [1.5], [True], [[5]], np.array(5), np.eye(2), ["5"]], ids=repr)
 def test_ids_are_integers_in_one_dimension(value):
-    assert refused(checked_ids, value).endswith("must be a list of integers")
+    assert refused(check_ids, value).endswith("must be a list of integers")
     for right in ([5, 6], (5, 6), {5, 6}, range(5, 7), np.array([5, 6]), [np.int64(5), 6]):
-        assert checked_ids("it", right) == frozenset({5, 6})
+        assert check_ids("it", right) == frozenset({5, 6})
 
 
 def test_a_text_or_a_set_is_no_list():

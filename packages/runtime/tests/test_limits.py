@@ -13,9 +13,9 @@ from gpt2_runtime.cli.command import main
 from gpt2_runtime.cli.score import MOST_TEXT_BYTES
 from gpt2_runtime.cli.streams import MOST_PROMPT_BYTES
 from gpt2_runtime.errors import GPT2RuntimeError, JobError
-from gpt2_runtime.generation.request import MOST_SLIDING, Request
+from gpt2_runtime.generation.config import MOST_BAD_WORD_LENGTH, MOST_BAD_WORDS, MOST_SLIDING
+from gpt2_runtime.generation.request import Request
 from gpt2_runtime.sampling.config import MOST_BAD_IDS, MOST_BAD_WORDS_IDS, MOST_BIASES
-from gpt2_runtime.text.generator import MOST_BAD_WORD_LENGTH, MOST_BAD_WORDS
 from gpt2_runtime.tokenizer.stop_strings import MOST_STOP_LENGTH, MOST_STOPS, StopStrings
 
 

@@ -2,7 +2,7 @@
 
 Of token ids, and of text on top of them::
 
-    generate(session, ids)               ids  -> events             Session, SamplingConfig, Token, Finished
+    generate(session, ids)               ids  -> events             Session, GenerationConfig, Token, Finished
     beam_search(session, ids)            ids  -> likeliest texts    Beam
     TextGenerator.stream(prompt)         text -> stream of text
     TextGenerator.complete(prompt)       text -> text               Completion
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from gpt2_runtime.errors import GPT2RuntimeError
     from gpt2_runtime.folder.bundle import Bundle
     from gpt2_runtime.generation.beam_search import Beam, beam_search
+    from gpt2_runtime.generation.config import GenerationConfig
     from gpt2_runtime.generation.events import Finished, Timings, Token
     from gpt2_runtime.generation.generate import generate
     from gpt2_runtime.generation.prefix_cache import PrefixCache
@@ -62,6 +63,7 @@ HOMES = {
     "KeyValueCache": "engine.cache",
     "Bundle": "folder.bundle",
     "Tokenizer": "tokenizer.tokenizer",
+    "GenerationConfig": "generation.config",
     "SamplingConfig": "sampling.config",
     "AS_TRAINED": "sampling.config",
     "GREEDY": "sampling.config",
@@ -94,6 +96,7 @@ __all__ = [
     "KeyValueCache",
     "Bundle",
     "Tokenizer",
+    "GenerationConfig",
     "SamplingConfig",
     "AS_TRAINED",
     "GREEDY",

@@ -1,4 +1,4 @@
-"""The one place where arguments are checked: each check passes, or raises an error of one line.
+"""The one place where arguments are checked: each check returns the value, or raises an error of one line.
 
 An error has the parameter's name and its value as attributes, so that a program need not read the sentence. What no
 check here knows, because it needs the model or another argument, is raised where it is found, by `invalid`.
@@ -7,12 +7,15 @@ check here knows, because it needs the model or another argument, is raised wher
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Sequence
-from typing import Any, TypeGuard, cast
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, TypeGuard, TypeVar, cast
 
 import numpy as np
 
 from gpt2_runtime.errors import SettingError, shown, shown_json
+
+Kind = TypeVar("Kind")
+LONGEST_NAME = 100  # characters of a name that is compared with those that there are
 
 
 def invalid(parameter: str, value: object, limit: str, remedy: str = "") -> SettingError:
@@ -40,7 +43,7 @@ def is_number(value: object) -> TypeGuard[int | float]:
 
 def check_integer(
     parameter: str, value: object, least: int, most: int | None = None, *, why: str = "", remedy: str = ""
-) -> None:
+) -> int:
     """SettingError for what is no integer of at least `least` and at most `most`.
 
     Args:
@@ -58,6 +61,7 @@ def check_integer(
     if not is_integer(value) or value < least or (most is not None and value > most):
         limit = f"of at least {least}" if most is None else f"from {least} to {most}{why}"
         raise invalid(parameter, value, f"must be an integer {limit}", remedy)
+    return value
 
 
 def check_number(
@@ -68,7 +72,7 @@ def check_number(
     *,
     above: bool = False,
     remedy: str = "",
-) -> None:
+) -> float:
     """SettingError for what is no number from `least` to `most`; where `above`, `least` itself is refused too.
 
     >>> check_number("top_p", 0, 0, 1, above=True)
@@ -84,9 +88,10 @@ def check_number(
                 f"from {least:g} to {most:g}" if most < sys.float_info.max else f"of at least {least:g}"
             )
         raise invalid(parameter, value, f"must be {limit}", remedy)
+    return value
 
 
-def check_type(parameter: str, value: object, kind: type, remedy: str = "") -> None:
+def check_type(parameter: str, value: object, kind: type[Kind], remedy: str = "") -> Kind:
     """SettingError for a value of another type.
 
     >>> check_type("session", 5, str)
@@ -96,15 +101,17 @@ def check_type(parameter: str, value: object, kind: type, remedy: str = "") -> N
     """
     if not isinstance(value, kind):
         raise invalid(parameter, value, f"must be a {kind.__name__}", remedy)
+    return value
 
 
-def check_flag(parameter: str, value: object) -> None:
+def check_flag(parameter: str, value: object) -> bool:
     """SettingError for what is neither True nor False: the text "no" would count as yes."""
     if not isinstance(value, bool):
         raise invalid(parameter, value, "must be True or False")
+    return value
 
 
-def check_choice(parameter: str, value: object, choices: Collection[str], remedy: str = "") -> None:
+def check_choice(parameter: str, value: object, choices: Collection[str], remedy: str = "") -> str:
     """SettingError for what is none of the choices.
 
     >>> check_choice("overflow", "cut", ("error", "truncate", "slide"))
@@ -115,9 +122,10 @@ def check_choice(parameter: str, value: object, choices: Collection[str], remedy
     if not isinstance(value, str) or value not in choices:
         *others, last = map(repr, choices)
         raise invalid(parameter, value, f"must be {', '.join(others)} or {last}", remedy)
+    return value
 
 
-def check_texts(parameter: str, each: str, value: object, *, most: int, longest: int) -> None:
+def check_texts(parameter: str, each: str, value: object, *, most: int, longest: int) -> tuple[str, ...]:
     """SettingError for what is no list of at most `most` strings, each of 1 to `longest` characters."""
     if isinstance(value, str):  # a sequence of its letters, which no caller means
         raise invalid(parameter, value, "must be a list of strings", f"write [{shown_json(value)}]")
@@ -133,6 +141,7 @@ def check_texts(parameter: str, each: str, value: object, *, most: int, longest:
         elif isinstance(text, str) and text:
             continue
         raise SettingError(told, parameter=parameter, value=value)
+    return tuple(value)
 
 
 def is_list(value: object, kind: type = Sequence) -> bool:
@@ -146,10 +155,27 @@ def is_list(value: object, kind: type = Sequence) -> bool:
     return isinstance(value, kind) and not isinstance(value, str | bytes | bytearray)
 
 
-def checked_ids(parameter: str, value: object, remedy: str = "") -> frozenset[int]:
+def check_ids(parameter: str, value: object, remedy: str = "") -> frozenset[int]:
     """The integers of a collection in one dimension, an array's too; SettingError for anything else."""
     if is_list(value, Collection):
         ids = list(cast(Collection[Any], value))
         if all(is_integer(id_) or isinstance(id_, np.integer) for id_ in ids):
             return frozenset(map(int, ids))
     raise invalid(parameter, value, "must be a list of integers", remedy)
+
+
+def check_names(given: Mapping[str, object], known: Collection[str], written: Callable[[object], str] = shown) -> None:
+    """SettingError for a name that no setting has, with the one that was probably meant.
+
+    >>> check_names({"temprature": 0.5}, ("seed", "temperature"))
+    Traceback (most recent call last):
+    ...
+    gpt2_runtime.errors.SettingError: unknown setting 'temprature'; did you mean 'temperature'?
+    """
+    for name, value in given.items():
+        if name not in known:
+            from difflib import get_close_matches  # which nothing but a typing error needs
+
+            close = get_close_matches(name, known, n=1) if isinstance(name, str) and len(name) <= LONGEST_NAME else []
+            remedy = f"did you mean {written(close[0])}?" if close else f"expected one of {', '.join(known)}"
+            raise SettingError(f"unknown setting {written(name)}; {remedy}", parameter=str(name), value=value)

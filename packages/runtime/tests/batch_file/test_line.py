@@ -4,8 +4,10 @@ import json
 from contextlib import suppress
 
 import pytest
-from gpt2_runtime import GREEDY, SamplingConfig
+from gpt2_runtime import GREEDY, GenerationConfig, SamplingConfig
 from gpt2_runtime.batch_file.line import NAMES, Defaults, read
+from gpt2_runtime.cli import options
+from gpt2_runtime.cli.batch import OF_THE_COMMAND, batch
 from gpt2_runtime.errors import JobError, SettingError
 
 
@@ -62,7 +64,6 @@ def test_an_id_that_is_a_number_is_not_the_text_of_it():
         (b'{"token_ids": [1, true]}', "token_ids are not a list of integers"),
         (b'{"prompt": "a", "id": 1.5}', "id is 1.5, must be a string or an integer"),
         (b'{"prompt": "a", "id": null}', "id is null, must be a string or an integer"),
-        (b'{"prompt": "a", "temprature": 1}', '"temprature" is no setting; there are id, prompt'),
         (b'{"prompt": "a", "parse_special": "no"}', 'parse_special is "no", must be true or false'),
         (b'{"prompt": "a", "logit_bias": [5]}', "logit_bias is .5., must be an object"),
         (b'{"prompt": "a", "logit_bias": {"x": 1}}', 'logit_bias has the name "x", must be a token id such as "50256"'),
@@ -78,8 +79,71 @@ def test_a_line_that_cannot_be_read_says_why(text, told):
 
 
 def test_a_value_out_of_range_is_refused_as_elsewhere():
-    with pytest.raises(SettingError, match="temperature is -1"):
+    with pytest.raises(SettingError) as refused:
         line(temperature=-1)
+    assert (refused.value.parameter, refused.value.value) == ("temperature", -1)
+
+
+@pytest.mark.parametrize(("name", "meant"), [("temprature", '"temperature"'), ("promt", '"prompt"'), ("ids", '"id"')])
+def test_an_unknown_name_is_refused_with_the_one_that_was_meant(name, meant):
+    with pytest.raises(SettingError, match=f'unknown setting "{name}"; did you mean {meant}') as refused:
+        line(**{name: 1})
+    assert (refused.value.parameter, refused.value.value) == (name, 1)
+
+
+def test_unknown_names_among_the_defaults_are_refused():
+    for settings in ({"temprature": 1}, {"temperature": -1}, 5):
+        with pytest.raises(SettingError):
+            Defaults(settings=settings)
+
+
+def test_defaults_may_be_flat_or_a_config():
+    config = GenerationConfig.of(temperature=0.5, top_k=3, max_new_tokens=9, seed=5)
+    for settings in ({"temperature": 0.5, "top_k": 3, "max_new_tokens": 9}, {"config": config}):
+        job = line(top_k=4, defaults=Defaults(settings=settings))
+        assert job.prompt.settings["sampling"] == SamplingConfig(temperature=0.5, top_k=4)
+        assert job.prompt.settings["max_new_tokens"] == 9
+        assert job.prompt.settings["seed"] == line().prompt.settings["seed"]  # of the line, not the config's
+
+
+# Lines, and the digests below that they had before settings were rows: in a file that was begun then, none may change.
+LINES = (
+    {"prompt": "To be"},
+    {"id": "a", "prompt": "To be", "temperature": 0.8, "top_k": 40, "stop": ["\n"], "seed": 7, "n": 3},
+    {
+        "token_ids": [464, 3290],
+        "logit_bias": {"50256": -1.5, "7": 2},
+        "bad_words_ids": [[5, 6]],
+        "parse_special": True,
+        "stop_token_ids": [9, 5],
+        "overflow": "slide",
+        "logprobs": 2,
+        "min_new_tokens": 1,
+    },
+)
+OPTIONS = ["--temperature", "0.5", "--stop", "x", "--stop", "y", "--stop-token-id", "5", "--max-new-tokens", "20"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given", "digests"),
+    [
+        (None, {}, ("25028e9de77b27d1", "06b65ecd979176c4", "8947516cae28c794")),
+        ([], {}, ("2fcfd9ca36c1c920", "d79903b06eedc4ee", "1c8dd05a67ad536c")),
+        (
+            [*OPTIONS, "--logit-bias", "50256=-1.5"],
+            {"n": 2, "seed": 3},
+            ("60813627c5cb6e76", "7e7eb4d51a5209c2", "08162052696cc537"),
+        ),
+    ],
+    ids=["library", "command", "options"],
+)
+def test_the_digests_of_answers_that_are_there_stay_as_they_are(arguments, given, digests):
+    settings = {}
+    if arguments is not None:
+        parsed = batch.make_context("batch", ["FOLDER", "INPUT", "OUTPUT", *arguments]).params
+        settings = {**OF_THE_COMMAND, **options.settings({**parsed, "seed": None})}
+    defaults = Defaults(model="m", settings=settings, **given)
+    assert tuple(read(json.dumps(each).encode(), 3, defaults).digest for each in LINES) == digests
 
 
 def test_the_digest_differs_where_the_answer_would():
@@ -148,7 +212,7 @@ def test_an_id_that_no_line_could_answer_is_refused():
 
 
 def test_a_name_of_many_lines_is_told_in_one():
-    with pytest.raises(JobError) as refused:
+    with pytest.raises(SettingError) as refused:
         read(rb'{"prompt": "a", "two\nlines": 1}', 1, Defaults())
     assert len(str(refused.value).splitlines()) == 1
 

@@ -9,6 +9,7 @@ import pytest
 from gpt2_runtime import (
     GREEDY,
     Bundle,
+    GenerationConfig,
     GPT2RuntimeError,
     LookupConfig,
     PrefixCache,
@@ -26,7 +27,7 @@ from gpt2_runtime import (
     score_windows,
 )
 from gpt2_runtime.batch_file.line import Defaults
-from gpt2_runtime.errors import SettingError, shown
+from gpt2_runtime.errors import shown
 from gpt2_runtime.explain.explainer import Explainer
 from gpt2_runtime.generation.request import Request
 from gpt2_runtime.generation.scheduler import Scheduler
@@ -120,6 +121,11 @@ def calls(folder, generator):
             {"session": session, "ids": [5, 6], "window": 4, "stride": 2, "top": 0},
         ),
         "SamplingConfig": (SamplingConfig, vars(SamplingConfig())),
+        "GenerationConfig": (GenerationConfig, vars(GenerationConfig())),
+        "GenerationConfig.of": (
+            GenerationConfig.of,
+            {"config": GenerationConfig(), **vars(SamplingConfig()), **SETTINGS},
+        ),
         "LookupConfig": (LookupConfig, vars(LookupConfig())),
         "PrefixCache": (PrefixCache, {"session": session, "max_bytes": 10}),
         "Scheduler": (Scheduler, {"session": session, "rows": 2, "capacity": 5, "prefill_chunk": 16, "prefixes": None}),
@@ -174,19 +180,4 @@ def test_the_calls_of_the_package_are_all_among_them(folder, generator):
         if inspect.isclass(call) and hasattr(call, "open"):
             assert set(inspect.signature(call.open).parameters) <= {*table[f"{name}.open"][1], "check_hashes"}, name
         if inspect.isfunction(call):
-            assert set(inspect.signature(call).parameters) <= set(table[name][1]), name
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"temperature": 0.5}, r"temperature is a setting of the sampling; pass sampling=SamplingConfig\(temperature="),
-        ({"max_tokens": 5}, "unknown setting 'max_tokens'; expected one of max_new_tokens, sampling,"),
-    ],
-)
-def test_a_setting_of_another_name_is_refused_with_the_right_one(generator, settings, message):
-    for call in (generator.complete, generator.stream, lambda *a, **s: generator.search(*a, num_beams=2, **s)):
-        with pytest.raises(SettingError, match=message):
-            call("To be", **settings)
-    with pytest.raises(SettingError, match=message):
-        Prompt(prompt="To be", settings=settings)
+            assert set(inspect.signature(call).parameters) - {"settings"} <= set(table[name][1]), name

@@ -126,7 +126,7 @@ def test_what_is_no_prompt_is_an_error_of_its_own(generator):
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"), [({"temperature": 1}, "temperature is a setting of the sampling"), (5, "settings is 5")]
+    ("settings", "told"), [({"temprature": 1}, "unknown setting 'temprature'"), (5, "settings is 5")]
 )
 def test_settings_that_are_none_are_refused(settings, told):
     with pytest.raises(SettingError, match=told):

@@ -8,20 +8,18 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, cast
 
 import numpy as np
 
+from gpt2_runtime.arguments import check_names, invalid
 from gpt2_runtime.errors import JobError, shown_json
-from gpt2_runtime.sampling.config import AS_TRAINED, SamplingConfig
+from gpt2_runtime.generation.config import SAMPLING, SETTINGS, GenerationConfig, Settings, check_seed, resolve
 from gpt2_runtime.text.batch import Prompt
 from gpt2_runtime.text.completion import Completion
-from gpt2_runtime.text.generator import Settings, check_seed
 
-SAMPLING = tuple(each.name for each in fields(SamplingConfig))
-SETTINGS = tuple(name for name in Settings.__annotations__ if name != "sampling")
-NAMES = ("id", "prompt", "token_ids", "n", *SETTINGS, *SAMPLING)
+NAMES = ("id", "prompt", "token_ids", "n", *SETTINGS)
 MOST_LINE_BYTES = 4_000_000  # several hundred times what GPT-2 reads; what JSON makes of it fits into 100 MB
 MOST_NAMES = 300_000  # of an object: a bias for each token of any vocabulary
 
@@ -46,7 +44,10 @@ class Defaults:
     model: str = ""
 
     def __post_init__(self) -> None:
-        check_seed(self.seed)
+        check_seed("seed", self.seed)
+        if not isinstance(self.settings, Mapping):
+            raise invalid("settings", self.settings, "must map names to values: {'max_new_tokens': 20}")
+        resolve(self.settings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +83,7 @@ def read(text: bytes, line: int, defaults: Defaults) -> Job:
     ('a', 0, 5)
     """
     document = _document(text)
-    if unknown := [name for name in document if name not in NAMES]:
-        raise JobError(f"{shown_json(unknown[0])} is no setting; there are {', '.join(NAMES)}")
+    check_names(document, NAMES, shown_json)
     id_ = document.get("id", line)
     if isinstance(id_, bool) or not isinstance(id_, str | int):
         raise JobError(f"id is {shown_json(id_)}, must be a string or an integer; leave it out for the line's number")
@@ -92,11 +92,11 @@ def read(text: bytes, line: int, defaults: Defaults) -> Job:
     given = {name: document[name] for name in SETTINGS if name in document}
     if not isinstance(given.get("parse_special", True), bool):
         raise JobError(f"parse_special is {shown_json(given['parse_special'])}, must be true or false")
-    changes = {name: document[name] for name in SAMPLING if name in document}
-    if "logit_bias" in changes:
-        changes["logit_bias"] = _bias(changes["logit_bias"])
-    settings: dict[str, Any] = {"seed": _seed(defaults.seed, line), **defaults.settings, **given}
-    settings["sampling"] = replace(defaults.settings.get("sampling", AS_TRAINED), **changes)
+    if "logit_bias" in given:
+        given["logit_bias"] = _bias(given["logit_bias"])
+    settings: dict[str, Any] = {"seed": _seed(defaults.seed, line), **_flat(defaults.settings), **given}
+    chosen = {name: settings.pop(name) for name in (*SAMPLING, "sampling") if name in settings}
+    settings["sampling"] = resolve(chosen).sampling
     prompt = Prompt(prompt=_prompt(document), settings=cast(Settings, settings), n=document.get("n", defaults.n))
     asked = [defaults.model, prompt.prompt, prompt.n, settings | {"sampling": asdict(settings["sampling"])}]
     try:
@@ -111,6 +111,15 @@ def written(job: Job, completions: tuple[Completion, ...]) -> dict[str, Any]:
     told = [completion.to_dict() for completion in completions]
     answer = told[0] if job.prompt.n == 1 else {"completions": told}
     return {"id": job.id, **answer, "digest": job.digest}
+
+
+def _flat(settings: Settings) -> dict[str, Any]:
+    """Settings without a config: what it says stands by its names, but the seed, which each line has of its own."""
+    others: dict[str, Any] = dict(settings)
+    config = others.pop("config", None)
+    if config is None:
+        return others
+    return {each.name: getattr(config, each.name) for each in fields(GenerationConfig) if each.name != "seed"} | others
 
 
 def _document(text: bytes) -> Mapping[str, Any]:

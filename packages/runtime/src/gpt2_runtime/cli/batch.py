@@ -17,11 +17,22 @@ from gpt2_runtime.cli import options
 from gpt2_runtime.cli.streams import output_path, standard_input
 from gpt2_runtime.errors import GPT2RuntimeError, JobError
 from gpt2_runtime.folder.regular_file import is_same_file
+from gpt2_runtime.generation.config import DEFAULTS, Settings
 from gpt2_runtime.generation.scheduler import ROWS
 from gpt2_runtime.graphs.graph_signature import GraphKind
 from gpt2_runtime.text.generator import TextGenerator
 
 PREFIX_MB = 100
+# Part of each answer's digest even where no option sets them, so that a file that was begun before is gone on with.
+OF_THE_COMMAND: Settings = {
+    "max_new_tokens": DEFAULTS.max_new_tokens,
+    "stop": DEFAULTS.stop,
+    "stop_token_ids": DEFAULTS.stop_token_ids,
+    "bad_words": DEFAULTS.bad_words,
+    "overflow": DEFAULTS.overflow,
+    "logprobs": DEFAULTS.logprobs,
+    "prompt_logprobs": DEFAULTS.prompt_logprobs,
+}
 STDIN = 0  # the file descriptor
 
 
@@ -78,7 +89,7 @@ def batch(
       gpt2-runtime batch out/gpt2 prompts.jsonl answers.jsonl
       gpt2-runtime batch out/gpt2 - answers.jsonl --rows 16 --max-new-tokens 200 --temperature 0.8 < prompts.jsonl
     """
-    defaults = Defaults(settings=options.settings(continuation), n=n, seed=seed)
+    defaults = Defaults(settings={**OF_THE_COMMAND, **options.settings(continuation)}, n=n, seed=seed)
     output = output_path("OUTPUT", target)
     if is_same_file(STDIN if source == "-" else source, output):
         raise JobError(f"OUTPUT is {target}, the same file as INPUT; give another OUTPUT")

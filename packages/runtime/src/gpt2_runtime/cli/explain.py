@@ -12,7 +12,7 @@ from gpt2_runtime.errors import SettingError, counted
 from gpt2_runtime.explain import page
 from gpt2_runtime.explain.explainer import TOP, Explainer, report
 from gpt2_runtime.folder.bundle import Bundle
-from gpt2_runtime.generation.request import Overflow
+from gpt2_runtime.generation.config import Overflow
 
 
 @click.command()

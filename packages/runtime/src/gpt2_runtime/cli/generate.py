@@ -13,7 +13,7 @@ from gpt2_runtime.cli.streams import print_json, read_text
 from gpt2_runtime.generation.beam_search import EarlyStopping
 from gpt2_runtime.graphs.graph_signature import GraphKind
 from gpt2_runtime.text.batch import complete
-from gpt2_runtime.text.generator import BeamCompletion, Settings, TextGenerator, TextStream
+from gpt2_runtime.text.generator import BeamCompletion, TextGenerator, TextStream
 
 EARLY_STOPPING: dict[str, EarlyStopping] = {"no": False, "yes": True, "never": "never"}
 
@@ -31,7 +31,7 @@ def token_ids(_: click.Context, __: click.Parameter, value: str | None) -> list[
 @click.argument("prompt", required=False)
 @click.option("--prompt-ids", metavar="IDS", callback=token_ids, help="Token ids instead of PROMPT, such as 464,3290.")
 @options.continuation
-@click.option("--seed", type=int, help="The same seed draws the same text.  [default: random; --json shows it]")
+@options.seed
 @click.option("--num-beams", type=int, metavar="K", help="Search for the likeliest text with K beams; draw nothing.")
 @click.option("--length-penalty", type=float, help="With beams: above 0 favours longer texts.  [default: 1.0]")
 @click.option(
@@ -85,8 +85,6 @@ def generate(
         raise click.UsageError("Give either PROMPT or --prompt-ids.")
     if num_beams is None and (length_penalty, early_stopping) != (None, None):
         raise click.UsageError("--length-penalty and --early-stopping are for beams; add --num-beams.")
-    if num_beams is not None:
-        continuation["temperature"] = continuation["temperature"] or 0
     if n > 1 and not as_json:
         raise click.UsageError(f"-n is {n}, and only one text can be streamed; add --json.")
     if not as_json and (continuation["logprobs"], continuation["prompt_logprobs"]) != (None, None):
@@ -94,7 +92,7 @@ def generate(
     if lookup and num_beams is not None:
         raise click.UsageError("--lookup has no effect on a beam search; leave it out, or --num-beams.")
     # Settings are checked before the model is loaded: a mistyped number should not cost a wait.
-    settings = options.settings(continuation) | Settings(seed=seed)
+    settings = options.settings({**continuation, "seed": seed})
     generator = TextGenerator.open(
         folder,
         precision=precision,

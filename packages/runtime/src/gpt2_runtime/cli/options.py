@@ -9,7 +9,6 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import fields
 from typing import Any, NoReturn, cast
 
 import click
@@ -18,10 +17,10 @@ from gpt2_runtime.cli.streams import check_output
 from gpt2_runtime.engine.session import Session
 from gpt2_runtime.errors import MOST_SHOWN, GPT2RuntimeError
 from gpt2_runtime.folder.bundle import PRECISIONS
+from gpt2_runtime.generation.config import SETTINGS, GenerationConfig, Settings
 from gpt2_runtime.generation.prompt_lookup import LookupConfig
 from gpt2_runtime.providers.providers import PROVIDERS
-from gpt2_runtime.sampling.config import SamplingConfig
-from gpt2_runtime.text.generator import MAX_NEW_TOKENS, Settings
+from gpt2_runtime.settings import Setting
 
 Command = Callable[..., None]
 
@@ -116,7 +115,7 @@ def note_lookup(session: Session, lookup: bool) -> LookupConfig | None:
     return LookupConfig() if lookup else None
 
 
-def _bias(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[int, float]:
+def _bias(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[int, float] | None:
     biases: dict[int, float] = {}
     for value in values:
         id_, _, bias = value.partition("=")
@@ -127,77 +126,53 @@ def _bias(context: click.Context, parameter: click.Parameter, values: tuple[str,
         if token in biases:
             raise click.BadParameter(f"{value!r} is the second bias of token {token}; give it once")
         biases[token] = number
-    return biases
+    return biases or None
 
 
-_continuation = (
-    click.option(
-        "--max-new-tokens",
-        type=int,
-        default=MAX_NEW_TOKENS,
-        show_default=True,
-        help="Generate at most this many tokens.",
-    ),
-    click.option("--min-new-tokens", type=int, default=0, help="Allow no stop token before this many tokens."),
-    click.option("--temperature", type=float, help="Below 1 is safer, above 1 is wilder, 0 is greedy.  [default: 1.0]"),
-    click.option("--top-k", type=int, help="Draw from the K likeliest tokens only.  [default: from all]"),
-    click.option("--top-p", type=float, help="Draw from the fewest likeliest tokens whose probabilities sum to this."),
-    click.option("--min-p", type=float, help="Draw from tokens at least this fraction as probable as the likeliest."),
-    click.option("--typical-p", type=float, help="Draw from the most typical tokens whose probabilities sum to this."),
-    click.option(
-        "--repetition-penalty", type=float, default=1.0, help="Above 1, tokens that are in the text become less likely."
-    ),
-    click.option(
-        "--frequency-penalty",
-        type=float,
-        default=0.0,
-        help="Subtract this from a token's logit for each time it was generated.",
-    ),
-    click.option(
-        "--presence-penalty",
-        type=float,
-        default=0.0,
-        help="Subtract this once from the logit of every token that was generated.",
-    ),
-    click.option("--no-repeat-ngram-size", type=int, metavar="N", help="Let no sequence of N tokens occur twice."),
-    click.option(
-        "--logit-bias",
-        multiple=True,
-        metavar="ID=BIAS",
-        callback=_bias,
-        help="Add BIAS to a token's logit; -inf forbids the token. Repeatable.",
-    ),
-    click.option("--bad-word", "bad_words", multiple=True, help="Never generate the tokens of this text. Repeatable."),
-    click.option(
-        "--stop", multiple=True, help="End before this text, taken as it is: a line end is $'\\n' in bash. Repeatable."
-    ),
-    click.option(
-        "--stop-token-id",
-        "stop_token_ids",
-        type=int,
-        multiple=True,
-        help="End at this token. Repeatable.  [default: end-of-text]",
-    ),
-    click.option(
-        "--overflow",
-        type=click.Choice(["error", "truncate", "slide"]),
-        default="error",
-        show_default=True,
-        help="If the text is longer than the model's context: refuse it, keep the end of the prompt, or go on from the "
-        "last half.",
-    ),
-    click.option(
-        "--logprobs", type=int, metavar="N", help="Show each new token's log-probability and the N likeliest."
-    ),
-    click.option("--prompt-logprobs", type=int, metavar="N", help="Show the same for the tokens of the prompt."),
+def _ids(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> list[list[int]] | None:
+    try:
+        return [[int(id_) for id_ in value.split(",")] for value in values] or None
+    except ValueError as error:
+        raise click.BadParameter(f"{values[-1]!r} is not a list of token ids such as 464,3290") from error
+
+
+def _given(context: click.Context, parameter: click.Parameter, values: tuple[object, ...]) -> tuple[object, ...] | None:
+    return values or None
+
+
+def _unless(context: click.Context, parameter: click.Parameter, value: bool) -> bool | None:
+    return False if value else None
+
+
+# How the command reads a setting, by the type of its value; all that is not given is None, and left to the library.
+KINDS: dict[type, dict[str, Any]] = {
+    bool: {"is_flag": True, "callback": _unless},
+    dict: {"multiple": True, "callback": _bias},
+    list: {"multiple": True, "callback": _ids},
+}
+
+
+def option(row: Setting) -> Callable[[Command], Command]:
+    """The option of a setting: --top-k for top_k, or what its row says."""
+    name = row.option or "--" + row.name.replace("_", "-")
+    read = KINDS.get(row.kind) or {"type": click.Choice(row.choices) if row.choices else row.kind}
+    if row.many and row.kind not in KINDS:
+        read |= {"multiple": True, "callback": _given}
+    note = "" if row.shown_default is None else f"  [default: {row.shown_default}]"
+    return click.option(name, row.name, metavar=row.metavar, help=row.help + note, **read)
+
+
+seed = option(SETTINGS["seed"])
+_continuation: tuple[Callable[[Command], Command], ...] = (
+    *(option(row) for name, row in SETTINGS.items() if name != "seed"),  # which a batch makes for each of its lines
     click.option("-n", "n", type=int, default=1, show_default=True, help="Number of continuations; one prefill."),
 )
 
 
 def continuation(command: Command) -> Command:
     """Gives a command the options that say how a prompt is continued; `settings` makes settings of them."""
-    for option in reversed(_continuation):
-        command = option(command)
+    for each in reversed(_continuation):
+        command = each(command)
     return command
 
 
@@ -207,11 +182,11 @@ ESCAPE = re.compile(r"\\(?:[nrt0]|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4})")
 def hints(given: Mapping[str, Any]) -> Iterator[str]:
     r"""What was probably meant by texts in which a backslash was typed, to which neither shells nor we give a meaning.
 
-    >>> for hint in hints({"stop": ("JULIET:", r"\n\n"), "bad_words": ()}):
+    >>> for hint in hints({"stop": ("JULIET:", r"\n\n"), "bad_words": None}):
     ...     print(hint)
     hint: --stop is \n\n as typed, backslashes and letters; for the characters that it stands for, bash has $'\n\n'
     """
-    for option, texts in (("--stop", given["stop"]), ("--bad-word", given["bad_words"])):
+    for option, texts in (("--stop", given["stop"] or ()), ("--bad-word", given["bad_words"] or ())):
         for text in texts:
             if ESCAPE.search(text):
                 typed = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text[:MOST_SHOWN])
@@ -222,13 +197,11 @@ def hints(given: Mapping[str, Any]) -> Iterator[str]:
 
 
 def settings(given: Mapping[str, Any]) -> Settings:
-    """What the options of `continuation` but -n say.
+    """What the options of `continuation` but -n say: those that were given.
 
     Raises:
         SettingError: a value is out of range.
     """
-    told = {each.name: given.get(each.name) for each in fields(SamplingConfig)}
-    sampling = SamplingConfig(**{name: value for name, value in told.items() if value is not None})
-    names = ("max_new_tokens", "stop", "bad_words", "overflow", "logprobs", "prompt_logprobs")
-    others = {name: given[name] for name in names}
-    return cast(Settings, {**others, "sampling": sampling, "stop_token_ids": given["stop_token_ids"] or None})
+    told = cast(Settings, {name: given[name] for name in SETTINGS if given.get(name) is not None})
+    GenerationConfig.of(**told)
+    return told

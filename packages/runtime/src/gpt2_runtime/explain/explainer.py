@@ -25,7 +25,8 @@ from gpt2_runtime.errors import (
 )
 from gpt2_runtime.folder.bundle import Bundle
 from gpt2_runtime.folder.sharing import Shared
-from gpt2_runtime.generation.request import Overflow, check_prompt
+from gpt2_runtime.generation.config import Overflow
+from gpt2_runtime.generation.request import check_prompt
 from gpt2_runtime.graphs.graph_choice import check_graph
 from gpt2_runtime.graphs.graph_file import GraphFile, Load
 from gpt2_runtime.graphs.graph_signature import Signature

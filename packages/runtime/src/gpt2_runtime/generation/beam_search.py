@@ -25,8 +25,9 @@ from gpt2_runtime.arguments import check_choice, check_integer, check_number, ch
 from gpt2_runtime.engine.cache import MOST_ROWS
 from gpt2_runtime.engine.session import Session
 from gpt2_runtime.errors import SettingError, shown
+from gpt2_runtime.generation.config import Overflow
 from gpt2_runtime.generation.events import FinishReason
-from gpt2_runtime.generation.request import Overflow, Request
+from gpt2_runtime.generation.request import Request
 from gpt2_runtime.sampling.config import GREEDY, PROCESSORS, SamplingConfig, check_vocabulary
 from gpt2_runtime.sampling.logprobs import log_softmax
 from gpt2_runtime.sampling.sampler import apply_processors

@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from typing import Unpack
 
 import numpy as np
 
 from gpt2_runtime.arguments import check_type, invalid
 from gpt2_runtime.engine.session import Session
 from gpt2_runtime.errors import GPT2RuntimeError
+from gpt2_runtime.generation.config import SETTINGS, IdSettings, check_unset, resolve
 from gpt2_runtime.generation.events import Event
 from gpt2_runtime.generation.prefix_cache import PrefixCache, check_prefixes
 from gpt2_runtime.generation.prompt_lookup import LookupConfig
-from gpt2_runtime.generation.request import Overflow, Request
+from gpt2_runtime.generation.request import Request
 from gpt2_runtime.generation.request_state import RequestState
 from gpt2_runtime.generation.scheduler import Scheduler
-from gpt2_runtime.sampling.config import AS_TRAINED, SamplingConfig
+
+OF_TEXT = [name for name, row in SETTINGS.items() if row.of_text]
 
 
 def generate(
     session: Session,
     prompt_ids: Sequence[int],
     *,
-    max_new_tokens: int,
-    sampling: SamplingConfig = AS_TRAINED,
     rng: np.random.Generator | None = None,
-    stop_token_ids: Collection[int] | None = None,
-    overflow: Overflow = "error",
-    logprobs: int | None = None,
     lookup: LookupConfig | None = None,
     prefixes: PrefixCache | None = None,
+    **settings: Unpack[IdSettings],
 ) -> Iterator[Event]:
     """Continues a prompt: yields a Token for each new token, then one Finished.
 
@@ -38,43 +37,43 @@ def generate(
     Args:
         session: what computes.
         prompt_ids: at least one id; to start from nothing, pass the end-of-text token.
-        max_new_tokens: at least 0; the model's positions may end the text sooner.
-        sampling: how a token is chosen.
-        rng: where the draws come from; by default a fresh generator that cannot be repeated.
-        stop_token_ids: the tokens that end the text; by default the folder's end-of-text token.
-        overflow: what becomes of a text longer than the model reads, "error", "truncate" or "slide": see `Request`.
-        logprobs: tell the log-probability of each token, and of so many of the likeliest; None tells none.
+        rng: where the draws come from; by default a generator of the setting `seed`, whose draws are those of
+            `TextGenerator.complete`.
         lookup: draft the next tokens from what followed the same words before, and verify several in one step. The
             tokens are those of decoding without it, and come sooner where a text repeats itself or its prompt. In int8
             and int4 on the CPU it drafts nothing, for several tokens at once have other bits there than one by one:
             unless the session is `fast_single`, and then the tokens may differ.
         prefixes: what the session has computed of earlier prompts: what this one shares with them is not computed
             again, and it is kept for later ones. The tokens are the same, and so are all logits.
+        settings: those of `GenerationConfig` and `SamplingConfig` by their names, without those that are about text;
+            see `GenerationConfig.of`.
 
     Raises:
         PromptError: the prompt is empty, too long, or has an id outside the vocabulary.
         SettingError: a setting is out of range, or the prefixes are of another session.
 
-    >>> from gpt2_runtime import GREEDY
-    >>> events = list(generate(session, [5, 6, 7], max_new_tokens=3, sampling=GREEDY, stop_token_ids=()))
+    >>> events = list(generate(session, [5, 6, 7], max_new_tokens=3, temperature=0, stop_token_ids=()))
     >>> [event.index for event in events[:-1]], events[-1].reason
     ([0, 1, 2], 'length')
     """
-    request = Request(
-        prompt_ids=prompt_ids,
-        max_new_tokens=max_new_tokens,
-        sampling=sampling,
-        stop_token_ids=stop_token_ids,
-        overflow=overflow,
-        logprobs=logprobs,
-    )
+    config = resolve(settings)
+    check_unset(config, OF_TEXT, "which generate, without a text, cannot heed", "use TextGenerator.stream")
+    request = Request.with_config(prompt_ids, config)
     check_type("session", session, Session)
     check_prefixes(prefixes, session)
-    rng = np.random.default_rng() if rng is None else rng
+    if rng is None:
+        rng = np.random.default_rng() if config.seed is None else generator_of(config.seed)
+    elif config.seed is not None:
+        raise invalid("seed", config.seed, "and rng is given too", "leave one of them out")
     if not isinstance(rng, np.random.Generator):
         raise invalid("rng", rng, "must be a numpy Generator: np.random.default_rng(seed)")
     # The checks run at the call, the loop at the first `next`.
     return stream_events(session, RequestState(session, request, rng, lookup), prefixes)
+
+
+def generator_of(seed: int) -> np.random.Generator:
+    """The generator whose draws a seed repeats."""
+    return np.random.Generator(np.random.PCG64(seed))
 
 
 def stream_events(session: Session, state: RequestState, prefixes: PrefixCache | None = None) -> Iterator[Event]:

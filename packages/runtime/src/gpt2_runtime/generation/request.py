@@ -1,34 +1,21 @@
-"""What is asked of a model: a prompt of token ids, and how to continue it."""
+"""A request of a model: a prompt of token ids, and how to continue it."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, fields
 
-from gpt2_runtime.arguments import check_choice, check_integer, checked_ids, is_list
+from gpt2_runtime.arguments import is_list
 from gpt2_runtime.errors import EmptyPromptError, PromptError, PromptTooLongError, SettingError, shown
-from gpt2_runtime.sampling.config import AS_TRAINED, SamplingConfig, check_sampling
-
-Overflow = Literal["error", "truncate", "slide"]
-MOST_LOGPROBS = 100  # alternatives of a token
-END = "leave it out for end-of-text"
-MOST_SLIDING = 100_000  # new tokens of a text whose window slides: nothing else would end it
+from gpt2_runtime.generation.config import GenerationConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class Request(GenerationConfig):
     """One prompt and its settings, checked as far as they can be without a model.
 
     Args:
-        prompt_ids: the token ids to continue.
-        max_new_tokens: at least 0; at most MOST_SLIDING where the window slides.
-        sampling: how a token is chosen.
-        stop_token_ids: the tokens that end the text; by default the folder's end-of-text token. They are kept as a set.
-        overflow: what becomes of text longer than the n_positions tokens the model reads. "error" refuses such a
-            prompt and ends the text where the window is full; "truncate" keeps the prompt's last n_positions tokens;
-            "slide" does so too, and reads the last half of a full window anew, to go on with.
-        logprobs: tell the log-probability of each token, and of so many of the likeliest; None tells none.
+        prompt_ids: the token ids to continue. The others are those of `GenerationConfig`.
 
     Raises:
         SettingError: a setting is out of range.
@@ -36,25 +23,17 @@ class Request:
     """
 
     prompt_ids: Sequence[int]
-    max_new_tokens: int
-    sampling: SamplingConfig = AS_TRAINED
-    stop_token_ids: Collection[int] | None = None
-    overflow: Overflow = "error"
-    logprobs: int | None = None
 
     def __post_init__(self) -> None:
         check_prompt(self.prompt_ids)
-        check_sampling(self.sampling)
-        check_integer("max_new_tokens", self.max_new_tokens, 0)
-        check_choice("overflow", self.overflow, get_args(Overflow))
-        if self.overflow == "slide" and self.max_new_tokens > MOST_SLIDING:
-            told = f"max_new_tokens is {shown(self.max_new_tokens)}, must be at most {MOST_SLIDING:,} where overflow is"
-            told = f"{told} 'slide'; continue from the end of that text for more"
-            raise SettingError(told, parameter="max_new_tokens", value=self.max_new_tokens)
-        if self.stop_token_ids is not None:
-            object.__setattr__(self, "stop_token_ids", checked_ids("stop_token_ids", self.stop_token_ids, END))
-        if self.logprobs is not None:
-            check_logprobs("logprobs", self.logprobs)
+        super().__post_init__()
+
+    @classmethod
+    def with_config(cls, prompt_ids: Sequence[int], config: GenerationConfig) -> Request:
+        """The request to continue `prompt_ids` as `config` says."""
+        return cls(
+            prompt_ids=prompt_ids, **{each.name: getattr(config, each.name) for each in fields(GenerationConfig)}
+        )
 
     def fitting(self, limit: int, bos_token_id: int | None) -> Sequence[int]:
         """The prompt as a model can read it: at least one token, at most `limit`.
@@ -88,11 +67,6 @@ class Request:
                 told = f"stop_token_ids has token id {shown(id_)}, {limit}"
                 raise SettingError(told, parameter="stop_token_ids", value=self.stop_token_ids)
         return frozenset(self.stop_token_ids)
-
-
-def check_logprobs(parameter: str, value: object) -> None:
-    """Refuses a number of alternatives that is out of range."""
-    check_integer(parameter, value, 0, MOST_LOGPROBS, remedy="leave it out for none")
 
 
 def check_prompt(ids: object) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import cast
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy.typing as npt
 from gpt2_runtime.arguments import check_integer, check_number, check_type, invalid, is_integer, is_number
 from gpt2_runtime.errors import SettingError, shown
 from gpt2_runtime.sampling.processors import Endings, endings
+from gpt2_runtime.settings import check_settings, setting
 
 ALL = "leave it out to keep all tokens"
 ID = "must be an integer of at least 0; ids are the tokenizer's"
@@ -23,41 +24,41 @@ MOST_BIASES = 300_000  # one for each token of any vocabulary
 MOST_BAD_WORDS_IDS, MOST_BAD_IDS = 20_000, 1_000_000  # sequences, and ids of all together: each step looks at all
 
 
-def _checked_bias(bias: object) -> Iterator[tuple[int, float]]:
+def _check_bias(parameter: str, bias: object) -> tuple[tuple[int, float], ...]:
     """The pairs of a mapping, or of what this returned, by ascending id."""
     pairs = tuple(bias.items()) if isinstance(bias, Mapping) else bias
     if not isinstance(pairs, tuple) or not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
-        raise invalid("logit_bias", bias, "must map token ids to numbers", "leave it out for none")
+        raise invalid(parameter, bias, "must map token ids to numbers", "leave it out for none")
     if len(pairs) > MOST_BIASES:
         raise _refusal(
             "logit_bias", bias, f"has {len(pairs):,} tokens, must have at most {MOST_BIASES:,}; leave some out"
         )
     for id_, value in pairs:
         if not is_integer(id_) or id_ < 0:
-            raise _refusal("logit_bias", bias, f"has token id {shown(id_)}, {ID}")
+            raise _refusal(parameter, bias, f"has token id {shown(id_)}, {ID}")
         if not is_number(value) or not (value == -math.inf or abs(value) <= MOST):
             limit = f"must be a number from {-MOST:g} to {MOST:g}, or -inf to forbid it"
-            raise _refusal("logit_bias", bias, f"of token {id_} is {shown(value)}, {limit}")
-    yield from sorted((id_, float(value)) for id_, value in pairs)
+            raise _refusal(parameter, bias, f"of token {id_} is {shown(value)}, {limit}")
+    return tuple(sorted((id_, float(value)) for id_, value in pairs))
 
 
-def _checked_words(words: object) -> Iterator[tuple[int, ...]]:
+def _check_words(parameter: str, words: object) -> tuple[tuple[int, ...], ...]:
     if not isinstance(words, list | tuple):
-        raise invalid("bad_words_ids", words, "must be a list of lists of token ids", "leave it out for none")
+        raise invalid(parameter, words, "must be a list of lists of token ids", "leave it out for none")
     if len(words) > MOST_BAD_WORDS_IDS:
         limit = f"must have at most {MOST_BAD_WORDS_IDS:,}"
-        raise _refusal("bad_words_ids", words, f"has {len(words):,} sequences, {limit}; leave some out")
+        raise _refusal(parameter, words, f"has {len(words):,} sequences, {limit}; leave some out")
     count = 0
     for word in words:
         if not isinstance(word, list | tuple) or not word:
-            raise _refusal("bad_words_ids", words, f"has {shown(word)}, must be a list of at least one token id")
+            raise _refusal(parameter, words, f"has {shown(word)}, must be a list of at least one token id")
         for id_ in word:
             if not is_integer(id_) or id_ < 0:
-                raise _refusal("bad_words_ids", words, f"has token id {shown(id_)}, {ID}")
+                raise _refusal(parameter, words, f"has token id {shown(id_)}, {ID}")
         if (count := count + len(word)) > MOST_BAD_IDS:
             limit = f"must have at most {MOST_BAD_IDS:,} of all sequences together"
-            raise _refusal("bad_words_ids", words, f"has {count:,} ids or more, {limit}; leave some out")
-        yield tuple(word)
+            raise _refusal(parameter, words, f"has {count:,} ids or more, {limit}; leave some out")
+    return tuple(map(tuple, words))
 
 
 def _refusal(parameter: str, value: object, told: str) -> SettingError:
@@ -96,38 +97,88 @@ class SamplingConfig:
     gpt2_runtime.errors.SettingError: top_p is 1.5, must be above 0 and at most 1; leave it out to keep all tokens
     """
 
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    typical_p: float | None = None
-    repetition_penalty: float = 1.0
-    frequency_penalty: float = 0.0
-    presence_penalty: float = 0.0
-    no_repeat_ngram_size: int | None = None
-    logit_bias: Mapping[int, float] | tuple[tuple[int, float], ...] = ()
-    bad_words_ids: Sequence[Sequence[int]] = ()
-    min_new_tokens: int = 0
+    temperature: float = setting(
+        1.0,
+        partial(check_number, least=0, remedy="0 is greedy"),
+        kind=float,
+        help="Below 1 is safer, above 1 is wilder, 0 is greedy.",
+        shown_default="1.0",
+    )
+    top_k: int | None = setting(
+        None,
+        partial(check_integer, least=1, remedy=ALL),
+        kind=int,
+        help="Draw from the K likeliest tokens only.",
+        shown_default="from all",
+    )
+    top_p: float | None = setting(
+        None,
+        partial(check_number, least=0, most=1, above=True, remedy=ALL),
+        kind=float,
+        help="Draw from the fewest likeliest tokens whose probabilities sum to this.",
+    )
+    min_p: float | None = setting(
+        None,
+        partial(check_number, least=0, most=1, remedy=ALL),
+        kind=float,
+        help="Draw from tokens at least this fraction as probable as the likeliest.",
+    )
+    typical_p: float | None = setting(
+        None,
+        partial(check_number, least=0, most=1, above=True, remedy=ALL),
+        kind=float,
+        help="Draw from the most typical tokens whose probabilities sum to this.",
+    )
+    repetition_penalty: float = setting(
+        1.0,
+        partial(check_number, least=1 / MOST, most=MOST, remedy="1 is no penalty"),
+        kind=float,
+        help="Above 1, tokens that are in the text become less likely.",
+    )
+    frequency_penalty: float = setting(
+        0.0,
+        partial(check_number, least=-MOST, most=MOST, remedy="0 is no penalty"),
+        kind=float,
+        help="Subtract this from a token's logit for each time it was generated.",
+    )
+    presence_penalty: float = setting(
+        0.0,
+        partial(check_number, least=-MOST, most=MOST, remedy="0 is no penalty"),
+        kind=float,
+        help="Subtract this once from the logit of every token that was generated.",
+    )
+    no_repeat_ngram_size: int | None = setting(
+        None,
+        partial(check_integer, least=1, remedy="leave it out to let any come again"),
+        kind=int,
+        help="Let no sequence of N tokens occur twice.",
+        metavar="N",
+    )
+    logit_bias: Mapping[int, float] | tuple[tuple[int, float], ...] = setting(
+        (),
+        _check_bias,
+        kind=dict,
+        help="Add BIAS to a token's logit; -inf forbids the token. Repeatable.",
+        metavar="ID=BIAS",
+    )
+    bad_words_ids: Sequence[Sequence[int]] = setting(
+        (),
+        _check_words,
+        kind=list,
+        many=True,
+        help="Never generate these tokens one after another. Repeatable.",
+        option="--bad-word-ids",
+        metavar="IDS",
+    )
+    min_new_tokens: int = setting(
+        0,
+        partial(check_integer, least=0, remedy="0 lets the text end at once"),
+        kind=int,
+        help="Allow no stop token before this many tokens.",
+    )
 
     def __post_init__(self) -> None:
-        check_number("temperature", self.temperature, 0, remedy="0 is greedy")
-        if self.top_k is not None:
-            check_integer("top_k", self.top_k, 1, remedy=ALL)
-        for name in ("top_p", "typical_p"):
-            if (share := getattr(self, name)) is not None:
-                check_number(name, share, 0, 1, above=True, remedy=ALL)
-        if self.min_p is not None:
-            check_number("min_p", self.min_p, 0, 1, remedy=ALL)
-        check_number("repetition_penalty", self.repetition_penalty, 1 / MOST, MOST, remedy="1 is no penalty")
-        for name in ("frequency_penalty", "presence_penalty"):
-            check_number(name, getattr(self, name), -MOST, MOST, remedy="0 is no penalty")
-        if self.no_repeat_ngram_size is not None:
-            remedy = "leave it out to let any come again"
-            check_integer("no_repeat_ngram_size", self.no_repeat_ngram_size, 1, remedy=remedy)
-        check_integer("min_new_tokens", self.min_new_tokens, 0, remedy="0 lets the text end at once")
-        # What a caller may go on to change is copied.
-        object.__setattr__(self, "logit_bias", tuple(_checked_bias(self.logit_bias)))
-        object.__setattr__(self, "bad_words_ids", tuple(_checked_words(self.bad_words_ids)))
+        check_settings(self)
 
     @cached_property
     def processors(self) -> tuple[str, ...]:
@@ -187,6 +238,6 @@ def check_vocabulary(config: SamplingConfig, vocab_size: int) -> None:
             raise _refusal(name, getattr(config, name), f"has token id {shown(highest)}, {limit}")
 
 
-def check_sampling(value: object) -> None:
+def check_sampling(value: object) -> SamplingConfig:
     """SettingError for anything but a SamplingConfig."""
-    check_type("sampling", value, SamplingConfig, "leave it out for the model's own")
+    return check_type("sampling", value, SamplingConfig, "leave it out for the model's own")

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gpt2_runtime.arguments import check_type, invalid
+from gpt2_runtime.arguments import check_names, check_type, invalid
 from gpt2_runtime.errors import GPT2RuntimeError
+from gpt2_runtime.generation.config import NAMES, Settings
 from gpt2_runtime.generation.prompt_lookup import LookupConfig, check_lookup
 from gpt2_runtime.generation.request_state import RequestState
 from gpt2_runtime.generation.scheduler import ROWS, Scheduler
 from gpt2_runtime.text.completion import Completion, Transcript
-from gpt2_runtime.text.generator import Settings, TextGenerator, check_names
+from gpt2_runtime.text.generator import TextGenerator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +23,7 @@ class Prompt:
 
     Args:
         prompt: text, or token ids.
-        settings: how it is continued.
+        settings: how it is continued: settings of `GenerationConfig` and `SamplingConfig` by their names.
         n: how many continuations; the prompt is read once. Their seeds count up from the first one's.
 
     Raises:
@@ -36,7 +37,7 @@ class Prompt:
     def __post_init__(self) -> None:
         if not isinstance(self.settings, Mapping):
             raise invalid("settings", self.settings, "must map names to values: {'seed': 1}")
-        check_names(self.settings)
+        check_names(self.settings, NAMES)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,67 +3,33 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import Unpack, cast
 
-import numpy as np
-
-from gpt2_runtime.arguments import check_flag, check_integer, check_texts, check_type, invalid, is_integer
+from gpt2_runtime.arguments import check_integer, check_type, invalid, is_list
 from gpt2_runtime.engine.session import Session
-from gpt2_runtime.errors import SettingError, TokenizerError, shown
+from gpt2_runtime.errors import PromptError, SettingError, TokenizerError, shown
 from gpt2_runtime.folder.bundle import Bundle
 from gpt2_runtime.folder.sharing import Local, Shared
 from gpt2_runtime.generation.beam_search import EarlyStopping, beam_search
+from gpt2_runtime.generation.config import GenerationConfig, Settings, check_unset, resolve
 from gpt2_runtime.generation.events import Event, FinishReason
-from gpt2_runtime.generation.generate import stream_events
+from gpt2_runtime.generation.generate import generator_of, stream_events
 from gpt2_runtime.generation.prefix_cache import PrefixCache, check_prefixes
 from gpt2_runtime.generation.prompt_lookup import LookupConfig
-from gpt2_runtime.generation.request import Overflow, Request, check_logprobs
+from gpt2_runtime.generation.request import Request
 from gpt2_runtime.generation.request_state import RequestState
 from gpt2_runtime.graphs.graph_file import Load
 from gpt2_runtime.graphs.graph_signature import GraphKind
-from gpt2_runtime.sampling.config import AS_TRAINED, GREEDY, MOST_BAD_IDS, SamplingConfig, check_sampling
+from gpt2_runtime.sampling.config import GREEDY, MOST_BAD_IDS
 from gpt2_runtime.scoring.score import score_prompt
 from gpt2_runtime.text.completion import Completion, Transcript
-from gpt2_runtime.tokenizer.stop_strings import check_stops
 from gpt2_runtime.tokenizer.tokenizer import Tokenizer, refusal
 
-MAX_NEW_TOKENS = 100
 MOST_CONTINUATIONS = 1024  # of one prompt: each holds its text, and a generator of numbers
-MOST_BAD_WORDS, MOST_BAD_WORD_LENGTH = 10_000, 1000  # strings, and characters of each
-SAMPLING = frozenset(each.name for each in fields(SamplingConfig))
-SEEDS = 2**128  # as many states as the generator has
-
-
-class Settings(TypedDict, total=False):
-    """How a prompt is continued: keyword arguments of `stream`, `complete` and of a batch's prompts.
-
-    max_new_tokens: at least 0; by default 100.
-    sampling: how a token is chosen; by default as the model was trained.
-    seed: of the draws; by default a random one, which the completion tells.
-    stop: strings that end the text and are not part of it.
-    stop_token_ids: tokens that end the text; by default the folder's end-of-text token.
-    bad_words: strings whose tokens never come one after another, as they are and after a space.
-    overflow: what becomes of a text longer than the model reads. "error", the default, refuses such a prompt and ends
-        a text that fills the model; "truncate" keeps the prompt's last tokens; "slide" does so too, and goes on: it
-        reads the last half of a full window anew. The completion tells what happened.
-    logprobs: tell the log-probability of each new token, and of so many of the likeliest ones.
-    prompt_logprobs: tell so of each token of the prompt after the first, which is read once more for that.
-    parse_special: whether <|endoftext|> spelled out in the prompt is that token, which is the default, or just text.
-    """
-
-    max_new_tokens: int
-    sampling: SamplingConfig
-    seed: int | None
-    stop: Sequence[str]
-    stop_token_ids: Collection[int] | None
-    bad_words: Sequence[str]
-    overflow: Overflow
-    logprobs: int | None
-    prompt_logprobs: int | None
-    parse_special: bool
+OF_A_DRAW = ("seed", "stop", "logprobs", "prompt_logprobs")  # settings that a beam search has not
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,20 +140,26 @@ class TextGenerator(Shared):
             prompt: text, or token ids.
             lookup: draft tokens from what followed the same words before; the text is the same, and comes sooner where
                 it repeats itself or its prompt. `completion.timings` counts them, and how many came true.
-            settings: see `Settings`.
+            settings: those of `GenerationConfig` and `SamplingConfig` by their names; see `GenerationConfig.of`.
 
         Raises:
             PromptError: the prompt is empty, too long, or not what this folder can read.
             SettingError: a setting is out of range.
             TokenizerError: text is given, and the folder has no tokenizer that can be read.
         """
-        check_names(settings)
         (transcript,) = self.start(prompt, n=1, lookup=lookup, **settings)
         return TextStream(stream_events(self.session, transcript.state, self.prefixes), transcript)
 
-    def complete(self, prompt: str | Sequence[int], **settings: Unpack[Settings]) -> Completion:
-        """Continues `prompt` to the end; settings and errors are those of `stream`."""
-        stream = self.stream(prompt, **settings)
+    def complete(
+        self, prompt: str | Sequence[int], *, lookup: LookupConfig | None = None, **settings: Unpack[Settings]
+    ) -> Completion:
+        """Continues `prompt` to the end; settings and errors are those of `stream`.
+
+        >>> completion = TextGenerator.open(folder).complete("To be", temperature=0.5, max_new_tokens=2)
+        >>> completion.text == TextGenerator.open(folder).tokenizer.decode(completion.token_ids)
+        True
+        """
+        stream = self.stream(prompt, lookup=lookup, **settings)
         for _ in stream:
             pass
         return stream.completion
@@ -208,7 +180,7 @@ class TextGenerator(Shared):
             prompt: text, or token ids.
             num_beams, length_penalty, early_stopping: see `beam_search`.
             n: how many continuations, at most num_beams.
-            settings: see `Settings`; nothing is drawn, so the sampling has a temperature of 0, as it has by default.
+            settings: as for `stream`; nothing is drawn, so the temperature is 0, as it is by default.
 
         Raises:
             PromptError, SettingError, TokenizerError: as `stream`; and for a setting that a search does not have.
@@ -217,13 +189,9 @@ class TextGenerator(Shared):
         >>> len(best.token_ids), best.finish_reason
         (8, 'length')
         """
-        check_names(settings)
-        for name in ("seed", "stop", "logprobs", "prompt_logprobs"):
-            value = settings.get(name)
-            if value is not None and not (isinstance(value, list | tuple) and not value):
-                raise invalid(name, value, "beam search has none", "leave it out")
-        settings.setdefault("sampling", GREEDY)
-        (transcript,) = self.start(prompt, n=1, **settings)
+        config = resolve({"config": GenerationConfig(sampling=GREEDY), **settings})
+        check_unset(config, OF_A_DRAW, "beam search has none", "leave it out")
+        (transcript,) = self.start(prompt, n=1, config=config)
         request = transcript.state.request
         beams = beam_search(
             self.session,
@@ -253,52 +221,34 @@ class TextGenerator(Shared):
         *,
         n: int = 1,
         lookup: LookupConfig | None = None,
-        max_new_tokens: int = MAX_NEW_TOKENS,
-        sampling: SamplingConfig = AS_TRAINED,
-        seed: int | None = None,
-        stop: Sequence[str] = (),
-        stop_token_ids: Collection[int] | None = None,
-        bad_words: Sequence[str] = (),
-        overflow: Overflow = "error",
-        logprobs: int | None = None,
-        prompt_logprobs: int | None = None,
-        parse_special: bool = True,
+        **settings: Unpack[Settings],
     ) -> list[Transcript]:
         """What `stream` and a batch start from: `n` continuations of one prompt, before their first step.
 
         The seed of the second is one more than that of the first, and so on. Errors are those of `stream`.
         """
-        check_stops(stop)
-        check_texts("bad_words", "bad word", bad_words, most=MOST_BAD_WORDS, longest=MOST_BAD_WORD_LENGTH)
-        check_sampling(sampling)
-        check_flag("parse_special", parse_special)
-        if self.tokenizer is None and (stop or bad_words or isinstance(prompt, str)):
+        config = resolve(settings)
+        check_integer("n", n, 1, MOST_CONTINUATIONS, remedy="ask again with another seed for more")
+        check_single(prompt)
+        if self.tokenizer is None and (config.stop or config.bad_words or isinstance(prompt, str)):
             raise refusal(self.session.bundle.folder)
         if isinstance(prompt, str):
             assert self.tokenizer is not None
-            prompt = self.tokenizer.encode(prompt, parse_special=parse_special)
-        if bad_words:
-            sampling = replace(sampling, bad_words_ids=(*sampling.bad_words_ids, *self._spelled(bad_words)))
-        seed = secrets.randbits(32) if seed is None else seed
-        check_seed(seed)
-        check_integer("n", n, 1, MOST_CONTINUATIONS, remedy="ask again with another seed for more")
-        request = Request(
-            prompt_ids=prompt,
-            max_new_tokens=max_new_tokens,
-            sampling=sampling,
-            stop_token_ids=stop_token_ids,
-            overflow=overflow,
-            logprobs=logprobs,
-        )
+            prompt = self.tokenizer.encode(prompt, parse_special=config.parse_special)
+        if config.bad_words:
+            spelled = self._spelled(config.bad_words)
+            sampling = replace(config.sampling, bad_words_ids=(*config.sampling.bad_words_ids, *spelled))
+            config = replace(config, sampling=sampling)
+        request = Request.with_config(prompt, config)
+        seed = secrets.randbits(32) if config.seed is None else config.seed
         seeds = range(seed, seed + n)
-        generators = (np.random.Generator(np.random.PCG64(each)) for each in seeds)
-        states = [RequestState(self.session, request, rng, lookup) for rng in generators]
+        states = [RequestState(self.session, request, generator_of(each), lookup) for each in seeds]
         scores = None
-        if prompt_logprobs is not None:
-            check_logprobs("prompt_logprobs", prompt_logprobs)
-            scores = score_prompt(self.session, states[0].prompt_ids, top=prompt_logprobs)
+        if config.prompt_logprobs is not None:
+            scores = score_prompt(self.session, states[0].prompt_ids, top=config.prompt_logprobs)
         return [
-            Transcript(state, each, self.tokenizer, stop, scores) for state, each in zip(states, seeds, strict=True)
+            Transcript(state, each, self.tokenizer, config.stop, scores)
+            for state, each in zip(states, seeds, strict=True)
         ]
 
     def _spelled(self, words: Sequence[str]) -> list[list[int]]:
@@ -312,21 +262,11 @@ class TextGenerator(Shared):
         return spelled
 
 
-def check_names(settings: Iterable[object]) -> None:
-    """SettingError for a name that no setting has: for one of the sampling's, where it belongs."""
-    for name in settings:
-        if name in SAMPLING:
-            told = f"{name} is a setting of the sampling; pass sampling=SamplingConfig({name}=...)"
-            raise SettingError(told, parameter=str(name))
-        if name not in Settings.__annotations__:
-            told = f"unknown setting {shown(name)}; expected one of {', '.join(Settings.__annotations__)}"
-            raise SettingError(told, parameter=str(name))
-
-
-def check_seed(value: object) -> None:
-    """SettingError for a seed out of range."""
-    if not is_integer(value) or not 0 <= value < SEEDS:
-        raise invalid("seed", value, "must be an integer of at least 0 and below 2**128")
+def check_single(prompt: object) -> None:
+    """PromptError for several texts in place of one."""
+    if is_list(prompt) and any(isinstance(each, str) for each in cast(Sequence[object], prompt)):
+        told = f"prompt is {shown(prompt)}, must be one text or its token ids; use complete_batch for several"
+        raise PromptError(told, parameter="prompt", value=prompt)
 
 
 def _assembled(session: Session, tokenizer: Tokenizer | None, prefix_bytes: int | None) -> TextGenerator:

@@ -30,8 +30,7 @@ class StopStrings:
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
-        check_stops(stops)
-        self._stops = [_Matching(stop) for stop in dict.fromkeys(stops)]
+        self._stops = [_Matching(stop) for stop in dict.fromkeys(check_stops("stop", stops))]
         self._held = ""
         self._found: str | None = None
 
@@ -97,6 +96,6 @@ def _borders(text: str) -> tuple[int, ...]:
     return tuple(borders)
 
 
-def check_stops(given: object) -> None:
+def check_stops(parameter: str, value: object) -> tuple[str, ...]:
     """SettingError for anything but a list of stop strings, or for too many or too long ones."""
-    check_texts("stop", "stop string", given, most=MOST_STOPS, longest=MOST_STOP_LENGTH)
+    return check_texts(parameter, "stop string", value, most=MOST_STOPS, longest=MOST_STOP_LENGTH)

@@ -108,7 +108,7 @@ def test_every_tokens_log_probability_is_that_of_the_scratch_network(demo_folder
     scores = score_prompt(Session.open(demo_folder, threads=1), ids, top=5)[1:]
     found = torch.tensor([token.logprob for token in scores], dtype=torch.float64)
     torch.testing.assert_close(found, expected.gather(1, torch.tensor(ids[1:])[:, None])[:, 0], atol=ATOL, rtol=0)
-    likeliest = torch.tensor([[logprob for _, logprob in token.top] for token in scores], dtype=torch.float64)
+    likeliest = torch.tensor([[logprob for _, logprob in token.top_logprobs] for token in scores], dtype=torch.float64)
     torch.testing.assert_close(likeliest, expected.topk(5).values, atol=ATOL, rtol=0)
 
 

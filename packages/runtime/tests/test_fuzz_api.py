@@ -198,7 +198,7 @@ def test_score(opened, kind, ids, first, top, cache):
         scores, after = found
         assert len(scores) == len(ids) - first
         assert after.lengths == (len(ids) - 1,)
-        assert all(token.logprob <= 0 and len(token.top) == top for token in scores)
+        assert all(token.logprob <= 0 and len(token.top_logprobs) == top for token in scores)
     echoed = answer(score_prompt, session, ids, top=top)
     assert echoed is None or [token.id for token in echoed] == list(ids)
 

@@ -62,6 +62,18 @@ def test_each_line_is_answered_as_the_prompt_alone(generator, answers):
         assert (answer["token_ids"], answer["text"]) == (list(alone.token_ids), alone.text)
 
 
+def test_an_answer_with_tokens_of_an_older_form_is_kept(generator, answers):
+    asked = [json.dumps({"id": "a", "prompt": "To be", "logprobs": 1}).encode()]
+    run(generator, asked, answers, defaults=DEFAULTS)
+    older = json.loads(answers.read_text())
+    assert list(older["logprobs"][0]) == ["id", "token", "logprob", "top_logprobs"]
+    older["logprobs"] = [{"token_id": each["id"], "logprob": each["logprob"], "top": []} for each in older["logprobs"]]
+    before = json.dumps(older) + "\n"
+    answers.write_text(before)
+    assert run(generator, asked, answers, defaults=DEFAULTS) == Progress(kept=1)
+    assert answers.read_text() == before
+
+
 @pytest.mark.parametrize("cut", [0, 1, 5, 30, 1000, 3000, 6000])
 def test_what_was_cut_anywhere_is_gone_on_with(generator, answers, cut):
     run(generator, lines(12), answers, defaults=DEFAULTS)

@@ -92,8 +92,11 @@ def test_controls_reach_the_sampler(folder, generator):
     assert [each["logprob"] for each in found["logprobs"]] == pytest.approx(
         [each.logprob for each in expected.logprobs], abs=1e-4
     )
-    assert [[id_ for id_, _ in each["top"]] for each in found["logprobs"]] == [
-        [id_ for id_, _ in each.top] for each in expected.logprobs
+    assert [[top["id"] for top in each["top_logprobs"]] for each in found["logprobs"]] == [
+        [id_ for id_, _ in each.top_logprobs] for each in expected.logprobs
+    ]
+    assert [each["token"] for each in found["logprobs"]] == [
+        generator.tokenizer.decode([each.id]) for each in expected.logprobs
     ]
 
 

@@ -76,9 +76,9 @@ def test_a_line_for_each_token_and_then_the_report(folder, text):
     told = [token for _, scores in score_windows(session, ids, stride=64, top=2) for token in scores]
     assert [(line["id"], line["logprob"], line["rank"]) for line in lines] == [(t.id, t.logprob, t.rank) for t in told]
     assert [line["id"] for line in lines] == ids
-    assert lines[0] == {"id": ids[0], "text": "The", "logprob": None, "rank": None}
-    assert [(top["id"], top["logprob"]) for top in lines[1]["top"]] == list(told[1].top)
-    assert lines[1]["top"][0]["text"] == tokenizer.decode([told[1].top[0][0]])
+    assert lines[0] == {"id": ids[0], "token": "The", "logprob": None, "rank": None, "top_logprobs": []}
+    assert [(top["id"], top["logprob"]) for top in lines[1]["top_logprobs"]] == list(told[1].top_logprobs)
+    assert lines[1]["top_logprobs"][0]["token"] == tokenizer.decode([told[1].top_logprobs[0][0]])
     assert report["log_likelihood"] == math.fsum(line["logprob"] for line in lines if line["logprob"] is not None)
 
 

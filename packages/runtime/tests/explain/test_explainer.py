@@ -150,7 +150,7 @@ def test_text_needs_a_tokenizer(explainer):
     bare = replace(explainer, tokenizer=None)
     with pytest.raises(TokenizerError, match=r"lists no tokenizer files; pass token ids \(--prompt-ids 464,3290\)"):
         bare.explain("The dog")
-    assert report(bare.explain([5, 6]))["tokens"][0]["text"] is None
+    assert report(bare.explain([5, 6]))["tokens"][0]["token"] is None
 
 
 def test_a_folder_from_before_there_was_such_a_graph_is_refused_with_the_remedy(damaged, edit):
@@ -187,10 +187,12 @@ def test_numbers_that_are_none_are_refused(explainer, damaged, edit):
 def test_the_report_is_json_and_says_the_same(explanation):
     found = json.loads(json.dumps(report(explanation), allow_nan=False))
     assert [token["id"] for token in found["tokens"]] == IDS
-    assert found["tokens"][0]["log_prob"] is None
+    assert found["tokens"][0]["logprob"] is None
+    assert found["tokens"][0]["top_logprobs"] == []
     token = found["tokens"][3]
-    assert (token["rank"], token["text"]) == (explanation.ranks[3], explanation.tokenizer.decode([200]))
-    guesses = token["layers"][2]["guesses"]
+    assert token["top_logprobs"] == found["tokens"][2]["layers"][-1]["top_logprobs"]
+    assert (token["rank"], token["token"]) == (explanation.ranks[3], explanation.tokenizer.decode([200]))
+    guesses = token["layers"][2]["top_logprobs"]
     assert [guess["id"] for guess in guesses] == explanation.lens_ids[2, 3].tolist()
-    assert token["layers"][2]["next_log_prob"] == found["tokens"][4]["log_prob"]
-    assert found["tokens"][-1]["layers"][0]["next_log_prob"] is None
+    assert token["layers"][2]["next_logprob"] == found["tokens"][4]["logprob"]
+    assert found["tokens"][-1]["layers"][0]["next_logprob"] is None

@@ -51,19 +51,19 @@ def test_the_top_is_the_sorted_beginning_of_all_and_the_rank_a_place_in_it(eithe
     scores, _ = score(either, IDS, top=300)
     for row, token in zip(logits[0], scores, strict=True):
         order = sorted(range(300), key=lambda id_, row=row: (-row[id_], id_))
-        assert [id_ for id_, _ in token.top] == order
+        assert [id_ for id_, _ in token.top_logprobs] == order
         assert token.rank == 1 + order.index(token.id)
-        assert dict(token.top)[token.id] == token.logprob
-        assert math.fsum(math.exp(logprob) for _, logprob in token.top) == pytest.approx(1, abs=1e-12)
+        assert dict(token.top_logprobs)[token.id] == token.logprob
+        assert math.fsum(math.exp(logprob) for _, logprob in token.top_logprobs) == pytest.approx(1, abs=1e-12)
     few, _ = score(either, IDS, top=3)
-    assert [token.top for token in few] == [token.top[:3] for token in scores]
-    assert [token.top for token in score(either, IDS)[0]] == [()] * 64
+    assert [token.top_logprobs for token in few] == [token.top_logprobs[:3] for token in scores]
+    assert [token.top_logprobs for token in score(either, IDS)[0]] == [()] * 64
 
 
 def test_of_tokens_that_tie_the_lowest_id_is_the_likeliest():
     tied = np.zeros(5, dtype=np.float32)
     assert [scoring._scored(tied, id_, 0).rank for id_ in range(5)] == [1, 2, 3, 4, 5]
-    assert [id_ for id_, _ in scoring._scored(tied, 3, 2).top] == [0, 1]
+    assert [id_ for id_, _ in scoring._scored(tied, 3, 2).top_logprobs] == [0, 1]
 
 
 def test_greedy_text_has_rank_1_throughout(either):
@@ -89,7 +89,7 @@ def test_what_a_cache_has_read_is_not_read_again(either, expected, read, monkeyp
 def test_a_prompt_is_echoed_with_a_score_for_each_but_the_first(either):
     scores = score_prompt(either, IDS[:10], top=2)
     assert [token.id for token in scores] == IDS[:10]
-    assert (scores[0].logprob, scores[0].rank, scores[0].top) == (None, None, ())
+    assert (scores[0].logprob, scores[0].rank, scores[0].top_logprobs) == (None, None, ())
     assert scores[1:] == score(either, IDS[:10], top=2)[0]
     assert score_prompt(either, [7]) == (scoring.TokenScore(id=7),)
     assert log_likelihood(scores) == pytest.approx(sum(token.logprob for token in scores[1:]))

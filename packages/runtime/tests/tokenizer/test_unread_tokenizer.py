@@ -61,7 +61,7 @@ def test_every_command_takes_ids(unread, tmp_path):
     assert run("batch", unread, tmp_path / "in.jsonl", tmp_path / "out.jsonl").exit_code == 0
     assert json.loads((tmp_path / "out.jsonl").read_text())["token_ids"] == expected
     explained = run("explain", unread, *ids, "--json")
-    assert [token["text"] for token in json.loads(explained.stdout)["tokens"]] == [None] * 3
+    assert [token["token"] for token in json.loads(explained.stdout)["tokens"]] == [None] * 3
     assert run("explain", unread, *ids, "--html", tmp_path / "page.html").exit_code == 0
     assert run("bench", unread, "--context", "2", "--batch", "1", "--rounds", "1", "--json").exit_code == 0
     beams = run("generate", unread, *ids, "--max-new-tokens", "2", "--num-beams", "2", "--json")

@@ -94,7 +94,7 @@ def run(
             if result.error is not None:
                 lines.fail(job.line, result.error)
             else:
-                _write(file, target, written(job, result.completions))
+                _write(file, target, written(job, result.completions, generator.tokenizer))
                 lines.add(answered=1, tokens=sum(len(each.token_ids) for each in result.completions))
         return lines.state
 

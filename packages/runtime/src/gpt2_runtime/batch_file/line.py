@@ -18,6 +18,7 @@ from gpt2_runtime.errors import JobError, shown_json
 from gpt2_runtime.generation.config import SAMPLING, SETTINGS, GenerationConfig, Settings, check_seed, resolve
 from gpt2_runtime.text.batch import Prompt
 from gpt2_runtime.text.completion import Completion
+from gpt2_runtime.tokenizer.tokenizer import Tokenizer
 
 NAMES = ("id", "prompt", "token_ids", "n", *SETTINGS)
 MOST_LINE_BYTES = 4_000_000  # several hundred times what GPT-2 reads; what JSON makes of it fits into 100 MB
@@ -106,9 +107,9 @@ def read(text: bytes, line: int, defaults: Defaults) -> Job:
     return Job(line=line, id=id_, prompt=prompt, digest=hashlib.sha256(told.encode()).hexdigest()[:16])
 
 
-def written(job: Job, completions: tuple[Completion, ...]) -> dict[str, Any]:
+def written(job: Job, completions: tuple[Completion, ...], tokenizer: Tokenizer | None) -> dict[str, Any]:
     """What stands in the output: one completion's values, or a list of them where `n` is more than 1."""
-    told = [completion.to_dict() for completion in completions]
+    told = [completion.to_dict(tokenizer) for completion in completions]
     answer = told[0] if job.prompt.n == 1 else {"completions": told}
     return {"id": job.id, **answer, "digest": job.digest}
 

@@ -117,7 +117,10 @@ def generate(
         print_json({"beams": [asdict(each) for each in found]}) if as_json else _print_found(found)
         return
     if n != 1:
-        documents = [completion.to_dict() for completion in complete(generator, text, n, settings, lookup=drafts)]
+        documents = [
+            completion.to_dict(generator.tokenizer)
+            for completion in complete(generator, text, n, settings, lookup=drafts)
+        ]
         _print_hints(continuation)
         print_json({"completions": documents})
         return
@@ -126,7 +129,7 @@ def generate(
     if as_json:
         for _ in stream:
             pass
-        print_json(stream.completion.to_dict())
+        print_json(stream.completion.to_dict(generator.tokenizer))
     else:
         _print_text(stream)
 

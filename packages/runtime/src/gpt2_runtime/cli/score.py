@@ -16,6 +16,7 @@ from gpt2_runtime.errors import EmptyPromptError, counted
 from gpt2_runtime.graphs.graph_signature import GraphKind
 from gpt2_runtime.scoring.perplexity import Perplexity, score_windows, window_and_stride, windows
 from gpt2_runtime.scoring.score import UNSCORED, TokenScore
+from gpt2_runtime.text.completion import token_to_dict
 from gpt2_runtime.text.generator import TextGenerator
 from gpt2_runtime.tokenizer.tokenizer import Tokenizer, refusal
 
@@ -84,7 +85,7 @@ def score(
             scored_bytes += _bytes(tokenizer, scores)
             if per_token:
                 for token in scores:
-                    print_json(_token(tokenizer, token))
+                    print_json(token_to_dict(tokenizer, token))
             advance(part.end - part.begin)
     seconds = perf_counter() - start
     report = _report(found, scored_bytes, window=size, stride=step, tokens_per_second=total / seconds)
@@ -117,12 +118,6 @@ def _bar(total: int) -> Iterator[Callable[[int], None]]:
 
 def _bytes(tokenizer: Tokenizer, scores: Sequence[TokenScore]) -> int:
     return sum(len(tokenizer.token_bytes(token.id)) for token in scores if token.logprob is not None)
-
-
-def _token(tokenizer: Tokenizer, token: TokenScore) -> dict[str, object]:
-    top = [{"id": id_, "text": tokenizer.decode([id_]), "logprob": logprob} for id_, logprob in token.top]
-    told = {"id": token.id, "text": tokenizer.decode([token.id]), "logprob": token.logprob, "rank": token.rank}
-    return told | ({"top": top} if top else {})
 
 
 def _report(found: Perplexity, scored_bytes: int, **run: float) -> dict[str, float]:

@@ -33,6 +33,8 @@ from gpt2_runtime.graphs.graph_signature import Signature
 from gpt2_runtime.graphs.inference import open_inference
 from gpt2_runtime.providers.providers import choose_provider
 from gpt2_runtime.sampling.config import GREEDY
+from gpt2_runtime.scoring.score import TokenScore
+from gpt2_runtime.text.completion import entry_to_dict, token_to_dict
 from gpt2_runtime.text.generator import TextGenerator, open_tokenizer
 from gpt2_runtime.tokenizer.tokenizer import Tokenizer, refusal
 
@@ -235,7 +237,7 @@ class Explainer(Shared):
 
 
 def report(explanation: Explanation) -> dict[str, object]:
-    """All but attention; json.dumps takes it as it is. Guesses are for what comes after their token.
+    """All but attention; json.dumps takes it as it is. A layer's `top_logprobs` are of what comes after its token.
 
     >>> found = report(Explainer.open(folder, threads=1).explain([5, 6, 7], top=2))
     >>> [token["rank"] for token in found["tokens"]][0], len(found["tokens"][2]["layers"])
@@ -243,17 +245,23 @@ def report(explanation: Explanation) -> dict[str, object]:
     """
     tokenizer = explanation.tokenizer
 
-    def token(id_: int, **more: object) -> dict[str, object]:
-        return {"id": id_, "text": None if tokenizer is None else tokenizer.decode([id_]), **more}
+    def top_logprobs(number: int, place: int) -> tuple[tuple[int, float], ...]:
+        ids, log_probs = explanation.lens_ids[number, place], explanation.lens_log_probs[number, place]
+        return tuple(zip(ids.tolist(), log_probs.tolist(), strict=True))
+
+    def token(place: int) -> dict[str, object]:
+        found = TokenScore(
+            id=explanation.token_ids[place],
+            logprob=_number(explanation.log_probs[place]),
+            rank=int(explanation.ranks[place]) or None,
+            top_logprobs=top_logprobs(-1, place - 1) if place else (),
+        )
+        return token_to_dict(tokenizer, found)
 
     def layer(number: int, place: int) -> dict[str, object]:
-        ids, log_probs = explanation.lens_ids[number, place], explanation.lens_log_probs[number, place]
-        pairs = zip(ids.tolist(), log_probs.tolist(), strict=True)
-        return {
-            "layer": number,
-            "next_log_prob": _number(explanation.lens_next_log_probs[number, place]),
-            "guesses": [token(id_, log_prob=log_prob) for id_, log_prob in pairs],
-        }
+        after = _number(explanation.lens_next_log_probs[number, place])
+        top = [entry_to_dict(tokenizer, id_, logprob) for id_, logprob in top_logprobs(number, place)]
+        return {"layer": number, "next_logprob": after, "top_logprobs": top}
 
     return {
         "model": explanation.model,
@@ -261,13 +269,8 @@ def report(explanation: Explanation) -> dict[str, object]:
         "prompt_tokens": explanation.prompt_tokens,
         "perplexity": explanation.perplexity,
         "tokens": [
-            token(
-                id_,
-                log_prob=_number(explanation.log_probs[place]),
-                rank=int(explanation.ranks[place]) or None,
-                layers=[layer(number, place) for number in range(len(explanation.lens_ids))],
-            )
-            for place, id_ in enumerate(explanation.token_ids)
+            token(place) | {"layers": [layer(number, place) for number in range(len(explanation.lens_ids))]}
+            for place in range(len(explanation.token_ids))
         ],
     }
 

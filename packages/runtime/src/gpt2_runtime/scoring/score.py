@@ -33,13 +33,13 @@ class TokenScore:
         id: the token.
         logprob: the natural logarithm of its probability; None for a token with nothing before it.
         rank: 1 for the token that greedy decoding would take here; None where `logprob` is.
-        top: the likeliest tokens and their log-probabilities, the likeliest first, as many as were asked for.
+        top_logprobs: the likeliest tokens and their log-probabilities, the likeliest first, as many as requested.
     """
 
     id: int
     logprob: float | None = None
     rank: int | None = None
-    top: tuple[tuple[int, float], ...] = ()
+    top_logprobs: tuple[tuple[int, float], ...] = ()
 
 
 def score(
@@ -72,7 +72,7 @@ def score(
     >>> scores, cache = score(session, [5, 6, 7, 8], first=2, top=1)
     >>> [token.id for token in scores], cache.lengths
     ([7, 8], (3,))
-    >>> all((token.rank == 1) == (token.id == token.top[0][0]) for token in scores)
+    >>> all((token.rank == 1) == (token.id == token.top_logprobs[0][0]) for token in scores)
     True
     """
     check_type("session", session, Session)
@@ -128,7 +128,7 @@ def _scored(logits: npt.NDArray[np.float32], token: int, top: int) -> TokenScore
         id=token,
         logprob=float(logprobs[token]),
         rank=int(rank),
-        top=likeliest(logprobs, top),
+        top_logprobs=likeliest(logprobs, top),
     )
 
 

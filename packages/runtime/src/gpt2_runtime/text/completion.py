@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from gpt2_runtime.errors import GPT2RuntimeError
@@ -17,17 +17,17 @@ from gpt2_runtime.tokenizer.tokenizer import Tokenizer
 
 @dataclass(frozen=True, kw_only=True)
 class TokenLogprob:
-    """A token and its log-probability; for a new token also the likeliest ones, as many as were asked for.
+    """A new token and its log-probability, and those of the likeliest tokens, as many as requested.
 
     Attributes:
-        token_id: which.
+        id: the token.
         logprob: the natural logarithm of what the model gave it, before any setting changed that.
-        top: the likeliest tokens and theirs, likeliest first.
+        top_logprobs: the likeliest tokens and theirs, likeliest first.
     """
 
-    token_id: int
+    id: int
     logprob: float
-    top: tuple[tuple[int, float], ...] = ()
+    top_logprobs: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +60,39 @@ class Completion:
     logprobs: tuple[TokenLogprob, ...] | None = None
     prompt_logprobs: tuple[TokenScore, ...] | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """What JSON has of it."""
+    def to_dict(self, tokenizer: Tokenizer | None = None) -> dict[str, Any]:
+        """What JSON has of it; the tokenizer, of the same folder, gives the text of each token with a logprob.
+
+        >>> from gpt2_runtime import TextGenerator
+        >>> generator = TextGenerator.open(folder)
+        >>> completion = generator.complete("To be", max_new_tokens=2, temperature=0, logprobs=1)
+        >>> first, second = completion.to_dict(generator.tokenizer)["logprobs"]
+        >>> list(first), first["top_logprobs"][0]["id"] == first["id"]
+        (['id', 'token', 'logprob', 'top_logprobs'], True)
+        """
         timings = asdict(self.timings) | {"tokens_per_second": self.timings.tokens_per_second}
-        return asdict(self) | {"timings": timings}
+        listed: dict[str, Any] = {"logprobs": None, "prompt_logprobs": None}
+        if self.logprobs is not None:
+            listed["logprobs"] = [token_to_dict(tokenizer, each) for each in self.logprobs]
+        if self.prompt_logprobs is not None:
+            listed["prompt_logprobs"] = [token_to_dict(tokenizer, each) for each in self.prompt_logprobs]
+        bare = replace(self, logprobs=None, prompt_logprobs=None)
+        return asdict(bare) | {"timings": timings} | listed
+
+
+def token_to_dict(tokenizer: Tokenizer | None, token: TokenLogprob | TokenScore) -> dict[str, Any]:
+    """A token as every JSON document has it: its id, its text, its log-probability and the likeliest tokens' own.
+
+    A token of a text that was there has its rank, too.
+    """
+    rank = {"rank": token.rank} if isinstance(token, TokenScore) else {}
+    top = [entry_to_dict(tokenizer, id_, logprob) for id_, logprob in token.top_logprobs]
+    return {**entry_to_dict(tokenizer, token.id, token.logprob), **rank, "top_logprobs": top}
+
+
+def entry_to_dict(tokenizer: Tokenizer | None, id_: int, logprob: float | None) -> dict[str, Any]:
+    """One of the likeliest tokens; its text is null without a tokenizer, and has U+FFFD for a part of a character."""
+    return {"id": id_, "token": None if tokenizer is None else tokenizer.decode([id_]), "logprob": logprob}
 
 
 class Transcript:
@@ -137,4 +166,4 @@ class Transcript:
 
 def _told(token: Token) -> TokenLogprob:
     assert token.logprob is not None
-    return TokenLogprob(token_id=token.id, logprob=token.logprob, top=token.top_logprobs)
+    return TokenLogprob(id=token.id, logprob=token.logprob, top_logprobs=token.top_logprobs)

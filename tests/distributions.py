@@ -22,6 +22,7 @@ PACKAGES = ("model", "export", "runtime")  # in the order in which they can be p
 
 def build(package: str, out: Path) -> tuple[Path, Path]:
     """The sdist of a package and the wheel of that sdist, written into `out`; installed hatchling does it, offline."""
+    out = out.resolve()  # hatchling runs in another folder
     out.mkdir(parents=True, exist_ok=True)
     sdist = _built("sdist", ROOT / "packages" / package, out)
     with tempfile.TemporaryDirectory() as folder:

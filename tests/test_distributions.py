@@ -89,6 +89,11 @@ def test_a_wheel_holds_the_package_and_nothing_else(built: Path, package: str) -
     assert {f"gpt2_{package}/{name}" for name in DATA[package]} <= set(files)
 
 
+def test_they_are_built_into_a_folder_wherever_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert [path.parent for path in distributions.build("model", Path("dist"))] == [tmp_path / "dist"] * 2
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_an_sdist_holds_the_source_and_what_builds_it(built: Path, package: str) -> None:
     files = sdist(built, package)

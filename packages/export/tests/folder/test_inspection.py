@@ -1,11 +1,15 @@
 """What is shown of a folder is what is in its files, and a folder that is damaged is one clear error."""
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from gpt2_export import inspect
 from gpt2_export.errors import GPT2ExportError
+from gpt2_export.folder import manifest
 from gpt2_export.folder.inspection import as_json, parity_lines, table
 from gpt2_model import GPT2
 
@@ -77,6 +81,24 @@ def test_hashes_are_compared_only_when_asked_for(made_copy: Path) -> None:
     assert found["differences"] == ["config.json has another sha256"]
     assert "WRONG: config.json has another sha256" in table(found)
     assert "hashes fit" not in table(found)
+
+
+@pytest.mark.parametrize("change", [lambda merges: merges[::-1], lambda merges: "none"], ids=["edited", "damaged"])
+def test_that_merges_are_as_trained_is_proven_again_with_the_hashes(
+    made_copy: Path, change: Callable[[Any], Any]
+) -> None:
+    assert inspect(made_copy, check_hashes=True)["differences"] == []
+    document = json.loads((made_copy / "tokenizer.json").read_text(encoding="utf-8"))
+    document["model"]["merges"] = change(document["model"]["merges"])
+    (made_copy / "tokenizer.json").write_text(json.dumps(document), encoding="utf-8")
+    said = manifest.read(made_copy)
+    files = {**said.files, **manifest.entries(made_copy, ["tokenizer.json"])}
+    (made_copy / "manifest.json").write_text(manifest.text(replace(said, files=files)), encoding="utf-8")
+    told = "tokenizer.json has merges that are not as trained, manifest.json says that they are"
+    assert inspect(made_copy, check_hashes=True)["differences"] == [told]
+    unsaid = replace(said, files=files, tokenizer=None)
+    (made_copy / "manifest.json").write_text(manifest.text(unsaid), encoding="utf-8")
+    assert inspect(made_copy, check_hashes=True)["differences"] == []
 
 
 def test_a_folder_without_a_graph_says_how_to_get_one(made_copy: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from gpt2_export.errors import FolderError
 from gpt2_export.folder import manifest
-from gpt2_export.folder.manifest import File, Generator, Manifest, Source
+from gpt2_export.folder.manifest import File, Generator, Manifest, PrecisionFacts, Source
 from odd_files import ODD, make_odd
 
 
@@ -56,6 +56,7 @@ def test_it_says_where_the_folder_is_from_and_what_made_it(folder: Path) -> None
     assert document.generator == Generator(name="gpt2-export", version=importlib.metadata.version("gpt2-export"))
     assert (document.schema, document.warnings, document.parity) == (1, ("mind",), None)
     assert document.weights == {"fp32": "model.safetensors"}
+    assert document.precisions == (PrecisionFacts(name="fp32", cache_type="float32"),)
 
 
 def test_what_is_written_is_read(folder: Path) -> None:
@@ -72,6 +73,16 @@ def test_a_whole_folder_has_no_differences_and_may_hold_more_files(folder: Path)
     document = described(folder)
     (folder / "README.md").write_text("mine")
     assert manifest.differences(folder, document) == []
+
+
+def test_the_manifest_of_an_older_version_is_read_without_what_that_did_not_say(folder: Path) -> None:
+    older = described(folder).to_dict()
+    for name in ("precisions", "tokenizer", "quality"):
+        del older[name]
+    (folder / manifest.MANIFEST).write_text(json.dumps(older))
+    found = manifest.read(folder)
+    assert (found.precisions, found.tokenizer, found.quality) == ((), None, {})
+    assert manifest.again(found).precisions == (PrecisionFacts(name="fp32", cache_type="float32"),)
 
 
 def test_each_kind_of_difference_is_told_with_the_files_name(folder: Path) -> None:
@@ -137,6 +148,8 @@ REAL = {"bytes": 2, "sha256": "0" * 64}
     ("change", "told"),
     [
         ({"schema": True}, "schema is true, must be 1"),
+        ({"precisions": {}}, "precisions is {}, must be a list"),
+        ({"precisions": [{"name": "fp32"}]}, "precisions: 0: cache_type is absent, must be 'float32' or 'float16'"),
         ({"weights": None}, "weights is null, must be an object"),
         ({"weights": {"fp32": 5}}, "weights: fp32 is 5, must be text"),
         ({"weights": {"fp32": "config.js"}}, 'weights: fp32 is "config.js", must be one of files'),

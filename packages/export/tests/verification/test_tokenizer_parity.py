@@ -127,6 +127,7 @@ def test_the_report_counts_the_texts(having: Callable[..., Path], out: Path) -> 
     assert report is not None
     assert report["references"][0].startswith("tokenizers ")
     assert report["texts"] == len(json.loads(tokenizer_parity.HARD_TEXTS.read_text())) + len(tokenizer_parity.FRAMES)
+    assert report["merges_as_trained"] is True
     assert {path.name for path in out.iterdir()} == ALL | {"config.json"}  # nothing is left of the comparison
 
 

@@ -71,7 +71,7 @@ def calls(folder, generator):
         "Session.open": (Session.open, {"folder": bundle, **OPENING}),
         "TextGenerator.open": (TextGenerator.open, {"folder": bundle, **OPENING, "prefix_bytes": None}),
         "TextGenerator": (TextGenerator, {"session": session, "tokenizer": tokenizer, "prefixes": None}),
-        "Tokenizer.open": (Tokenizer.open, {"folder": folder}),
+        "Tokenizer.open": (Tokenizer.open, {"folder": folder, "trained_sha256": None}),
         "Tokenizer": (Tokenizer, {"vocabulary": tokenizer.vocabulary}),
         "Tokenizer.encode": (tokenizer.encode, {"text": "To", "parse_special": True, "add_special_tokens": True}),
         "Tokenizer.token_bytes": (tokenizer.token_bytes, {"token_id": 5}),

@@ -1,6 +1,7 @@
 import pytest
-from gpt2_runtime import Bundle
-from gpt2_runtime.errors import BundleError
+from gpt2_runtime import Bundle, Session
+from gpt2_runtime.errors import BundleError, GraphError
+from gpt2_runtime.graphs.graph_signature import ELEMENTS
 
 
 def test_a_folder_is_what_its_files_say(folder):
@@ -30,6 +31,10 @@ def test_what_is_no_exported_folder_is_refused(tmp_path):
 
 def replace(**fields):
     return lambda document: document.update(fields)
+
+
+def facts(**fields):
+    return lambda document: document["precisions"][0].update(fields)
 
 
 @pytest.mark.parametrize(
@@ -64,6 +69,18 @@ def replace(**fields):
         (replace(graphs={"fp32": {"portable": "other.onnx"}}), r"portable is 'other\.onnx', which .* do not list"),
         (replace(weights={"fp32": "../model.safetensors"}), r"fp32 is '\.\./model\.safetensors', which .* do not list"),
         (replace(weights={}), "weights has none of the fp32 graphs"),
+        (replace(precisions={}), r"precisions is \{\}, not a list"),
+        (replace(precisions=["fp32"]), r"precisions is \[.fp32.\], not a list of objects"),
+        (facts(name="fp8"), 'precisions: name is "fp8", not one of weights, each once: fp32, fp16, int8, int4'),
+        (facts(name="fp16"), 'precisions: name is "fp16", not one of weights, each once'),
+        (facts(cache_type="float"), 'precisions: cache_type is "float", not float32 or float16'),
+        (lambda m: m["precisions"].pop(), "precisions lacks int4, which weights has"),
+        (
+            lambda m: m["precisions"].reverse(),
+            "precisions are int4, int8, fp16, fp32, not the most exact first: fp32, fp16, int8, int4; the folder",
+        ),
+        (lambda m: m["tokenizer"].update(merges_as_trained="yes"), 'merges_as_trained is "yes", not true or false'),
+        (replace(tokenizer=[]), r"tokenizer is \[\], not an object"),
         (replace(source=None), "source is null, not an object"),
         (replace(source={"name": "x", "revision": 3}), "revision is 3, not text"),
         (replace(parity="good"), 'parity is "good", not an object'),
@@ -149,3 +166,43 @@ def test_a_graph_that_the_folder_lacks_is_refused_with_those_it_has(folder):
         BundleError, match="has no int3 portable graph, only fp32 portable, fp32 serving, fp32 explaining, fp16"
     ):
         Bundle.open(folder).graph("int3", "portable")
+
+
+CACHE_TYPES = {"fp32": "float32", "fp16": "float16", "int8": "float32", "int4": "float32"}
+
+
+def test_a_folder_of_before_opens_with_what_it_does_not_say(damaged, edit):
+    said = Bundle.open(damaged)
+    edit(damaged / "manifest.json", lambda m: (m.pop("precisions"), m.pop("tokenizer")))
+    unsaid = Bundle.open(damaged)
+    for bundle in (said, unsaid):
+        assert list(bundle.cache_types.items()) == list(CACHE_TYPES.items())
+        assert bundle.precision(None) == "fp32"
+    assert said.trained_sha256 == said.files["tokenizer.json"].sha256
+    assert unsaid.trained_sha256 is None
+
+
+def test_what_is_to_be_checked_is_not_taken_from_the_manifest(folder):
+    assert Bundle.open(folder, check_hashes=True).trained_sha256 is None
+
+
+def test_merges_that_are_not_said_to_be_as_trained_are_proven(damaged, edit):
+    for change in (
+        lambda m: m["tokenizer"].update(merges_as_trained=False),
+        lambda m: m["files"].pop("tokenizer.json"),
+    ):
+        edit(damaged / "manifest.json", change)
+        assert Bundle.open(damaged).trained_sha256 is None
+
+
+@pytest.mark.parametrize(("precision", "wrong"), [("fp16", "float32"), ("int8", "float16")])
+def test_a_wrong_type_of_cache_is_refused_by_the_graph(damaged, edit, precision, wrong):
+    def change(document):
+        (entry,) = (each for each in document["precisions"] if each["name"] == precision)
+        entry["cache_type"] = wrong
+
+    edit(damaged / "manifest.json", change)
+    with pytest.raises(
+        GraphError, match=rf"input past_key_values\.0\.key is tensor.* wants tensor\({ELEMENTS[wrong]}\)"
+    ):
+        Session.open(damaged, precision=precision, graph="serving", threads=1)

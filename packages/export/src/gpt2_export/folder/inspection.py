@@ -9,10 +9,13 @@ from typing import Any
 import onnx
 from gpt2_model.quoting import all_escaped
 
+from gpt2_export import plain_file
 from gpt2_export.errors import FolderError, GraphError
 from gpt2_export.folder.manifest import MANIFEST, Manifest, differences, read
 from gpt2_export.folder.reports import ParityReport, QualityReport, TokenizerReport
+from gpt2_export.freeze import merges
 from gpt2_export.freeze.freeze import WEIGHTS
+from gpt2_export.freeze.tokenizer_settings import TOKENIZER
 from gpt2_export.graphs import export, kinds
 from gpt2_export.precision.precision import FP32, PRECISIONS
 from gpt2_export.weights import safetensors_file
@@ -55,7 +58,7 @@ def inspect(folder: Path, *, check_hashes: bool = False) -> dict[str, Any]:
         "quality": said["quality"],
     }
     if check_hashes:
-        found["differences"] = differences(folder, manifest)
+        found["differences"] = [*differences(folder, manifest), *_tokenizer_differences(folder, manifest)]
     return found
 
 
@@ -84,6 +87,17 @@ def table(found: dict[str, Any]) -> str:
             ["", *(f"WRONG: {line}" for line in found["differences"])] if found["differences"] else ["", "hashes fit"]
         )
     return "\n".join(lines)
+
+
+def _tokenizer_differences(folder: Path, manifest: Manifest) -> list[str]:
+    """What the manifest says of a tokenizer's merges, proven once more."""
+    if TOKENIZER not in manifest.files or not (manifest.tokenizer or {}).get("merges_as_trained"):
+        return []
+    try:
+        proven = merges.as_trained(plain_file.read_json(folder / TOKENIZER))
+    except (FolderError, OSError, LookupError, TypeError):  # it is no tokenizer at all
+        proven = False
+    return [] if proven else [f"{TOKENIZER} has merges that are not as trained, {MANIFEST} says that they are"]
 
 
 def _tokenizer_lines(report: TokenizerReport | None) -> list[str]:

@@ -72,6 +72,14 @@ class Source:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PrecisionFacts:
+    """What a reader needs to know of a precision: the type of the keys and values in its serving graph."""
+
+    name: str
+    cache_type: Annotated[str, typed_json.one_of(["float32", "float16"])]
+
+
+@dataclass(frozen=True, kw_only=True)
 class File:
     """One file, as it was made."""
 
@@ -84,6 +92,7 @@ class Manifest:
     """What manifest.json says, in its order; what has a default may be absent in older ones.
 
     Attributes:
+        precisions: those of `weights`, the most exact first.
         weights: precision -> file.
         graphs: precision -> kind -> file.
         warnings: of its making.
@@ -97,6 +106,7 @@ class Manifest:
     schema: Annotated[int, typed_json.one_of([SCHEMA])] = SCHEMA
     generator: Generator
     source: Source
+    precisions: tuple[PrecisionFacts, ...] = ()
     weights: Mapping[str, FileName]
     graphs: Mapping[str, Mapping[str, FileName]]
     warnings: tuple[str, ...]
@@ -126,6 +136,7 @@ def describe(
     return Manifest(
         generator=Generator(name=GENERATOR, version=importlib.metadata.version("gpt2-export")),
         source=source,
+        precisions=tuple(PrecisionFacts(name=name, cache_type=_cache_type(name)) for name in weights),
         weights=weights,
         graphs={name: found for name, found in kinds.graphs_among(files).items() if name in weights},
         warnings=tuple(warnings),
@@ -238,6 +249,10 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def _cache_type(precision: str) -> str:
+    return "float32" if precision == FP32 else PRECISIONS[precision].cache.numpy().name
 
 
 def _belongs(path: Path) -> bool:

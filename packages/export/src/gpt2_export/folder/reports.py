@@ -86,8 +86,9 @@ class QualityReport(TypedDict, total=False):
 
 
 class TokenizerReport(TypedDict, total=False):
-    """What the tokenizer was compared with."""
+    """What the tokenizer was compared with, and whether its merges are as trained (`freeze/merges.py`)."""
 
     references: list[str]
     texts: int
     outcome: str
+    merges_as_trained: bool

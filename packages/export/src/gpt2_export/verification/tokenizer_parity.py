@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 
 from gpt2_export.errors import FolderError, VerificationError
 from gpt2_export.folder.reports import TokenizerReport
-from gpt2_export.freeze import tokenizer_files
+from gpt2_export.freeze import merges, tokenizer_files
 from gpt2_export.freeze.tokenizer_files import Made
 from gpt2_export.freeze.tokenizer_settings import NAMES, TOKENIZER, TOKENIZER_CONFIG
 
@@ -63,7 +63,12 @@ def compare(source: Path, folder: Path) -> TokenizerReport | None:
     for reference, frozen in _pairs(source, folder, made, config):
         _hold(texts, reference, frozen)
         references.append(reference.name)
-    return {"references": references, "texts": len(texts), "outcome": "same ids, same text"}
+    return {
+        "references": references,
+        "texts": len(texts),
+        "outcome": "same ids, same text",
+        "merges_as_trained": merges.as_trained(made.document),
+    }
 
 
 def _texts(document: Mapping[str, Any]) -> Iterator[str]:

@@ -25,7 +25,7 @@ from gpt2_runtime.engine.top_k import GRAPH, TopK
 from gpt2_runtime.errors import ContextFullError, SettingError, TokenIdError, shown
 from gpt2_runtime.folder.bundle import Bundle
 from gpt2_runtime.folder.sharing import Shared
-from gpt2_runtime.graphs.graph_choice import CACHES, capturing, choose_graph, runs_evenly
+from gpt2_runtime.graphs.graph_choice import capturing, choose_graph, runs_evenly
 from gpt2_runtime.graphs.graph_file import GraphFile, Load
 from gpt2_runtime.graphs.graph_signature import GraphKind, Signature
 from gpt2_runtime.graphs.inference import open_inference, signature_of
@@ -157,7 +157,7 @@ class Session(Shared):
         settings |= {"prepack": prepack, "load": load, "cuda_graph": cuda_graph, "fast_single": fast_single}
         sizes = bundle.architecture
         even = runs_evenly(precision, chosen, fast_single)
-        signs = partial(Signature.of, kind, sizes, CACHES.get(precision, "float"))
+        signs = partial(Signature.of, kind, sizes, bundle.cache_types[precision])
         file = GraphFile.open(bundle, precision, kind, signs, load=load, tensors=chosen.tensors)
         opened: Graph[Any]
         top_k = None
@@ -174,7 +174,7 @@ class Session(Shared):
                 packed=prepack or precision != "fp32",
                 captures=cuda_graph,
             )
-            cache_type = np.dtype(CACHES.get(precision, "float32"))
+            cache_type = np.dtype(bundle.cache_types[precision])
             opened = ServingGraph(
                 engine=engine,
                 sizes=sizes,

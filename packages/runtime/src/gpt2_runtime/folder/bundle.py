@@ -25,6 +25,9 @@ SHA256 = re.compile("[0-9a-f]{64}")
 Data = bytes  # a name of its own, for a file has `bytes`
 PRECISIONS = ("fp32", "fp16", "int8", "int4")
 """The most exact first."""
+CACHE_TYPES = ("float32", "float16")
+OLD_CACHE_TYPES = MappingProxyType(dict.fromkeys(PRECISIONS, "float32") | {"fp16": "float16"})
+"""Of folders whose manifest does not say."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +91,11 @@ class Bundle(Shared):
     2
     >>> bundle.graph("fp32", "portable").name
     'model.onnx'
+
+    Attributes:
+        cache_types: precision -> "float32" or "float16", the type of its keys and values; the most exact first.
+        trained_sha256: of a tokenizer.json whose merges need no proof, because the manifest says that they are as
+            trained. None where it does not, or where `check_hashes` has everything proven again.
     """
 
     folder: Path
@@ -97,6 +105,8 @@ class Bundle(Shared):
     files: Mapping[str, SealedFile]
     graphs: Mapping[str, Mapping[str, str]]
     weights: Mapping[str, str]
+    cache_types: Mapping[str, str]
+    trained_sha256: str | None
     versions: Mapping[str, str]
     parity: Mapping[str, object] | None
     architecture: Architecture
@@ -109,7 +119,8 @@ class Bundle(Shared):
 
         Args:
             folder: what `gpt2-export make` wrote.
-            check_hashes: also read every file and compare its SHA-256, which takes about a second per gigabyte.
+            check_hashes: also read every file and compare its SHA-256, which takes about a second per gigabyte; and
+                have a tokenizer's merges proven when it is opened, whatever the manifest says.
 
         Raises:
             BundleError: the folder is missing, damaged, or of a schema this version does not read.
@@ -162,6 +173,8 @@ class Bundle(Shared):
             files=files,
             graphs=MappingProxyType({p: _listed(graphs.object(p), files) for p in graphs}),
             weights=weights,
+            cache_types=_cache_types(manifest, weights),
+            trained_sha256=None if check_hashes else _trained_sha256(manifest, files),
             versions=_texts(manifest.object("versions")),
             parity=_optional_object(manifest, "parity"),
             architecture=_architecture(config),
@@ -194,7 +207,7 @@ class Bundle(Shared):
         Raises:
             BundleError: the folder has none of that name.
         """
-        has = [known for known in PRECISIONS if self.graphs.get(known)]
+        has = [name for name in self.cache_types if name in PRECISIONS and self.graphs.get(name)]
         if name is None and has:
             return has[0]
         if not has:
@@ -280,6 +293,38 @@ def _listed(names: JsonObject, files: Mapping[str, SealedFile]) -> Mapping[str, 
                 f"{names.where}: {key} is {shown(name)}, which the manifest's files do not list; {REMEDY}"
             )
     return table
+
+
+def _cache_types(manifest: JsonObject, weights: Mapping[str, str]) -> Mapping[str, str]:
+    """Precision -> type of its cache, the most exact first, as the manifest says or, from 0.1.0, as it then was."""
+    if "precisions" not in manifest:
+        return MappingProxyType({name: OLD_CACHE_TYPES[name] for name in PRECISIONS if name in weights})
+    where, found = f"{manifest.where}: precisions", {}
+    for each in manifest.items("precisions"):
+        if not isinstance(each, dict):
+            manifest.refuse("precisions", "a list of objects")
+        facts = JsonObject(where=where, fields=each)
+        if facts.text("name") in found or facts.text("name") not in weights:
+            facts.refuse("name", f"one of weights, each once: {', '.join(weights)}")
+        if facts.text("cache_type") not in CACHE_TYPES:
+            facts.refuse("cache_type", " or ".join(CACHE_TYPES))
+        found[facts.text("name")] = facts.text("cache_type")
+    if missing := [name for name in weights if name not in found]:
+        raise BundleError(f"{where} lacks {missing[0]}, which weights has; {REMEDY}")
+    exact_first = [name for name in PRECISIONS if name in found]
+    if [name for name in found if name in PRECISIONS] != exact_first:
+        raise BundleError(
+            f"{where} are {', '.join(found)}, not the most exact first: {', '.join(exact_first)}; {REMEDY}"
+        )
+    return MappingProxyType(found)
+
+
+def _trained_sha256(manifest: JsonObject, files: Mapping[str, SealedFile]) -> str | None:
+    """The hash of the tokenizer whose merges the manifest says to be as trained."""
+    if manifest.get("tokenizer") is None or "tokenizer.json" not in files:
+        return None
+    trained = manifest.object("tokenizer").flag("merges_as_trained", default=False)
+    return files["tokenizer.json"].sha256 if trained else None
 
 
 def _texts(document: JsonObject) -> Mapping[str, str]:

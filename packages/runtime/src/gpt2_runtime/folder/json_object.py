@@ -24,8 +24,13 @@ def read_text(path: Path, most: int = MOST_TEXT_BYTES, expected: FileState | Non
 
     `most` and `expected` are those of `read_regular`.
     """
+    return decoded(read_regular(path, most, expected), path)
+
+
+def decoded(data: bytes, path: Path) -> str:
+    """The same of bytes that stood in `path`."""
     try:
-        return read_regular(path, most, expected).decode("utf-8").removeprefix("\ufeff")
+        return data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise BundleError(f"{path} is not UTF-8 at byte {error.start}; {REMEDY}") from error
 

@@ -13,7 +13,6 @@ from gpt2_runtime.providers.providers import PROVIDERS
 
 KINDS: tuple[GraphKind, ...] = get_args(GraphKind)  # the fastest first; the last one is in every folder
 HEAD_MULTIPLE = 8  # GroupQueryAttention's heads, on which the serving graph is built
-CACHES = {"fp16": "float16"}  # of the serving graph, where keys and values are not float32
 
 
 def choose_graph(bundle: Bundle, precision: str, provider: Provider, graph: GraphKind | None) -> GraphKind:

@@ -11,6 +11,7 @@ from gpt2_runtime.folder.bundle import Architecture
 
 GraphKind = Literal["serving", "portable"]
 PARTS = ("key", "value")
+ELEMENTS = {"float32": "float", "float16": "float16"}  # as ONNX calls them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,7 @@ class Signature:
     outputs: tuple[TensorSpec, ...]
 
     @classmethod
-    def of(cls, kind: GraphKind, sizes: Architecture, cache: str = "float") -> Signature:
+    def of(cls, kind: GraphKind, sizes: Architecture, cache: str = "float32") -> Signature:
         """What the runtime needs of a graph of this kind, for a model of these sizes and keys and values of a type."""
         return _serving(sizes, cache) if kind == "serving" else _portable(sizes)
 
@@ -115,8 +116,8 @@ def _explaining(sizes: Architecture) -> Signature:
     )
 
 
-def _cache(prefix: str, length: str, sizes: Architecture, element: str = "float") -> list[TensorSpec]:
-    shape, kind = ("batch_size", sizes.n_head, length, sizes.head_dim), f"tensor({element})"
+def _cache(prefix: str, length: str, sizes: Architecture, cache: str = "float32") -> list[TensorSpec]:
+    shape, kind = ("batch_size", sizes.n_head, length, sizes.head_dim), f"tensor({ELEMENTS[cache]})"
     return [TensorSpec(name=name, type=kind, shape=shape) for name in cache_names(prefix, sizes.n_layer)]
 
 

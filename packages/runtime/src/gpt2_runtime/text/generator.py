@@ -315,6 +315,6 @@ def open_tokenizer(bundle: Bundle) -> Tokenizer | None:
     if not any(name in bundle.files for name in files):
         return None
     try:
-        return Tokenizer.open(bundle.folder)
+        return Tokenizer.open(bundle.folder, trained_sha256=bundle.trained_sha256)
     except TokenizerError:
         return None

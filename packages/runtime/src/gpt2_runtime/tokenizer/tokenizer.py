@@ -54,19 +54,26 @@ class Tokenizer:
         self._normalized = _Matcher(others)
 
     @classmethod
-    def open(cls, folder: str | Path) -> Tokenizer:
+    def open(cls, folder: str | Path, *, trained_sha256: str | None = None) -> Tokenizer:
         """Reads the folder's tokenizer.json or, where there is none, its vocab.json and merges.txt.
+
+        Args:
+            folder: where they lie.
+            trained_sha256: of a tokenizer.json whose merges need no proof, `Bundle.trained_sha256`.
 
         Raises:
             TokenizerError: the files are absent, or not a byte-level BPE as GPT-2's.
+            SettingError: `trained_sha256` is no text.
         """
+        if trained_sha256 is not None:
+            check_type("trained_sha256", trained_sha256, str)
         if not isinstance(folder, str | PathLike):
             raise TokenizerError(f"folder is {shown(folder)}, must be the path of one")
         folder = Path(folder)
         vocab, merges = folder / "vocab.json", folder / "merges.txt"
         try:
             if (folder / "tokenizer.json").is_file():
-                return cls(Vocabulary.from_tokenizer_json(folder / "tokenizer.json"))
+                return cls(Vocabulary.from_tokenizer_json(folder / "tokenizer.json", trained_sha256))
             if vocab.is_file() and merges.is_file():
                 return cls(Vocabulary.from_vocab_and_merges(vocab, merges))
         except OSError as error:  # a folder that may not be entered, a name that is too long

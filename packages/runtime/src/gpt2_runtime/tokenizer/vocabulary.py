@@ -6,6 +6,7 @@ by name: a tokenizer that is almost right gives text that is almost right.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import cast
 from unicodedata import unidata_version
 
 from gpt2_runtime.errors import TokenizerError, shown
-from gpt2_runtime.folder.json_object import JsonObject, read_text
+from gpt2_runtime.folder.json_object import MOST_TEXT_BYTES, JsonObject, decoded, read_text
+from gpt2_runtime.folder.regular_file import read_regular
 from gpt2_runtime.tokenizer.merges import BYTES, Merges, as_trained, refuse_unreachable
 from gpt2_runtime.tokenizer.normalizer import FORMS, UNICODE, Form, is_exact, normalize
 from gpt2_runtime.tokenizer.post_processor import REMEDY, prefix_and_suffix
@@ -64,9 +66,15 @@ class Vocabulary:
     suffix_ids: tuple[int, ...] = ()
 
     @classmethod
-    def from_tokenizer_json(cls, path: Path) -> Vocabulary:
-        """Reads a tokenizer.json, as the tokenizers library writes it."""
-        tokenizer = JsonObject.read(path)
+    def from_tokenizer_json(cls, path: Path, trained_sha256: str | None = None) -> Vocabulary:
+        """Reads a tokenizer.json, as the tokenizers library writes it.
+
+        Args:
+            path: of the file.
+            trained_sha256: of a file whose merges were proven to be as trained. If it is this one, they are not again.
+        """
+        data = read_regular(path, MOST_TEXT_BYTES)
+        tokenizer = JsonObject.parsed(decoded(data, path), path)
         model = tokenizer.object("model")
         if "merges" not in model:  # an old file of another kind does not say which
             raise TokenizerError(f"{path} is {shown(model.get('type'))}, not a BPE, and cannot be read; {REMEDY}")
@@ -77,7 +85,9 @@ class Vocabulary:
         _refuse_unless_types(tokenizer, "decoder", [None, "ByteLevel"])
         added = tuple(_added_token(token, tokenizer) for token in tokenizer.items("added_tokens"))
         merges = Merges.read(model.items("merges"), model.where)
-        vocabulary = _vocabulary(_vocab(model.object("vocab")), merges, added, add_prefix_space, str(path), normalizer)
+        proven = trained_sha256 is not None and hashlib.sha256(data).hexdigest() == trained_sha256
+        vocab = _vocab(model.object("vocab"))
+        vocabulary = _vocabulary(vocab, merges, added, add_prefix_space, str(path), normalizer, proven=proven)
         return replace(vocabulary, prefix_ids=prefix_ids, suffix_ids=suffix_ids)
 
     @classmethod
@@ -100,6 +110,8 @@ def _vocabulary(
     add_prefix_space: bool,
     where: str,
     normalizer: tuple[Form, ...] = (),
+    *,
+    proven: bool = False,
 ) -> Vocabulary:
     missing = [character for character in BYTES if character not in vocab]
     if missing:
@@ -120,11 +132,16 @@ def _vocabulary(
     except KeyError as error:
         told = f"a merge makes {shown(error.args[0])}, which the vocabulary does not have"
         raise TokenizerError(f"{where}: {told}") from None
-    if not as_trained(merges):
+    # Proven ones are still held to what costs nothing: each makes a token of its own and, below, from two made before.
+    if not (proven and len(ranks) == len(BYTES) + len(merges.tokens)) and not as_trained(merges):
         refuse_unreachable(merges, where)
     bytes_of = {character: bytes([byte]) for character, byte in BYTES.items()}
-    for left, right, made in merges:
-        bytes_of[made] = bytes_of[left] + bytes_of[right]
+    try:
+        for left, right, made in merges:
+            bytes_of[made] = bytes_of[left] + bytes_of[right]
+    except KeyError:  # the manifest says of the merges what they are not
+        refuse_unreachable(merges, where)
+        raise
     token_bytes = {id_: _as_bytes(token) for token, id_ in vocab.items() if token not in ranks}
     token_bytes |= {token.id: _as_bytes(text) for token, text in shown_as.items()}
     # Of an added "é" and the byte é with one id, the byte is what the model means.

@@ -1,7 +1,9 @@
 """A log gets a line for each stage; a terminal gets a bar that its next line does not run into."""
 
 import io
+import os
 
+import pytest
 from gpt2_export.progress import LogProgress, TerminalProgress, progress_for, silent
 
 
@@ -34,6 +36,15 @@ def test_a_bar_is_full_only_at_the_end() -> None:
     terminal = Terminal()
     progress_for(terminal)("freeze", 999, 1000)
     assert "-]" in terminal.getvalue()
+
+
+@pytest.mark.parametrize("columns", [20, 30])
+def test_a_bar_is_cut_to_the_terminal(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(terminal, "fileno", lambda: 2)
+    monkeypatch.setattr(os, "get_terminal_size", lambda _: os.terminal_size((columns, 9)))
+    progress_for(terminal)("freeze", 1, 2)
+    assert len(terminal.getvalue().removeprefix("\r\033[K")) == columns - 1
 
 
 def test_a_stage_of_nothing_ends_at_once() -> None:

@@ -1,5 +1,9 @@
-"""How far a long step is: stages report, a terminal shows a bar, a log gets a line for each stage."""
+"""How far a long step is: stages report, a terminal shows a bar, a log gets a line for each stage.
 
+It looks as gpt2-runtime's does, in a file of its own there: the two packages share no code.
+"""
+
+import os
 import time
 from collections.abc import Callable
 from typing import TextIO
@@ -8,6 +12,8 @@ import click
 
 Progress = Callable[[str, int, int], None]
 """Called with the stage's name, how much of it is done, and how much there is; done == total ends the stage."""
+
+COLUMNS = 80  # of a terminal that does not say
 
 
 def silent(stage: str, done: int, total: int) -> None:
@@ -38,10 +44,18 @@ class TerminalProgress(LogProgress):
         if done < total:
             filled = self.width * done // total
             bar = "#" * filled + "-" * (self.width - filled)
-            click.echo(f"\r\033[K{stage:>9} [{bar}] {done}/{total}", nl=False, file=self.stream)
+            text = f"{stage:>9} [{bar}] {done}/{total}"[: _columns(self.stream) - 1]  # a longer one would not be wiped
+            click.echo(f"\r\033[K{text}", nl=False, file=self.stream)
         else:
             click.echo("\r\033[K", nl=False, file=self.stream)
         super().__call__(stage, done, total)
+
+
+def _columns(stream: TextIO) -> int:
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or COLUMNS
+    except (OSError, ValueError):  # no file of the system's
+        return COLUMNS
 
 
 def progress_for(stream: TextIO) -> Progress:

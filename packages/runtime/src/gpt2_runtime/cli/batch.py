@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
@@ -14,6 +14,7 @@ import click
 from gpt2_runtime.batch_file.file import Progress, is_empty, lines_of, run
 from gpt2_runtime.batch_file.line import Defaults
 from gpt2_runtime.cli import options
+from gpt2_runtime.cli.progress import Bar
 from gpt2_runtime.cli.streams import output_path, standard_input
 from gpt2_runtime.errors import GPT2RuntimeError, JobError
 from gpt2_runtime.folder.regular_file import is_same_file
@@ -106,7 +107,8 @@ def batch(
             check_hashes=check_hashes,
         )
         drafts = options.note_lookup(generator.session, lookup)
-        with _Bar(count, options.hints(continuation)) as bar:
+        with Bar("batch", count) as bar:
+            report = _Report(bar, source, options.hints(continuation))
             done = run(
                 generator,
                 lines,
@@ -114,10 +116,10 @@ def batch(
                 defaults=defaults,
                 rows=rows,
                 lookup=drafts,
-                progress=bar.show,
-                refused=bar.refused(source),
+                progress=report.show,
+                refused=report.refuse,
             )
-    told = f"{done.answered} answered, {done.tokens} tokens, {bar.pace(done):.0f} tokens/s"
+    told = f"{done.answered} answered, {done.tokens} tokens, {report.pace(done):.0f} tokens/s"
     click.echo(f"{told}; {done.kept} were there, {done.failed} failed", err=True)
     if done.failed:
         sys.exit(1)
@@ -155,35 +157,23 @@ def _reading(source: str) -> Iterator[None]:
         raise JobError(f"{source}: {error}") from error
 
 
-class _Bar:
-    """The progress on stderr, in a terminal; and the bad lines, always."""
+class _Report:
+    """The progress on stderr, in a terminal; and the hints and the bad lines, always."""
 
-    def __init__(self, count: int | None, hints: Iterator[str]) -> None:
-        hidden = count is None or not sys.stderr.isatty()
-        self._start = perf_counter()
+    def __init__(self, bar: Bar, source: str, hints: Iterator[str]) -> None:
+        self._bar = bar
+        self._source = source
         self._hints = hints
-        self._bar = click.progressbar(
-            length=count or 0, label="batch", file=sys.stderr, hidden=hidden, item_show_func=self._told
-        )
-
-    def __enter__(self) -> _Bar:
-        self._bar.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.__exit__(None, None, None)
+        self._start = perf_counter()
 
     def show(self, state: Progress) -> None:
         for hint in self._hints:  # once, and not where all is refused
-            click.echo(hint, err=True)
-        self._bar.update(state.lines - self._bar.pos, state)
+            self._bar.line(hint)
+        self._bar.show(state.lines, f"{self.pace(state):.0f} tokens/s")
 
     def pace(self, state: Progress) -> float:
         """New tokens a second, since the model was loaded."""
         return state.tokens / (perf_counter() - self._start)
 
-    def refused(self, source: str) -> Callable[[int, GPT2RuntimeError], None]:
-        return lambda line, error: click.echo(f"error: {source} line {line}: {' '.join(str(error).split())}", err=True)
-
-    def _told(self, state: Progress | None) -> str | None:
-        return None if state is None else f"{self.pace(state):.0f} tokens/s"
+    def refuse(self, line: int, error: GPT2RuntimeError) -> None:
+        self._bar.line(f"error: {self._source} line {line}: {' '.join(str(error).split())}")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 
 import click
 
 from gpt2_runtime.cli import options
+from gpt2_runtime.cli.progress import Bar
 from gpt2_runtime.cli.streams import print_json
 from gpt2_runtime.diagnostics.bench import ROUNDS
 from gpt2_runtime.diagnostics.bench import bench as measure
@@ -54,11 +54,11 @@ def bench(
       gpt2-runtime bench out/gpt2
       gpt2-runtime bench out/gpt2 --context 100 --batch 1 --batch 4 --threads 2 --json
     """
-    with click.progressbar(length=1, label="bench", file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
+    with Bar("bench") as bar:
 
         def progress(done: int, total: int) -> None:
-            bar.length = total
-            bar.update(done - bar.pos)
+            bar.total = total
+            bar.show(done)
 
         report = measure(
             folder,

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
 LINES = {signal.SIGINT: b"interrupted\n", signal.SIGTERM: b"terminated\n"}
 
-# click hides the cursor while it draws a bar; this clears the bar's line and shows the cursor again.
-TERMINAL = b"\r\x1b[K\x1b[?25h"
+TERMINAL = b"\r\x1b[K"  # clears the line of a bar
 
 
 class _State:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from time import perf_counter
 
 import click
 
 from gpt2_runtime.cli import options
+from gpt2_runtime.cli.progress import Bar
 from gpt2_runtime.cli.streams import print_json, read_text
 from gpt2_runtime.errors import EmptyPromptError, counted
 from gpt2_runtime.graphs.graph_signature import GraphKind
@@ -77,16 +76,18 @@ def score(
         raise EmptyPromptError(f"{_name(file)} has {counted(len(ids), 'token')}, must have at least 2; {UNSCORED}")
     size, step = window_and_stride(session, window, stride)
     total = sum(part.end - part.begin for part in windows(len(ids), size, step))
-    found, scored_bytes = Perplexity(), 0
+    found, scored_bytes, read = Perplexity(), 0, 0
     start = perf_counter()
-    with _bar(total) as advance:
+    with Bar("score", total) as bar:
         for part, scores in score_windows(session, ids, window=size, stride=step, top=top):
             found = found.after(scores)
             scored_bytes += _bytes(tokenizer, scores)
             if per_token:
+                bar.wipe()
                 for token in scores:
                     print_json(token_to_dict(tokenizer, token))
-            advance(part.end - part.begin)
+            read += part.end - part.begin
+            bar.show(read, _pace(read, total, perf_counter() - start))
     seconds = perf_counter() - start
     report = _report(found, scored_bytes, window=size, stride=step, tokens_per_second=total / seconds)
     if as_json or per_token:
@@ -97,23 +98,16 @@ def score(
             click.echo(line)
 
 
+def _pace(read: int, total: int, seconds: float) -> str:
+    """
+    >>> _pace(50, 200, 2.0)
+    '25 tokens/s, 6 s left'
+    """
+    return f"{read / seconds:.0f} tokens/s, {seconds * (total - read) / read:.0f} s left"
+
+
 def _name(file: str) -> str:
     return "standard input" if file == "-" else file
-
-
-@contextmanager
-def _bar(total: int) -> Iterator[Callable[[int], None]]:
-    """A bar of the tokens to be read, with their rate and the time left; nothing where no terminal is."""
-    start = perf_counter()
-
-    def rate(done: object) -> str | None:
-        return None if done is None else f"{bar.pos / (perf_counter() - start):.0f} tokens/s"
-
-    terminal = sys.stderr.isatty()
-    with click.progressbar(
-        length=total, label="score", file=sys.stderr, hidden=not terminal, show_eta=True, item_show_func=rate
-    ) as bar:
-        yield lambda tokens: bar.update(tokens, tokens)
 
 
 def _bytes(tokenizer: Tokenizer, scores: Sequence[TokenScore]) -> int:

@@ -1,11 +1,16 @@
 """A stop string in which a backslash was typed: it is taken as it is, and a hint says what was probably meant."""
 
 import json
+import re
+from pathlib import Path
 
+import click
+import gpt2_runtime
 import pytest
 from click.testing import CliRunner
 from gpt2_runtime.cli.command import main
-from gpt2_runtime.cli.options import hints
+from gpt2_runtime.cli.generate import generate
+from gpt2_runtime.cli.options import hints, in_options
 
 MEANT = "as typed, backslashes and letters; for the characters that it stands for, bash has"
 
@@ -61,3 +66,25 @@ def test_batch_hints_once(folder, tmp_path):
 def test_the_help_says_how_a_line_end_is_typed():
     for command in ("generate", "batch"):
         assert r"a line end is $'\n' in bash" in " ".join(run(command, "--help").stdout.split())
+
+
+def test_a_remedy_of_the_library_names_parameters_and_the_command_its_options():
+    told = "the model reads 64; shorten it or pass overflow='truncate', check_hashes=True or other='x'"
+    assert in_options(told) == told  # outside of a command
+    with click.Context(generate):
+        assert in_options(told) == (
+            "the model reads 64; shorten it or pass --overflow truncate, --check-hashes or other='x'"
+        )
+        value = "stop is \"overflow='truncate'\", must be a list; leave it out"  # which is the user's own
+        assert in_options(value) == value
+
+
+def test_no_message_outside_of_the_command_names_an_option_alone():
+    sources = Path(gpt2_runtime.__file__).parent.rglob("*.py")
+    named = {
+        path.name: found
+        for path in sources
+        if path.parent.name != "cli"
+        and (found := re.findall(r"\b(?:pass|with|or|another) --[a-z-]+", path.read_text()))
+    }
+    assert named == {}

@@ -162,7 +162,7 @@ def test_the_serving_graph_is_taken_where_folder_and_provider_have_it(session, d
     assert session.graph == "serving"
     assert choose_graph(bundle, "fp32", PROVIDERS["cuda"], None) == "portable"
     with pytest.raises(
-        SettingError, match="graph is 'serving', which has no fp32 kernel on cuda; pass --graph portable"
+        SettingError, match="graph is 'serving', which has no fp32 kernel on cuda; pass graph='portable'"
     ):
         choose_graph(bundle, "fp32", PROVIDERS["cuda"], "serving")
     assert [choose_graph(bundle, "fp16", PROVIDERS["cuda"], kind) for kind in (None, "serving")] == ["serving"] * 2
@@ -174,7 +174,7 @@ def test_the_serving_graph_is_taken_where_folder_and_provider_have_it(session, d
         Session.open(damaged, graph="serving")
     odd = replace(bundle, architecture=replace(bundle.architecture, n_head=8))
     with pytest.raises(
-        BundleError, match="its heads are 4 wide, the serving graph needs a multiple of 8; pass --graph"
+        BundleError, match="its heads are 4 wide, the serving graph needs a multiple of 8; pass graph='portable'"
     ):
         choose_graph(odd, "fp32", PROVIDERS["cpu"], "serving")
 

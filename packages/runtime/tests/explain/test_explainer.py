@@ -180,7 +180,7 @@ def test_numbers_that_are_none_are_refused(explainer, damaged, edit):
     content = bytearray(path.read_bytes())
     content[-400:] = np.full(100, np.nan, "<f4").tobytes()
     path.write_bytes(content)
-    with pytest.raises(LogitsError, match="computed NaN or infinity; check the folder with --check-hashes"):
+    with pytest.raises(LogitsError, match="computed NaN or infinity; check the folder with check_hashes=True"):
         Explainer.open(damaged, threads=1).explain(list(range(60)))
 
 

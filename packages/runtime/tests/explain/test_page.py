@@ -125,7 +125,7 @@ def test_a_folder_without_a_tokenizer_shows_ids(explanation):
 def test_a_file_is_replaced_only_when_asked_for_and_nothing_is_left_behind(tmp_path):
     path = tmp_path / "out.html"
     write("one", path)
-    with pytest.raises(SettingError, match=r"out\.html exists; remove it, choose another name, or pass --force"):
+    with pytest.raises(SettingError, match=r"out\.html exists; remove it, choose another name, or pass force=True"):
         write("two", path)
     assert path.read_text() == "one"
     write("two", path, force=True)

@@ -38,7 +38,7 @@ def test_the_model_reads_its_positions_and_says_one_token_more(either, length, a
 def test_a_prompt_too_long_names_both_numbers_and_the_remedy(session):
     with pytest.raises(PromptTooLongError) as refusal:
         generate(session, [5] * 65, max_new_tokens=1)
-    assert str(refusal.value) == "prompt has 65 tokens, the model reads 64; shorten it or pass --overflow truncate"
+    assert str(refusal.value) == "prompt has 65 tokens, the model reads 64; shorten it or pass overflow='truncate'"
 
 
 def test_truncating_keeps_the_last_tokens(session):

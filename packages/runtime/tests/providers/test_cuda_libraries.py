@@ -59,7 +59,7 @@ def test_the_library_that_is_missing_is_named_with_the_remedy(pattern):
     ("found", "reason"), [(runtime(devices=0), "no device"), (runtime(status=100), "no CUDA-capable device")]
 )
 def test_a_machine_without_a_gpu_is_refused(found, reason):
-    with pytest.raises(ProviderError, match=rf"finds no GPU \({reason}.*nvidia-smi lists, or pass --provider cpu"):
+    with pytest.raises(ProviderError, match=rf"finds no GPU \({reason}.*nvidia-smi lists, or pass provider='cpu'"):
         load_cuda(ONNXRUNTIME, lambda name: found)
 
 

@@ -55,7 +55,7 @@ def test_sizes_may_be_on_the_cpu():
     ],
 )
 def test_an_operator_that_computes_on_the_cpu_is_refused(cpu, named):
-    with pytest.raises(ProviderError, match=rf"cuda would leave operators to the CPU: {named}; .*--provider cpu"):
+    with pytest.raises(ProviderError, match=rf"cuda would leave operators to the CPU: {named}; .*provider='cpu'"):
         placed(Inference({"Add": 3}, cpu), CUDA, 2)
 
 

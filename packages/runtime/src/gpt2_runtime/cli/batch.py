@@ -176,4 +176,4 @@ class _Report:
         return state.tokens / (perf_counter() - self._start)
 
     def refuse(self, line: int, error: GPT2RuntimeError) -> None:
-        self._bar.line(f"error: {self._source} line {line}: {' '.join(str(error).split())}")
+        self._bar.line(f"error: {self._source} line {line}: {options.in_options(' '.join(str(error).split()))}")

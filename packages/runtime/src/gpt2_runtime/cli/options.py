@@ -49,6 +49,32 @@ def guarded(command: Command) -> Command:
     return wrapped
 
 
+# In a message a parameter and its value, as a program writes them.
+ARGUMENT = re.compile(r"\b([a-z_]+)=(True|'[^']*')")
+
+
+def in_options(message: str) -> str:
+    """A message of the library, with the command's own options in its remedy, which names parameters.
+
+    >>> with click.Context(click.Command("x", params=[click.Option(["--overflow"])])):
+    ...     in_options("prompt has 65 tokens, the model reads 64; shorten it or pass overflow='truncate'")
+    'prompt has 65 tokens, the model reads 64; shorten it or pass --overflow truncate'
+    """
+    context = click.get_current_context(silent=True)
+    if context is None:
+        return message
+    names = {each.name: each.opts[0] for each in context.command.params if isinstance(each, click.Option)}
+
+    def spelled(match: re.Match[str]) -> str:
+        name, value = match.groups()
+        if name not in names:
+            return match[0]
+        return names[name] if value == "True" else f"{names[name]} {value[1:-1]}"
+
+    told, semicolon, remedy = message.rpartition("; ")
+    return f"{told}{semicolon}{ARGUMENT.sub(spelled, remedy)}"
+
+
 def fail(error: Exception) -> NoReturn:
     """One line on stderr, and exit code 1."""
     message = " ".join(str(error).split())
@@ -63,6 +89,8 @@ def fail(error: Exception) -> NoReturn:
         message = "memory is used up; ask for less at once (--rows, -n, a shorter text), or close other programs"
     elif not isinstance(error, GPT2RuntimeError):
         message = f"unexpected {type(error).__name__}: {message}; run again with --debug for the traceback"
+    else:
+        message = in_options(message)
     click.echo(f"error: {message}", err=True)
     sys.exit(1)
 

@@ -119,7 +119,7 @@ def refuse_existing(path: Path, *, force: bool) -> None:
             f"{path} is {'a folder' if stat.S_ISDIR(status.st_mode) else 'no regular file'}; name a file"
         )
     if not force:
-        raise SettingError(f"{path} exists; remove it, choose another name, or pass --force to replace it")
+        raise SettingError(f"{path} exists; remove it, choose another name, or pass force=True to replace it")
 
 
 def _label(explanation: Explanation, token_id: int) -> list[Glyph]:

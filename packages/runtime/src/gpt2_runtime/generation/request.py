@@ -48,7 +48,7 @@ class Request(GenerationConfig):
             told = f"prompt has 0 tokens, must have at least 1; start from {start}"
             raise EmptyPromptError(told, parameter="prompt_ids", value=self.prompt_ids)
         if count > limit and self.overflow == "error":
-            remedy = "shorten it or pass --overflow truncate"
+            remedy = "shorten it or pass overflow='truncate'"
             told = f"prompt has {count} tokens, the model reads {limit}; {remedy}"
             raise PromptTooLongError(told, parameter="prompt_ids", value=self.prompt_ids)
         return self.prompt_ids[-limit:]

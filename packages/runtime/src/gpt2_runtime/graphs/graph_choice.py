@@ -32,7 +32,9 @@ def choose_graph(bundle: Bundle, precision: str, provider: Provider, graph: Grap
     head = bundle.architecture.head_dim
     if graph == "serving" and head % HEAD_MULTIPLE:
         told = f"heads are {head} wide, the serving graph needs a multiple of {HEAD_MULTIPLE}"
-        raise BundleError(f"{bundle.folder} has no serving graph: its {told}; pass --graph portable")
+        raise BundleError(
+            f"{bundle.folder} has no serving graph: its {told}; pass graph='portable'", parameter="graph", value=graph
+        )
     return graph
 
 
@@ -40,8 +42,8 @@ def check_graph(provider: Provider, graph: GraphKind, precision: str) -> None:
     """Refuses, as a SettingError, a graph that the provider does not run in that precision."""
     if provider.runs(graph, precision):
         return
-    others = [f"--graph {kind}" for kind in KINDS if provider.runs(kind, precision)]
-    remedies = [*others, *(f"--precision {each}" for each in provider.graphs.get(graph, ())), "another --provider"]
+    others = [f"graph={kind!r}" for kind in KINDS if provider.runs(kind, precision)]
+    remedies = [*others, *(f"precision={each!r}" for each in provider.graphs.get(graph, ())), "another provider"]
     told = f"graph is '{graph}', which has no {precision} kernel on {provider.name}"
     raise SettingError(f"{told}; pass {' or '.join(remedies)}", parameter="graph", value=graph)
 

@@ -70,7 +70,7 @@ def _open(model: str | bytes, path: Path, options: SessionOptions, provider: Pro
         )
     except Exception as error:  # onnxruntime's errors have no common base but this one
         reason = " ".join(str(error).split())
-        raise GraphError(f"{path} cannot be opened, check the folder with --check-hashes: {reason}") from error
+        raise GraphError(f"{path} cannot be opened: {reason}; check the folder with check_hashes=True") from error
     check_provider(provider, list(inference.get_providers()))
     return inference
 

@@ -56,4 +56,4 @@ def load_cuda(onnxruntime: ModuleType, load: Callable[[str], Any] = ctypes.CDLL)
     if status or not count.value:
         runtime.cudaGetErrorString.restype = ctypes.c_char_p
         reason = runtime.cudaGetErrorString(status).decode() if status else "no device"
-        raise ProviderError(f"provider cuda finds no GPU ({reason}); see what nvidia-smi lists, or pass --provider cpu")
+        raise ProviderError(f"provider cuda finds no GPU ({reason}); see what nvidia-smi lists, or pass provider='cpu'")

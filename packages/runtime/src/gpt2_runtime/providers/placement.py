@@ -68,6 +68,6 @@ def placed(inference: InferenceSession, provider: Provider, layers: int) -> Plac
         named = ", ".join(f"{name} ({cpu[name]})" for name in strays) or "all"
         raise ProviderError(
             f"provider {provider.name} would leave operators to the CPU: {named}; this onnxruntime has no kernel for "
-            f"them, pass another --graph or --precision, or --provider cpu"
+            f"them; pass another graph or precision, or provider='cpu'"
         )
     return Placement(provider=sum(count for (there, _), count in found.items() if there), cpu=cpu)

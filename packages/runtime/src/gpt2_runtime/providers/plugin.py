@@ -63,7 +63,7 @@ def register(onnxruntime: ModuleType, provider: Provider, plugin: Plugin) -> Non
         if not devices(onnxruntime, provider):
             onnxruntime.unregister_execution_provider_library(provider.name)
             raise ProviderError(
-                f"provider {provider.name} finds no device here; check {provider.needs}, or pass --provider cpu"
+                f"provider {provider.name} finds no device here; check {provider.needs}, or pass provider='cpu'"
             )
 
 

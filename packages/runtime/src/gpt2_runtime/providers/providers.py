@@ -120,7 +120,7 @@ def check_provider(provider: Provider, active: list[str]) -> None:
     if provider.execution_provider not in active:
         raise ProviderError(
             f"provider {provider.name} could not start, onnxruntime fell back to {_names(active)}; "
-            f"its libraries or the device are missing (check {provider.needs}), or pass --provider cpu"
+            f"its libraries or the device are missing (check {provider.needs}), or pass provider='cpu'"
         )
 
 

@@ -1,11 +1,11 @@
 """quantize, killed by SIGKILL at each rename that the kernel sees: the folder opens, and the same command mends it."""
 
-import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,13 +30,13 @@ def text(folder: Path, precision: str) -> str:
 def test_killed_at_any_rename_the_folder_opens_and_the_same_command_mends_it(tmp_path: Path, already: bool) -> None:
     folder = Path(shutil.copytree(TINY, tmp_path / "folder"))
     if not already:
-        document = manifest.read(folder).to_dict()
-        for name in [name for name in document["files"] if "int8" in name]:
+        whole = manifest.read(folder)
+        files = {name: file for name, file in whole.files.items() if "int8" not in name}
+        for name in whole.files.keys() - files.keys():
             (folder / name).unlink()
-            del document["files"][name]
-        for part in ("weights", "graphs", "quality"):
-            document[part].pop("int8", None)
-        (folder / manifest.MANIFEST).write_text(json.dumps(document))
+        quality = {name: report for name, report in whole.quality.items() if name != "int8"}
+        without = manifest.again(replace(whole, files=files, quality=quality))
+        (folder / manifest.MANIFEST).write_text(manifest.text(without))
     before = text(folder, "fp32")
     moment = 0
     while True:

@@ -16,10 +16,15 @@ from gpt2_runtime import (
     SamplingConfig,
     Session,
     TextGenerator,
+    Token,
     complete_batch,
 )
 from gpt2_runtime.diagnostics.promise import BITS, CLOSE, EQUALITIES, NONE, PRECISIONS, TEXT, Equality
 from gpt2_runtime.engine import packed_session
+from gpt2_runtime.generation.generate import stream_events
+from gpt2_runtime.generation.request import Request
+from gpt2_runtime.generation.request_state import RequestState
+from gpt2_runtime.generation.scheduler import Scheduler
 
 Floats = np.ndarray
 Outcome = tuple[Floats, Floats]
@@ -191,6 +196,36 @@ def test_texts_are_those_of_rows_alone_while_others_join_and_leave(
     keeping = TextGenerator(session=generator.session, tokenizer=None, prefixes=kept)
     assert told(keeping, asked, 5) == alone
     assert told(keeping, asked) == alone
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_prompts_read_in_pieces_beside_rows_that_decode_have_the_same_bits(
+    precision: str, opened: Callable[..., Session]
+) -> None:
+    session = opened(precision)
+
+    def state(length: int) -> RequestState:
+        request = Request(prompt_ids=OURS[:length].tolist(), max_new_tokens=3, sampling=GREEDY, logprobs=0)
+        return RequestState(session, request, np.random.default_rng())
+
+    lengths, chunks = (300, 129), (48, 112)
+    alone = [list(stream_events(session, state(length))) for length in lengths]
+    for chunk in chunks:
+        scheduler = Scheduler(session, rows=2, prefill_chunk=chunk)
+        runner = RequestState(
+            session, Request(prompt_ids=[5], max_new_tokens=200, sampling=GREEDY), np.random.default_rng()
+        )
+        scheduler.submit(runner)
+        scheduler.step()
+        for length, expected in zip(lengths, alone, strict=True):
+            joining = state(length)
+            scheduler.submit(joining)
+            events = []
+            while not joining.ended:
+                events += [event for each, event in scheduler.step() if each is joining]
+            found = [(token.id, token.logprob) for token in events if isinstance(token, Token)]
+            assert found == [(token.id, token.logprob) for token in expected if isinstance(token, Token)], length
+        assert not runner.ended
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -1,8 +1,11 @@
 """A window that is full and moves on, log-probabilities, and a request's numbers, by the independent network."""
 
+import ast
+from pathlib import Path
+
 import numpy as np
 import pytest
-from gpt2_runtime import GREEDY, Finished, LookupConfig, SamplingConfig, generate
+from gpt2_runtime import GREEDY, Finished, LookupConfig, SamplingConfig, generate, generation
 from gpt2_runtime.errors import LogitsError, PromptTooLongError, SettingError
 from gpt2_runtime.generation.request import Request
 from gpt2_runtime.generation.request_state import RequestState
@@ -124,6 +127,14 @@ def test_a_state_knows_what_it_needs_of_a_cache(session):
     assert of(100, max_new_tokens=10, overflow="slide").capacity == LIMIT
     with pytest.raises(PromptTooLongError):
         of(65, max_new_tokens=1)
+
+
+def test_nothing_else_sets_the_attributes_of_a_state():
+    names = {"ids", "num_cached", "finished", "failed", "truncated", "slides", "reused"}
+    for path in Path(generation.__file__).parents[1].rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and node.attr in names:
+                assert ast.unparse(node.value) == "self", f"{path.name}:{node.lineno}"
 
 
 def test_log_softmax_is_exact_and_refuses_what_is_no_number():

@@ -6,7 +6,7 @@ Each cell is a test in `tests/test_promise.py`, at GPT-2's width. The kernels th
   So int8 and int4 compute an even number of rows, unless the session is `fast_single`.
 - Attention takes a token that is read by itself in another order of sums than one among several. In int8 and int4 that
   difference is rounded to another step here and there, and grows: so lookup, which reads several tokens at once where
-  plain decoding reads one, guesses nothing there.
+  plain decoding reads one, drafts nothing there.
 """
 
 from __future__ import annotations

@@ -137,7 +137,7 @@ class Session(Shared):
                 turns then, each captures anew, and nothing else in the process may use the GPU while one does. Up to
                 MOST_FREE allocations stay on the GPU for the caches that come.
             fast_single: for int8 and int4 on the CPU, which compute a row that is alone as two, so that its text is the
-                one that it has in any batch. True computes it alone, which is faster, and lets lookup guess: the text
+                one that it has in any batch. True computes it alone, which is faster, and lets lookup draft: the text
                 may be another then.
 
         Raises:

@@ -275,7 +275,8 @@ def _asked(
     told = {"eval_text": bool(texts), "max_ppl_increase": max_ppl_increase is not None, "keep": bool(keep)}
     for name, is_given in told.items():
         if is_given and not beside:
-            raise PrecisionError(f"{name} is for precisions beside {FP32}; ask for one, such as --precision int8")
+            remedy = "add one to precisions, such as int8 (--precision int8)"
+            raise PrecisionError(f"{name} is for precisions beside {FP32}; {remedy}")
     if max_ppl_increase is not None and not max_ppl_increase >= 0:
         raise PrecisionError(f"max_ppl_increase is {max_ppl_increase}, must be a percentage of at least 0")
     for text in texts:

@@ -134,7 +134,9 @@ def test_a_changed_byte_is_found_and_the_exit_code_says_so(run: Run, made_copy: 
 
 def test_force_makes_the_folder_again(run: Run, refusal: Refusal, source: Path, tmp_path: Path) -> None:
     assert run("freeze", source, tmp_path / "out").exit_code == 0
-    assert "exists; remove it, choose another name, or pass --force" in refusal("freeze", source, tmp_path / "out")
+    assert "exists; remove it, choose another name, or pass force (--force)" in refusal(
+        "freeze", source, tmp_path / "out"
+    )
     (tmp_path / "out" / "config.json").write_text("changed")
     assert run("freeze", source, tmp_path / "out", "--force").exit_code == 0
     assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "gpt2"

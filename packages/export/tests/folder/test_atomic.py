@@ -96,7 +96,7 @@ def test_what_exists_is_refused_before_anything_is_written(out: Path, kind: str)
         out.mkdir()
     else:
         write(out)
-    with pytest.raises(FolderError, match=r"out exists; remove it, choose another name, or pass --force"):
+    with pytest.raises(FolderError, match=r"out exists; remove it, choose another name, or pass force \(--force\)"):
         write(out)
     assert beside(out) == []
 
@@ -122,7 +122,9 @@ def test_force_never_replaces_a_folder_of_somebody_else(out: Path, content: str 
     (out / "thesis.tex").write_text("five years")
     if content is not None:  # manifest.json is a common name
         (out / "manifest.json").write_text(content)
-    with pytest.raises(FolderError, match="is no folder that gpt2-export made, so --force does not replace it"):
+    with pytest.raises(
+        FolderError, match=r"is no folder that gpt2-export made, so force \(--force\) does not replace it"
+    ):
         write(out, force=True)
     assert (out / "thesis.tex").read_text() == "five years"
 

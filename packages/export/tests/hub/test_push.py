@@ -151,7 +151,7 @@ def test_a_private_repository_is_made_private_and_a_public_one_is_not_filled(ran
     assert "manifest.json" in ran.files("private")
     assert ran.hub.repositories["org/private"].private
     assert ran.refusal("public") == (
-        "org/public is there already, and public; make it private on its page first, or leave out --private"
+        "org/public is there already, and public; make it private on its page first, or leave out private (--private)"
     )
     assert len(ran.hub.repositories["org/public"].commits) == 1
 
@@ -188,7 +188,7 @@ def test_what_an_earlier_push_brought_and_this_one_does_not_is_removed(ran: Ran)
 @pytest.mark.parametrize(
     ("name", "complaint", "remedy"),
     [
-        ("closed", "your token may not write to org/closed", "--create-pr to propose the change"),
+        ("closed", "your token may not write to org/closed", "create_pr (--create-pr) to propose the change"),
         ("full", "the push to org/full failed: Error while uploading", "push again"),
         ("ill", "the hub refuses the push to org/ill: ", "look at its page, and push again"),
         ("raced", "somebody else committed to org/raced meanwhile", "push again"),

@@ -39,7 +39,7 @@ def test_make_that_is_refused_a_precision_makes_nothing(run: Run, source: Path, 
     assert ran.exit_code == 1
     told = ran.stderr.splitlines()
     assert told[-1].startswith("error: int4 raises perplexity by ")
-    assert "0 % is allowed; keep the layers that lose most in float32 (--keep)" in told[-1]
+    assert "0 % is allowed; name the layers that lose most in keep (--keep)" in told[-1]
     first = told.index("matrices that lose most, each alone, by KL divergence") + 1
     assert [line.split()[0].startswith(("h.", "wte")) for line in told[first:-1]] == [True] * 9
     assert list(tmp_path.iterdir()) == []
@@ -136,8 +136,8 @@ def test_the_position_embedding_is_kept_where_float16_cannot_hold_it(
         model.wpe.weight[3, 4] = 7e4
     question = ["make", make_checkpoint(model=model), tmp_path / "out", "--precision", "fp16"]
     refused = run(*question).stderr.splitlines()[-1]
-    assert refused.endswith("; leave it in float32: --keep wpe")
-    ran = run(*question, *refused.split()[-2:], "--max-ppl-increase", "1000")
+    assert refused.endswith("; leave it in float32 with keep (--keep wpe)")
+    ran = run(*question, *refused[:-1].replace("(", "").split()[-2:], "--max-ppl-increase", "1000")
     assert ran.exit_code == 0, ran.stderr
     assert "\n  kept in float32: wpe\n" in ran.stdout
 
@@ -182,7 +182,7 @@ def test_an_interruption_at_the_last_moment_does_too(
 def test_what_is_of_another_precision_alone_is_refused_without_one(source: Path, tmp_path: Path) -> None:
     for settings in ({"keep": ["h.0"]}, {"max_ppl_increase": 0.0}, {"eval_text": [__file__]}):
         (name,) = settings
-        with pytest.raises(PrecisionError, match=f"{name} is for precisions beside fp32; ask for one"):
+        with pytest.raises(PrecisionError, match=f"{name} is for precisions beside fp32; add one"):
             make(source, tmp_path / "out", **settings)
 
 

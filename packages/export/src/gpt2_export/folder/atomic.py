@@ -123,14 +123,16 @@ def refuse_existing(out: Path, *, force: bool) -> None:
     if not out.exists() and not out.is_symlink():
         return
     if not force:
-        raise FolderError(f"{out} exists; remove it, choose another name, or pass --force to replace it")
+        raise FolderError(f"{out} exists; remove it, choose another name, or pass force (--force) to replace it")
     if out.is_symlink() or not manifest.made_by_export(out):
         raise FolderError(
-            f"{out} is no folder that gpt2-export made, so --force does not replace it; remove it yourself"
+            f"{out} is no folder that gpt2-export made, so force (--force) does not replace it; remove it yourself"
         )
     if own := manifest.foreign_files(out):
         told = f"{', '.join(own[:3])}{', ...' if len(own) > 3 else ''}"
-        raise FolderError(f"{out} has files that gpt2-export did not make, {told}; move them away before --force")
+        raise FolderError(
+            f"{out} has files that gpt2-export did not make, {told}; move them away before force (--force)"
+        )
 
 
 def _refuse_full(out: Path, place: Path, needed_bytes: int) -> None:

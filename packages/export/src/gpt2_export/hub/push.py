@@ -164,7 +164,8 @@ def _commit(plan: Plan, branch: str | None, private: bool, message: str, create_
     before = api.model_info(plan.repository, revision=branch)
     if private and not before.private:
         raise HubError(
-            f"{plan.repository} is there already, and public; make it private on its page first, or leave out --private"
+            f"{plan.repository} is there already, and public; make it private on its page first, "
+            "or leave out private (--private)"
         )
     there = {file.rfilename for file in before.siblings or ()}
     earlier = _texts(plan.repository, str(before.sha), there & {CARD, MANIFEST})
@@ -280,10 +281,11 @@ def _refusal(error: Any, repository: str, branch: str | None) -> str:
     if status == 403:
         return (
             f"your token may not write to {repository}; take one that may, another repository, "
-            "or --create-pr to propose the change"
+            "or create_pr (--create-pr) to propose the change"
         )
     if isinstance(error, RevisionNotFoundError):
-        return f"{repository} has no branch {branch!r} to propose a change to; push without --create-pr to make it"
+        told = f"{repository} has no branch {branch!r} to propose a change to"
+        return f"{told}; push without create_pr (--create-pr) to make it"
     if status == 412:
         return f"somebody else committed to {repository} meanwhile; push again"
     return f"the hub refuses the push to {repository}: {_first_line(error)}; look at its page, and push again"

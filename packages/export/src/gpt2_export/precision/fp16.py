@@ -110,7 +110,8 @@ def _array(source: Path, name: str, place: Place, halved: bool) -> np.ndarray:
     if largest > LARGEST:
         layer = map_tensor_name(name)[0].removesuffix(".weight")  # the name that --keep takes
         raise PrecisionError(
-            f"{layer} has a weight of {largest:.4g}, float16 ends at {LARGEST:.0f}; leave it in float32: --keep {layer}"
+            f"{layer} has a weight of {largest:.4g}, float16 ends at {LARGEST:.0f}; "
+            f"leave it in float32 with keep (--keep {layer})"
         )
     return array.astype(np.float16)
 

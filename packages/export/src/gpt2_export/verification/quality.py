@@ -87,8 +87,8 @@ def judge(
         report["sensitivity"] = sensitivity(folder, precision, texts[-1].ids, keep)
         raise QualityError(
             f"{precision.name} raises perplexity by {increase:.3g} % on {name} ({kind} graph), {limit:g} % is allowed; "
-            "keep the layers that lose most in float32 (--keep), take a more exact precision, or allow more "
-            "(--max-ppl-increase)",
+            "name the layers that lose most in keep (--keep), take a more exact precision, or raise "
+            "max_ppl_increase (--max-ppl-increase)",
             report,
         )
     return report

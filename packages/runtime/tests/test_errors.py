@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from gpt2_runtime import SamplingConfig, Session, Tokenizer
+from gpt2_runtime import SamplingConfig, Session, Tokenizer, generate
+from gpt2_runtime.batch_file.line import Defaults, read
 from gpt2_runtime.errors import MOST_SHOWN, GPT2RuntimeError, SettingError, shown
 
 
@@ -49,3 +50,49 @@ def test_a_folder_of_any_name_is_refused_in_one_short_line(name):
         assert told.isprintable()
         assert len(told) < 1000
     assert str(SettingError("Zoë 你好, as it is")) == "Zoë 你好, as it is"
+
+
+def test_each_class_says_what_the_value_the_limit_and_the_remedy(session, tmp_path):
+    def of(call):
+        with pytest.raises(GPT2RuntimeError) as refusal:
+            call()
+        error = refusal.value
+        return type(error).__name__, error.parameter, str(error)
+
+    assert of(lambda: SamplingConfig(top_k=0)) == (
+        "SettingError",
+        "top_k",
+        "top_k is 0, must be an integer of at least 1; leave it out to keep all tokens",
+    )
+    assert of(lambda: generate(session, None)) == (
+        "PromptError",
+        "prompt_ids",
+        "prompt_ids is None, must be a list of token ids: [5, 6]",
+    )
+    assert of(lambda: generate(session, [])) == (
+        "EmptyPromptError",
+        "prompt_ids",
+        "prompt has 0 tokens, must have at least 1; start from the end-of-text token, id 299",
+    )
+    assert of(lambda: generate(session, [5] * 65)) == (
+        "PromptTooLongError",
+        "prompt_ids",
+        "prompt has 65 tokens, the model reads 64; shorten it or pass overflow='truncate'",
+    )
+    assert of(lambda: generate(session, [300])) == (
+        "TokenIdError",
+        "ids",
+        "token id is 300, must be from 0 to 299",
+    )
+    assert of(lambda: Session.open(session.bundle, provider="tpu"))[:2] == ("ProviderError", "provider")
+    assert of(lambda: session.step([[5] * 65], session.empty_cache())) == (
+        "ContextFullError",
+        None,
+        "row 0 needs 65 positions, the cache has 64, the model 64; roll the cache back or start a new one",
+    )
+    assert of(lambda: read(b"[1]", 1, Defaults())) == (
+        "JobError",
+        None,
+        'is an array, must be an object such as {"prompt": "To be"}',
+    )
+    assert of(lambda: Session.open(tmp_path / "none"))[0] == "BundleError"

@@ -1,4 +1,4 @@
-"""A byte order mark at the start of what is read is no part of it; within a text it is text."""
+"""A byte order mark is dropped at the start of a file or stream, and kept within a text."""
 
 import codecs
 import json
@@ -39,7 +39,7 @@ def answers(path):
         MARK + b'{"prompt":"hi"}\n' + MARK + b'{"prompt":"ho"}',  # two files, joined
     ],
 )
-def test_a_file_of_prompts_is_read_as_without(generator, tmp_path, data):
+def test_a_mark_does_not_change_a_batch_file(generator, tmp_path, data):
     (tmp_path / "marked").write_bytes(data)
     (tmp_path / "plain").write_bytes(data.replace(MARK, b""))
     for name in ("marked", "plain"):
@@ -49,12 +49,12 @@ def test_a_file_of_prompts_is_read_as_without(generator, tmp_path, data):
     assert answers(tmp_path / "marked.out") == answers(tmp_path / "plain.out")
 
 
-def test_a_line_of_a_mark_alone_is_empty(generator, tmp_path):
+def test_a_line_with_only_a_mark_is_empty(generator, tmp_path):
     done = run(generator, [MARK + b"\r\n", MARK], tmp_path / "out", defaults=DEFAULTS)
     assert done.lines == 0
 
 
-def test_within_a_text_it_is_text():
+def test_a_mark_within_a_text_is_kept():
     assert read(b'{"prompt":"' + MARK + b'hi"}', 1, DEFAULTS).prompt.prompt == "\ufeffhi"
     assert read(rb'{"prompt":"\ufeffhi"}', 1, DEFAULTS).prompt.prompt == "\ufeffhi"
     with pytest.raises(JobError, match="is not JSON"):
@@ -63,36 +63,36 @@ def test_within_a_text_it_is_text():
         read(MARK * 2 + b'{"prompt":"hi"}', 1, DEFAULTS)
 
 
-def test_the_byte_that_is_no_utf8_is_counted_from_the_start_of_the_line():
+def test_an_invalid_byte_is_counted_from_the_start_of_the_line():
     with pytest.raises(JobError, match="is not UTF-8 at byte 15"):
         read(MARK + b'{"prompt": "\xff"}', 1, DEFAULTS)
 
 
 @pytest.mark.parametrize("words", [["generate", "{}", "-", "--json"], ["explain", "{}", "-", "--json"]])
-def test_a_prompt_from_standard_input_is_read_as_without(folder, words):
+def test_a_mark_does_not_change_a_prompt_from_standard_input(folder, words):
     words = [word.format(folder) for word in words]
     plain, marked = (json.loads(command(*words, stdin=data + b"To be").stdout) for data in (b"", MARK))
     ids = "prompt_token_ids" if words[0] == "generate" else "prompt_tokens"
     assert plain[ids] == marked[ids]
 
 
-def test_a_text_to_be_scored_is_read_as_without(folder, tmp_path):
-    figures = []
+def test_a_mark_does_not_change_a_scored_text(folder, tmp_path):
+    reports = []
     for name, start in (("plain", b""), ("marked", MARK)):
         (tmp_path / name).write_bytes(start + b"To be, or not to be")
-        found = [
+        results = [
             command("score", folder, tmp_path / name, "--json"),
             command("score", folder, "-", "--json", stdin=start + b"To be, or not to be"),
         ]
-        figures += [{**json.loads(each.stdout), "tokens_per_second": 0} for each in found]
-    assert all(each == figures[0] for each in figures)
+        reports += [{**json.loads(result.stdout), "tokens_per_second": 0} for result in results]
+    assert all(report == reports[0] for report in reports)
 
 
 NAMES = ["config.json", "generation_config.json", "manifest.json", "tokenizer.json", "vocab.json", "merges.txt"]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_file_of_the_folder_is_read_as_without(folder, damaged, edit, name):
+def test_a_mark_does_not_change_a_file_of_the_folder(folder, damaged, edit, name):
     if name in ("vocab.json", "merges.txt"):
         edit(damaged / "manifest.json", lambda manifest: manifest["files"].pop("tokenizer.json"))
         (damaged / "tokenizer.json").unlink()
@@ -107,7 +107,7 @@ def test_a_file_of_the_folder_is_read_as_without(folder, damaged, edit, name):
 
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
-def test_what_powershell_redirects_is_named_with_its_remedy(folder, tmp_path, encoding):
+def test_utf16_as_powershell_writes_it_is_refused_with_a_remedy(folder, tmp_path, encoding):
     (tmp_path / "in").write_bytes('\ufeff{"prompt":"hi"}\r\n'.encode(encoding))
     remedy = "is UTF-16, must be UTF-8; convert it, e.g. with iconv -f UTF-16 -t UTF-8\n"
     refused = command("batch", folder, tmp_path / "in", tmp_path / "out")

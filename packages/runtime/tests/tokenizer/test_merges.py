@@ -1,4 +1,4 @@
-"""Merges are read in each way files have them; the fast check of them is the slow one's definition."""
+"""Merges are read in every file format; the fast check of them agrees with the slow one."""
 
 import random
 
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 
-def test_the_alphabet_is_a_character_for_each_byte():
+def test_the_alphabet_has_a_character_for_each_byte():
     assert sorted(BYTES.values()) == list(range(256))
     assert (BYTES["A"], BYTES["Ġ"], BYTES["Ċ"], BYTES["ÿ"], BYTES["Ń"]) == (ord("A"), ord(" "), ord("\n"), 255, 0xAD)
 
@@ -19,7 +19,7 @@ def test_merges_are_lines_or_pairs(merges):
     assert list(Merges.read(merges, "here")) == [("a", "b", "ab"), ("ab", "c", "abc")]
 
 
-def test_no_merges_are_none():
+def test_an_empty_list_of_merges_is_valid():
     assert list(Merges.read([], "here")) == []
     assert as_trained(Merges.read([], "here"))
 
@@ -28,7 +28,7 @@ def test_no_merges_are_none():
     "wrong", ["ab", "a b c", "a  b", " b", "a ", "", ["a"], ["a", "b", "c"], ["a", ""], ["a", 1], [["a"], "b"], 7, None]
 )
 @pytest.mark.parametrize("others", [["x y", "z y"], [["x", "y"]], []])
-def test_what_is_no_merge_is_refused_wherever_it_stands(wrong, others):
+def test_an_invalid_merge_is_refused_at_any_place(wrong, others):
     with pytest.raises(TokenizerError, match=r"here: .* is not a merge, must be two tokens") as refusal:
         Merges.read([*others, wrong, *others], "here")
     assert repr(wrong) in str(refusal.value)
@@ -36,7 +36,7 @@ def test_what_is_no_merge_is_refused_wherever_it_stands(wrong, others):
 
 @st.composite
 def edited_merges(draw):
-    """Merges of a few letters, each of two earlier tokens as a rule; then a few of them moved."""
+    """Merges of a few letters, mostly of two earlier tokens, with a few moved afterwards."""
     tokens, merges = ["a", "b", "c"], []
     for _ in range(draw(st.integers(0, 12))):
         left, right = draw(st.sampled_from(tokens)), draw(st.sampled_from(tokens))
@@ -50,18 +50,18 @@ def edited_merges(draw):
 
 @settings(max_examples=500)
 @given(edited_merges())
-def test_the_fast_check_of_merges_is_the_definition(pairs):
+def test_the_fast_check_agrees_with_the_slow_one(pairs):
     merges = Merges.read([list(pair) for pair in pairs], "here")
     try:
         refuse_unreachable(merges, "here")
         reachable = True
     except TokenizerError:
         reachable = False
-    every_merge_makes_its_own = len(set(merges.tokens)) == len(pairs)
-    assert as_trained(merges) == (reachable and every_merge_makes_its_own)
+    tokens_are_distinct = len(set(merges.tokens)) == len(pairs)
+    assert as_trained(merges) == (reachable and tokens_are_distinct)
 
 
-def test_trained_merges_pass_the_fast_check_and_most_edits_of_them_do_not(bpe):
+def test_trained_merges_pass_the_fast_check_and_most_edited_ones_fail(bpe):
     pairs = [line.split(" ") for line in (bpe / "merges.txt").read_text().split("\n")[1:-1]]
 
     def fast(pairs):

@@ -1,4 +1,4 @@
-"""Ids equal to transformers': as data for hard texts, and by the rule itself, written out here, for any text."""
+"""Ids equal to transformers': stored for hard texts, and by a plain implementation of the rule for any text."""
 
 import json
 import os
@@ -227,12 +227,12 @@ def test_a_prefix_space_is_added_where_the_tokenizers_library_adds_it(small, tex
     assert with_added(small, add_prefix_space=True).encode(text) == ids
 
 
-def test_no_text_has_no_ids_without_added_tokens_too(small):
+def test_empty_text_has_no_ids_even_without_added_tokens(small):
     tokenizer = Tokenizer(replace(small.vocabulary, added=(), add_prefix_space=True))
     assert (tokenizer.encode(""), tokenizer.encode("y")) == ([], [279])
 
 
-def test_special_text_of_strangers_can_be_spelled_out(small):
+def test_special_tokens_in_untrusted_text_can_be_encoded_as_text(small):
     assert small.encode("a<|endoftext|>b") == [64, 699, 65]
     ids = small.encode("a<|endoftext|>b", parse_special=False)
     assert 699 not in ids
@@ -243,14 +243,14 @@ def test_an_id_that_only_pads_the_models_vocabulary_has_no_text(small):
     assert small.decode([64, 5000, 65]) == "ab"
 
 
-def test_half_a_surrogate_pair_is_refused_with_its_place(small):
+def test_half_a_surrogate_pair_is_refused_with_its_position(small):
     with pytest.raises(PromptError, match=r"text has U\+DC80 at character 2, which is half a surrogate pair"):
         small.encode("ab\udc80")
 
 
 @pytest.mark.once
 @pytest.mark.parametrize("text", ["a", " ", "\n", "<", "é", "ab ", " \t"])
-def test_a_megabyte_of_anything_takes_a_moment(small, text):
+def test_a_megabyte_of_any_text_takes_a_moment(small, text):
     for long in (text * 500_000, "x" + text * 500_000 + "x"):
         assert small.decode(small.encode(long)) == long
 
@@ -264,7 +264,7 @@ def test_where_long_runs_of_space_are_cut_changes_nothing(small, monkeypatch, lo
     assert small.encode(long) == cut
 
 
-def test_tokenizer_json_comes_first_and_no_files_are_refused(folder, damaged, tmp_path):
+def test_tokenizer_json_comes_first_and_a_folder_without_files_is_refused(folder, damaged, tmp_path):
     ids = Tokenizer.open(folder).encode("the other dogs")
     (damaged / "vocab.json").write_text("{}")
     assert Tokenizer.open(damaged).encode("the other dogs") == ids
@@ -272,8 +272,8 @@ def test_tokenizer_json_comes_first_and_no_files_are_refused(folder, damaged, tm
         Tokenizer.open(tmp_path)
 
 
-def test_only_what_is_used_is_loaded(folder):
-    """Ids and their text do without tiktoken; and tiktoken is used without what it loads to download."""
+def test_tiktoken_is_loaded_only_to_encode(folder):
+    """Decoding does not load tiktoken, and encoding does not load the packages that tiktoken downloads with."""
     program = f"""
 import sys
 from gpt2_runtime.tokenizer.tokenizer import Tokenizer
@@ -288,24 +288,24 @@ assert not {{"requests", "urllib3", "regex", "tokenizers"}} & set(sys.modules)
 
 
 @pytest.mark.parametrize("text", [None, 5, b"bytes", ["To be"]], ids=repr)
-def test_what_is_no_text_is_refused(small, text):
+def test_text_must_be_a_string(small, text):
     with pytest.raises(PromptError, match=r"text is .*, must be a string"):
         small.encode(text)
 
 
 @pytest.mark.parametrize(
-    ("ids", "told"),
+    ("ids", "message"),
     [(None, "ids are None"), ("a", "token id is 'a'"), ([1.5], "token id is 1.5"), ([[5]], "is .5."), ([True], "True")],
 )
-def test_ids_that_are_no_integers_are_refused(small, ids, told):
-    with pytest.raises(TokenIdError, match=told):
+def test_ids_must_be_integers(small, ids, message):
+    with pytest.raises(TokenIdError, match=message):
         small.decode(ids)
 
 
 @pytest.mark.parametrize("flags", [{"lstrip": True}, {"rstrip": True}, {"lstrip": True, "rstrip": True}], ids=str)
 @pytest.mark.parametrize("text", ["<x>", " <x>", "<x>\t\n", " ", "<x>\n \n", "a <x> "])
 def test_added_tokens_are_found_in_time_proportional_to_the_text(small, flags, text):
-    """A fraction of a second; a scan of all that comes before or after each token takes minutes."""
+    """Takes a fraction of a second; scanning everything before or after each token would take minutes."""
     tokens = (
         AddedToken(content="<x>", id=700, **flags),
         AddedToken(content="\n", id=701),
@@ -328,13 +328,13 @@ def test_normalizing_takes_time_proportional_to_the_text(small, form, text):
     assert perf_counter() - start < 10
 
 
-def test_long_runs_of_marks_are_in_unicodes_order():
+def test_long_runs_of_marks_are_in_unicode_order():
     marks = "\u0301\u0323\u0327" * 200
     for form in ("NFC", "NFD", "NFKC", "NFKD"):
         assert normalize([form], "a" + marks) == unicodedata.normalize(form, "a" + marks)
 
 
-def test_a_text_stands_between_what_the_tokenizer_adds(small):
+def test_prefix_and_suffix_ids_surround_a_text(small):
     tokenizer = Tokenizer(replace(small.vocabulary, prefix_ids=(5, 6), suffix_ids=(7,), normalizer=("NFC",)))
     bare = small.encode("caf\u00e9")
     assert tokenizer.encode("cafe\u0301") == [5, 6, *bare, 7]

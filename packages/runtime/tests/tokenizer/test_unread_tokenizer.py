@@ -1,4 +1,4 @@
-"""A folder whose tokenizer cannot be read, of whatever kind, takes token ids in every command; text gets one line."""
+"""A folder with an unsupported tokenizer takes token ids in every command, and refuses text with one line."""
 
 import json
 from pathlib import Path
@@ -73,7 +73,7 @@ def test_every_command_takes_ids(unread, tmp_path):
 
 
 @pytest.mark.parametrize("unread", ["Unigram", "Lowercase", "vocab.txt"], indirect=True)
-def test_text_gets_one_line_that_says_why(unread, tmp_path):
+def test_text_is_refused_with_one_line_that_says_why(unread, tmp_path):
     (tmp_path / "text").write_text("To be")
     (tmp_path / "in.jsonl").write_text('{"prompt": "To be"}\n')
     for arguments in (
@@ -90,7 +90,7 @@ def test_text_gets_one_line_that_says_why(unread, tmp_path):
         assert line.endswith(REMEDY), line
 
 
-def test_in_python_too(unread):
+def test_python_takes_ids_and_refuses_text(unread):
     generator = TextGenerator.open(unread, threads=1)
     assert generator.tokenizer is None
     assert len(generator.complete([1, 2], max_new_tokens=2).token_ids) == 2

@@ -1,4 +1,4 @@
-"""What a tokenizer's files may say, and every refusal by name. What they mean is in test_tokenizer.py."""
+"""The tokenizer files that are supported, and every refusal by name. For their meaning see test_tokenizer.py."""
 
 import json
 import random
@@ -12,7 +12,7 @@ from gpt2_runtime.tokenizer.vocabulary import Vocabulary
 
 @pytest.fixture
 def files(bpe, tmp_path):
-    """Writes vocab.json and merges.txt anew from a vocabulary and merges, each changed first; reads them back."""
+    """Changes a vocabulary and merges, writes them as vocab.json and merges.txt, and reads those."""
 
     def read(change_vocab=lambda vocab: vocab, change_merges=lambda merges: merges):
         vocab = json.loads((bpe / "vocab.json").read_text())
@@ -30,15 +30,15 @@ def tokenizer_json(folder, tmp_path):
     """Reads the tiny folder's tokenizer.json after a change."""
 
     def read(change):
-        document = json.loads((folder / "tokenizer.json").read_text())
-        change(document)
-        (tmp_path / "tokenizer.json").write_text(json.dumps(document))
+        fields = json.loads((folder / "tokenizer.json").read_text())
+        change(fields)
+        (tmp_path / "tokenizer.json").write_text(json.dumps(fields))
         return Vocabulary.from_tokenizer_json(tmp_path / "tokenizer.json")
 
     return read
 
 
-def test_both_kinds_of_files_say_the_same(folder):
+def test_both_kinds_of_files_give_the_same_ids(folder):
     assert Vocabulary.from_tokenizer_json(folder / "tokenizer.json").ids == (
         Vocabulary.from_vocab_and_merges(folder / "vocab.json", folder / "merges.txt").ids
     )
@@ -58,12 +58,12 @@ def test_permuted_ids_follow_the_ranks(files):
     assert {numbers[id_]: data for id_, data in straight.token_bytes.items()} == permuted.token_bytes
 
 
-def test_windows_line_ends_are_read(bpe, tmp_path, files):
+def test_windows_line_endings_are_read(bpe, tmp_path, files):
     (tmp_path / "crlf.txt").write_bytes((bpe / "merges.txt").read_bytes().replace(b"\n", b"\r\n"))
     assert Vocabulary.from_vocab_and_merges(bpe / "vocab.json", tmp_path / "crlf.txt").ranks == files().ranks
 
 
-def test_a_vocabulary_of_bytes_alone_is_read(tmp_path):
+def test_a_vocabulary_of_only_bytes_is_read(tmp_path):
     (tmp_path / "vocab.json").write_text(json.dumps({c: i for i, c in enumerate(BYTES)}))
     (tmp_path / "merges.txt").write_text("#version: 0.2\n")
     vocabulary = Vocabulary.from_vocab_and_merges(tmp_path / "vocab.json", tmp_path / "merges.txt")
@@ -85,11 +85,11 @@ def test_an_added_character_that_is_also_a_byte_stays_the_byte(tokenizer_json):
         (lambda v: {**v, "a": -1}, "a is -1, not an id"),
         (lambda v: {**v, "a": True}, "a is true, not an id"),
         (lambda v: {**v, "a": v["b"]}, "two tokens have the same id"),
-        (lambda v: {t: i for t, i in v.items() if t != "a"}, "lacks 1 of the 256 bytes, 'a' first"),
-        (lambda v: {t: i for t, i in v.items() if t != "Ġt"}, "a merge makes 'Ġt', which the vocabulary does not have"),
+        (lambda v: {t: i for t, i in v.items() if t != "a"}, "lacks 1 of the 256 bytes, starting with 'a'"),
+        (lambda v: {t: i for t, i in v.items() if t != "Ġt"}, "a merge makes 'Ġt', which is not in the vocabulary"),
     ],
 )
-def test_a_vocabulary_that_cannot_be_is_refused(files, vocab, message):
+def test_an_invalid_vocabulary_is_refused(files, vocab, message):
     with pytest.raises(BundleError, match=message):
         files(change_vocab=vocab)
 
@@ -100,16 +100,16 @@ def test_a_vocabulary_that_cannot_be_is_refused(files, vocab, message):
         (lambda m: ["abc", *m], "'abc' is not a merge, must be two tokens"),
         (lambda m: ["a b c", *m], "'a b c' is not a merge"),
         (lambda m: [m[0], "", *m[1:]], "'' is not a merge"),
-        (lambda m: m[::-1], "joins what no earlier merge makes"),
+        (lambda m: m[::-1], "joins tokens that no earlier merge makes"),
     ],
 )
-def test_merges_that_cannot_be_are_refused(files, merges, message):
+def test_invalid_merges_are_refused(files, merges, message):
     with pytest.raises(TokenizerError, match=message):
         files(change_merges=merges)
 
 
-def test_merges_on_which_tiktoken_would_differ_are_refused(tmp_path):
-    """abc can only be made of a and bc, but ab comes first: the tokenizers library never makes abc, tiktoken would."""
+def test_merges_that_tiktoken_would_apply_differently_are_refused(tmp_path):
+    """abc needs a and bc, but ab comes first: the tokenizers library never makes abc, but tiktoken would."""
 
     def read(merges):
         tokens = [*BYTES, *dict.fromkeys("".join(merge.split()) for merge in merges)]
@@ -117,9 +117,9 @@ def test_merges_on_which_tiktoken_would_differ_are_refused(tmp_path):
         (tmp_path / "merges.txt").write_text("\n".join([*merges, ""]))
         return Vocabulary.from_vocab_and_merges(tmp_path / "vocab.json", tmp_path / "merges.txt")
 
-    with pytest.raises(TokenizerError, match="no text reaches token 'abc', which earlier merges spell ab c;"):
+    with pytest.raises(TokenizerError, match="token 'abc' is unreachable: earlier merges split its text into ab c;"):
         read(["a b", "b c", "a bc"])
-    with pytest.raises(TokenizerError, match="merge 'ab' 'c' makes a token that an earlier merge makes"):
+    with pytest.raises(TokenizerError, match="merge 'ab' 'c' makes a token that an earlier merge already makes"):
         read(["b c", "a bc", "a b", "ab c"])
     assert len(read(["b c", "a b", "a bc", "ab c"]).ranks) == 259  # every split of abc in one place
 
@@ -129,7 +129,7 @@ BEGIN = {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}
 
 
 def template(*parts, ids=(299,)):
-    """A post-processor that makes a prompt of these parts."""
+    """A post-processor that puts these parts together."""
     special = {"<|endoftext|>": {"id": "<|endoftext|>", "ids": list(ids), "tokens": ["<|endoftext|>"] * len(ids)}}
     return {"type": "TemplateProcessing", "single": list(parts), "pair": [], "special_tokens": special}
 
@@ -154,7 +154,7 @@ def sequence(*normalizers):
         (lambda t: t.update(pre_tokenizer=None), "pre_tokenizer is None"),
         (lambda t: t.update(pre_tokenizer={"type": "Sequence"}), "pre_tokenizer is 'Sequence'"),
         (lambda t: t["pre_tokenizer"].update(use_regex=False), "use_regex is False"),
-        (lambda t: t.update(post_processor={"type": "Other"}), "post_processor is 'Other', which cannot be read"),
+        (lambda t: t.update(post_processor={"type": "Other"}), "post_processor is 'Other', which is not supported"),
         (lambda t: t.update(post_processor={"type": "TemplateProcessing"}), "single is absent, not a list"),
         (lambda t: t.update(post_processor=template(BEGIN)), "single has the text 0 times, must be once"),
         (lambda t: t.update(post_processor=template(TEXT, TEXT)), "single has the text 2 times"),
@@ -200,5 +200,5 @@ def test_a_tokenizer_json_of_another_kind_is_refused_by_name(tokenizer_json, cha
         lambda t: t.update(post_processor=template(TEXT)),  # as transformers 5 saves it
     ],
 )
-def test_differences_that_change_no_id_are_read(folder, tokenizer_json, change):
+def test_differences_that_change_no_ids_are_read(folder, tokenizer_json, change):
     assert tokenizer_json(change).ids == Tokenizer.open(folder).vocabulary.ids

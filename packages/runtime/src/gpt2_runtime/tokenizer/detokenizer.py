@@ -1,4 +1,4 @@
-"""Token ids -> text as they come. A character whose bytes span tokens is held back until it is whole."""
+"""Token ids -> streamed text. A character whose bytes span several tokens is held back until it is complete."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 
 class Detokenizer:
-    """The text of one stream of tokens; of GPT-2's 50,257, 344 are no valid UTF-8 alone.
+    """Decodes one stream of tokens; 344 of GPT-2's 50,257 tokens are not valid UTF-8 by themselves.
 
-    Bytes that can never become a character are U+FFFD, as `bytes.decode(errors="replace")` has it, and the text of all
-    pieces together is that of all bytes together.
+    Bytes that can never form a character become U+FFFD, as with `bytes.decode(errors="replace")`. The pieces joined are
+    the text of all the bytes decoded at once.
 
     Args:
-        token_bytes: the bytes of a token id, such as `Tokenizer.token_bytes`.
+        token_bytes: maps a token id to its bytes, such as `Tokenizer.token_bytes`.
 
     >>> smile = "🙂".encode()
     >>> stream = Detokenizer({0: smile[:3], 1: smile[3:]}.__getitem__)
@@ -26,9 +26,9 @@ class Detokenizer:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def feed(self, token_id: int) -> str:
-        """The text that this token completes, which may be empty."""
+        """The text that this token completes; may be empty."""
         return self._decoder.decode(self._token_bytes(token_id))
 
     def flush(self) -> str:
-        """What is left at the end of the stream: U+FFFD for a character that never became whole."""
+        """The rest at the end of the stream: U+FFFD for a character that was never completed."""
         return self._decoder.decode(b"", final=True)

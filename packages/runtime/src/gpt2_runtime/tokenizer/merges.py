@@ -1,4 +1,4 @@
-"""The merges of a byte-level BPE: read, ranked, and refused where no training writes them so."""
+"""The merges of a byte-level BPE: reads and ranks them, and refuses lists that training cannot have produced."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gpt2_runtime.errors import TokenizerError, shown
 
 
 def _byte_characters() -> dict[str, int]:
-    """GPT-2's printable character -> the byte it stands for: itself where it is printable, else one from U+0100 on."""
+    """GPT-2's printable character -> its byte. A printable byte is its own character; the others start at U+0100."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
@@ -27,7 +27,7 @@ BYTES = _byte_characters()
 
 @dataclass(frozen=True, kw_only=True)
 class Merges:
-    """The merges in order, as columns: there are fifty thousand, and each is looked at in several ways.
+    """The merges in order, as columns: there are fifty thousand, and several checks read them all.
 
     >>> merges = Merges.read(["t h", ["th", "e"]], "merges.txt")
     >>> merges.tokens, merges.ranks["the"]
@@ -39,7 +39,7 @@ class Merges:
 
     @classmethod
     def read(cls, merges: Sequence[object], where: str) -> Merges:
-        """Reads merges as files have them, "t h" or ["t", "h"]; a TokenizerError names the first that is none."""
+        """Reads merges in either file format, "t h" or ["t", "h"]; a TokenizerError names the first invalid one."""
         kinds = set(map(type, merges))
         flat: list[str] = []
         if kinds == {str} and set(map(str.count, cast(Sequence[str], merges), repeat(" "))) == {1}:
@@ -52,7 +52,7 @@ class Merges:
 
     @cached_property
     def tokens(self) -> list[str]:
-        """What each makes."""
+        """The token that each merge makes."""
         return list(map(add, self.lefts, self.rights))
 
     @cached_property
@@ -65,13 +65,13 @@ class Merges:
 
 
 def as_trained(merges: Merges) -> bool:
-    """Whether every merge makes a token of its own, from two made before, to which its text always comes.
+    """Whether every merge makes a new token from two earlier ones, and encoding that token's text yields the token.
 
-    Then `refuse_unreachable` has nothing to refuse, and this is found many times faster. Both sides of all merges are
-    undone at once, the latest first, as if the tokens' texts were encoded backwards. What then meets at the border
-    would have been merged across it if that makes a token of a lower rank than was just undone; or of the same, where
-    it was undone on the right, since of equals the leftmost goes first. Only listed pairs can meet there, because the
-    texts of all tokens of lower ranks come to these.
+    Then `refuse_unreachable` has nothing to refuse; this check is many times faster. It undoes both sides of all merges
+    at once, latest first, as if encoding the tokens' texts backwards. The two parts that then meet at the border would
+    have been merged across it if that makes a token of a lower rank than the merge just undone, or of the same rank if
+    that one was undone on the right, since the leftmost of equals goes first. Only listed pairs can meet there, because
+    all tokens of lower ranks are reachable from their texts.
     """
     ranks = merges.ranks
     if len(ranks) < 256 + len(merges.tokens):
@@ -90,14 +90,14 @@ def as_trained(merges: Merges) -> bool:
         limit = np.where(undo_left, left, right + 1)
         left, right = np.where(undo_left, rights[left], left), np.where(undo_left, right, lefts[right])
         wanted = left * len(ranks) + right
-        found = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-        if np.any((keys[found] == wanted) & (order[found] < limit)):
+        at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+        if np.any((keys[at] == wanted) & (order[at] < limit)):
             return False
     return True
 
 
 def _ranks_of(parts: list[str], ranks: Mapping[str, int]) -> npt.NDArray[np.int64]:
-    """Rank -> the rank of this part of its token: a byte is its own, and len(ranks) is the rank of what has none."""
+    """Rank -> the rank of this part of its token; a byte is its own part, and len(ranks) stands for an unknown part."""
     known = map(ranks.get, parts, repeat(len(ranks)))
     return np.fromiter(chain(range(256), known), np.int64, count=256 + len(parts))
 
@@ -105,36 +105,36 @@ def _ranks_of(parts: list[str], ranks: Mapping[str, int]) -> npt.NDArray[np.int6
 def refuse_unreachable(merges: Merges, where: str) -> None:
     """Refuses merges on which tiktoken and the tokenizers library would disagree.
 
-    tiktoken joins two neighbours when they make a token together, the library when the two are listed as a pair. That
-    is the same where every token, spelled with the merges before its own, ends as a listed pair of it. Every vocabulary
-    that was trained is like that; an edited one may not be.
+    tiktoken joins two neighbours if together they make a token; the library only if the pair is listed. Both give the
+    same ids if every token, encoded with the merges before its own, ends up as one of its listed pairs. That holds for
+    every trained vocabulary, but not for every edited one.
     """
     ranks = merges.ranks
     pairs: dict[str, set[tuple[str, str]]] = {}
     newest = ""
     for left, right, token in merges:
         if token in pairs and token != newest:
-            _refuse_merge(left, right, "makes a token that an earlier merge makes", where)
+            _refuse_merge(left, right, "makes a token that an earlier merge already makes", where)
         if not (ranks.get(left, len(ranks)) < ranks[token] and ranks.get(right, len(ranks)) < ranks[token]):
-            _refuse_merge(left, right, "joins what no earlier merge makes", where)
+            _refuse_merge(left, right, "joins tokens that no earlier merge makes", where)
         newest = token
         pairs.setdefault(token, set()).add((left, right))
     for token, listed in pairs.items():
         parts = _spelled(token, ranks, below=ranks[token])
         if tuple(parts) not in listed:
-            told = f"no text reaches token {shown(token)}, which earlier merges spell {' '.join(parts)}"
-            raise TokenizerError(f"{where}: {told}; only merges as training writes them can be read")
+            problem = f"token {shown(token)} is unreachable: earlier merges split its text into {' '.join(parts)}"
+            raise TokenizerError(f"{where}: {problem}; only merges in the order of training are supported")
 
 
 def _refuse_merge(left: str, right: str, why: str, where: str) -> None:
-    told = f"merge {shown(left)} {shown(right)} {why}"
-    raise TokenizerError(f"{where}: {told}; only merges as training writes them can be read")
+    problem = f"merge {shown(left)} {shown(right)} {why}"
+    raise TokenizerError(f"{where}: {problem}; only merges in the order of training are supported")
 
 
 def _spelled(token: str, ranks: Mapping[str, int], *, below: int) -> list[str]:
-    """`token` after all merges of a rank below `below`, by the rule: the lowest rank first, then the leftmost."""
+    """`token` after all merges of ranks below `below`: the lowest rank first, then the leftmost."""
     parts = list(token)
-    costs = [ranks.get(token[i : i + 2], below) for i in range(len(token) - 1)]  # of joining part i and i + 1
+    costs = [ranks.get(token[i : i + 2], below) for i in range(len(token) - 1)]  # of parts i and i + 1 joined
     while costs and (lowest := min(costs)) < below:
         at = costs.index(lowest)
         parts[at] += parts.pop(at + 1)

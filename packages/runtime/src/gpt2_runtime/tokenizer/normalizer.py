@@ -1,8 +1,8 @@
 """Unicode normalization exactly as the tokenizers library does it, in time proportional to the text.
 
-The library's tables are those of Unicode 9.0, Python's are newer. The two differ on the characters of `NEWER` alone,
-which for the library are characters like any other: never taken apart, put together or moved. So the text between them
-is normalized by itself. `tests/test_normalizer.py` of the project compares all code points with the library's.
+The library uses the tables of Unicode 9.0, Python newer ones. They differ only on the characters in `NEWER`, which the
+library never decomposes, composes or reorders. So the text between those is normalized piece by piece. The project's
+`tests/test_normalizer.py` compares all code points with the library.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ Form = Literal["NFC", "NFD", "NFKC", "NFKD"]
 FORMS: tuple[Form, ...] = get_args(Form)
 
 UNICODE = ("14.0.0", "15.0.0", "15.1.0")
-"""The versions of Python's tables that `NEWER` was compared with."""
+"""The versions of Python's tables that `NEWER` was checked against."""
 
-# Those that have got a decomposition or a combining class since 9.0.
+# Characters that gained a decomposition or a combining class after 9.0.
 NEWER = re.compile(
     "([\u07fd\u0898-\u089f\u08ca-\u08d3\u09fe\u0c3c\u0d3b\u0d3c\u0eba\u1715\u1abf-\u1ace\u1df6-\u1dfa\u32ff"
     "\ua7f2-\ua7f4\ua82c\uab69\U00010781-\U00010785\U00010787-\U000107b0\U000107b2-\U000107ba\U00010d24-\U00010d27"
@@ -29,16 +29,16 @@ NEWER = re.compile(
     "\U0001e130-\U0001e136\U0001e2ae\U0001e2ec-\U0001e2ef\U0001e4ec-\U0001e4ef\U0001f16c\U0001fbf0-\U0001fbf9])"
 )
 
-SHORT = 256  # characters, whose marks are in order soon enough however many they are
+SHORT = 256  # characters: up to here Python's quadratic ordering of marks is fast enough
 
 
 def is_exact() -> bool:
-    """Whether this Python's tables are known to differ from the library's on `NEWER` alone."""
+    """Whether this Python's tables are known to differ from the library's only on `NEWER`."""
     return unicodedata.unidata_version in UNICODE
 
 
 def normalize(forms: Iterable[Form], text: str) -> str:
-    """`text` in a normal form, then in the next one.
+    """`text` in each normal form in turn.
 
     >>> normalize(["NFC"], "cafe\\u0301"), normalize(["NFKD", "NFC"], "\\ufb01"), normalize([], "\\ufb01")
     ('café', 'fi', 'ﬁ')
@@ -57,9 +57,9 @@ def _normalized(form: Form, text: str) -> str:
 
 
 def _ordered(form: Form, text: str) -> str:
-    """`text` taken apart, with its combining marks in order.
+    """`text` decomposed, with its combining marks in canonical order.
 
-    Python puts each mark in its place by itself, which for a long run of them takes time in the square of its length.
+    Python inserts each mark separately, which takes quadratic time for a long run of them.
     """
     apart: Form = "NFKD" if "K" in form else "NFD"
     characters = chain.from_iterable(unicodedata.normalize(apart, character) for character in text)

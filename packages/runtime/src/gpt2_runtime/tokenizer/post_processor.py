@@ -1,4 +1,4 @@
-"""The ids that a tokenizer.json's post-processor puts before and after each text."""
+"""The ids that the post-processor in tokenizer.json adds before and after each text."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ REMEDY = "pass token ids (--prompt-ids 464,3290), without stop strings or bad wo
 
 
 def prefix_and_suffix(tokenizer: JsonObject) -> tuple[Ids, Ids]:
-    """The ids before a text and those after it.
+    """The ids added before a text, and those added after it.
 
     Raises:
-        TokenizerError: the post-processor does something else than that.
+        TokenizerError: the post-processor does anything else.
 
     >>> prefix_and_suffix(JsonObject(where="tokenizer.json", fields={"post_processor": {"type": "ByteLevel"}}))
     ((), ())
@@ -33,11 +33,11 @@ def _of(processor: JsonObject) -> tuple[Ids, Ids]:
         case "Sequence":
             parts = (_object(processor, str(number), part) for number, part in enumerate(processor.items("processors")))
             adding = [ids for ids in map(_of, parts) if ids != ((), ())]
-            if len(adding) > 1:  # the second then surrounds each of what the first put together
-                raise TokenizerError(f"{processor.where} adds tokens more than once, which cannot be read; {REMEDY}")
+            if len(adding) > 1:  # the second would then wrap each piece that the first put together
+                raise TokenizerError(f"{processor.where} adds tokens more than once, which is not supported; {REMEDY}")
             return adding[0] if adding else ((), ())
         case other:
-            raise TokenizerError(f"{processor.where} is {shown(other)}, which cannot be read; {REMEDY}")
+            raise TokenizerError(f"{processor.where} is {shown(other)}, which is not supported; {REMEDY}")
 
 
 def _template(processor: JsonObject) -> tuple[Ids, Ids]:
@@ -51,7 +51,7 @@ def _template(processor: JsonObject) -> tuple[Ids, Ids]:
                 token = JsonObject(where=processor.where, fields=special).object(name)
                 parts[-1] += _ids(token, "ids", token.items("ids"))
             case _:
-                raise TokenizerError(f"{processor.where}: single has {shown(piece)}, which cannot be read; {REMEDY}")
+                raise TokenizerError(f"{processor.where}: single has {shown(piece)}, which is not supported; {REMEDY}")
     if len(parts) != 2:
         raise TokenizerError(f"{processor.where}: single has the text {len(parts) - 1} times, must be once; {REMEDY}")
     return parts[0], parts[1]
@@ -68,6 +68,6 @@ def _id(processor: JsonObject, name: str) -> int:
     processor.refuse(name, "a token and its id")
 
 
-def _ids(document: JsonObject, name: str, values: list[object]) -> Ids:
+def _ids(fields: JsonObject, name: str, values: list[object]) -> Ids:
     ids = tuple(value for value in values if isinstance(value, int) and not isinstance(value, bool) and value >= 0)
-    return ids if len(ids) == len(values) else document.refuse(name, "token ids")
+    return ids if len(ids) == len(values) else fields.refuse(name, "token ids")

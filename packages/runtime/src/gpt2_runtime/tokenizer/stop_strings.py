@@ -1,4 +1,4 @@
-"""Stop strings over streamed text: what may be the start of one is held back until it is or is not."""
+"""Stop strings in streamed text: text that may be the start of one is held back until that is certain."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from functools import lru_cache
 
 from gpt2_runtime.arguments import check_texts
 
-# Each character of a text is compared with each of them.
+# Each character of a text is compared with each stop string.
 MOST_STOPS = 256
 MOST_STOP_LENGTH = 1000  # characters
 
 
 class StopStrings:
-    """Lets text through up to the first stop string, which it swallows with all that follows.
+    """Lets text through up to the first stop string, and drops that string and everything after it.
 
-    The first is the one that is whole first, since that is when generating can stop; of two that end together, the
-    longer. How the text is cut into pieces changes nothing.
+    The first is the one that is complete first, since generation can stop there; if two end together, the longer one.
+    The result does not depend on how the text is cut into pieces.
 
     Args:
-        stops: none or several strings, none of them empty.
+        stops: any number of strings, none of them empty.
 
     Raises:
         SettingError: a stop string is empty, too long or not a string, or there are too many.
@@ -36,11 +36,11 @@ class StopStrings:
 
     @property
     def found(self) -> str | None:
-        """The stop string that was met, None so far."""
+        """The stop string that ended the text; None if none has."""
         return self._found
 
     def feed(self, text: str) -> str:
-        """The text that is certain not to belong to a stop string; nothing once one was found."""
+        """The text that cannot belong to a stop string; nothing after a stop string."""
         if self._found is not None:
             return ""
         if not self._stops:
@@ -56,7 +56,7 @@ class StopStrings:
         return self._release(len(self._held) - longest, keep=self._held[len(self._held) - longest :]) if text else ""
 
     def flush(self) -> str:
-        """What was held back, at the end of a text that no stop string ended."""
+        """The text still held back, when the text ends without a stop string."""
         return self._release(len(self._held), keep="")
 
     def _release(self, count: int, *, keep: str) -> str:
@@ -65,7 +65,7 @@ class StopStrings:
 
 
 class _Matching:
-    """How much of the start of one stop string the text ends with, by Knuth, Morris and Pratt: a step a character."""
+    """How much of the start of one stop string the text ends with, by Knuth-Morris-Pratt, one step per character."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -73,7 +73,7 @@ class _Matching:
         self._borders = _borders(text)
 
     def after(self, character: str) -> int:
-        """The characters matched after one more."""
+        """The number of characters matched, after one more character."""
         while self.matched and self.text[self.matched] != character:
             self.matched = self._borders[self.matched - 1]
         self.matched += self.text[self.matched] == character
@@ -82,7 +82,7 @@ class _Matching:
 
 @lru_cache(maxsize=MOST_STOPS)
 def _borders(text: str) -> tuple[int, ...]:
-    """Of each start of a text the longest shorter start that it ends with. Kept: many continuations share them.
+    """For each prefix of a text, the length of its longest border. Cached: many continuations share them.
 
     >>> _borders("aabaa")
     (0, 1, 0, 1, 2)

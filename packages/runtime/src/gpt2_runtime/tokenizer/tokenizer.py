@@ -1,4 +1,4 @@
-"""Text <-> token ids, equal to transformers', by a tiktoken encoding built offline from the folder's own files."""
+"""Text <-> token ids, equal to transformers', with a tiktoken encoding built offline from the folder's own files."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from gpt2_runtime.tokenizer.vocabulary import AddedToken, Vocabulary
 if TYPE_CHECKING:
     from tiktoken import Encoding
 
-# GPT-2's split, as tiktoken writes it: possessive where it can be, so that long runs cost no backtracking.
+# GPT-2's split, as tiktoken writes it: possessive where possible, so that long runs need no backtracking.
 SPLIT = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 
-# Unicode's White_Space, which is what the tokenizers library strips; str.isspace has four more.
+# Unicode's White_Space, which the tokenizers library strips; str.isspace accepts four more.
 WHITE_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 
-# Where it cannot be, tiktoken panics: a few hundred thousand spaces before a word exhaust its stack. Cutting the text
-# before the last space of such a run changes nothing, since that is where GPT-2's split cuts it too.
+# The part that cannot be possessive makes tiktoken panic: a few hundred thousand spaces before a word exhaust its
+# stack. Cutting the text before the last space of such a run changes nothing, since GPT-2's split cuts there too.
 LONG_SPACE = re.compile(f"(?<![{WHITE_SPACE}])[{WHITE_SPACE}]{{10000,}}(?=[^{WHITE_SPACE}])")
 SPACES = re.compile(f"[{WHITE_SPACE}]*")
 
@@ -36,8 +36,8 @@ SPACES = re.compile(f"[{WHITE_SPACE}]*")
 class Tokenizer:
     """The tokenizer of one folder.
 
-    Text may spell out an added token such as <|endoftext|>; it becomes that token, as it does in transformers. With
-    `parse_special=False`, for text of strangers, special tokens in it are spelled like any other text.
+    An added token such as <|endoftext|> in the text becomes that token, as in transformers. With `parse_special=False`,
+    for untrusted text, special tokens are encoded like any other text.
 
     >>> tokenizer = Tokenizer.open(folder)
     >>> ids = tokenizer.encode("To be, or not")
@@ -48,7 +48,7 @@ class Tokenizer:
     def __init__(self, vocabulary: Vocabulary) -> None:
         check_type("vocabulary", vocabulary, Vocabulary)
         self._vocabulary = vocabulary
-        # The library looks for all verbatim tokens first, normalizes what is left, and looks there for the others.
+        # The library matches the verbatim tokens first, normalizes the rest, and matches the other tokens there.
         self._verbatim = _Matcher({token.content: token for token in vocabulary.added if not token.normalized})
         others = {self._normal(token.content): token for token in vocabulary.added if token.normalized}
         self._normalized = _Matcher(others)
@@ -68,7 +68,7 @@ class Tokenizer:
         if trained_sha256 is not None:
             check_type("trained_sha256", trained_sha256, str)
         if not isinstance(folder, str | PathLike):
-            raise TokenizerError(f"folder is {shown(folder)}, must be the path of one")
+            raise TokenizerError(f"folder is {shown(folder)}, must be a path")
         folder = Path(folder)
         vocab, merges = folder / "vocab.json", folder / "merges.txt"
         try:
@@ -76,25 +76,25 @@ class Tokenizer:
                 return cls(Vocabulary.from_tokenizer_json(folder / "tokenizer.json", trained_sha256))
             if vocab.is_file() and merges.is_file():
                 return cls(Vocabulary.from_vocab_and_merges(vocab, merges))
-        except OSError as error:  # a folder that may not be entered, a name that is too long
+        except OSError as error:  # a folder without permission, a name that is too long
             raise TokenizerError(f"{folder} cannot be read: {error.strerror or error}") from error
-        raise TokenizerError(f"{folder} has no tokenizer files that can be read; {REMEDY}")
+        raise TokenizerError(f"{folder} has no tokenizer files of a supported kind; {REMEDY}")
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """What the files say."""
+        """The vocabulary read from the files."""
         return self._vocabulary
 
     def encode(self, text: str, *, parse_special: bool = True, add_special_tokens: bool = True) -> list[int]:
         """The token ids of `text`.
 
         Args:
-            text: any, which may be empty.
-            parse_special: whether a special token spelled out in it is that token.
-            add_special_tokens: whether to add what the tokenizer puts before and after each text; GPT-2's adds none.
+            text: any text; may be empty.
+            parse_special: whether a special token written in the text becomes that token.
+            add_special_tokens: whether to add the ids that the tokenizer puts around each text; GPT-2's has none.
 
         Raises:
-            PromptError: it is no string, or holds half a surrogate pair, which is no character.
+            PromptError: it is not a string, or contains half a surrogate pair, which is not a character.
             SettingError: a flag is neither True nor False.
         """
         if not isinstance(text, str):
@@ -115,10 +115,10 @@ class Tokenizer:
         return [*self._vocabulary.prefix_ids, *ids, *self._vocabulary.suffix_ids]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`; bytes that are no character are U+FFFD.
+        """The text of `ids`; bytes that form no character become U+FFFD.
 
         Raises:
-            TokenIdError: one is no integer.
+            TokenIdError: an id is not an integer.
         """
         try:
             listed = list(ids)
@@ -131,7 +131,7 @@ class Tokenizer:
         return b"".join(map(self.token_bytes, listed)).decode(errors="replace")
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The bytes of one token; none for an id that only pads the model's vocabulary, as in transformers."""
+        """The bytes of one token; empty for an id that only pads the model's vocabulary, as in transformers."""
         try:
             return self._vocabulary.token_bytes.get(token_id, b"")
         except TypeError as error:  # a list, which has no place in a table
@@ -140,7 +140,7 @@ class Tokenizer:
 
     @cached_property
     def _encoding(self) -> Encoding:
-        from tiktoken import Encoding  # only encoding needs it: ids and their text do without
+        from tiktoken import Encoding  # imported here because only encoding needs it
 
         ranks = dict(self._vocabulary.ranks)
         return Encoding("gpt2_runtime", pat_str=SPLIT, mergeable_ranks=ranks, special_tokens={})
@@ -160,7 +160,7 @@ class Tokenizer:
 
 
 def refusal(folder: Path) -> TokenizerError:
-    """Why a folder takes token ids only, to be raised where text is given to it."""
+    """The error to raise when text is passed to a folder that takes only token ids."""
     try:
         Tokenizer.open(folder)
     except TokenizerError as error:
@@ -169,10 +169,10 @@ def refusal(folder: Path) -> TokenizerError:
 
 
 class _Matcher:
-    """Finds added tokens in text: the leftmost, and of those that start together the longest.
+    """Finds added tokens in text: the leftmost, and the longest of those that start at the same place.
 
     Args:
-        tokens: what is looked for -> the token it is.
+        tokens: the text to search for -> its token.
     """
 
     def __init__(self, tokens: Mapping[str, AddedToken]) -> None:
@@ -180,7 +180,7 @@ class _Matcher:
         self._pattern = re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)")
 
     def split(self, text: str, parse_special: bool) -> Iterator[str | int]:
-        """Every character is looked at a fixed number of times, however many tokens swallow it or could."""
+        """Reads each character a fixed number of times, however many tokens strip the space around it."""
         done = swallowed = 0
         for match in self._pattern.finditer(text):
             token = self._tokens[match.group()]
@@ -190,7 +190,7 @@ class _Matcher:
             if token.lstrip:
                 start = done + len(text[done:start].rstrip(WHITE_SPACE))
             if token.rstrip:
-                # Where another token stands in the spaces that one swallowed, this one ends where those did.
+                # A token within the spaces that an earlier one stripped ends where those spaces end.
                 swallowed = end = swallowed if end < swallowed else SPACES.match(text, end).end()  # type: ignore[union-attr]
             if done < start:
                 yield text[done:start]

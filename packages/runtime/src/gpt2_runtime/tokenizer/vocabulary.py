@@ -1,7 +1,7 @@
 """The tokenizer files of a folder -> a checked, frozen Vocabulary: bytes, merge ranks, ids and added tokens.
 
-Read from tokenizer.json alone, or from vocab.json and merges.txt. What is not a byte-level BPE as GPT-2's is refused
-by name: a tokenizer that is almost right gives text that is almost right.
+Reads tokenizer.json alone, or vocab.json and merges.txt. Anything but a byte-level BPE like GPT-2's is refused by name:
+a tokenizer that is almost right gives text that is almost right.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from gpt2_runtime.tokenizer.post_processor import REMEDY, prefix_and_suffix
 
 @dataclass(frozen=True, kw_only=True)
 class AddedToken:
-    """A token that is found in text as a whole, before any splitting, such as <|endoftext|>.
+    """A token matched in the text as a whole, before any splitting, such as <|endoftext|>.
 
     Attributes:
         content: its text.
         id: its token id.
-        special: whether text that may hold no control tokens spells it out instead.
-        normalized: whether it is looked for after the others, in text that is normalized, in its own normal form.
-        lstrip: whether it swallows the white space before it.
-        rstrip: whether it swallows the white space after it.
+        special: whether `parse_special=False` encodes it like any other text.
+        normalized: whether it is matched after the others, in normalized text, in its own normal form.
+        lstrip: whether it strips the white space before it.
+        rstrip: whether it strips the white space after it.
     """
 
     content: str
@@ -48,12 +48,12 @@ class Vocabulary:
 
     Attributes:
         ranks: the bytes of every token that merging can reach -> its rank: 256 single bytes, then the merges in order.
-        ids: rank -> token id. GPT-2's own are equal; a vocabulary may permute them.
-        token_bytes: token id -> its bytes, for every token there is.
-        added: the tokens found as a whole.
-        add_prefix_space: whether text that starts without a space is given one.
-        normalizer: the normal forms that text is brought into, one after another.
-        prefix_ids, suffix_ids: what stands before and after each text.
+        ids: rank -> token id. For GPT-2 the two are equal; a vocabulary may permute them.
+        token_bytes: token id -> its bytes, for every token.
+        added: the tokens matched as a whole.
+        add_prefix_space: whether to add a space to text that starts without one.
+        normalizer: the normal forms to apply to text, in order.
+        prefix_ids, suffix_ids: the ids to add before and after each text.
     """
 
     ranks: Mapping[bytes, int]
@@ -76,8 +76,8 @@ class Vocabulary:
         data = read_regular(path, MOST_TEXT_BYTES)
         tokenizer = JsonObject.parsed(decoded(data, path), path)
         model = tokenizer.object("model")
-        if "merges" not in model:  # an old file of another kind does not say which
-            raise TokenizerError(f"{path} is {shown(model.get('type'))}, not a BPE, and cannot be read; {REMEDY}")
+        if "merges" not in model:  # an old file of another kind does not name its type
+            raise TokenizerError(f"{path} is {shown(model.get('type'))}, only BPE is supported; {REMEDY}")
         _refuse_other_models(model)
         add_prefix_space = _add_prefix_space(tokenizer)
         normalizer = _normalizer(tokenizer)
@@ -92,7 +92,7 @@ class Vocabulary:
 
     @classmethod
     def from_vocab_and_merges(cls, vocab_path: Path, merges_path: Path) -> Vocabulary:
-        """Reads vocab.json and merges.txt, as GPT-2 was released; entries that no merge makes are added tokens."""
+        """Reads vocab.json and merges.txt, GPT-2's original files; entries that no merge makes are added tokens."""
         vocab = _vocab(JsonObject.read(vocab_path))
         lines = read_text(merges_path).replace("\r\n", "\n").removesuffix("\n").split("\n")
         if lines[0].startswith("#version"):
@@ -115,17 +115,17 @@ def _vocabulary(
 ) -> Vocabulary:
     missing = [character for character in BYTES if character not in vocab]
     if missing:
-        told = f"the vocabulary lacks {len(missing)} of the 256 bytes, {shown(missing[0])} first"
-        raise TokenizerError(f"{where}: {told}; only a byte-level BPE as GPT-2's can be read")
+        problem = f"the vocabulary lacks {len(missing)} of the 256 bytes, starting with {shown(missing[0])}"
+        raise TokenizerError(f"{where}: {problem}; only a byte-level BPE like GPT-2's is supported")
     for token in added:
         if vocab.get(token.content, token.id) != token.id:
-            told = f"token {shown(token.content)} has two ids, {token.id} and {vocab[token.content]}"
-            raise TokenizerError(f"{where}: {told}; export the folder again")
-    beside = {token.content: token.id for token in added if token.content not in vocab}
-    if len({*vocab.values(), *beside.values()}) < len(vocab) + len(beside):
+            problem = f"token {shown(token.content)} has two ids, {token.id} and {vocab[token.content]}"
+            raise TokenizerError(f"{where}: {problem}; export the folder again")
+    extra = {token.content: token.id for token in added if token.content not in vocab}
+    if len({*vocab.values(), *extra.values()}) < len(vocab) + len(extra):
         raise TokenizerError(f"{where}: two tokens have the same id; export the folder again")
-    shown_as = {token: normalize(normalizer if token.normalized else (), token.content) for token in added}
-    _refuse_equal(shown_as, where)
+    normal_forms = {token: normalize(normalizer if token.normalized else (), token.content) for token in added}
+    _refuse_equal(normal_forms, where)
     ranks = merges.ranks
     try:
         ids = list(map(vocab.__getitem__, ranks))
@@ -143,8 +143,8 @@ def _vocabulary(
         refuse_unreachable(merges, where)
         raise
     token_bytes = {id_: _as_bytes(token) for token, id_ in vocab.items() if token not in ranks}
-    token_bytes |= {token.id: _as_bytes(text) for token, text in shown_as.items()}
-    # Of an added "é" and the byte é with one id, the byte is what the model means.
+    token_bytes |= {token.id: _as_bytes(text) for token, text in normal_forms.items()}
+    # If an added "é" and the byte é share an id, the model means the byte.
     token_bytes |= zip(ids, bytes_of.values(), strict=True)
     return Vocabulary(
         ranks={data: rank for rank, data in enumerate(bytes_of.values())},
@@ -156,26 +156,26 @@ def _vocabulary(
     )
 
 
-def _refuse_equal(shown_as: Mapping[AddedToken, str], where: str) -> None:
-    """Of two tokens with one normal form the library finds either, by chance."""
-    found: dict[str, str] = {}
-    for token, normal in shown_as.items():
-        if token.normalized and normal in found:
-            told = f"added tokens {shown(found[normal])} and {shown(token.content)} have the same normal form"
-            raise TokenizerError(f"{where}: {told}; {REMEDY}")
+def _refuse_equal(normal_forms: Mapping[AddedToken, str], where: str) -> None:
+    """Refuses two tokens with the same normal form: the library picks either one, at random."""
+    seen: dict[str, str] = {}
+    for token, normal in normal_forms.items():
+        if token.normalized and normal in seen:
+            problem = f"added tokens {shown(seen[normal])} and {shown(token.content)} have the same normal form"
+            raise TokenizerError(f"{where}: {problem}; {REMEDY}")
         if token.normalized:
-            found[normal] = token.content
+            seen[normal] = token.content
 
 
-# Bytes as Latin-1 characters, and nothing that Latin-1 can encode for the characters that stand for no byte.
+# Characters that stand for a byte -> that byte in Latin-1; the others -> a character that Latin-1 cannot encode.
 _LATIN_1 = {byte: 0xFFFF for byte in range(256)} | {ord(character): byte for character, byte in BYTES.items()}
 
 
 def _as_bytes(token: str) -> bytes:
-    """What the library decodes a token to, whether text reaches it by merging or as a whole."""
+    """The bytes that the library decodes a token to, whether it is made by merging or matched as a whole."""
     try:
         return token.translate(_LATIN_1).encode("latin-1")
-    except UnicodeEncodeError:  # not made by merging: it stands for its own text
+    except UnicodeEncodeError:  # not made by merging: its own text
         return token.encode()
 
 
@@ -194,7 +194,7 @@ def _added_token(value: object, tokenizer: JsonObject) -> AddedToken:
         token.refuse("content", "text of at least one character")
     if token.flag("single_word", default=False):
         raise TokenizerError(
-            f"{token.where}: {shown(token.text('content'))} is single_word, which cannot be read; {REMEDY}"
+            f"{token.where}: {shown(token.text('content'))} is single_word, which is not supported; {REMEDY}"
         )
     special = token.flag("special", default=False)
     return AddedToken(
@@ -209,7 +209,7 @@ def _added_token(value: object, tokenizer: JsonObject) -> AddedToken:
 
 def _refuse_other_models(model: JsonObject) -> None:
     harmless: Mapping[str, tuple[object, ...]] = {
-        "type": (None, "BPE"),  # GPT-2's own file, of an early version, has none
+        "type": (None, "BPE"),  # GPT-2's own file predates this field
         "dropout": (None, 0),
         "continuing_subword_prefix": (None, ""),
         "end_of_word_suffix": (None, ""),
@@ -230,7 +230,7 @@ def _add_prefix_space(tokenizer: JsonObject) -> bool:
 
 
 def _normalizer(tokenizer: JsonObject) -> tuple[Form, ...]:
-    """The normal forms of a normalizer, or of a sequence of them."""
+    """The normal forms of a normalizer or a sequence of normalizers."""
     match tokenizer.get("normalizer"):
         case None:
             return ()
@@ -241,11 +241,11 @@ def _normalizer(tokenizer: JsonObject) -> tuple[Form, ...]:
     kinds = [part.get("type") if isinstance(part, dict) else None for part in parts]
     for part, kind in zip(parts, kinds, strict=True):
         if kind not in FORMS:
-            told = f"normalizer is {shown(part if kind is None else kind)}, must be among {', '.join(FORMS)} to be read"
-            raise TokenizerError(f"{tokenizer.where}: {told}; {REMEDY}")
+            problem = f"normalizer is {shown(part if kind is None else kind)}, must be among {', '.join(FORMS)}"
+            raise TokenizerError(f"{tokenizer.where}: {problem}; {REMEDY}")
     if kinds and not is_exact():
-        told = f"normalizer is {kinds[0]}, and Python's Unicode {unidata_version} was not compared with its tables"
-        raise TokenizerError(f"{tokenizer.where}: {told}; run a Python with Unicode {', '.join(UNICODE)}")
+        problem = f"normalizer is {kinds[0]}, which is untested with the Unicode {unidata_version} of this Python"
+        raise TokenizerError(f"{tokenizer.where}: {problem}; run a Python with Unicode {', '.join(UNICODE)}")
     return cast(tuple[Form, ...], tuple(kinds))
 
 
@@ -255,8 +255,7 @@ def _refuse_unless_types(tokenizer: JsonObject, name: str, types: Sequence[str |
         _refuse(tokenizer, name)
 
 
-def _refuse(document: JsonObject, name: str) -> None:
-    value = document.get(name)
+def _refuse(fields: JsonObject, name: str) -> None:
+    value = fields.get(name)
     kind = value.get("type") if isinstance(value, dict) else value
-    told = f"{name} is {shown(kind)}, which GPT-2's tokenizer does not have"
-    raise TokenizerError(f"{document.where}: {told}; {REMEDY}")
+    raise TokenizerError(f"{fields.where}: {name} is {shown(kind)}, unlike GPT-2's tokenizer; {REMEDY}")

@@ -140,7 +140,7 @@ def test_a_setting_out_of_range_is_one_line(folder, text, options, message):
 def test_a_text_of_which_nothing_can_be_scored_is_refused(folder, tmp_path, content, count):
     (tmp_path / "short").write_bytes(content)
     tokens = "1 token" if count == 1 else f"{count} tokens"
-    told = f"has {tokens}, must have at least 2; nothing comes before the first, so it has no score\n"
+    told = f"has {tokens}, must have at least 2; the first token has no score, since nothing comes before it\n"
     assert refused(folder, tmp_path / "short") == f"error: {tmp_path}/short {told}"
     assert refused(folder, "-", stdin=content) == f"error: standard input {told}"
 

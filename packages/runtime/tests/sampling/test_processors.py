@@ -1,4 +1,4 @@
-"""Each control by a definition written out here, their order, and what they may forbid."""
+"""Each processor against a definition written out here; their order, and which tokens they may forbid."""
 
 import math
 import pickle
@@ -36,7 +36,7 @@ SETTINGS = st.fixed_dictionaries(
 
 
 def plainly(logits, prompt, new, stops, settings):
-    """The definition of all controls, token by token, in float64."""
+    """The definition of all processors, token by token, in float64."""
     text = [*prompt, *new]
     scores = []
     for token, logit in enumerate(logits.astype(np.float64)):
@@ -59,18 +59,18 @@ def plainly(logits, prompt, new, stops, settings):
 
 
 @given(LOGITS, TEXTS, TEXTS, st.sets(IDS, max_size=2), SETTINGS)
-def test_controls_are_those_of_the_definition(logits, prompt, new, stops, settings):
+def test_processors_match_the_definition(logits, prompt, new, stops, settings):
     before = logits.copy()
     config = SamplingConfig(**settings)
-    found = apply_processors(logits, config, prompt_ids=prompt, new_ids=new, stop_token_ids=stops)
+    actual = apply_processors(logits, config, prompt_ids=prompt, new_ids=new, stop_token_ids=stops)
     expected = plainly(logits, prompt, new, stops, settings)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
-    assert found.dtype == logits.dtype
-    np.testing.assert_array_equal(logits, before)  # the caller's array is left as it was
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+    assert actual.dtype == logits.dtype
+    np.testing.assert_array_equal(logits, before)  # the caller's array is not modified
 
 
 @given(LOGITS, TEXTS, TEXTS, st.sets(IDS, max_size=2), SETTINGS, st.floats(0.2, 3))
-def test_probabilities_are_the_softmax_of_the_controlled_logits(logits, prompt, new, stops, settings, temperature):
+def test_probabilities_are_the_softmax_of_the_processed_logits(logits, prompt, new, stops, settings, temperature):
     config = SamplingConfig(temperature=temperature, **settings)
     text = {"prompt_ids": prompt, "new_ids": new, "stop_token_ids": stops}
     expected = plainly(logits, prompt, new, stops, settings)
@@ -89,7 +89,7 @@ def test_probabilities_are_the_softmax_of_the_controlled_logits(logits, prompt, 
     assert expected[sample(logits, config, np.random.default_rng(0), **text)] > -math.inf
 
 
-def test_without_a_control_the_very_logits_come_back():
+def test_without_processors_the_same_array_is_returned():
     logits = np.zeros(4, dtype=np.float32)
     plain = SamplingConfig(temperature=0.5, top_k=2, top_p=0.5, min_p=0.1, typical_p=0.9)
     assert plain.processors == ()
@@ -108,11 +108,11 @@ ONE_OF_EACH = {
 
 
 @pytest.mark.parametrize("name", PROCESSORS)
-def test_a_setting_that_changes_logits_is_known_as_a_control(name):
+def test_a_setting_that_changes_logits_is_listed_as_a_processor(name):
     assert SamplingConfig(**{name: ONE_OF_EACH[name]}).processors == (name,)
 
 
-def test_the_repetition_penalty_counts_the_prompt_and_the_others_do_not():
+def test_only_the_repetition_penalty_counts_the_prompt():
     logits = np.full(3, 2.0)
     repeated = apply_processors(logits, SamplingConfig(repetition_penalty=2.0), prompt_ids=[0], new_ids=[1])
     np.testing.assert_array_equal(repeated, [1, 1, 2])
@@ -122,42 +122,42 @@ def test_the_repetition_penalty_counts_the_prompt_and_the_others_do_not():
     np.testing.assert_array_equal(present, [2, 1.5, 2])
 
 
-def test_the_bias_comes_before_the_repetition_penalty_and_that_before_the_counts():
+def test_the_order_is_bias_then_repetition_penalty_then_counts():
     config = SamplingConfig(logit_bias={0: 3.0}, repetition_penalty=2.0, frequency_penalty=0.25)
     np.testing.assert_array_equal(apply_processors(np.array([1.0]), config, new_ids=[0]), [1.75])
 
 
-def test_a_bad_word_may_have_begun_in_the_prompt():
+def test_a_bad_word_may_begin_in_the_prompt():
     config = SamplingConfig(bad_words_ids=[[3, 1, 2]])
     for prompt, new, forbidden in (([3], [1], [2]), ([3, 1], [], [2]), ([], [1], []), ([1], [3], [])):
-        found = apply_processors(np.zeros(4), config, prompt_ids=prompt, new_ids=new)
-        assert np.flatnonzero(found == -math.inf).tolist() == forbidden
+        actual = apply_processors(np.zeros(4), config, prompt_ids=prompt, new_ids=new)
+        assert np.flatnonzero(actual == -math.inf).tolist() == forbidden
 
 
-def test_a_bad_word_that_is_a_stop_token_never_comes():
-    found = apply_processors(np.zeros(3), SamplingConfig(bad_words_ids=[[2]]), stop_token_ids=[2])
-    np.testing.assert_array_equal(found, [0, 0, -math.inf])
+def test_a_bad_word_that_is_a_stop_token_is_forbidden():
+    actual = apply_processors(np.zeros(3), SamplingConfig(bad_words_ids=[[2]]), stop_token_ids=[2])
+    np.testing.assert_array_equal(actual, [0, 0, -math.inf])
 
 
-def test_stop_tokens_are_forbidden_until_there_are_enough_new_ones():
+def test_stop_tokens_are_forbidden_until_there_are_enough_new_tokens():
     config = SamplingConfig(min_new_tokens=2)
     for new, expected in (([], -math.inf), ([1], -math.inf), ([1, 1], 0)):
-        found = apply_processors(np.zeros(3), config, prompt_ids=[1, 1, 1], new_ids=new, stop_token_ids={2, 50256})
-        np.testing.assert_array_equal(found, [0, 0, expected])
+        actual = apply_processors(np.zeros(3), config, prompt_ids=[1, 1, 1], new_ids=new, stop_token_ids={2, 50256})
+        np.testing.assert_array_equal(actual, [0, 0, expected])
 
 
-def test_a_text_is_lists_tuples_or_arrays():
+def test_the_text_can_be_lists_tuples_or_arrays():
     config = SamplingConfig(repetition_penalty=2.0, frequency_penalty=0.5, no_repeat_ngram_size=2)
-    found = [
+    actual = [
         apply_processors(np.arange(1.0, 6), config, prompt_ids=kind([1, 2, 3]), new_ids=kind([4, 1]))
         for kind in (list, tuple, np.array)
     ]
-    np.testing.assert_array_equal(found[0], [1, 0.5, -math.inf, 2, 2])
-    assert all(np.array_equal(other, found[0]) for other in found)
+    np.testing.assert_array_equal(actual[0], [1, 0.5, -math.inf, 2, 2])
+    assert all(np.array_equal(other, actual[0]) for other in actual)
 
 
 @pytest.mark.parametrize("config", [GREEDY, SamplingConfig()])
-def test_what_forbids_every_token_is_refused_by_its_settings(config):
+def test_forbidding_every_token_is_refused_naming_the_settings(config):
     config = replace(config, logit_bias={0: -math.inf}, bad_words_ids=[[1]], min_new_tokens=3)
     message = "all 3 tokens are forbidden, at least one must be left; loosen logit_bias, bad_words_ids, min_new_tokens$"
     logits, rng = np.zeros(3, dtype=np.float32), np.random.default_rng(0)
@@ -167,7 +167,7 @@ def test_what_forbids_every_token_is_refused_by_its_settings(config):
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf])
-def test_a_control_hides_no_damage(wrong):
+def test_a_processor_does_not_hide_damaged_logits(wrong):
     config = SamplingConfig(bad_words_ids=[[1]])
     with pytest.raises(LogitsError, match="must be finite"):
         sample(np.array([0.0, wrong]), config, np.random.default_rng(0))
@@ -178,12 +178,12 @@ def test_the_largest_settings_overflow_nothing(name):
     logits = np.array([1e4, -1e4, 0, 5], dtype=np.float32)
     for value in (1e9, 1e-9, *([] if name == "repetition_penalty" else [-1e9])):
         config = SamplingConfig(**{name: value}, logit_bias={0: 1e9, 1: -1e9})
-        found = apply_processors(logits, config, new_ids=[0, 1, 2] * 300)
-        assert np.isfinite(found).all()
+        actual = apply_processors(logits, config, new_ids=[0, 1, 2] * 300)
+        assert np.isfinite(actual).all()
         assert np.isfinite(probabilities(candidates(logits, config, new_ids=[0, 1, 2] * 300))).all()
 
 
-def test_a_config_stays_as_it_was_made():
+def test_a_config_cannot_be_changed_from_outside():
     bias, word = {7: 1, 2: -math.inf}, [4, 5]
     config = SamplingConfig(logit_bias=bias, bad_words_ids=[word])
     bias[9], word[0] = 3.0, 6
@@ -196,7 +196,7 @@ def test_a_config_stays_as_it_was_made():
     assert pickle.loads(pickle.dumps(config)) == config
 
 
-def test_ids_that_the_vocabulary_lacks_are_refused():
+def test_ids_outside_the_vocabulary_are_refused():
     config = SamplingConfig(logit_bias={4: 1.0}, bad_words_ids=[[1], [2, 9, 3]])
     check_vocabulary(SamplingConfig(), 1)
     check_vocabulary(config, 10)

@@ -1,4 +1,4 @@
-"""Exact sets and probabilities, by definitions written out here; transformers' own figures are data."""
+"""Exact sets and probabilities, against definitions written out here and stored figures from transformers."""
 
 import math
 
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-# In steps of 1/8, which every operation here keeps exactly, and which tie often.
+# In steps of 1/8, which are exact in every operation here and tie often.
 LOGITS = arrays.arrays(np.float32, st.integers(1, 40), elements=st.integers(-200, 200).map(lambda n: n / 8))
 
 
@@ -33,32 +33,32 @@ def test_temperature_divides_the_logits(logits, temperature):
 
 
 @given(LOGITS, st.integers(1, 50))
-def test_top_k_keeps_k_and_what_ties_with_the_last(logits, k):
+def test_top_k_keeps_k_and_any_ties_with_the_last(logits, k):
     kth = sorted(logits, reverse=True)[min(k, len(logits)) - 1]
     assert set(keep_top_k(apply_temperature(logits, 1.0), k).ids) == set(np.flatnonzero(logits >= kth))
 
 
 @given(LOGITS, st.floats(0.01, 1))
-def test_top_p_keeps_the_smallest_set_that_has_the_mass(logits, p):
+def test_top_p_keeps_the_smallest_set_with_enough_mass(logits, p):
     left = apply_temperature(logits, 1.0)
     everything = probabilities(left)
     kept = keep_top_p(left, p)
     mass = everything[kept.ids].sum()
     least = everything[kept.ids].min()
     assert mass >= p - 1e-9
-    assert mass - least < p + 1e-9 or len(kept.ids) == 1  # without its least likely token it would not do
+    assert mass - least < p + 1e-9 or len(kept.ids) == 1  # without its least likely token it would be too little
     assert all(everything[i] <= least for i in set(left.ids) - set(kept.ids))
 
 
 @given(LOGITS, st.floats(0.1, 3), st.integers(1, 40), st.floats(0.1, 1))
-def test_temperature_comes_before_top_k_and_that_before_top_p(logits, temperature, k, p):
+def test_the_order_is_temperature_then_top_k_then_top_p(logits, temperature, k, p):
     expected = keep_top_p(keep_top_k(apply_temperature(logits, temperature), k), p)
-    found = candidates(logits, SamplingConfig(temperature=temperature, top_k=k, top_p=p))
-    np.testing.assert_array_equal(found.ids, expected.ids)
+    actual = candidates(logits, SamplingConfig(temperature=temperature, top_k=k, top_p=p))
+    np.testing.assert_array_equal(actual.ids, expected.ids)
 
 
 class Number:
-    """A generator that says one number."""
+    """A random generator that always returns one number."""
 
     def __init__(self, number):
         self.number = number
@@ -68,9 +68,9 @@ class Number:
 
 
 def plainly(logits, *, temperature=1.0, top_k=None, top_p=None):
-    """The definition, in float64 and sorted: ids that stay, their probabilities; for top-p the sum and weight of each.
+    """The definition, in float64 with sorting: ids kept, their probabilities; for top-p the sum and weight of each.
 
-    A weight is relative to that of the lowest one that stays.
+    A weight is relative to the lowest weight kept.
     """
     ids, logits = np.arange(len(logits)), np.asarray(logits, dtype=np.float64)
     if top_k is not None:
@@ -90,7 +90,7 @@ def plainly(logits, *, temperature=1.0, top_k=None, top_p=None):
 
 
 def text_like(rng, size):
-    """A head, and a tail that falls as words do."""
+    """A head, and a tail that falls off as word frequencies do."""
     return -1.2 * np.log(rng.permutation(size) + 1) + rng.normal(0, 0.7, size) - 40
 
 
@@ -111,7 +111,7 @@ SHAPES = {
     "normal": lambda rng, size: rng.normal(0, 2, size),
     "sorted": lambda rng, size: np.sort(rng.normal(0, 2, size)),
     "sorted down": lambda rng, size: -np.sort(rng.normal(0, 2, size)),
-    "other where samples are": lambda rng, size: rng.normal(0, 1, size) - 4.0 * (np.arange(size) % EVERY == 0),
+    "different where sampled": lambda rng, size: rng.normal(0, 1, size) - 4.0 * (np.arange(size) % EVERY == 0),
     "peaked": lambda rng, size: rng.normal(0, 30, size),
     "spread": lambda rng, size: rng.uniform(-300, 0, size),
     "ties": lambda rng, size: rng.integers(-8, 9, size) / 4,
@@ -143,7 +143,7 @@ EVERY_SETTING = [
 @pytest.mark.once
 @pytest.mark.parametrize("size", [1, 2, 700, FEW + 1, 5003, 50257])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_tokens_kept_and_drawn_are_those_of_the_plain_definition(shape, size):
+def test_tokens_kept_and_drawn_match_the_plain_definition(shape, size):
     rng = np.random.default_rng(size)
     for settings in EVERY_SETTING:
         logits = SHAPES[shape](rng, size).astype(np.float32)
@@ -154,11 +154,11 @@ def test_tokens_kept_and_drawn_are_those_of_the_plain_definition(shape, size):
         differing = kept ^ set(ids[likely > 1e-37])
         wrong = differing - set(ids[likely <= 1e-37])
         at_border = {id_ for id_ in wrong if abs(sums[id_][0] - (1 - settings["top_p"])) < near}
-        # Others may change places with one that float32 does not tell from them: as many come as go.
+        # Others may swap with one that float32 cannot distinguish from them: as many are added as dropped.
         others = wrong - at_border
         assert all(abs(sums[id_][1] - 1) < 10 * near for id_ in others), settings
         assert abs(len(others & kept) - len(others - kept)) <= len(at_border), settings
-        # One that differs moves all that come after it.
+        # One that differs shifts all that come after it.
         slack = 3 * near + sum(sums[id_][1] * likely.min() for id_ in differing if id_ in sums)
         ends = np.cumsum(likely)
         for number in (0.0, 1 - 2**-53, *rng.random(20)):
@@ -169,7 +169,7 @@ def test_tokens_kept_and_drawn_are_those_of_the_plain_definition(shape, size):
                 assert ends[place] - likely[place] - slack < number < ends[place] + slack, settings
 
 
-# What transformers 5.23.0 has: TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper in turn, then softmax.
+# From transformers 5.23.0: TemperatureLogitsWarper, TopKLogitsWarper and TopPLogitsWarper in turn, then softmax.
 TRANSFORMERS = [
     (
         [-0.4, -0.58, 0.63, 0.15, 0.31, -0.43, 0.17, 0.63, -1.37, -0.39],
@@ -195,7 +195,7 @@ TRANSFORMERS = [
 
 
 @pytest.mark.parametrize(("logits", "settings", "expected"), TRANSFORMERS)
-def test_the_distribution_is_transformers(logits, settings, expected):
+def test_the_distribution_matches_transformers(logits, settings, expected):
     np.testing.assert_allclose(distribution(logits, **settings), expected, atol=1e-6)
 
 
@@ -214,15 +214,15 @@ def test_the_smallest_top_p_keeps_one_token():
     assert list(keep_top_p(apply_temperature(np.arange(9.0), 1.0), 1e-300).ids) == [8]
 
 
-def test_minus_infinity_never_comes():
+def test_minus_infinity_is_never_drawn():
     assert distribution([0.0, -math.inf, 0.0])[1] == 0
 
 
 @pytest.mark.parametrize("temperature", [1e-300, 1e-6, 1e300])
-def test_extreme_temperatures_are_limits_and_not_errors(temperature):
-    found = distribution([1.0, 3.0, 2.0], temperature=temperature)
+def test_extreme_temperatures_give_the_limits(temperature):
+    actual = distribution([1.0, 3.0, 2.0], temperature=temperature)
     expected = [0, 1, 0] if temperature < 1 else [1 / 3] * 3
-    np.testing.assert_allclose(found, expected, atol=1e-12)
+    np.testing.assert_allclose(actual, expected, atol=1e-12)
 
 
 def test_draws_follow_the_distribution():
@@ -243,13 +243,13 @@ def test_one_seed_gives_one_sequence():
 
 
 @given(LOGITS)
-def test_greedy_takes_the_highest_and_leaves_the_generator(logits):
+def test_greedy_takes_the_highest_and_does_not_use_the_generator(logits):
     rng = np.random.default_rng(0)
     assert sample(logits, GREEDY, rng) == int(np.argmax(logits))
     assert rng.random() == np.random.default_rng(0).random()
 
 
-def test_the_logits_are_left_as_they_were():
+def test_the_logits_are_not_modified():
     logits = np.array([0.0, 1.0, 2.0], dtype=np.float32)
     sample(logits, SamplingConfig(temperature=0.5, top_k=2, top_p=0.5), np.random.default_rng(0))
     np.testing.assert_array_equal(logits, [0.0, 1.0, 2.0])

@@ -1,4 +1,4 @@
-"""Logits of given tokens are the log-softmax of one full step, whatever is read before them and in what chunks."""
+"""Scores of given tokens are the log-softmax of one full step, for any context and any chunks."""
 
 import math
 from dataclasses import replace
@@ -16,7 +16,7 @@ IDS = [int(id_) for id_ in np.random.default_rng(5).integers(300, size=65)]  # o
 
 
 def logprobs(logits):
-    """The rows' log-softmax in float64, written another way."""
+    """The rows' log-softmax in float64, computed another way."""
     return logits - np.logaddexp.reduce(logits.astype(np.float64), axis=-1, keepdims=True)
 
 
@@ -28,7 +28,7 @@ def expected(oracle):
 
 @pytest.mark.parametrize("first", [1, 2, 30, 64])
 @pytest.mark.parametrize("chunk", [1, 7, 256])
-def test_scores_are_gpt2s(either, expected, first, chunk, monkeypatch):
+def test_scores_match_gpt2(either, expected, first, chunk, monkeypatch):
     monkeypatch.setattr(scoring, "CHUNK", chunk)
     scores, cache = score(either, IDS, first=first)
     assert [token.id for token in scores] == IDS[first:]
@@ -37,7 +37,7 @@ def test_scores_are_gpt2s(either, expected, first, chunk, monkeypatch):
     assert cache.lengths == (64,)
 
 
-def test_scores_are_the_log_softmax_of_one_full_step_to_the_last_bit(serving):
+def test_scores_are_bitwise_the_log_softmax_of_one_full_step(serving):
     logits, _ = serving.step([IDS[:-1]], serving.empty_cache(), logits_to_keep=64)
     scores, _ = score(serving, IDS)
     assert [token.logprob for token in scores] == [
@@ -46,7 +46,7 @@ def test_scores_are_the_log_softmax_of_one_full_step_to_the_last_bit(serving):
     np.testing.assert_allclose([log_softmax(row) for row in logits[0]], logprobs(logits[0]), atol=1e-12, rtol=0)
 
 
-def test_the_top_is_the_sorted_beginning_of_all_and_the_rank_a_place_in_it(either):
+def test_top_lists_the_likeliest_in_order_and_rank_is_the_place_in_it(either):
     logits, _ = either.step([IDS[:-1]], either.empty_cache(), logits_to_keep=64)
     scores, _ = score(either, IDS, top=300)
     for row, token in zip(logits[0], scores, strict=True):
@@ -60,13 +60,13 @@ def test_the_top_is_the_sorted_beginning_of_all_and_the_rank_a_place_in_it(eithe
     assert [token.top_logprobs for token in score(either, IDS)[0]] == [()] * 64
 
 
-def test_of_tokens_that_tie_the_lowest_id_is_the_likeliest():
+def test_the_lowest_of_tied_ids_ranks_first():
     tied = np.zeros(5, dtype=np.float32)
     assert [scoring._scored(tied, id_, 0).rank for id_ in range(5)] == [1, 2, 3, 4, 5]
     assert [id_ for id_, _ in scoring._scored(tied, 3, 2).top_logprobs] == [0, 1]
 
 
-def test_greedy_text_has_rank_1_throughout(either):
+def test_every_token_of_greedy_text_has_rank_1(either):
     events = generate(either, IDS[:9], max_new_tokens=20, sampling=GREEDY, stop_token_ids=())
     new = [event.id for event in events if isinstance(event, Token)]
     scores, _ = score(either, IDS[:9] + new, first=9)
@@ -74,7 +74,7 @@ def test_greedy_text_has_rank_1_throughout(either):
 
 
 @pytest.mark.parametrize("read", [1, 20, 29])
-def test_what_a_cache_has_read_is_not_read_again(either, expected, read, monkeypatch):
+def test_cached_tokens_are_not_read_again(either, expected, read, monkeypatch):
     _, cache = either.step([IDS[:read]], either.empty_cache())
     seen = []
     step = type(either).step
@@ -86,7 +86,7 @@ def test_what_a_cache_has_read_is_not_read_again(either, expected, read, monkeyp
     assert cache.lengths == (39,)
 
 
-def test_a_prompt_is_echoed_with_a_score_for_each_but_the_first(either):
+def test_a_prompt_is_echoed_with_a_score_for_all_but_the_first(either):
     scores = score_prompt(either, IDS[:10], top=2)
     assert [token.id for token in scores] == IDS[:10]
     assert (scores[0].logprob, scores[0].rank, scores[0].top_logprobs) == (None, None, ())
@@ -101,12 +101,12 @@ def test_nothing_to_score_is_refused(session, count):
         score(session, IDS[:count])
 
 
-def test_no_prompt_is_refused(session):
+def test_an_empty_prompt_is_refused(session):
     with pytest.raises(EmptyPromptError, match="text has 0 tokens"):
         score_prompt(session, [])
 
 
-def test_more_than_the_model_scores_is_refused(session):
+def test_more_ids_than_the_model_scores_are_refused(session):
     with pytest.raises(PromptTooLongError, match="text has 66 tokens, the model reads 64 and scores one more"):
         score(session, [*IDS, 1])
 
@@ -118,7 +118,7 @@ def test_an_id_outside_the_vocabulary_is_refused(session, ids, scored):
         scored(session, ids)
 
 
-def test_one_token_of_a_prompt_is_checked_too(session):
+def test_a_prompt_of_one_token_is_checked_too(session):
     with pytest.raises(TokenIdError, match="token id is 300"):
         score_prompt(session, [300])
     with pytest.raises(SettingError, match="top is -1"):
@@ -141,15 +141,15 @@ def test_a_setting_out_of_range_is_refused(session, setting, shown):
         score(session, [1, 2, 3], **setting)
 
 
-def test_a_cache_that_cannot_be_gone_on_from_is_refused(session):
+def test_a_cache_that_does_not_fit_is_refused(session):
     _, read = session.step([[1, 2]], session.empty_cache())
-    with pytest.raises(SettingError, match=r"cache has 1 rows, and read 2 tokens; .* fewer than the 2 tokens before"):
+    with pytest.raises(SettingError, match=r"cache has 1 rows and 2 tokens; .* fewer than the 2 tokens before"):
         score(session, [1, 2, 3], first=2, cache=read)
-    with pytest.raises(SettingError, match="cache has 2 rows, and read 0 tokens"):
+    with pytest.raises(SettingError, match="cache has 2 rows and 0 tokens"):
         score(session, [1, 2, 3], cache=session.empty_cache(2))
 
 
-def test_damage_in_a_model_is_told(session, monkeypatch):
+def test_a_damaged_model_is_reported(session, monkeypatch):
     class Damaged:
         def __getattr__(self, name):
             return getattr(session.opened, name)
@@ -169,6 +169,6 @@ def test_ids_of_another_type_are_refused(session, ids):
             scored(session, ids)
 
 
-def test_a_cache_that_is_none_is_refused(session):
+def test_a_cache_of_another_type_is_refused(session):
     with pytest.raises(SettingError, match="cache is 5, must come from empty_cache or a step"):
         score(session, [5, 6], cache=5)

@@ -1,9 +1,10 @@
-"""The tokens that may come next, and the filters that leave fewer of them. N candidates, V vocabulary.
+"""The candidates for the next token, and the filters that reduce them. N candidates, V vocabulary.
 
-Temperature reorders nothing, so top-k and min-p compare the logits themselves, and only what they leave is weighed. Up
-to FEW candidates the arithmetic is float64. Above, the exponentials are float32, for the sake of time: a probability is
-off by less than a millionth of all, and a candidate can be on the wrong side of the border of top-p or typical-p only
-where it is that near, or as likely as the one at the border to five digits. Nothing sorts the V tokens.
+Temperature does not change the order, so top-k and min-p compare the logits, and only the tokens they keep are
+weighed. Up to FEW candidates the arithmetic is float64. Above that the exponentials are float32, for speed: a
+probability is off by less than a millionth of the total, and a candidate can be on the wrong side of the border of
+top-p or typical-p only if it is that near, or as likely as the one at the border to five digits. The V tokens are
+never sorted.
 """
 
 from __future__ import annotations
@@ -15,30 +16,30 @@ from functools import cached_property, lru_cache
 import numpy as np
 import numpy.typing as npt
 
-FEW = 2048  # candidates that cost nothing to sort, or in float64
-BLOCK = 256  # a draw finds its block of weights first, then its place there
-EVERY = 32  # of so many one is sorted, to tell where a border lies among all
+FEW = 2048  # up to this many candidates, sorting and float64 cost nothing
+BLOCK = 256  # a draw finds its block of weights first, then its place within the block
+EVERY = 32  # one value in this many is sorted, to estimate where a border lies
 GROUPS = 512  # at least; fewer are narrower than a processor's registers
-RANGES, RANGES_PER_NAT = 2048, 64  # of distances, only one of which is sorted; 32 nats hold all but 1e-9 of the mass
-PART = 8192  # of the tokens are counted at a time, so that what numpy makes of them stays in the processor's caches
+RANGES, RANGES_PER_NAT = 2048, 64  # of distances; only one range is sorted; 32 nats hold all but 1e-9 of the mass
+PART = 8192  # tokens counted at a time, so that numpy's temporaries stay in the processor's caches
 
-# Below these a float32 is denormal, for which processors take many times as long.
+# Below these a float32 is denormal, and processors take many times as long.
 LOWEST_SCORE = np.float32(-87)
 TINY = 1e-38
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidates:
-    """The tokens still in play, by ascending id. One of weight 0 cannot come."""
+    """The tokens still in play, by ascending id. One of weight 0 is never drawn."""
 
     ids: npt.NDArray[np.int64]  # [N]
-    logits: npt.NDArray[np.floating]  # [N], after the controls
+    logits: npt.NDArray[np.floating]  # [N], after the processors
     temperature: float
-    known_weights: npt.NDArray[np.floating] | None = None  # [N], where an earlier filter needed them
+    known_weights: npt.NDArray[np.floating] | None = None  # [N], if an earlier filter computed them
 
     @cached_property
     def weights(self) -> npt.NDArray[np.floating]:
-        """The probabilities [N] up to a common factor, the highest being 1."""
+        """The probabilities [N], scaled so that the highest is 1."""
         if self.known_weights is not None:
             return self.known_weights
         return _weights(_scores(self.logits, self.temperature))
@@ -49,25 +50,25 @@ class Candidates:
         return np.add.reduceat(self.weights, np.arange(0, len(self.ids), BLOCK)).astype(np.float64, copy=False)
 
     def kept(self, where: npt.NDArray[np.intp]) -> Candidates:
-        """The candidates at these places."""
+        """The candidates at these positions."""
         weights = self.weights[where] if "weights" in self.__dict__ else None
         return replace(self, ids=self.ids[where], logits=self.logits[where], known_weights=weights)
 
     def only(self, stays: npt.NDArray[np.bool_]) -> Candidates:
-        """The candidates of which [N] says so."""
+        """The candidates selected by the mask [N]."""
         if np.count_nonzero(stays) <= FEW:
             return self.kept(np.flatnonzero(stays))
-        # To draw among zeros is faster than to gather thousands.
+        # Drawing among zeros is faster than gathering thousands.
         return replace(self, known_weights=self.weights * stays)
 
 
 def apply_temperature(logits: npt.NDArray[np.floating], temperature: float) -> Candidates:
-    """All tokens, their logits to be divided by `temperature` where they are weighed."""
+    """All tokens; their logits are divided by `temperature` when they are weighed."""
     return Candidates(ids=_all_ids(len(logits)), logits=logits, temperature=temperature)
 
 
 def keep_top_k(left: Candidates, k: int) -> Candidates:
-    """The k highest candidates, and those that tie with the lowest of them."""
+    """The k highest candidates, and any that tie with the lowest of them."""
     if len(left.ids) > 8 * k:
         left = left.kept(np.flatnonzero(left.logits >= _below_kth(left.logits, k)))
     if len(left.ids) <= k:
@@ -76,9 +77,9 @@ def keep_top_k(left: Candidates, k: int) -> Candidates:
 
 
 def keep_top_p(left: Candidates, p: float) -> Candidates:
-    """The fewest highest candidates whose probabilities sum to at least p; one at least.
+    """The fewest highest candidates whose probabilities sum to at least p; at least one.
 
-    Of those that tie at the border the lower ids go, as in transformers: its sums run from the lowest candidate up.
+    If candidates tie at the border, the lower ids are dropped, as in transformers, which sums from the lowest up.
     """
     if p == 1:
         return left
@@ -98,16 +99,16 @@ def keep_min_p(left: Candidates, p: float) -> Candidates:
 
 
 def keep_typical_p(left: Candidates, p: float) -> Candidates:
-    """The fewest candidates of typical surprise whose probabilities sum to at least p, and what ties with the last.
+    """The fewest candidates of typical surprise whose probabilities sum to at least p, and any that tie with the last.
 
-    A token's surprise is -log of its probability, and the typical one the entropy: their distance is that of its score
-    to the mean of all scores, weighed by probability.
+    A token's surprise is -log of its probability; the typical surprise is the entropy. Their distance is the distance
+    of the token's score from the mean score, weighted by probability.
     """
     if p == 1:
         return left
     scores = _scores(left.logits, left.temperature)
-    scores[left.weights == 0] = 0  # wherever these are, they weigh nothing; -infinity would give NaN
-    # Not np.dot, which wakes threads that the next step would have to wait for.
+    scores[left.weights == 0] = 0  # their weight is 0 anyway; -infinity would give NaN
+    # Not np.dot, which wakes threads that the next step would then wait for.
     mean = (left.weights * scores).sum(dtype=np.float64) / left.block_sums.sum()
     distances = np.abs(scores - scores.dtype.type(mean))
     return left.only(distances <= _reach(distances, left.weights, p))
@@ -119,7 +120,7 @@ def probabilities(left: Candidates) -> npt.NDArray[np.float64]:
 
 
 def draw(left: Candidates, rng: np.random.Generator) -> int:
-    """One candidate's id, by its probability, from one uniform number."""
+    """Draws one candidate's id by its probability, from one uniform number."""
     cumulative = np.cumsum(left.block_sums)
     block, rest = _place(cumulative, rng.random() * cumulative[-1])
     start = block * BLOCK
@@ -129,7 +130,7 @@ def draw(left: Candidates, rng: np.random.Generator) -> int:
 
 def _place(cumulative: npt.NDArray[np.float64], number: float) -> tuple[int, float]:
     """Where `number` falls among the steps of `cumulative`, and how far into that step."""
-    # Below the total, so that neither the end nor a step of 0 can be hit.
+    # Below the total, so that it never hits the end or a step of 0.
     number = min(number, np.nextafter(cumulative[-1], 0))
     place = int(np.searchsorted(cumulative, number, side="right"))
     return place, number - float(cumulative[place - 1] if place else 0)
@@ -137,18 +138,18 @@ def _place(cumulative: npt.NDArray[np.float64], number: float) -> tuple[int, flo
 
 def _scores(logits: npt.NDArray[np.floating], temperature: float) -> npt.NDArray[np.floating]:
     """(logits - highest) / temperature, [N]: at most 0."""
-    with np.errstate(over="ignore"):  # at temperature 1e-300 all but the highest become -infinity, which is right
+    with np.errstate(over="ignore"):  # at temperature 1e-300 all but the highest become -infinity, correctly
         if len(logits) <= FEW:
             exact = logits.astype(np.float64)
             return np.asarray((exact - exact.max()) / temperature)
         scores: npt.NDArray[np.floating] = (logits - logits.max()).astype(np.float32, copy=False)
         if temperature != 1:
-            scores /= min(max(temperature, 1e-30), 1e30)  # all that float32 has; the weights are 0 or 1 there already
+            scores /= min(max(temperature, 1e-30), 1e30)  # float32's range; beyond it the weights are 0 or 1 anyway
     return scores
 
 
 def _weights(scores: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-    """exp(scores), [N], in the place of the scores."""
+    """exp(scores), [N], in place."""
     if scores.dtype == np.float64 or scores.min() > LOWEST_SCORE:
         return np.asarray(np.exp(scores, out=scores))
     np.exp(np.maximum(scores, LOWEST_SCORE, out=scores), out=scores)
@@ -156,7 +157,7 @@ def _weights(scores: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
 
 
 def _below_kth(logits: npt.NDArray[np.floating], k: int) -> float:
-    """A logit that at least k reach and few more than k: of 4 k groups, the k-th highest of their highest."""
+    """A logit that at least k candidates reach, and few more than k: the k-th highest of the maxima of 4 k groups."""
     rows = max(1, len(logits) // max(4 * k, GROUPS))
     columns = len(logits) // rows
     highest = logits[: rows * columns].reshape(rows, columns).max(axis=0)
@@ -166,7 +167,7 @@ def _below_kth(logits: npt.NDArray[np.floating], k: int) -> float:
 def _kth(logits: npt.NDArray[np.floating], k: int) -> float:
     """The k-th highest logit."""
     if len(logits) > FEW:
-        # One logit in a few tells about where it is, four standard deviations to each side; the counts tell if it is.
+        # A sample of the logits estimates where it is, within four standard deviations; the counts then check that.
         some = np.sort(logits[::EVERY])
         share = k / len(logits)
         at, margin = int(len(some) * (1 - share)), 4 + int(4 * math.sqrt(len(some) * share * (1 - share)))
@@ -179,7 +180,7 @@ def _kth(logits: npt.NDArray[np.floating], k: int) -> float:
 
 
 def _border(left: Candidates, share: float) -> tuple[np.floating, int]:
-    """The lowest weight that stays when the lowest go, to at most this share of all; and how many of its ties go."""
+    """The lowest weight kept when the lowest are dropped, up to this share of all; and how many of its ties go."""
     spare = share * float(left.block_sums.sum())
     near, below = _near_border(left, spare)
     near = np.sort(near)
@@ -189,11 +190,11 @@ def _border(left: Candidates, share: float) -> tuple[np.floating, int]:
 
 
 def _near_border(left: Candidates, spare: float) -> tuple[npt.NDArray[np.floating], float]:
-    """All weights of a range in which the lowest ones come to exceed `spare`, and the sum of all below that range."""
+    """All weights of a range in which the sum of the lowest first exceeds `spare`, and the sum of all below it."""
     weights = left.weights
     if len(weights) <= FEW:
         return weights, 0.0
-    # One weight in a few tells where that is, four standard deviations to each side; the sums tell if it is so.
+    # A sample of the weights estimates where that is, within four standard deviations; the sums then check that.
     some = np.sort(weights[::EVERY]).astype(np.float64)
     at = int(np.searchsorted(np.cumsum(some), spare / EVERY))
     deviation = math.sqrt(np.square(some[:at]).sum()) / max(some[min(at, len(some) - 1)], TINY)
@@ -214,7 +215,7 @@ def _near_border(left: Candidates, spare: float) -> tuple[npt.NDArray[np.floatin
 
 
 def _reach(distances: npt.NDArray[np.floating], weights: npt.NDArray[np.floating], share: float) -> float:
-    """The lowest distance within which the weights are at least this share of all."""
+    """The smallest distance within which the weights sum to at least this share of the total."""
     before, total = 0.0, float(weights.sum(dtype=np.float64))
     if len(distances) > FEW:
         ranges = np.minimum(distances * RANGES_PER_NAT, RANGES - 1).astype(np.int16)

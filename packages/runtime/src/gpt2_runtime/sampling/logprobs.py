@@ -26,7 +26,7 @@ def log_softmax(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
 
 
 def likeliest(logprobs: npt.NDArray[np.float64], count: int) -> tuple[tuple[int, float], ...]:
-    """The `count` likeliest tokens of [V] and their log-probabilities, likeliest first; of equals the lower id.
+    """The `count` likeliest tokens of [V] and their log-probabilities, likeliest first; the lower id if two tie.
 
     >>> likeliest(np.array([-3.0, -1.0, -2.0, -1.0]), 2)
     ((1, -1.0), (3, -1.0))

@@ -1,6 +1,6 @@
-"""Controls of which token may come next: each changes logits [V] in place, by the tokens of the text so far.
+"""Logits processors: each changes logits [V] in place, depending on the tokens of the text so far.
 
-T tokens of text, N tokens that a control speaks of, V vocabulary. Their order is in `sampler.py`.
+T tokens of text, N tokens that a processor names, V vocabulary. `sampler.py` gives their order.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def add_bias(logits: Logits, ids: Ids, bias: npt.NDArray[np.floating]) -> None:
 
 
 def penalise_repetition(logits: Logits, text: Ids, penalty: float) -> None:
-    """Makes each token of the text less likely, once: divides its logit if that is positive, else multiplies it.
+    """Makes each token of the text less likely, once: divides its logit if positive, else multiplies it.
 
     >>> logits = np.array([4.0, -4.0, 1.0])
     >>> penalise_repetition(logits, np.array([1, 0, 0]), 2.0)
@@ -41,7 +41,7 @@ def penalise_repetition(logits: Logits, text: Ids, penalty: float) -> None:
 
 
 def penalise_counts(logits: Logits, new: Ids, frequency: float, presence: float) -> None:
-    """Subtracts from each token of the new text `frequency` for each time that it came, and `presence` once.
+    """Subtracts `frequency` from each token of the new text for each occurrence, and `presence` once.
 
     >>> logits = np.zeros(3)
     >>> penalise_counts(logits, np.array([0, 2, 2]), frequency=0.5, presence=1.0)
@@ -53,7 +53,7 @@ def penalise_counts(logits: Logits, new: Ids, frequency: float, presence: float)
 
 
 def forbid_repeated_ngrams(logits: Logits, text: Ids, size: int) -> None:
-    """Forbids the tokens that would write a run of `size` tokens that the text has already.
+    """Forbids the tokens that would repeat a run of `size` tokens of the text.
 
     >>> logits = np.zeros(6)
     >>> forbid_repeated_ngrams(logits, np.array([1, 2, 3, 5, 1, 2]), 3)
@@ -71,7 +71,7 @@ def forbid_repeated_ngrams(logits: Logits, text: Ids, size: int) -> None:
 
 
 def forbid_words(logits: Logits, text: Ids, words: Endings) -> None:
-    """Forbids the last id of each sequence of which the text ends with all the others.
+    """Forbids the last id of each sequence if the text ends with all its other ids.
 
     >>> logits = np.zeros(5)
     >>> forbid_words(logits, np.array([3, 1]), endings([[4], [1, 0], [3, 1, 2], [1, 3, 1]]))
@@ -85,7 +85,7 @@ def forbid_words(logits: Logits, text: Ids, words: Endings) -> None:
 
 
 def forbid(logits: Logits, ids: Iterable[int]) -> None:
-    """Forbids these tokens; ids that the vocabulary does not have cannot come anyway.
+    """Forbids these tokens; ignores ids outside the vocabulary, which are never generated.
 
     >>> logits = np.zeros(3)
     >>> forbid(logits, [1, 50256])
@@ -96,7 +96,7 @@ def forbid(logits: Logits, ids: Iterable[int]) -> None:
 
 
 def endings(sequences: Iterable[Sequence[int]]) -> Endings:
-    """The sequences, each of at least one id, as `forbid_words` compares them."""
+    """The sequences, each of at least one id, in the form that `forbid_words` takes."""
     by_length: dict[int, list[Sequence[int]]] = {}
     for sequence in sequences:
         by_length.setdefault(len(sequence), []).append(sequence)

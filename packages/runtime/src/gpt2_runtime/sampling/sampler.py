@@ -1,18 +1,18 @@
-"""Logits [V] -> one token id, by controls, then temperature, then filters, then a draw. V vocabulary.
+"""Logits [V] -> one token id: logits processors, then temperature, then filters, then a draw. V vocabulary.
 
-The order and the meaning of each setting are those of transformers' `generate`::
+The settings have the order and meaning of transformers' `generate`::
 
     logit_bias                                      adds to the logits of some tokens
-    repetition_penalty                              divides or multiplies those of the text so far
+    repetition_penalty                              divides or multiplies the logits of tokens in the text so far
     frequency_penalty, presence_penalty             subtract from those of the new text, by their counts
-    no_repeat_ngram_size, bad_words_ids             forbid what would repeat a run or end a bad word
+    no_repeat_ngram_size, bad_words_ids             forbid tokens that would repeat a run or complete a bad word
     min_new_tokens                                  forbids the stop tokens while the new text is short
-    temperature                                     divides all; 0 takes the likeliest, and nothing below matters
-    top_k, top_p, min_p, typical_p                  each keeps some of what the ones before have left
+    temperature                                     divides all logits; 0 takes the likeliest and skips the filters
+    top_k, top_p, min_p, typical_p                  each keeps some of the tokens left by the ones before
 
-transformers has no frequency and presence penalty: theirs is the definition of OpenAI and vLLM, and the place that of
-vLLM, after the repetition penalty. To forbid is to set a logit to -infinity, so the order of what forbids is of no
-consequence; nor is its place after the penalties.
+transformers has no frequency or presence penalty: these follow OpenAI's and vLLM's definition, and vLLM's order, after
+the repetition penalty. Forbidding sets a logit to -infinity, so the order among the settings that forbid does not
+matter, nor does their place after the penalties.
 """
 
 from __future__ import annotations
@@ -60,15 +60,15 @@ def sample(
     """Chooses one token id; greedy leaves `rng` untouched, anything else draws one number from it.
 
     Args:
-        logits: [V], after the last token of the text; or as many of them as `config.needed`. They are left as they are.
-        config: how to choose. Its ids must be in the vocabulary, see `check_vocabulary`.
-        rng: where the draw comes from.
-        prompt_ids, new_ids: the text so far. Only controls ask for it.
-        stop_token_ids: what `min_new_tokens` forbids.
+        logits: [V], after the last token of the text; or the `config.needed` highest. They are not modified.
+        config: how to choose. Its ids must be in the vocabulary; see `check_vocabulary`.
+        rng: the random generator for the draw.
+        prompt_ids, new_ids: the text so far. Only the processors use it.
+        stop_token_ids: the tokens that `min_new_tokens` forbids.
 
     Raises:
-        LogitsError: the logits hold NaN or +infinity. (-infinity is a token that cannot come.)
-        SettingError: the controls forbid every token, or the logits are fewer than needed.
+        LogitsError: the logits hold NaN or +infinity. (-infinity marks a token that is never chosen.)
+        SettingError: the processors forbid every token, or there are fewer logits than needed.
 
     >>> from gpt2_runtime import GREEDY
     >>> logits = np.array([1.0, 3.0, 2.0], dtype=np.float32)
@@ -78,8 +78,8 @@ def sample(
     2
     """
     if isinstance(logits, TopLogits):
-        return _listed(logits, config, rng)
-    likeliest = int(logits.argmax())  # the first NaN, where there is one
+        return _sample_top(logits, config, rng)
+    likeliest = int(logits.argmax())  # the first NaN, if there is one
     highest = float(logits[likeliest])
     if not math.isfinite(highest):
         raise LogitsError(f"highest logit is {highest}, must be finite; the weights or the graph are damaged")
@@ -93,14 +93,14 @@ def sample(
     )
 
 
-def _listed(found: TopLogits, config: SamplingConfig, rng: np.random.Generator) -> int:
-    """The token that `sample` chooses of all logits; those of a shortlist are finite."""
-    if config.needed is None or config.needed > found.reach:
-        told = "all logits" if config.needed is None else f"the {config.needed} highest logits"
-        raise SettingError(f"logits are the {found.reach} highest, must be {told} for these settings; ask for those")
+def _sample_top(top: TopLogits, config: SamplingConfig, rng: np.random.Generator) -> int:
+    """The token that `sample` would choose from all logits; these few are known to be finite."""
+    if config.needed is None or config.needed > top.reach:
+        needed = "all logits" if config.needed is None else f"the {config.needed} highest logits"
+        raise SettingError(f"logits are the {top.reach} highest, must be {needed} for these settings; pass those")
     if config.temperature == 0:
-        return int(found.ids[found.logits.argmax()])
-    return draw(_filtered(replace(apply_temperature(found.logits, config.temperature), ids=found.ids), config), rng)
+        return int(top.ids[top.logits.argmax()])
+    return draw(_filtered(replace(apply_temperature(top.logits, config.temperature), ids=top.ids), config), rng)
 
 
 def candidates(
@@ -111,10 +111,10 @@ def candidates(
     new_ids: Text = (),
     stop_token_ids: Collection[int] = (),
 ) -> Candidates:
-    """The tokens that `config` leaves of logits [V], for a temperature above 0. The arguments are those of `sample`.
+    """The tokens of logits [V] that `config` keeps, for a temperature above 0. Takes the arguments of `sample`.
 
     Raises:
-        SettingError: the controls forbid every token.
+        SettingError: the processors forbid every token.
     """
     permitted = _permitted(logits, config, prompt_ids, new_ids, stop_token_ids)
     return _filtered(apply_temperature(permitted, config.temperature), config)
@@ -128,9 +128,9 @@ def apply_processors(
     new_ids: Text = (),
     stop_token_ids: Collection[int] = (),
 ) -> npt.NDArray[np.floating]:
-    """Logits [V], or log-probabilities, as the controls change them; these very ones where there is no control.
+    """Logits [V], or log-probabilities, after the processors; the same array if there are none.
 
-    All of them can be -infinity: then the controls forbid every token.
+    All of them can be -infinity, if the processors forbid every token.
 
     >>> apply_processors(np.array([1.0, 3.0]), SamplingConfig(repetition_penalty=2.0), prompt_ids=[1])
     array([1. , 1.5])
@@ -159,11 +159,11 @@ def _permitted(
     new_ids: Text,
     stop_token_ids: Collection[int],
 ) -> npt.NDArray[np.floating]:
-    """What `apply_processors` makes of them, if it leaves a token."""
+    """`apply_processors`, or SettingError if it forbids every token."""
     left = apply_processors(logits, config, prompt_ids=prompt_ids, new_ids=new_ids, stop_token_ids=stop_token_ids)
     if left is not logits and left.max() == -math.inf:
-        told = f"all {len(left)} tokens are forbidden, at least one must be left"
-        raise SettingError(f"{told}; loosen {', '.join(config.processors)}")
+        problem = f"all {len(left)} tokens are forbidden, at least one must be left"
+        raise SettingError(f"{problem}; loosen {', '.join(config.processors)}")
     return left
 
 

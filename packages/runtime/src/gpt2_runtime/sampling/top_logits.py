@@ -1,4 +1,4 @@
-"""The few tokens that the next one is among, found by the highest logits alone. N rows, V vocabulary, K tokens."""
+"""The few tokens that the next one is chosen from, taken from the highest logits. N rows, V vocabulary, K tokens."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy.typing as npt
 
 
 class TopLogits(NamedTuple):
-    """The tokens of the highest logits after a token of the text.
+    """The tokens with the highest logits at one position.
 
     Attributes:
         ids: [K], ascending.
         logits: [K].
-        reach: none but these are among the `reach` highest, or tie with the last of those.
+        reach: these are all the tokens among the `reach` highest, or tied with the last of those.
     """
 
     ids: npt.NDArray[np.int64]
@@ -24,12 +24,12 @@ class TopLogits(NamedTuple):
 
 
 class Highest(NamedTuple):
-    """The M highest logits of each row, as a device finds them.
+    """The M highest logits of each row, as computed on a device.
 
     Attributes:
         values: [N, M], descending.
-        ids: [N, M], of which tokens; of equals any come first, and any are left out.
-        finite: [N], whether all V logits of the row are. Of others nothing is known.
+        ids: [N, M], their tokens; ties come in any order, and any of them may be left out.
+        finite: [N], whether all V logits of the row are finite. If not, its other values mean nothing.
         vocab_size: V.
     """
 
@@ -40,18 +40,18 @@ class Highest(NamedTuple):
 
 
 def top_logits(highest: Highest, counts: Sequence[int]) -> list[TopLogits | None]:
-    """Each row's shortlist of so many tokens, at most M; None where one that ties with the last of them may be lacking.
+    """The `counts` highest of each row, at most M; None where a token that ties with the last one may be missing.
 
     >>> values, ids = np.array([[5, 3, 3], [5, 4, 3]], np.float32), np.array([[7, 2, 9], [4, 1, 0]])
     >>> highest = Highest(values, ids, np.array([True, True]), vocab_size=10)
-    >>> top_logits(highest, [2, 2])[0] is None  # a fourth could be 3 too
+    >>> top_logits(highest, [2, 2])[0] is None  # another token could have 3 too
     True
     >>> top_logits(highest, [2, 2])[1].ids.tolist()
     [1, 4]
     """
     values, ids, finite, vocab_size = highest
     rows, most = values.shape
-    lowest = values[np.arange(rows), np.minimum(counts, most) - 1]  # [N]: the last that is asked for
+    lowest = values[np.arange(rows), np.minimum(counts, most) - 1]  # [N]: the last one requested
     known = finite & ((lowest > values[:, -1]) | (most == vocab_size))
     stays = values >= lowest[:, None]
     order = np.argsort(np.where(stays, ids, vocab_size), axis=1)

@@ -1,18 +1,18 @@
 """Text of any length -> log-likelihood and perplexity, in windows with a stride, as transformers documents it.
 
-Its page "Perplexity of fixed-length models" starts a window every `stride` tokens. A window holds `window` tokens, the
-last one what is left, and scores those that no window before it held. The first token of a text has nothing before it,
-nor has that of a window where windows do not overlap: they have no score. Where windows overlap, tokens are read again:
-a position is part of a token's keys and values, so that they cannot be moved to another place.
+The page "Perplexity of fixed-length models" starts a window every `stride` tokens. A window holds `window` tokens, the
+last one the rest, and scores the tokens that are in no earlier window. A token with nothing before it has no score:
+the first of the text, and without overlap the first of every window. Where windows overlap, tokens are read again:
+keys and values depend on a token's position, so they cannot be reused at another one.
 
 The page's perplexity is exp(sum of weight x loss / sum of weights) over the windows. A loss is the mean over a window's
-scored tokens, its weight one less than the tokens that are new in it. Without overlap that is the number of scored
-tokens. With overlap it is one too few after the first window, and at a stride of 1 the first window is all that counts.
-`Perplexity.perplexity` is the page's figure, to be compared with published ones; in `token_perplexity` each scored
-token counts once. A window in which no token can be scored makes the page's loop 0 x NaN; here it counts for nothing.
+scored tokens; its weight is the number of new tokens in the window, minus one. Without overlap that is the number of
+scored tokens. With overlap it is one too few after the first window, and at a stride of 1 only the first window counts.
+`Perplexity.perplexity` is the page's figure, for comparison with published ones; in `token_perplexity` each scored
+token counts once. A window without a scored token makes the page's loop compute 0 x NaN; here it is skipped.
 
-On WikiText-2 (test split, joined by two newlines) the page tells 19.44 for gpt2-large at a stride of 1024, and 16.44 at
-512. For gpt2 its users report 29.94 at 1024.
+On WikiText-2 (test split, joined by two newlines) the page reports 19.44 for gpt2-large at a stride of 1024, and 16.44
+at 512. For gpt2 its users report 29.94 at 1024.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from gpt2_runtime.scoring.score import UNSCORED, TokenScore, log_likelihood, sco
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """The tokens `begin` to `end` of a text, of which those from `fresh` on were in no window before."""
+    """The tokens `begin` to `end` of a text; those from `fresh` on are in no earlier window."""
 
     begin: int
     end: int
@@ -41,14 +41,14 @@ class Window:
 
 @dataclass(frozen=True, kw_only=True)
 class Perplexity:
-    """What is known after some windows of a text.
+    """The sums over the windows read so far.
 
     Attributes:
-        tokens: that were read.
-        scored_tokens: those that had something before them in their window.
+        tokens: the number of tokens read.
+        scored_tokens: the number of tokens with a token before them in their window.
         log_likelihood: the sum of their log-probabilities.
-        windows: how many.
-        weighted_loss: the sum of weight x loss over the windows, as the page has it.
+        windows: the number of windows.
+        weighted_loss: the page's sum of weight x loss over the windows.
         weight: the sum of the weights.
     """
 
@@ -60,7 +60,7 @@ class Perplexity:
     weight: int = 0
 
     def after(self, scores: Sequence[TokenScore]) -> Perplexity:
-        """This and one window more, of which these are the tokens that no window before it has held."""
+        """The sums after one more window, whose new tokens these are."""
         likelihood = log_likelihood(scores)
         count = sum(token.logprob is not None for token in scores)
         weight = len(scores) - 1
@@ -75,32 +75,32 @@ class Perplexity:
 
     @property
     def perplexity(self) -> float:
-        """By the page's weights."""
+        """The page's figure, with its weights."""
         return _exp(self.weighted_loss / self.weight)
 
     @property
     def token_perplexity(self) -> float:
-        """Where each scored token counts once."""
+        """The perplexity in which each scored token counts once."""
         return _exp(-self.log_likelihood / self.scored_tokens)
 
     def bits_per_byte(self, scored_bytes: int) -> float:
-        """The scored tokens' information by the bytes that they stand for."""
+        """The information of the scored tokens, in bits, divided by the number of their bytes."""
         return -self.log_likelihood / math.log(2) / scored_bytes
 
 
 def score_windows(
     session: Session, ids: Sequence[int], *, window: int | None = None, stride: int | None = None, top: int = 0
 ) -> Iterator[tuple[Window, tuple[TokenScore, ...]]]:
-    """Logits a text window by window: yields each with the scores of the tokens that are new in it.
+    """Scores a text window by window; yields each window with the scores of its new tokens.
 
-    All scores together are one for each token, in order. Memory holds one window's logits in chunks, never all of them.
+    The scores of all windows together are one per token, in order. At most one chunk of logits is in memory at a time.
 
     Args:
-        session: what computes.
-        ids: at least 2.
-        window: tokens of a window, from 2 to n_positions; by default all that the model reads.
-        stride: from one window to the next; by default half a window, which is the page's 512 for GPT-2.
-        top: how many of the likeliest tokens to tell at each place.
+        session: the session to run.
+        ids: at least 2 token ids.
+        window: tokens per window, from 2 to n_positions; by default n_positions.
+        stride: tokens from one window to the next; by default half a window, which for GPT-2 is the page's 512.
+        top: how many of the likeliest tokens to return for each position.
 
     Raises:
         EmptyPromptError: fewer than 2 ids.
@@ -118,29 +118,29 @@ def score_windows(
         told = f"text has {counted(len(row), 'token')}, must have at least 2; {UNSCORED}"
         raise EmptyPromptError(told, parameter="ids", value=ids)
     size, step = window_and_stride(session, window, stride)
-    # The checks above run at the call, the loop at the first `next`.
+    # The checks above run when this is called, the loop at the first `next`.
     return _score_windows(session, row, size, step, top)
 
 
 def perplexity(
     session: Session, ids: Sequence[int], *, window: int | None = None, stride: int | None = None
 ) -> Perplexity:
-    """Logits a text; arguments and errors are those of `score_windows`.
+    """Scores a text; takes the arguments and raises the errors of `score_windows`.
 
-    >>> found = perplexity(session, list(range(100)), window=32, stride=16)
-    >>> found.tokens, found.scored_tokens, found.windows
+    >>> result = perplexity(session, list(range(100)), window=32, stride=16)
+    >>> result.tokens, result.scored_tokens, result.windows
     (100, 99, 6)
-    >>> math.isclose(found.perplexity, found.token_perplexity, rel_tol=0.05)
+    >>> math.isclose(result.perplexity, result.token_perplexity, rel_tol=0.05)
     True
     """
-    found = Perplexity()
+    result = Perplexity()
     for _, scores in score_windows(session, ids, window=window, stride=stride):
-        found = found.after(scores)
-    return found
+        result = result.after(scores)
+    return result
 
 
 def window_and_stride(session: Session, window: int | None = None, stride: int | None = None) -> tuple[int, int]:
-    """Both, checked, or their defaults; SettingError where one is out of range."""
+    """Window and stride, checked, or their defaults; SettingError if one is out of range."""
     limit = session.bundle.architecture.n_positions
     window = limit if window is None else window
     check_integer("window", window, 2, limit, why=", which the model reads")
@@ -179,7 +179,7 @@ def _score_windows(
 
 
 def _exp(loss: float) -> float:
-    """Infinite where float64 ends."""
+    """exp(loss), or infinity where that overflows."""
     try:
         return math.exp(loss)
     except OverflowError:

@@ -1,4 +1,4 @@
-"""Given token ids -> their log-probabilities, ranks, and what the model would rather have read. It knows no text.
+"""Token ids -> their log-probabilities and ranks, and the tokens the model thought likelier. Handles ids only, no text.
 
 T ids, K logits of a step, V vocabulary.
 """
@@ -18,16 +18,16 @@ from gpt2_runtime.engine.session import Session
 from gpt2_runtime.errors import EmptyPromptError, PromptTooLongError, SettingError, counted
 from gpt2_runtime.sampling.logprobs import likeliest, log_softmax
 
-# So many logits are held at once: of GPT-2's vocabulary 51 MB, where those of all 1024 positions would be 206 MB. The
-# graphs read a long text in chunks of this size anyway.
+# Positions whose logits are held at once: 51 MB for GPT-2's vocabulary, where all 1024 positions would take 206 MB.
+# The graphs read a long text in chunks of this size anyway.
 CHUNK = 256
 
-UNSCORED = "nothing comes before the first, so it has no score"
+UNSCORED = "the first token has no score, since nothing comes before it"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenScore:
-    """What the model makes of one token, after all the tokens before it.
+    """The model's score of one token, given all the tokens before it.
 
     Attributes:
         id: the token.
@@ -50,21 +50,21 @@ def score(
     top: int = 0,
     cache: KeyValueCache | None = None,
 ) -> tuple[tuple[TokenScore, ...], KeyValueCache]:
-    """Logits `ids[first:]`, each after all ids before it. The last of them never has to be read.
+    """Scores `ids[first:]`, each given all ids before it. The last id is scored without being read.
 
     Args:
-        session: what computes.
-        ids: from 2 to n_positions + 1 of them.
-        first: the first that is scored; those before it are its context.
-        top: how many of the likeliest tokens to tell at each place.
-        cache: of one row, which has read fewer than `first` of these ids already; by default they are read anew.
+        session: the session to run.
+        ids: from 2 to n_positions + 1 token ids.
+        first: the first id to score; the ids before it are context.
+        top: how many of the likeliest tokens to return for each position.
+        cache: a cache of one row that has read fewer than `first` of these ids; by default all of them are read.
 
     Returns:
         a score for each of `ids[first:]`, and the cache, which has read `ids[:-1]`.
 
     Raises:
-        EmptyPromptError: fewer than 2 ids, of which nothing can be scored.
-        PromptTooLongError: more ids than the model has places for.
+        EmptyPromptError: fewer than 2 ids, so there is nothing to score.
+        PromptTooLongError: more ids than the model has positions for.
         TokenIdError: an id outside the vocabulary.
         SettingError: `first`, `top` or `cache` is out of range.
         LogitsError: the model computed NaN or infinity.
@@ -91,16 +91,16 @@ def score(
     scores: list[TokenScore] = []
     for start in range(cache.lengths[0], len(row) - 1, CHUNK):
         stop = min(start + CHUNK, len(row) - 1)
-        keep = min(stop - start, stop - first + 1)  # below 1 where all of the chunk is context
+        keep = min(stop - start, stop - first + 1)  # below 1 if the whole chunk is context
         logits, cache = session.step([row[start:stop]], cache, max(keep, 1))  # [1, K, V]
         scores += [_scored(logits[0, place - keep], int(row[stop + 1 + place - keep]), top) for place in range(keep)]
     return tuple(scores), cache
 
 
 def score_prompt(session: Session, ids: Sequence[int], *, top: int = 0) -> tuple[TokenScore, ...]:
-    """Logits a prompt as completion APIs echo it: a score for each id; the first, with nothing before it, has none.
+    """Scores a prompt as completion APIs echo it: one entry per id; the first has no score, with nothing before it.
 
-    Arguments and errors are those of `score`, but one id alone is no error here.
+    Takes the arguments and raises the errors of `score`, but accepts a single id.
 
     >>> [token.logprob is None for token in score_prompt(session, [5, 6, 7])]
     [True, False, False]
@@ -115,14 +115,14 @@ def score_prompt(session: Session, ids: Sequence[int], *, top: int = 0) -> tuple
 
 
 def log_likelihood(scores: Sequence[TokenScore]) -> float:
-    """The sum of the log-probabilities that are there."""
+    """The sum of the log-probabilities of the tokens that have one."""
     return math.fsum(token.logprob for token in scores if token.logprob is not None)
 
 
 def _scored(logits: npt.NDArray[np.float32], token: int, top: int) -> TokenScore:
-    """The score of a token by the logits [V] before it."""
+    """The score of a token, from the logits [V] before it."""
     logprobs = log_softmax(logits)
-    # Of tokens that tie, the one of the lowest id comes first, as in greedy decoding.
+    # If tokens tie, the lowest id comes first, as in greedy decoding.
     rank = 1 + np.count_nonzero(logits > logits[token]) + np.count_nonzero(logits[:token] == logits[token])
     return TokenScore(
         id=token,

@@ -1,7 +1,7 @@
-"""The one place where arguments are checked: each check returns the value, or raises an error of one line.
+"""All argument checks: each returns the value, or raises an error of one line.
 
-An error has the parameter's name and its value as attributes, so that a program need not read the sentence. What no
-check here knows, because it needs the model or another argument, is raised where it is found, by `invalid`.
+An error carries the parameter's name and value as attributes, so that a program need not parse the sentence. Checks
+that need the model or another argument stay with the code that has them, and raise with `invalid`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import numpy as np
 from gpt2_runtime.errors import SettingError, shown, shown_json
 
 Kind = TypeVar("Kind")
-LONGEST_NAME = 100  # characters of a name that is compared with those that there are
+LONGEST_NAME = 100  # characters; a longer name is not compared with the known ones
 
 
 def invalid(parameter: str, value: object, limit: str, remedy: str = "") -> SettingError:
-    """The error of a value: what, the value, the limit, the remedy.
+    """An error that names the parameter, its value, the limit and the remedy.
 
     >>> error = invalid("rows", 0, "must be an integer from 1 to 64", "leave it out for 8")
     >>> print(error)
@@ -27,30 +27,30 @@ def invalid(parameter: str, value: object, limit: str, remedy: str = "") -> Sett
     >>> error.parameter, error.value
     ('rows', 0)
     """
-    told = f"{parameter} is {shown(value)}, {limit}"
-    return SettingError(f"{told}; {remedy}" if remedy else told, parameter=parameter, value=value)
+    problem = f"{parameter} is {shown(value)}, {limit}"
+    return SettingError(f"{problem}; {remedy}" if remedy else problem, parameter=parameter, value=value)
 
 
 def is_integer(value: object) -> TypeGuard[int]:
-    """Whether it is an integer: True and False are none."""
+    """Whether it is an integer; True and False are not."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
-    """Whether it is an integer or a float, not a number or infinite perhaps; True and False are none."""
+    """Whether it is an integer or a float, even NaN or infinite; True and False are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def check_integer(
     parameter: str, value: object, least: int, most: int | None = None, *, why: str = "", remedy: str = ""
 ) -> int:
-    """SettingError for what is no integer of at least `least` and at most `most`.
+    """Raises SettingError unless `value` is an integer from `least` to `most`.
 
     Args:
         parameter: its name.
         value: of any type.
-        least, most: the limits, both allowed; None is no limit.
-        why: what the upper limit comes from, put after it.
+        least, most: the limits, inclusive; None is no limit.
+        why: where the upper limit comes from, appended to it.
         remedy: what to do instead.
 
     >>> check_integer("stride", 40, 1, 32, why=", the window")
@@ -73,7 +73,7 @@ def check_number(
     above: bool = False,
     remedy: str = "",
 ) -> float:
-    """SettingError for what is no number from `least` to `most`; where `above`, `least` itself is refused too.
+    """Raises SettingError unless `value` is a number from `least` to `most`; with `above`, `least` is refused too.
 
     >>> check_number("top_p", 0, 0, 1, above=True)
     Traceback (most recent call last):
@@ -92,7 +92,7 @@ def check_number(
 
 
 def check_type(parameter: str, value: object, kind: type[Kind], remedy: str = "") -> Kind:
-    """SettingError for a value of another type.
+    """Raises SettingError unless `value` is of this type.
 
     >>> check_type("session", 5, str)
     Traceback (most recent call last):
@@ -105,14 +105,14 @@ def check_type(parameter: str, value: object, kind: type[Kind], remedy: str = ""
 
 
 def check_flag(parameter: str, value: object) -> bool:
-    """SettingError for what is neither True nor False: the text "no" would count as yes."""
+    """Raises SettingError unless `value` is True or False: the text "no" would count as true."""
     if not isinstance(value, bool):
         raise invalid(parameter, value, "must be True or False")
     return value
 
 
 def check_choice(parameter: str, value: object, choices: Collection[str], remedy: str = "") -> str:
-    """SettingError for what is none of the choices.
+    """Raises SettingError unless `value` is one of the choices.
 
     >>> check_choice("overflow", "cut", ("error", "truncate", "slide"))
     Traceback (most recent call last):
@@ -126,26 +126,26 @@ def check_choice(parameter: str, value: object, choices: Collection[str], remedy
 
 
 def check_texts(parameter: str, each: str, value: object, *, most: int, longest: int) -> tuple[str, ...]:
-    """SettingError for what is no list of at most `most` strings, each of 1 to `longest` characters."""
-    if isinstance(value, str):  # a sequence of its letters, which no caller means
+    """Raises SettingError unless `value` is a list of at most `most` strings, each of 1 to `longest` characters."""
+    if isinstance(value, str):  # as a sequence it would be one string per letter
         raise invalid(parameter, value, "must be a list of strings", f"write [{shown_json(value)}]")
     if not isinstance(value, list | tuple):
         raise invalid(parameter, value, "must be a list of strings", "leave it out for none")
     if len(value) > most:
-        told = f"{parameter} has {len(value):,} strings, must have at most {most:,}; leave some out"
-        raise SettingError(told, parameter=parameter, value=value)
+        problem = f"{parameter} has {len(value):,} strings, must have at most {most:,}; leave some out"
+        raise SettingError(problem, parameter=parameter, value=value)
     for text in value:
-        told = f"{each} is {shown(text)}, must be text of at least one character"
+        problem = f"{each} is {shown(text)}, must be text of at least one character"
         if isinstance(text, str) and len(text) > longest:
-            told = f"{each} has {len(text):,} characters, must have at most {longest:,}; shorten it: {shown(text)}"
+            problem = f"{each} has {len(text):,} characters, must have at most {longest:,}; shorten it: {shown(text)}"
         elif isinstance(text, str) and text:
             continue
-        raise SettingError(told, parameter=parameter, value=value)
+        raise SettingError(problem, parameter=parameter, value=value)
     return tuple(value)
 
 
 def is_list(value: object, kind: type = Sequence) -> bool:
-    """Whether it is a sequence (or a `kind`) of things in one dimension, arrays included: a text is none.
+    """Whether it is a one-dimensional sequence (or a `kind`), arrays included; a string is not.
 
     >>> is_list([1]), is_list("ab"), is_list({1}), is_list({1}, Collection)
     (True, False, False, True)
@@ -156,7 +156,7 @@ def is_list(value: object, kind: type = Sequence) -> bool:
 
 
 def check_ids(parameter: str, value: object, remedy: str = "") -> frozenset[int]:
-    """The integers of a collection in one dimension, an array's too; SettingError for anything else."""
+    """The integers of a one-dimensional collection or array; SettingError for anything else."""
     if is_list(value, Collection):
         ids = list(cast(Collection[Any], value))
         if all(is_integer(id_) or isinstance(id_, np.integer) for id_ in ids):
@@ -164,17 +164,19 @@ def check_ids(parameter: str, value: object, remedy: str = "") -> frozenset[int]
     raise invalid(parameter, value, "must be a list of integers", remedy)
 
 
-def check_names(given: Mapping[str, object], known: Collection[str], written: Callable[[object], str] = shown) -> None:
-    """SettingError for a name that no setting has, with the one that was probably meant.
+def check_names(
+    settings: Mapping[str, object], known: Collection[str], written: Callable[[object], str] = shown
+) -> None:
+    """Raises SettingError for an unknown setting, suggesting the closest known one.
 
     >>> check_names({"temprature": 0.5}, ("seed", "temperature"))
     Traceback (most recent call last):
     ...
     gpt2_runtime.errors.SettingError: unknown setting 'temprature'; did you mean 'temperature'?
     """
-    for name, value in given.items():
+    for name, value in settings.items():
         if name not in known:
-            from difflib import get_close_matches  # which nothing but a typing error needs
+            from difflib import get_close_matches  # only needed for a typo
 
             close = get_close_matches(name, known, n=1) if isinstance(name, str) and len(name) <= LONGEST_NAME else []
             remedy = f"did you mean {written(close[0])}?" if close else f"expected one of {', '.join(known)}"

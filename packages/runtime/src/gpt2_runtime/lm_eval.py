@@ -20,10 +20,10 @@ import numpy as np
 try:
     from lm_eval.api.model import TemplateLM
 except ModuleNotFoundError as error:
-    told = f"lm-eval cannot be imported ({error}); pip install 'gpt2-runtime[cpu,lm-eval]'"
+    problem = f"lm-eval cannot be imported ({error}); pip install 'gpt2-runtime[cpu,lm-eval]'"
     if __name__ == "__main__":
-        sys.exit(f"error: {told}")
-    raise ModuleNotFoundError(told) from error
+        sys.exit(f"error: {problem}")
+    raise ModuleNotFoundError(problem) from error
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.registry import register_model
@@ -40,8 +40,8 @@ from gpt2_runtime.tokenizer.tokenizer import refusal
 
 log = logging.getLogger(__name__)
 
-MAX_GEN_TOKS = 256  # where a task does not say; hf's number, as is the next
-TOP_K = 50  # transformers draws from so many unless it is told otherwise, and so hf does
+MAX_GEN_TOKS = 256  # if a task does not set it; the default of hf
+TOP_K = 50  # the default of transformers, and so of hf
 
 # What a task may say of how tokens are chosen, beside until and max_gen_toks.
 GENERATION = (
@@ -158,8 +158,8 @@ class RuntimeLM(TemplateLM):
                 "continuation has 0 tokens of its own, must have at least 1; change the task's texts"
             )
         if len(continuation) > self.max_length:
-            told = f"continuation has {len(continuation)} tokens, the model reads {self.max_length}"
-            raise PromptTooLongError(f"{told}; shorten it, or score it with a rolling task")
+            problem = f"continuation has {len(continuation)} tokens, the model reads {self.max_length}"
+            raise PromptTooLongError(f"{problem}; shorten it, or score it with a rolling task")
         row = context + continuation
         if len(row) > self.max_length + 1:
             log.warning("a context is cut on its left, from %d tokens to what the model reads", len(context))
@@ -223,8 +223,8 @@ class RuntimeLM(TemplateLM):
 def _sampling(settings: Mapping[str, Any]) -> SamplingConfig:
     """A task's generation_kwargs, as hf reads them: under transformers' names, where 0 is none."""
     if unknown := [name for name in settings if name not in GENERATION]:
-        told = f"generation_kwargs has {', '.join(map(repr, unknown))}"
-        raise SettingError(f"{told}, must be among until, max_gen_toks, {', '.join(GENERATION)}")
+        problem = f"generation_kwargs has {', '.join(map(repr, unknown))}"
+        raise SettingError(f"{problem}, must be among until, max_gen_toks, {', '.join(GENERATION)}")
     given = {name: value for name, value in settings.items() if name != "do_sample"}
     given["top_k"] = given.get("top_k", TOP_K) or None
     given["no_repeat_ngram_size"] = given.get("no_repeat_ngram_size") or None

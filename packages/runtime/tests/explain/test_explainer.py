@@ -1,4 +1,4 @@
-"""What is explained is what the model computes, by an oracle in numpy; what cannot be explained is refused by name."""
+"""Explanations match what the model computes, by an oracle in numpy; bad input is refused by name."""
 
 import json
 from dataclasses import replace
@@ -36,12 +36,12 @@ def explanation(explainer: Explainer) -> Explanation:
 
 @pytest.fixture
 def log_probs(oracle) -> np.ndarray:
-    """Of every token after each of IDS."""
+    """[T, V]: the log-probability of every token after each of IDS."""
     logits = oracle(IDS)
     return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
 
 
-def test_each_token_has_the_probability_and_the_rank_that_the_model_gave_it(explanation, log_probs):
+def test_each_token_has_its_probability_and_rank(explanation, log_probs):
     expected = [row[token] for row, token in zip(log_probs[:-1], IDS[1:], strict=True)]
     assert np.isnan(explanation.log_probs[0])
     np.testing.assert_allclose(explanation.log_probs[1:], expected, rtol=0, atol=1e-4)
@@ -50,16 +50,16 @@ def test_each_token_has_the_probability_and_the_rank_that_the_model_gave_it(expl
     assert explanation.perplexity == pytest.approx(np.exp(-np.mean(expected)), rel=1e-4)
 
 
-def test_the_last_layers_lens_is_the_model_itself(explanation, log_probs):
+def test_the_last_layers_predictions_are_the_models(explanation, log_probs):
     expected = np.sort(log_probs, axis=-1)[:, ::-1][:, :6]
     np.testing.assert_allclose(explanation.lens_log_probs[-1], expected, rtol=0, atol=1e-4)
-    found = np.take_along_axis(log_probs, explanation.lens_ids[-1], axis=-1)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+    predicted = np.take_along_axis(log_probs, explanation.lens_ids[-1], axis=-1)
+    np.testing.assert_allclose(predicted, expected, rtol=0, atol=1e-4)
     np.testing.assert_array_equal(explanation.lens_next_log_probs[-1, :-1], explanation.log_probs[1:])
     assert np.isnan(explanation.lens_next_log_probs[:, -1]).all()
 
 
-def test_there_is_a_lens_for_each_layer_and_one_for_the_embeddings(explanation):
+def test_each_layer_and_the_embeddings_have_predictions(explanation):
     assert explanation.lens_ids.shape == explanation.lens_log_probs.shape == (3, 9, 6)
     assert (np.diff(explanation.lens_log_probs, axis=-1) <= 0).all()
     assert len({tuple(layer.ravel()) for layer in explanation.lens_ids}) == 3
@@ -73,22 +73,22 @@ def test_attention_adds_up_to_one_and_never_looks_ahead(explanation):
 
 def test_text_is_explained_as_its_tokens(explainer):
     text = "The dog's 🙂"
-    found = explainer.explain(text)
-    assert found.token_ids == tuple(explainer.tokenizer.encode(text))
-    np.testing.assert_array_equal(found.attentions, explainer.explain(found.token_ids).attentions)
+    explained = explainer.explain(text)
+    assert explained.token_ids == tuple(explainer.tokenizer.encode(text))
+    np.testing.assert_array_equal(explained.attentions, explainer.explain(explained.token_ids).attentions)
 
 
-def test_what_is_generated_is_greedy_and_explained_too(explainer, folder):
-    found = explainer.explain(IDS, generate=5)
+def test_generated_tokens_are_greedy_and_explained_too(explainer, folder):
+    explained = explainer.explain(IDS, generate=5)
     events = generate(Session.open(folder, threads=1), IDS, max_new_tokens=5, sampling=GREEDY)
     new = [event.id for event in events if hasattr(event, "id")]
-    assert found.token_ids == (*IDS, *new)
-    assert found.prompt_tokens == len(IDS)
+    assert explained.token_ids == (*IDS, *new)
+    assert explained.prompt_tokens == len(IDS)
     assert len(new) > 1
-    assert set(found.ranks[len(IDS) :].tolist()) == {1}
+    assert set(explained.ranks[len(IDS) :].tolist()) == {1}
 
 
-def test_what_is_generated_runs_where_the_rest_does(folder, monkeypatch):
+def test_generation_runs_on_the_same_provider(folder, monkeypatch):
     opened = []
     real = TextGenerator.open
 
@@ -101,30 +101,34 @@ def test_what_is_generated_runs_where_the_rest_does(folder, monkeypatch):
     assert (opened[0]["provider"], opened[0]["threads"]) == ("cpu", 1)
 
 
-def test_one_token_is_enough(explainer):
-    found = explainer.explain([5])
-    assert (found.perplexity, found.ranks.tolist(), found.attentions.ravel().tolist()) == (None, [0], [1.0] * 8)
+def test_a_single_token_can_be_explained(explainer):
+    explained = explainer.explain([5])
+    assert (explained.perplexity, explained.ranks.tolist(), explained.attentions.ravel().tolist()) == (
+        None,
+        [0],
+        [1.0] * 8,
+    )
 
 
-def test_truncation_keeps_the_last_tokens_and_room_for_the_new_ones(explainer):
+def test_truncation_keeps_the_last_tokens_and_leaves_room_for_new_ones(explainer):
     long = [number % 299 for number in range(70)]  # the model reads 64
-    with pytest.raises(PromptTooLongError, match="prompt has 70 tokens, a page has room for 64; shorten it,"):
+    with pytest.raises(PromptTooLongError, match="prompt has 70 tokens, the limit here is 64; shorten it,"):
         explainer.explain(long)
     assert explainer.explain(long, overflow="truncate").token_ids == tuple(long[-64:])
-    with pytest.raises(PromptTooLongError, match="prompt has 64 tokens, a page has room for 54"):
+    with pytest.raises(PromptTooLongError, match="prompt has 64 tokens, the limit here is 54"):
         explainer.explain(long[:64], generate=10)
-    found = explainer.explain(long, generate=10, overflow="truncate")
-    assert found.token_ids[: found.prompt_tokens] == tuple(long[-54:])
+    explained = explainer.explain(long, generate=10, overflow="truncate")
+    assert explained.token_ids[: explained.prompt_tokens] == tuple(long[-54:])
 
 
-def test_a_page_has_room_for_256_tokens_whatever_the_model_reads(explainer):
+def test_at_most_256_tokens_are_explained_for_any_model(explainer):
     wide = replace(explainer.bundle, architecture=replace(explainer.bundle.architecture, n_positions=1024))
-    with pytest.raises(PromptTooLongError, match="prompt has 257 tokens, a page has room for 256"):
+    with pytest.raises(PromptTooLongError, match="prompt has 257 tokens, the limit here is 256"):
         replace(explainer, bundle=wide).explain([1] * 257)
 
 
 @pytest.mark.parametrize(
-    ("prompt", "settings", "error", "told"),
+    ("prompt", "settings", "error", "message"),
     [
         ([], {}, EmptyPromptError, "prompt has 0 tokens, must have at least 1"),
         ("", {}, EmptyPromptError, "prompt has 0 tokens"),
@@ -141,8 +145,8 @@ def test_a_page_has_room_for_256_tokens_whatever_the_model_reads(explainer):
         ([1], {"overflow": "cut"}, SettingError, "overflow is 'cut', must be 'error' or 'truncate'"),
     ],
 )
-def test_what_cannot_be_explained_is_refused(explainer, prompt, settings, error, told):
-    with pytest.raises(error, match=told):
+def test_bad_input_is_refused(explainer, prompt, settings, error, message):
+    with pytest.raises(error, match=message):
         explainer.explain(prompt, **settings)
 
 
@@ -153,13 +157,13 @@ def test_text_needs_a_tokenizer(explainer):
     assert report(bare.explain([5, 6]))["tokens"][0]["token"] is None
 
 
-def test_a_folder_from_before_there_was_such_a_graph_is_refused_with_the_remedy(damaged, edit):
+def test_a_folder_without_an_explaining_graph_is_refused_with_a_remedy(damaged, edit):
     edit(damaged / "manifest.json", lambda manifest: manifest["graphs"]["fp32"].pop("explaining"))
     with pytest.raises(BundleError, match=r"has no explaining graph; add it with `gpt2-export onnx .*`, then"):
         Explainer.open(damaged)
 
 
-def test_another_graph_under_its_name_is_refused(damaged, edit):
+def test_another_graph_in_its_place_is_refused(damaged, edit):
     edit(damaged / "manifest.json", lambda m: m["graphs"]["fp32"].update(explaining="model.onnx"))
     with pytest.raises(
         GraphError, match=r"model\.onnx has operators 'And', .*, which no fp32 explaining graph has; export the folder"
@@ -167,15 +171,15 @@ def test_another_graph_under_its_name_is_refused(damaged, edit):
         Explainer.open(damaged)
 
 
-def test_a_graph_of_other_heads_is_refused(explainer):
+def test_a_graph_with_another_number_of_heads_is_refused(explainer):
     sizes = explainer.bundle.architecture
-    found, expected = Signature.explaining(replace(sizes, n_head=8)), Signature.explaining(sizes)
+    actual, expected = Signature.explaining(replace(sizes, n_head=8)), Signature.explaining(sizes)
     with pytest.raises(GraphError, match=r"g: output attentions\.0 is .*8, .*config\.json wants .*4, "):
-        found.check("g", expected, "explaining")
+        actual.check("g", expected, "explaining")
     assert TensorSpec(name="top_k", type="tensor(int64)", shape=()) in expected.inputs
 
 
-def test_numbers_that_are_none_are_refused(explainer, damaged, edit):
+def test_nan_is_refused(explainer, damaged, edit):
     path = damaged / "model.safetensors"
     content = bytearray(path.read_bytes())
     content[-400:] = np.full(100, np.nan, "<f4").tobytes()

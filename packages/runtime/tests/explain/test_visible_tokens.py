@@ -1,4 +1,4 @@
-"""Every token can be seen, and none can do more than be seen."""
+"""Every token is visible, and no token affects the page around it."""
 
 import pytest
 from gpt2_runtime import Tokenizer
@@ -23,12 +23,12 @@ from hypothesis import strategies as st
         (b"", []),
     ],
 )
-def test_what_is_shown(token, expected):
+def test_the_visible_form(token, expected):
     assert glyphs(token) == expected
 
 
 @given(st.binary(max_size=12))
-def test_nothing_is_lost_and_nothing_is_hidden(token):
+def test_no_byte_is_lost_or_hidden(token):
     back = {sign: character for character, sign in SPACES.items()}
     read = b""
     for kind, shown in glyphs(token):

@@ -129,7 +129,7 @@ def bench(
         batches: rows decoded at once; by default 1 and 8, on a device 64 and 256 too.
         rounds: how often everything is measured.
         cuda_graph, fast_single: as for `Session.open`.
-        progress: told of each part.
+        progress: called with each part.
 
     Raises:
         SettingError: a number is out of range.
@@ -155,9 +155,9 @@ def bench(
     contexts = _fitting(CONTEXTS, limit - STEPS) if contexts is None else tuple(dict.fromkeys(contexts))
     _check_counts("context", contexts)
     if max(contexts) > limit - STEPS:
-        told = f"context is {shown(max(contexts))}, must be at most {limit - STEPS}"
-        told = f"{told}: the model reads {limit} tokens, {STEPS} of them are decoded here"
-        raise SettingError(told, parameter="context", value=max(contexts))
+        problem = f"context is {shown(max(contexts))}, must be at most {limit - STEPS}"
+        problem = f"{problem}: the model reads {limit} tokens, {STEPS} of them are decoded here"
+        raise SettingError(problem, parameter="context", value=max(contexts))
     prompts = _fitting(PROMPTS, limit)
 
     ids = np.random.default_rng(0).integers(session.bundle.architecture.vocab_size, size=(max(batches), limit))

@@ -93,5 +93,5 @@ def lines() -> Iterator[str]:
     yield f"{'':<{width}}  {''.join(f'{name:<7}' for name in PRECISIONS)}".rstrip()
     for equality in EQUALITIES:
         yield f"{equality.ways:<{width}}  {''.join(f'{equality.levels[name]:<7}' for name in PRECISIONS)}".rstrip()
-    yield from (f"{level}: {told}" for level, told in LEVELS.items())
+    yield from (f"{level}: {problem}" for level, problem in LEVELS.items())
     yield from NOTES

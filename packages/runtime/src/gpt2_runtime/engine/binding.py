@@ -34,7 +34,7 @@ class Binding:
         tokens: T, of each row.
         logits: N, how many the graph computes.
         capture: the number of the CUDA graph that its first run is captured as and the others replay; -1 where each
-            run is told anew in a session that captures others, None in one that captures nothing.
+            run gets a new one in a session that captures others, None in one that captures nothing.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Binding:
         self._inference = inference
         self._logits_shape = (logits, inference.get_outputs()[0].shape[1])
         # GroupQueryAttention reads it on the host, to choose how it goes about the others. A captured run is one for
-        # all lengths: it is told the longest, and finds each row's own length on the device.
+        # all lengths: it gets the longest, and finds each row's own length on the device.
         self._total = np.full((), allocation.shape[4], dtype=np.int32)
         self._captured = capture is not None and capture >= 0
         self._inputs, self._packed = _packed(

@@ -103,8 +103,8 @@ class KeyValueCache(Local, ABC):
             raise invalid("lengths", lengths, "must be an integer, or one for each row: [3, 0]")
         wanted = (lengths,) * self.batch_size if isinstance(lengths, int | np.integer) else tuple(lengths)
         if len(wanted) != self.batch_size:
-            told = f"lengths are {len(wanted)}, the cache has {self.batch_size} rows; give one for each"
-            raise SettingError(told, parameter="lengths", value=lengths)
+            problem = f"lengths are {len(wanted)}, the cache has {self.batch_size} rows; give one for each"
+            raise SettingError(problem, parameter="lengths", value=lengths)
         for row, (length, has) in enumerate(zip(wanted, self.lengths, strict=True)):
             _check_length(length, has, f"row {row} of the cache holds", "roll back to")
         return self._shortened(tuple(int(length) for length in wanted))
@@ -165,19 +165,19 @@ class KeyValueCache(Local, ABC):
         """
         self._check_row(row, "give to")
         if not isinstance(snapshot, Snapshot):
-            told = f"snapshot is {type(snapshot).__name__}, must be one that a cache has taken of a row"
-            raise SettingError(told, parameter="snapshot", value=snapshot)
+            problem = f"snapshot is {type(snapshot).__name__}, must be one that a cache has taken of a row"
+            raise SettingError(problem, parameter="snapshot", value=snapshot)
         if snapshot.owner is not self.owner:
-            told = "snapshot is of another session; take it from a cache of this one"
-            raise SettingError(told, parameter="snapshot", value=snapshot)
+            problem = "snapshot is of another session; take it from a cache of this one"
+            raise SettingError(problem, parameter="snapshot", value=snapshot)
         if snapshot.layout != self.layout:
-            told = "snapshot is {1} of shape {0}, the cache {3} of shape {2}".format(*snapshot.layout, *self.layout)
-            raise SettingError(f"{told}; take it from a cache of this session", parameter="snapshot", value=snapshot)
+            problem = "snapshot is {1} of shape {0}, the cache {3} of shape {2}".format(*snapshot.layout, *self.layout)
+            raise SettingError(f"{problem}; take it from a cache of this session", parameter="snapshot", value=snapshot)
         length = snapshot.length if length is None else length
         _check_length(length, snapshot.length, "the snapshot holds", "give")
         if length > self.capacity:
-            told = f"row {row} is given {length} tokens, the cache has room for {self.capacity}"
-            raise ContextFullError(f"{told}; give fewer or make it larger")
+            problem = f"row {row} is given {length} tokens, the cache has room for {self.capacity}"
+            raise ContextFullError(f"{problem}; give fewer or make it larger")
         return self._written(int(row), snapshot.array[:, :, :, :length])
 
     def _check_row(self, row: object, verb: str) -> None:

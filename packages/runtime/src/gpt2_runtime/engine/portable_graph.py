@@ -198,6 +198,6 @@ def joined(rows: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
 def only(counts: Sequence[int], what: str) -> int:
     """The number that all rows have; SettingError where they differ."""
     if len(set(counts)) > 1:
-        told = ", ".join(map(str, counts))
-        raise SettingError(f"{what} {told} tokens, the portable graph's rows are of one length; {REMEDY}")
+        problem = ", ".join(map(str, counts))
+        raise SettingError(f"{what} {problem} tokens, the portable graph's rows are of one length; {REMEDY}")
     return counts[0]

@@ -133,7 +133,7 @@ class Session(Shared):
                 "auto", for a short run, maps them, or copies those that are links to another place. On a GPU all are
                 read once.
             cuda_graph: whether a step of all rows by one token is captured once as a CUDA graph and then replayed,
-                instead of being told to the GPU operator by operator. For the serving graph on CUDA; threads take
+                instead of launching its operators on the GPU one by one. For the serving graph on CUDA; threads take
                 turns then, each captures anew, and nothing else in the process may use the GPU while one does. Up to
                 MOST_FREE allocations stay on the GPU for the caches that come.
             fast_single: for int8 and int4 on the CPU, which compute a row that is alone as two, so that its text is the
@@ -304,12 +304,12 @@ class Session(Shared):
         if not isinstance(counts, list | tuple):
             raise invalid("counts", counts, "must be a list of one for each row: [1, None]")
         if len(counts) != len(rows):
-            told = f"counts are {len(counts)}, the step has {len(rows)} rows; pass one for each"
-            raise SettingError(told, parameter="counts", value=counts)
+            problem = f"counts are {len(counts)}, the step has {len(rows)} rows; pass one for each"
+            raise SettingError(problem, parameter="counts", value=counts)
         for count in counts:
             if count is not None and (not is_integer(count) or count < 1):
-                told = f"count is {shown(count)}, must be an integer of at least 1; None needs all logits"
-                raise SettingError(told, parameter="counts", value=counts)
+                problem = f"count is {shown(count)}, must be an integer of at least 1; None needs all logits"
+                raise SettingError(problem, parameter="counts", value=counts)
         stepped: tuple[list[list[Row]], KeyValueCache] = self.opened.step_top_k(rows, cache, keep, counts)
         return stepped
 
@@ -325,12 +325,12 @@ class Session(Shared):
         try:
             given = list(ids)
         except TypeError as error:
-            told = f"ids are {type(ids).__name__}, must be rows of integers: [[5, 6], [7]]"
-            raise SettingError(told, parameter="ids", value=ids) from error
+            problem = f"ids are {type(ids).__name__}, must be rows of integers: [[5, 6], [7]]"
+            raise SettingError(problem, parameter="ids", value=ids) from error
         rows = [self.check_row(row) for row in given]
         if not any(row.size for row in rows):
-            told = f"ids are {len(rows)} rows without tokens, must have one at least"
-            raise SettingError(told, parameter="ids", value=ids)
+            problem = f"ids are {len(rows)} rows without tokens, must have one at least"
+            raise SettingError(problem, parameter="ids", value=ids)
         return rows
 
     def check_row(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
@@ -341,33 +341,33 @@ class Session(Shared):
         try:
             row = np.asarray(ids)
         except (TypeError, ValueError, OverflowError) as error:
-            told = f"row of ids is {type(ids).__name__}, must be integers of shape [T]"
-            raise SettingError(told, parameter="ids", value=ids) from error
+            problem = f"row of ids is {type(ids).__name__}, must be integers of shape [T]"
+            raise SettingError(problem, parameter="ids", value=ids) from error
         if row.ndim != 1 or (row.size and row.dtype.kind not in "iu"):
-            told = f"row of ids is {row.dtype} of shape {row.shape}, must be integers of shape [T]"
-            raise SettingError(told, parameter="ids", value=ids)
+            problem = f"row of ids is {row.dtype} of shape {row.shape}, must be integers of shape [T]"
+            raise SettingError(problem, parameter="ids", value=ids)
         if not row.size:
             return np.empty(0, dtype=np.int64)  # an empty list is of no integers yet
         outside = row[(row < 0) | (row >= vocab_size)]
         if outside.size:
-            told = f"token id is {outside[0]}, must be from 0 to {vocab_size - 1}"
-            raise TokenIdError(told, parameter="ids", value=int(outside[0]))
+            problem = f"token id is {outside[0]}, must be from 0 to {vocab_size - 1}"
+            raise TokenIdError(problem, parameter="ids", value=int(outside[0]))
         return row.astype(np.int64, copy=False)
 
     def _check_cache(self, cache: KeyValueCache, rows: Sequence[npt.NDArray[np.int64]]) -> None:
         if not isinstance(cache, KeyValueCache):
             raise invalid("cache", cache, "must come from empty_cache or the step before")
         if cache.owner is not self.opened.owner:
-            told = "cache is of another session; start from empty_cache of this one"
-            raise SettingError(told, parameter="cache", value=cache)
+            problem = "cache is of another session; start from empty_cache of this one"
+            raise SettingError(problem, parameter="cache", value=cache)
         if cache.batch_size != len(rows):
-            told = f"cache has {cache.batch_size} rows, the step {len(rows)}; leave idle rows empty: []"
-            raise SettingError(told, parameter="cache", value=cache)
+            problem = f"cache has {cache.batch_size} rows, the step {len(rows)}; leave idle rows empty: []"
+            raise SettingError(problem, parameter="cache", value=cache)
         for row, (length, new) in enumerate(zip(cache.lengths, rows, strict=True)):
             if length + len(new) > cache.capacity:
                 limit = f"the cache has {cache.capacity}, the model {self.bundle.architecture.n_positions}"
-                told = f"row {row} needs {length + len(new)} positions, {limit}"
-                raise ContextFullError(f"{told}; roll the cache back or start a new one")
+                problem = f"row {row} needs {length + len(new)} positions, {limit}"
+                raise ContextFullError(f"{problem}; roll the cache back or start a new one")
 
 
 def _keeps(given: int | Sequence[int], rows: Sequence[npt.NDArray[np.int64]]) -> list[int]:
@@ -376,8 +376,8 @@ def _keeps(given: int | Sequence[int], rows: Sequence[npt.NDArray[np.int64]]) ->
         check_integer("logits_to_keep", given, 1, max(map(len, rows)))
         return [min(cast(int, given), len(row)) for row in rows]
     if len(given) != len(rows):
-        told = f"logits_to_keep are {len(given)}, the step has {len(rows)} rows; pass one for each"
-        raise SettingError(told, parameter="logits_to_keep", value=given)
+        problem = f"logits_to_keep are {len(given)}, the step has {len(rows)} rows; pass one for each"
+        raise SettingError(problem, parameter="logits_to_keep", value=given)
     for row, (keep, new) in enumerate(zip(given, rows, strict=True)):
         check_integer("logits_to_keep", keep, 0, len(new), why=f", the tokens that row {row} reads")
     return list(given)

@@ -1,6 +1,6 @@
-"""What a model makes of a text, inside: each token's probability, every layer's guesses, every head's attention.
+"""How a model reads a text: the probability of each token, the predictions of each layer, the attention of each head.
 
-L layers, T tokens, K guesses, H heads.
+L layers, T tokens, K predictions, H heads.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 KIND = "explaining"
-MAX_TOKENS = 256  # attention is layers x heads x tokens x tokens: more would be neither seen nor loaded
+MAX_TOKENS = 256  # attention is layers x heads x tokens x tokens: a larger page would be unreadable and slow to load
 TOP, MAX_TOP = 8, 50
 
 Floats = npt.NDArray[np.float32]
@@ -51,21 +51,21 @@ Ids = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Explanation:
-    """What the model computed of a text of T tokens; the first is given, and every other one could be foretold.
+    """What the model computed for a text of T tokens; the first has no prediction.
 
     Attributes:
         model: the checkpoint's name.
         folder: the exported folder.
         token_ids: [T].
-        prompt_tokens: how many of them were given; those after them the model wrote itself, greedily.
-        ranks: [T], 1 where the token was the likeliest one; 0 for the first.
-        log_probs: [T], of each token after those before it, in nats; NaN for the first.
-        lens_ids: [L + 1, T, K], what would come next after each token, after the embeddings and after each layer, the
-            likeliest first. The last layer's are the model's own predictions.
+        prompt_tokens: how many of them are the prompt; the model generated the rest, greedily.
+        ranks: [T], 1 if the token was the likeliest one; 0 for the first.
+        log_probs: [T], of each token given those before it, in nats; NaN for the first.
+        lens_ids: [L + 1, T, K], the predicted next tokens after each token, from the embeddings and from each layer,
+            the likeliest first. The last layer's are the model's own predictions.
         lens_log_probs: [L + 1, T, K].
-        lens_next_log_probs: [L + 1, T], of the token that did come next; NaN after the last.
-        attentions: [L, H, T, T], how much of its attention each token (third axis) gives to which (fourth).
-        tokenizer: of the folder, None where it has none.
+        lens_next_log_probs: [L + 1, T], of the actual next token; NaN after the last.
+        attentions: [L, H, T, T], the attention that each token (third axis) pays to each other token (fourth).
+        tokenizer: the folder's; None if it has none.
     """
 
     model: str
@@ -82,13 +82,13 @@ class Explanation:
 
     @property
     def perplexity(self) -> float | None:
-        """Of the tokens that could be foretold; None where there is one token only."""
+        """Over all tokens but the first; None if there is only one."""
         return float(np.exp(-self.log_probs[1:].mean(dtype=np.float64))) if len(self.token_ids) > 1 else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Explainer(Shared):
-    """The explaining graph of a folder, opened. Sent to another process, it is opened there again.
+    """The open explaining graph of a folder. Pickled to another process, it is opened again there.
 
     >>> explainer = Explainer.open(folder, threads=1)
     >>> explanation = explainer.explain([5, 6, 7], top=3)
@@ -113,18 +113,18 @@ class Explainer(Shared):
         load: Load = "copy",
         check_hashes: bool = False,
     ) -> Explainer:
-        """Opens the folder's explaining graph, which is of float32.
+        """Opens the folder's explaining graph, which is always float32.
 
         Args:
-            folder: what `gpt2-export make` wrote, or its Bundle where it is open already.
+            folder: the folder that `gpt2-export make` wrote, or its open Bundle.
             provider: as for `Session.open`.
             threads: how many threads one operator may use.
-            load: whether weights are held in memory or mapped: see `Session.open`.
-            check_hashes: compare every file's SHA-256 with the manifest.
+            load: whether to copy weights into memory or map them; see `Session.open`.
+            check_hashes: whether to compare every file's SHA-256 with the manifest.
 
         Raises:
-            BundleError: the folder is damaged, or from before there was such a graph.
-            ProviderError: the provider is not there.
+            BundleError: the folder is damaged, or too old to have an explaining graph.
+            ProviderError: the provider is not available.
             SettingError: `threads` or `load` is out of range.
         """
         bundle = folder if isinstance(folder, Bundle) else Bundle.open(folder, check_hashes=check_hashes)
@@ -133,9 +133,9 @@ class Explainer(Shared):
                 f"add it with `gpt2-export onnx {bundle.folder}`, then `gpt2-export verify`, or make the folder again"
             )
             raise BundleError(f"{bundle.folder} has no {KIND} graph; {remedy}")
-        # Not packed: it multiplies by the head once for each layer, and each time a packed copy would be made.
+        # Not prepacked: it multiplies by the head once per layer, and each time would make a packed copy.
         chosen = choose_provider(provider)
-        check_graph(chosen, "portable", "fp32")  # of the same operators
+        check_graph(chosen, "portable", "fp32")  # it has the same operators
         count = chosen.threads(threads)
         signs = partial(Signature.explaining, bundle.architecture)
         file = GraphFile.open(bundle, "fp32", KIND, signs, load=load, tensors=chosen.tensors)
@@ -155,20 +155,19 @@ class Explainer(Shared):
         generate: int = 0,
         overflow: Overflow = "error",
     ) -> Explanation:
-        """Reads a text, and tells what was computed on the way.
+        """Reads a text, and returns what the model computed on the way.
 
         Args:
             prompt: text, or token ids.
-            top: K, from 1 to 50: how many guesses there are at each place.
-            generate: so many tokens more, each the likeliest, are written first and explained as well; at an
-                end-of-text token there are fewer.
+            top: K, from 1 to 50: how many predictions to keep for each position.
+            generate: how many tokens to generate first, greedily, and explain as well; fewer if the text ends.
             overflow: "error" refuses a prompt that is too long, "truncate" keeps its last tokens.
 
         Raises:
-            PromptError: the prompt is empty, too long (256 tokens or what the model reads, the new ones among them),
-                or has an id outside the vocabulary.
+            PromptError: the prompt is empty, too long (256 tokens or the model's limit, with the generated ones), or
+                has an id outside the vocabulary.
             SettingError: a setting is out of range.
-            TokenizerError: the prompt is text, and the folder has no tokenizer that can be read.
+            TokenizerError: the prompt is text, and the folder has no supported tokenizer.
             LogitsError: the model computed NaN or infinity.
         """
         sizes = self.bundle.architecture
@@ -176,8 +175,8 @@ class Explainer(Shared):
         check_integer("top", top, 1, most_top)
         limit = min(MAX_TOKENS, sizes.n_positions)
         check_integer("generate", generate, 0, limit - 1)
-        given = self._fitting(self._ids(prompt), limit - generate, overflow)
-        ids = given
+        prompt_ids = self._fitting(self._ids(prompt), limit - generate, overflow)
+        ids = prompt_ids
         if generate:
             writer = TextGenerator.open(
                 self.bundle,
@@ -187,7 +186,7 @@ class Explainer(Shared):
                 prepack=False,
                 load="map" if self.file.mapped else "copy",
             )
-            ids = [*given, *writer.complete(given, max_new_tokens=generate, sampling=GREEDY).token_ids]
+            ids = [*prompt_ids, *writer.complete(prompt_ids, max_new_tokens=generate, sampling=GREEDY).token_ids]
         self.file.check_unchanged()
         text = np.array([ids], np.int64)  # [1, T]
         feeds = {"input_ids": text, "target_ids": np.roll(text, -1), "top_k": np.array(top, np.int64)}
@@ -201,7 +200,7 @@ class Explainer(Shared):
             model=self.bundle.source.name,
             folder=self.bundle.folder,
             token_ids=tuple(ids),
-            prompt_tokens=len(given),
+            prompt_tokens=len(prompt_ids),
             ranks=np.concatenate([[0], 1 + (logits[0, :-1] > own).sum(axis=-1)]).astype(np.int64),
             log_probs=np.concatenate([np.full(1, np.nan, np.float32), lens_next[-1, 0, :-1]]),
             lens_ids=lens_ids[:, 0],
@@ -220,7 +219,7 @@ class Explainer(Shared):
         return self.tokenizer.encode(prompt)
 
     def _fitting(self, ids: list[int], limit: int, overflow: Overflow) -> list[int]:
-        """The last `limit` of them at most, checked."""
+        """The ids, checked, and cut to the last `limit` if `overflow` is "truncate"."""
         check_choice("overflow", overflow, ("error", "truncate"))
         if not ids:
             raise EmptyPromptError("prompt has 0 tokens, must have at least 1", parameter="prompt", value=ids)
@@ -231,16 +230,16 @@ class Explainer(Shared):
         vocab_size = self.bundle.architecture.vocab_size
         for id_ in ids:
             if not (is_integer(id_) or isinstance(id_, np.integer)) or not 0 <= id_ < vocab_size:
-                told = f"token id is {shown(id_)}, must be an integer from 0 to {vocab_size - 1}"
-                raise TokenIdError(told, parameter="prompt", value=id_)
+                problem = f"token id is {shown(id_)}, must be an integer from 0 to {vocab_size - 1}"
+                raise TokenIdError(problem, parameter="prompt", value=id_)
         return [int(id_) for id_ in ids[-limit:]]
 
 
 def report(explanation: Explanation) -> dict[str, object]:
     """All but attention; json.dumps takes it as it is. A layer's `top_logprobs` are of what comes after its token.
 
-    >>> found = report(Explainer.open(folder, threads=1).explain([5, 6, 7], top=2))
-    >>> [token["rank"] for token in found["tokens"]][0], len(found["tokens"][2]["layers"])
+    >>> explained = report(Explainer.open(folder, threads=1).explain([5, 6, 7], top=2))
+    >>> [token["rank"] for token in explained["tokens"]][0], len(explained["tokens"][2]["layers"])
     (None, 3)
     """
     tokenizer = explanation.tokenizer

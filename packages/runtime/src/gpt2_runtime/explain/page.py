@@ -1,4 +1,4 @@
-"""An explanation as one HTML page: styles, program and numbers are in it, and it asks for nothing from anywhere."""
+"""An explanation as one HTML page with its own styles, script and numbers; it loads nothing."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ PLACE = re.compile(r"\{\{(\w+)\}\}")
 
 
 def render(explanation: Explanation) -> str:
-    """The page.
+    """The page as HTML.
 
-    The program and the styles are named by their hashes in a content security policy, which lets the page run nothing
-    else and open no connection, whatever stands in the tokens.
+    Its content security policy allows the script and the styles by their hashes, so that the page runs nothing else and
+    opens no connection, whatever the tokens contain.
     """
     style, program = _template("page.css"), _template("page.js")
     policy = f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(program)}'"
@@ -48,9 +48,9 @@ def render(explanation: Explanation) -> str:
 
 
 def data(explanation: Explanation) -> dict[str, object]:
-    """The numbers that the page's program reads; log-probabilities in thousandths."""
+    """The numbers that the page's script reads; log-probabilities in thousandths."""
     L, H, T, _ = explanation.attentions.shape
-    shown = {*explanation.token_ids, *explanation.lens_ids.ravel().tolist()}
+    labelled = {*explanation.token_ids, *explanation.lens_ids.ravel().tolist()}
     return {
         "layers": L,
         "heads": H,
@@ -59,7 +59,7 @@ def data(explanation: Explanation) -> dict[str, object]:
         "perplexity": explanation.perplexity,
         "tokens": explanation.token_ids,
         "ranks": explanation.ranks.tolist(),
-        "labels": {id_: _label(explanation, id_) for id_ in sorted(shown)},
+        "labels": {id_: _label(explanation, id_) for id_ in sorted(labelled)},
         "completed": _completed(explanation),
         "lensIds": explanation.lens_ids.ravel().tolist(),
         "lensLogProbs": _thousandths(explanation.lens_log_probs),
@@ -69,10 +69,10 @@ def data(explanation: Explanation) -> dict[str, object]:
 
 
 def packed(attentions: npt.NDArray[np.float32]) -> str:
-    """Attention [L, H, T, T] as base64 of deflated bytes, one for each weight that a token may give.
+    """Attention [L, H, T, T] as base64 of deflated bytes, one byte per weight on or below the diagonal.
 
-    A byte is 255 times the weight's square root, so that small weights keep more of what they are: 0.001 is stored to
-    within 0.0001, and 1 to within 0.002. Row i has i + 1 of them.
+    A byte is 255 times the weight's square root, so that small weights are more precise: 0.001 is stored to within
+    0.0001, and 1 to within 0.002. Row i has i + 1 of them.
 
     >>> raw = zlib.decompress(base64.b64decode(packed(np.array([[[[1.0, 0.0], [0.25, 0.75]]]], np.float32))))
     >>> list(raw)
@@ -85,17 +85,17 @@ def packed(attentions: npt.NDArray[np.float32]) -> str:
 
 
 def write(page: str, path: Path, *, force: bool = False) -> None:
-    """Writes a page, whole or not at all.
+    """Writes a page atomically.
 
     Raises:
-        SettingError: the file exists and `force` is not given, or it cannot be written.
+        SettingError: the file exists and `force` is not set, or it cannot be written.
     """
     refuse_existing(path, force=force)
-    whole = path.resolve()  # where a link leads to is written, and the link stays
-    partial = whole.with_name(f".gpt2-runtime-{os.getpid()}.partial")
+    target = path.resolve()  # writes the target of a link, and keeps the link
+    partial = target.with_name(f".gpt2-runtime-{os.getpid()}.partial")
     try:
         partial.write_text(page, encoding="utf-8")
-        partial.replace(whole)
+        partial.replace(target)
     except OSError as error:
         raise SettingError(f"{path} cannot be written: {error.strerror or error}; name another file") from error
     finally:
@@ -104,53 +104,55 @@ def write(page: str, path: Path, *, force: bool = False) -> None:
 
 
 def refuse_existing(path: Path, *, force: bool) -> None:
-    """Raises SettingError where `write` would, before any work is done."""
+    """Raises the SettingError that `write` would raise, before any work is done."""
     try:
         status = path.stat()
     except FileNotFoundError:
         if not path.parent.is_dir():
-            raise SettingError(f"{path} cannot be written: there is no folder {path.parent}; make it first") from None
+            raise SettingError(
+                f"{path} cannot be written: folder {path.parent} does not exist; create it first"
+            ) from None
         return
-    except (OSError, ValueError) as error:  # a name that is too long; one with a NUL
+    except (OSError, ValueError) as error:  # a name that is too long, or contains a NUL
         reason = getattr(error, "strerror", None) or error
         raise SettingError(f"{path} cannot be written: {reason}; name another file") from error
     if not stat.S_ISREG(status.st_mode):
         raise SettingError(
-            f"{path} is {'a folder' if stat.S_ISDIR(status.st_mode) else 'no regular file'}; name a file"
+            f"{path} is {'a folder' if stat.S_ISDIR(status.st_mode) else 'not a regular file'}; name a file"
         )
     if not force:
         raise SettingError(f"{path} exists; remove it, choose another name, or pass force=True to replace it")
 
 
 def _label(explanation: Explanation, token_id: int) -> list[Glyph]:
-    """What is shown of a token; its id where there is no text."""
+    """The label of a token; its id if it has no text."""
     tokenizer = explanation.tokenizer
     return (glyphs(tokenizer.token_bytes(token_id)) if tokenizer else []) or [("code", f"#{token_id}")]
 
 
 def _completed(explanation: Explanation) -> dict[int, str]:
-    """The character that a token ends whose other bytes are those of the tokens before it, by the token's place."""
+    """Position -> the character that the token there completes, if its first bytes are in earlier tokens."""
     if explanation.tokenizer is None:
         return {}
     token_bytes = explanation.tokenizer.token_bytes
     detokenizer = Detokenizer(token_bytes)
-    found = {}
+    completed = {}
     for place, id_ in enumerate(explanation.token_ids):
         piece = detokenizer.feed(id_)
-        shown = glyphs(token_bytes(id_))
-        if shown and shown[0][0] == "byte" and piece[:1].isprintable() and piece[:1] not in ("", "\ufffd"):
-            found[place] = piece[0]
-    return found
+        label = glyphs(token_bytes(id_))
+        if label and label[0][0] == "byte" and piece[:1].isprintable() and piece[:1] not in ("", "\ufffd"):
+            completed[place] = piece[0]
+    return completed
 
 
 def _thousandths(log_probs: npt.NDArray[np.float32]) -> list[int]:
-    found: list[int] = np.rint(1000 * log_probs.astype(np.float64)).astype(np.int64).ravel().tolist()
-    return found
+    numbers: list[int] = np.rint(1000 * log_probs.astype(np.float64)).astype(np.int64).ravel().tolist()
+    return numbers
 
 
-def _json(document: Mapping[str, object]) -> str:
-    """In ASCII, and without what could end the element around it or begin another."""
-    text = json.dumps(document, separators=(",", ":"), allow_nan=False)
+def _json(fields: Mapping[str, object]) -> str:
+    """JSON in ASCII, without characters that could end the element around it or start another."""
+    text = json.dumps(fields, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 

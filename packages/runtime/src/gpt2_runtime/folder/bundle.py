@@ -213,8 +213,10 @@ class Bundle(Shared):
         if not has:
             raise BundleError(f"{self.folder} has no graph; add them with `gpt2-export onnx {self.folder}`")
         if not isinstance(name, str) or name not in has:
-            told = f"{self.folder} has no {name if isinstance(name, str) else shown(name)} graph, only {', '.join(has)}"
-            raise BundleError(f"{told}; take one of these, or add it with `gpt2-export quantize`")
+            problem = (
+                f"{self.folder} has no {name if isinstance(name, str) else shown(name)} graph, only {', '.join(has)}"
+            )
+            raise BundleError(f"{problem}; take one of these, or add it with `gpt2-export quantize`")
         return name
 
     def graph(self, precision: str, kind: str) -> Path:
@@ -241,8 +243,8 @@ def reopened(folder: str, manifest_sha256: str) -> Bundle:
         raise BundleError(f"what another process sent cannot be opened here: {error}; or {remedy}") from error
     if bundle.manifest_sha256 != manifest_sha256:
         found, sent = bundle.manifest_sha256[:12], manifest_sha256[:12]
-        told = f"{folder} has a manifest of sha256 {found}... here, {sent}... in the process that sent it"
-        raise BundleError(f"{told}; {remedy}")
+        problem = f"{folder} has a manifest of sha256 {found}... here, {sent}... in the process that sent it"
+        raise BundleError(f"{problem}; {remedy}")
     return bundle
 
 
@@ -255,8 +257,8 @@ def _sealed_files(folder: Path, listed: JsonObject) -> Mapping[str, SealedFile]:
         path, size, sha256 = folder / name, entry.integer("bytes"), entry.text("sha256")
         state = FileState.of(path, ", manifest.json lists it")
         if state.bytes != size:
-            told = f"{path} has {state.bytes} bytes, manifest.json says {size}"
-            raise BundleError(f"{told}; copy or export the folder again")
+            problem = f"{path} has {state.bytes} bytes, manifest.json says {size}"
+            raise BundleError(f"{problem}; copy or export the folder again")
         if not SHA256.fullmatch(sha256):
             entry.refuse("sha256", "64 hexadecimal digits")
         files[name] = SealedFile(path=path, bytes=size, sha256=sha256, state=state)
@@ -280,8 +282,8 @@ def _check_hash(file: SealedFile) -> None:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
         check_same(file.path, stream, file.state)
     if found != file.sha256:
-        told = f"{file.path} has sha256 {found[:12]}..., manifest.json says {file.sha256[:12]}..."
-        raise BundleError(f"{told}; copy or export the folder again")
+        problem = f"{file.path} has sha256 {found[:12]}..., manifest.json says {file.sha256[:12]}..."
+        raise BundleError(f"{problem}; copy or export the folder again")
 
 
 def _listed(names: JsonObject, files: Mapping[str, SealedFile]) -> Mapping[str, str]:

@@ -31,5 +31,5 @@ send the token ids, and read them there
     remedy: ClassVar[str]
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
-        told = f"{type(self).__name__} holds memory of this process, so it cannot be sent to another"
-        raise GPT2RuntimeError(f"{told}; {self.remedy}")
+        problem = f"{type(self).__name__} holds memory of this process, so it cannot be sent to another"
+        raise GPT2RuntimeError(f"{problem}; {self.remedy}")

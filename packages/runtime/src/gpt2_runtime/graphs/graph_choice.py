@@ -62,19 +62,19 @@ def runs_evenly(precision: str, provider: Provider, fast_single: bool) -> bool:
     evenly = precision in provider.evenly
     if fast_single and not evenly:
         rows = (f"{' and '.join(row.evenly)} on {row.name}" for row in PROVIDERS.values() if row.evenly)
-        told = f"fast_single is on, which is for {', '.join(rows)}, not {precision} on {provider.name}"
-        raise SettingError(f"{told}; leave it off", parameter="fast_single", value=True)
+        problem = f"fast_single is on, which is for {', '.join(rows)}, not {precision} on {provider.name}"
+        raise SettingError(f"{problem}; leave it off", parameter="fast_single", value=True)
     return evenly and not fast_single
 
 
 def capturing(provider: Provider, graph: GraphKind) -> Provider:
-    """The provider, told to capture a step of that graph and to replay it.
+    """The provider, set up to capture a step of that graph and replay it.
 
     Raises:
         SettingError: it cannot.
     """
     if graph != "serving" or not provider.capture:
         able = " or ".join(row.name for row in PROVIDERS.values() if row.capture)
-        told = f"cuda_graph is on, which is for the serving graph on {able}, not the {graph} one on {provider.name}"
-        raise SettingError(f"{told}; leave it off", parameter="cuda_graph", value=True)
+        problem = f"cuda_graph is on, which is for the serving graph on {able}, not the {graph} one on {provider.name}"
+        raise SettingError(f"{problem}; leave it off", parameter="cuda_graph", value=True)
     return provider.capturing()

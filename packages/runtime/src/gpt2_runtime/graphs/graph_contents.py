@@ -47,13 +47,15 @@ def check_operators(where: str, graph: OnnxFile, kind: str, precision: str) -> N
     """Refuses, as a GraphError that begins with `where`, what gpt2-export never writes into such a graph."""
     domains = sorted(graph.domains - DOMAINS)
     if domains:
-        told = ", ".join(map(shown, domains[:4]))
-        raise GraphError(f"{where} uses operators of {told}; must be of ONNX or com.microsoft; export the folder again")
+        problem = ", ".join(map(shown, domains[:4]))
+        raise GraphError(
+            f"{where} uses operators of {problem}; must be of ONNX or com.microsoft; export the folder again"
+        )
     strange = sorted(graph.operators - OPERATORS[kind] - OF_PRECISION[precision])
     if strange:
-        told = ", ".join(map(shown, strange[:4])) + (f" and {len(strange) - 4} more" if len(strange) > 4 else "")
+        problem = ", ".join(map(shown, strange[:4])) + (f" and {len(strange) - 4} more" if len(strange) > 4 else "")
         raise GraphError(
-            f"{where} has operators {told}, which no {precision} {kind} graph has; export the folder again"
+            f"{where} has operators {problem}, which no {precision} {kind} graph has; export the folder again"
         )
 
 
@@ -72,17 +74,17 @@ def check_sizes(where: str, graph: OnnxFile, kind: str, bundle: Bundle) -> None:
     _check_vocabulary(f"{config}: vocab_size is {sizes.vocab_size}", where, shapes, sizes)
 
 
-def _check_vocabulary(told: str, where: str, shapes: Mapping[str, tuple[int, ...]], sizes: Architecture) -> None:
+def _check_vocabulary(problem: str, where: str, shapes: Mapping[str, tuple[int, ...]], sizes: Architecture) -> None:
     there = [name for name in EMBEDDINGS if name in shapes]
     for name in there or EMBEDDINGS[:1]:
         shape = shapes.get(name)
         if not shape or shape[0] != sizes.vocab_size:
-            _differs(f"{told}, {name} of {where} {_axes(shape)}")
+            _differs(f"{problem}, {name} of {where} {_axes(shape)}")
 
 
 def _axes(shape: tuple[int, ...] | None) -> str:
     return "is not there" if shape is None else f"is {list(shape)}"
 
 
-def _differs(told: str) -> None:
-    raise GraphError(f"{told}; the folder is damaged or was edited; export it again")
+def _differs(problem: str) -> None:
+    raise GraphError(f"{problem}; the folder is damaged or was edited; export it again")

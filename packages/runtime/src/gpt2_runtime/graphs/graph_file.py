@@ -103,9 +103,9 @@ class GraphFile:
         elsewhere = next((each for each in weights.values() if not _beside(file, each)), None)
         mapped = not tensors.on_host or load == "map" or (load == "auto" and elsewhere is None)
         if mapped and elsewhere is not None:
-            told = f"{elsewhere.path} is a link to {elsewhere.path.resolve()}"
+            problem = f"{elsewhere.path} is a link to {elsewhere.path.resolve()}"
             remedy = "pass load='copy', or copy the folder with cp -rL" if tensors.on_host else "copy it with cp -rL"
-            raise BundleError(f"{told}, and onnxruntime maps weights only beside the graph; {remedy}")
+            raise BundleError(f"{problem}, and onnxruntime maps weights only beside the graph; {remedy}")
         lasting = frozenset(stored if elsewhere else (key for key in stored if graph.readers[key] - PACKED))
         return cls(
             file=file,
@@ -181,8 +181,10 @@ def _weights(bundle: Bundle, graph: str, locations: set[str]) -> Mapping[str, Se
     for location in sorted(locations):
         name = str(PurePosixPath(graph).parent / location)
         if name not in listed:
-            told = f"{bundle.folder / graph} has weights in {shown(location)}, which the manifest's weights do not list"
-            raise GraphError(f"{told}; export the folder again")
+            problem = (
+                f"{bundle.folder / graph} has weights in {shown(location)}, which the manifest's weights do not list"
+            )
+            raise GraphError(f"{problem}; export the folder again")
         files[location] = bundle.files[name]
     return files
 
@@ -193,8 +195,8 @@ def _check_places(file: SealedFile, tensors: Mapping[str, Initializer]) -> None:
     for name, tensor in tensors.items():
         if not weights.holds(tensor.type, tensor.offset, tensor.bytes):
             place = f"{tensor.bytes:,} bytes of {tensor.type} at {tensor.offset:,}"
-            told = f"{file.path} has no tensor with {place}, where the graph has {shown(name)}"
-            raise GraphError(f"{told}; the folder is damaged or was edited; export it again")
+            problem = f"{file.path} has no tensor with {place}, where the graph has {shown(name)}"
+            raise GraphError(f"{problem}; the folder is damaged or was edited; export it again")
 
 
 def _beside(graph: SealedFile, weights: SealedFile) -> bool:

@@ -127,8 +127,8 @@ def _check(where: str, kind: str, found: Sequence[TensorSpec], expected: Sequenc
     missing = [name for name in names if name not in found_by_name]
     unexpected = [name for name in found_by_name if name not in names]
     if missing or unexpected:
-        told = f"missing {', '.join(missing) or 'none'}; unexpected {', '.join(unexpected) or 'none'}"
-        raise GraphError(f"{where}s are not the {kind} graph's: {told}; export the folder again")
+        problem = f"missing {', '.join(missing) or 'none'}; unexpected {', '.join(unexpected) or 'none'}"
+        raise GraphError(f"{where}s are not the {kind} graph's: {problem}; export the folder again")
     for spec in expected:
         other = found_by_name[spec.name]
         if other.type != spec.type or _fixed_axes(other.shape) != _fixed_axes(spec.shape):

@@ -180,8 +180,8 @@ def _initializer(tensor: Message) -> tuple[str, Initializer]:
     expected = math.prod(shape) * TYPE_BYTES[TYPES[code]]
     if _int(tensor, "data_location", default=0) != EXTERNAL:
         if max(held, expected) > MOST_CONSTANT_BYTES or tensor.get("external_data"):
-            told = f"{name!r} is a constant of {max(held, expected):,} bytes in the graph itself"
-            raise _RefusedError(f"{told}, must have at most {MOST_CONSTANT_BYTES}")
+            problem = f"{name!r} is a constant of {max(held, expected):,} bytes in the graph itself"
+            raise _RefusedError(f"{problem}, must have at most {MOST_CONSTANT_BYTES}")
         return name, Initializer(type=TYPES[code], shape=shape, location=None, offset=0, bytes=held)
     entries: dict[str, str] = {}
     for entry in tensor.get("external_data", []):

@@ -48,8 +48,8 @@ def load_cuda(onnxruntime: ModuleType, load: Callable[[str], Any] = ctypes.CDLL)
             load(name)
         except OSError as error:
             reason = " ".join(str(error).split())
-            told = f"provider cuda cannot start, {name} of {owner} is not there ({reason})"
-            raise ProviderError(f"{told}; {remedy.format(major=major)}") from error
+            problem = f"provider cuda cannot start, {name} of {owner} is not there ({reason})"
+            raise ProviderError(f"{problem}; {remedy.format(major=major)}") from error
     count = ctypes.c_int()
     runtime = load(f"libcudart.so.{major}")
     status = runtime.cudaGetDeviceCount(ctypes.byref(count))

@@ -30,7 +30,7 @@ ROWS = (
         package="onnxruntime-gpu",
         tensors=TensorMemory(device="cuda"),
         graphs={"serving": ("fp16",), "portable": PRECISIONS},  # GroupQueryAttention's kernel is of float16 alone
-        # onnxruntime multiplies in TF32 unless told otherwise: ten bits of mantissa under the name of float32.
+        # onnxruntime multiplies in TF32 by default: ten bits of mantissa under the name of float32.
         options={"use_tf32": "0"},
         capture={"enable_cuda_graph": "1"},
         needs="the driver, CUDA and cuDNN",
@@ -67,8 +67,8 @@ def choose_provider(name: str) -> Provider:
     'CPUExecutionProvider'
     """
     if not isinstance(name, str) or name not in PROVIDERS:
-        told = f"provider is {shown(name)}, must be one of {', '.join(PROVIDERS)}"
-        raise ProviderError(told, parameter="provider", value=name)
+        problem = f"provider is {shown(name)}, must be one of {', '.join(PROVIDERS)}"
+        raise ProviderError(problem, parameter="provider", value=name)
     provider = PROVIDERS[name]
     onnxruntime = load_onnxruntime()
     available = onnxruntime.get_available_providers()
@@ -115,8 +115,8 @@ def check_provider(provider: Provider, active: list[str]) -> None:
     What onnxruntime falls back to is in every session, for single operators: those are `placed`'s business.
     """
     if set(active) - {provider.execution_provider, FALLBACK}:
-        told = f"provider {provider.name} was to be alone, onnxruntime has opened {_names(active)}"
-        raise ProviderError(f"{told}; install another onnxruntime")
+        problem = f"provider {provider.name} was to be alone, onnxruntime has opened {_names(active)}"
+        raise ProviderError(f"{problem}; install another onnxruntime")
     if provider.execution_provider not in active:
         raise ProviderError(
             f"provider {provider.name} could not start, onnxruntime fell back to {_names(active)}; "

@@ -61,8 +61,8 @@ def _check_words(parameter: str, words: object) -> tuple[tuple[int, ...], ...]:
     return tuple(map(tuple, words))
 
 
-def _refusal(parameter: str, value: object, told: str) -> SettingError:
-    return SettingError(f"{parameter} {told}", parameter=parameter, value=value)
+def _refusal(parameter: str, value: object, problem: str) -> SettingError:
+    return SettingError(f"{parameter} {problem}", parameter=parameter, value=value)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -115,8 +115,8 @@ def score_windows(
     check_type("session", session, Session)
     row = session.check_row(ids)
     if len(row) < 2:
-        told = f"text has {counted(len(row), 'token')}, must have at least 2; {UNSCORED}"
-        raise EmptyPromptError(told, parameter="ids", value=ids)
+        problem = f"text has {counted(len(row), 'token')}, must have at least 2; {UNSCORED}"
+        raise EmptyPromptError(problem, parameter="ids", value=ids)
     size, step = window_and_stride(session, window, stride)
     # The checks above run when this is called, the loop at the first `next`.
     return _score_windows(session, row, size, step, top)

@@ -80,14 +80,14 @@ def score(
     sizes = session.bundle.architecture
     check_integer("first", first, 1, len(row) - 1)
     check_integer("top", top, 0, sizes.vocab_size)
-    # With places for the ids alone; by default a cache has places for all that the model reads.
+    # Sized for these ids; by default a cache has room for all the model's positions.
     cache = session.empty_cache(capacity=len(row) - 1) if cache is None else cache
     if not isinstance(cache, KeyValueCache):
         raise invalid("cache", cache, "must come from empty_cache or a step")
     if cache.batch_size != 1 or cache.lengths[0] >= first:
-        told = f"cache has {cache.batch_size} rows, and read {max(cache.lengths)} tokens"
-        told = f"{told}; it must have 1 row and fewer than the {first} tokens before the first score"
-        raise SettingError(told, parameter="cache", value=cache)
+        problem = f"cache has {cache.batch_size} rows and {max(cache.lengths)} tokens"
+        problem = f"{problem}; it must have 1 row and fewer than the {first} tokens before the first score"
+        raise SettingError(problem, parameter="cache", value=cache)
     scores: list[TokenScore] = []
     for start in range(cache.lengths[0], len(row) - 1, CHUNK):
         stop = min(start + CHUNK, len(row) - 1)
@@ -136,10 +136,10 @@ def _checked(session: Session, ids: Sequence[int] | npt.NDArray[np.integer]) -> 
     """The ids [T], 2 <= T <= n_positions + 1."""
     row = session.check_row(ids)
     if len(row) < 2:
-        told = f"text has {counted(len(row), 'token')}, must have at least 2; {UNSCORED}"
-        raise EmptyPromptError(told, parameter="ids", value=ids)
+        problem = f"text has {counted(len(row), 'token')}, must have at least 2; {UNSCORED}"
+        raise EmptyPromptError(problem, parameter="ids", value=ids)
     limit = session.bundle.architecture.n_positions
     if len(row) > limit + 1:
-        told = f"text has {len(row)} tokens, the model reads {limit} and scores one more"
-        raise PromptTooLongError(f"{told}; score a long text in windows", parameter="ids", value=ids)
+        problem = f"text has {len(row)} tokens, the model reads {limit} and scores one more"
+        raise PromptTooLongError(f"{problem}; score a long text in windows", parameter="ids", value=ids)
     return row

@@ -97,5 +97,5 @@ def _borders(text: str) -> tuple[int, ...]:
 
 
 def check_stops(parameter: str, value: object) -> tuple[str, ...]:
-    """SettingError for anything but a list of stop strings, or for too many or too long ones."""
+    """Raises SettingError unless this is a list of stop strings, not too many and not too long."""
     return check_texts(parameter, "stop string", value, most=MOST_STOPS, longest=MOST_STOP_LENGTH)

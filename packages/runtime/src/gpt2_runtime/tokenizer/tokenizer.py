@@ -104,9 +104,9 @@ class Tokenizer:
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            told = f"text has U+{ord(text[error.start]):04X} at character {error.start}"
-            told = f"{told}, which is half a surrogate pair; pass valid Unicode"
-            raise PromptError(told, parameter="text", value=text) from error
+            problem = f"text has U+{ord(text[error.start]):04X} at character {error.start}"
+            problem = f"{problem}, which is half a surrogate pair; pass valid Unicode"
+            raise PromptError(problem, parameter="text", value=text) from error
         verbatim = _split_all([text], self._verbatim, parse_special)
         normal = (piece if isinstance(piece, int) else self._normal(piece) for piece in verbatim)
         ids = [id_ for piece in _split_all(normal, self._normalized, parse_special) for id_ in self._ids(piece)]
@@ -123,8 +123,8 @@ class Tokenizer:
         try:
             listed = list(ids)
         except TypeError as error:
-            told = f"ids are {shown(ids)}, must be integers: [5, 6]"
-            raise TokenIdError(told, parameter="ids", value=ids) from error
+            problem = f"ids are {shown(ids)}, must be integers: [5, 6]"
+            raise TokenIdError(problem, parameter="ids", value=ids) from error
         for id_ in listed:
             if not is_integer(id_) and not isinstance(id_, np.integer):
                 raise TokenIdError(f"token id is {shown(id_)}, must be an integer", parameter="ids", value=id_)
@@ -134,9 +134,9 @@ class Tokenizer:
         """The bytes of one token; empty for an id that only pads the model's vocabulary, as in transformers."""
         try:
             return self._vocabulary.token_bytes.get(token_id, b"")
-        except TypeError as error:  # a list, which has no place in a table
-            told = f"token id is {shown(token_id)}, must be an integer"
-            raise TokenIdError(told, parameter="token_id", value=token_id) from error
+        except TypeError as error:  # not hashable, such as a list
+            problem = f"token id is {shown(token_id)}, must be an integer"
+            raise TokenIdError(problem, parameter="token_id", value=token_id) from error
 
     @cached_property
     def _encoding(self) -> Encoding:

@@ -10,13 +10,13 @@ const BOUNDS = [0.01, 0.05, 0.2, 0.5];
 
 const probability = (thousandths) => Math.exp(thousandths / 1000);
 const bin = (p) => BOUNDS.filter((bound) => p >= bound).length;
-/** What a layer would say after a token: [{id, p}], the likeliest first. Layer 0 is the embeddings, L the model itself. */
+/** A layer's predictions after a token: [{id, p}], the likeliest first. Layer 0 is the embeddings, L the model itself. */
 const guesses = (layer, place) =>
   Array.from({ length: K }, (_, k) => {
     const at = (layer * T + place) * K + k;
     return { id: data.lensIds[at], p: probability(data.lensLogProbs[at]) };
   });
-/** Of the token that did come after this one; only the last has none. */
+/** The probability of the actual next token; the last token has none. */
 const next = (layer, place) => probability(data.nextLogProbs[layer * (T - 1) + place]);
 const own = (place) => next(L, place - 1);
 
@@ -24,16 +24,16 @@ let weights; // bytes, see `packed` in page.py
 const TRIANGLE = (T * (T + 1)) / 2;
 const skip = document.getElementById("skip");
 const raw = (layer, head, i, j) => (weights[(layer * H + head) * TRIANGLE + (i * (i + 1)) / 2 + j] / 255) ** 2;
-/** The weights that token i gives to tokens 0 to i, by one head, or by all of a layer on average where head is H. */
+/** The weights that token i gives to tokens 0 to i, in one head, or the mean over the layer's heads if head is H. */
 function row(layer, head, i) {
-  const found = Array.from({ length: i + 1 }, (_, j) => {
+  const shares = Array.from({ length: i + 1 }, (_, j) => {
     if (head < H) return raw(layer, head, i, j);
     let sum = 0;
     for (let h = 0; h < H; h++) sum += raw(layer, h, i, j);
     return sum / H;
   });
-  if (skip.checked && i > 0) found[0] = 0;
-  return found;
+  if (skip.checked && i > 0) shares[0] = 0;
+  return shares;
 }
 
 // ---- elements -------------------------------------------------------------------------------------------------------
@@ -74,7 +74,7 @@ function fill(id, ...children) {
   document.getElementById(id).replaceChildren(...children);
 }
 
-/** One of many may be chosen: by a click, or by arrow keys, of which up and down move by `width`. */
+/** Lets the user select one button by a click or the arrow keys; up and down move by `width`. */
 function choices(box, buttons, width, choose) {
   let now = -1;
   function select(index, focus = false) {
@@ -106,11 +106,11 @@ function choices(box, buttons, width, choose) {
   return select;
 }
 
-/** The tokens as running text: a button for each, and a line ends where theirs does. */
-function flow(box, classes, told) {
+/** The tokens as running text: a button for each, with the line breaks of the text. */
+function flow(box, classes, label) {
   const buttons = tokens.map((id, place) => {
     const written = place >= data.prompt ? " written" : "";
-    const button = make("button", { class: `token ${classes(place)}${written}`, "aria-label": told(id, place) }, glyphs(id));
+    const button = make("button", { class: `token ${classes(place)}${written}`, "aria-label": label(id, place) }, glyphs(id));
     if (place in data.completed) button.append(data.completed[place]);
     box.append(button, ...[...button.textContent].filter((character) => character === "↵").map(() => make("br")));
     return button;
@@ -124,9 +124,9 @@ function drawText() {
   fill("legend", ...NAMES.map((name, b) => make("span", {}, make("i", { class: `p${b}` }), name)));
   const box = document.getElementById("text");
   const kind = (place) => (place ? `p${bin(own(place))}${own(place) < 0.01 ? " surprise" : ""}` : "first");
-  const told = (place) => (place ? `probability ${percent(own(place))}, rank ${data.ranks[place]}` : "given");
-  const buttons = flow(box, kind, (id, place) => `${spoken(id)}, ${told(place)}`);
-  buttons.push(make("button", { class: "token next", "aria-label": "what would come next" }, "?"));
+  const details = (place) => (place ? `probability ${percent(own(place))}, rank ${data.ranks[place]}` : "first token");
+  const buttons = flow(box, kind, (id, place) => `${spoken(id)}, ${details(place)}`);
+  buttons.push(make("button", { class: "token next", "aria-label": "predicted next token" }, "?"));
   box.append(buttons.at(-1));
   const surprising = tokens.map((_, place) => (place ? own(place) : 1));
   const start = T > 1 ? surprising.indexOf(Math.min(...surprising)) : T;
@@ -135,21 +135,21 @@ function drawText() {
 
 function showToken(place) {
   if (place === 0) {
-    const told = "The text starts here, so nothing foretold it. All later tokens can look at it.";
-    return fill("text-panel", make("h3", {}, "“", glyphs(tokens[0]), "”"), make("p", {}, told));
+    const text = "The text starts here, so this token has no probability. All later tokens can attend to it.";
+    return fill("text-panel", make("h3", {}, "“", glyphs(tokens[0]), "”"), make("p", {}, text));
   }
   const all = guesses(L, place - 1).map((guess) => ({ ...guess, is: guess.id === tokens[place] }));
   if (place === T) {
-    const told = "The text ends here. This is what the model expects after it.";
-    return fill("text-panel", make("h3", {}, "What comes next"), make("p", {}, told), bars(all));
+    const text = "The text ends here. These are the model's predictions for the next token.";
+    return fill("text-panel", make("h3", {}, "Next token"), make("p", {}, text), bars(all));
   }
   const rank = data.ranks[place];
   if (!all.some((guess) => guess.is)) all.push({ id: tokens[place], p: own(place), is: true });
-  const author = place >= data.prompt ? "The model wrote it itself. " : "";
-  const best = rank === 1 ? "It was the likeliest token." : `${(rank - 1).toLocaleString("en")} others were likelier.`;
-  const told = `${author}Token ${place + 1} of ${T}, id ${tokens[place]}. Probability ${percent(own(place))}. ${best}`;
-  const heading = make("h4", {}, "What could have stood here");
-  fill("text-panel", make("h3", {}, "“", glyphs(tokens[place]), "”"), make("p", {}, told), heading, bars(all));
+  const author = place >= data.prompt ? "Generated by the model. " : "";
+  const best = rank === 1 ? "It was the most likely token." : `${(rank - 1).toLocaleString("en")} tokens were more likely.`;
+  const text = `${author}Token ${place + 1} of ${T}, id ${tokens[place]}. Probability ${percent(own(place))}. ${best}`;
+  const heading = make("h4", {}, "Alternatives");
+  fill("text-panel", make("h3", {}, "“", glyphs(tokens[place]), "”"), make("p", {}, text), heading, bars(all));
 }
 
 // ---- the lens -------------------------------------------------------------------------------------------------------
@@ -160,7 +160,7 @@ function drawLens() {
   const table = document.getElementById("lens");
   const corner = (text) => make("th", { scope: "row" }, text);
   const head = (id) => make("th", { scope: "col", title: spoken(id) }, glyphs(id));
-  table.append(make("thead", {}, make("tr", {}, corner("read"), ...tokens.map(head))));
+  table.append(make("thead", {}, make("tr", {}, corner("token"), ...tokens.map(head))));
   const body = make("tbody");
   const buttons = [];
   for (let layer = 0; layer <= L; layer++) {
@@ -174,7 +174,7 @@ function drawLens() {
     body.append(make("tr", {}, corner(layerName(layer)), ...cells));
   }
   const follows = tokens.map((_, place) => (place + 1 < T ? head(tokens[place + 1]) : make("th", {}, "?")));
-  table.append(body, make("tfoot", {}, make("tr", {}, corner("came next"), ...follows)));
+  table.append(body, make("tfoot", {}, make("tr", {}, corner("next token"), ...follows)));
 
   const colour = () => {
     const by = document.querySelector("input[name=lens]:checked").value;
@@ -188,7 +188,7 @@ function drawLens() {
   };
   colour();
   for (const input of document.querySelectorAll("input[name=lens]")) input.addEventListener("change", colour);
-  // Of the columns that are seen at once, the one whose next token the model knows best.
+  // Start at the column whose next token is most likely, among those visible at once.
   const sure = tokens.slice(1, 8).map((_, place) => next(L, place));
   const start = sure.length ? sure.indexOf(Math.max(...sure)) : 0;
   choices(table, buttons, T, (index) => showCell(Math.floor(index / T), index % T))(L * T + start);
@@ -204,15 +204,15 @@ function showCell(layer, place) {
     const id = last ? guesses(L, place)[0].id : follows;
     if (!last) return { id, p: next(each, place), label, is: each === layer };
     const there = guesses(each, place);
-    const found = there.find((guess) => guess.id === id); // if not, it has no more than the least of them
-    return { id, p: found?.p ?? 0, most: found ? 0 : there.at(-1).p, label, is: each === layer };
+    const match = there.find((guess) => guess.id === id); // if absent, it is at most as likely as the last one
+    return { id, p: match?.p ?? 0, most: match ? 0 : there.at(-1).p, label, is: each === layer };
   });
   const aim = last ? guesses(L, place)[0].id : follows;
-  const track = make("h4", {}, "“", glyphs(aim), last ? "”, the final guess, layer by layer" : "”, which came next, layer by layer");
+  const track = make("h4", {}, "“", glyphs(aim), last ? "”, the final prediction, by layer" : "”, the actual next token, by layer");
   fill(
     "lens-panel",
     make("h3", {}, "After “", glyphs(tokens[place]), "”"),
-    make("p", {}, layer === 0 ? "Before the first layer: the embeddings alone." : `The guesses of ${layerName(layer)}.`),
+    make("p", {}, layer === 0 ? "Before the first layer: the embeddings only." : `Predictions of ${layerName(layer)}.`),
     bars(all),
     track,
     bars(ladder),
@@ -252,9 +252,9 @@ function drawThumb(canvas, layer, head) {
   canvas.getContext("2d").putImageData(image, 0, 0);
 }
 
-/** The weights that are not on the first token, the token itself or the one before: where there is more to see. */
+/** The weight that is not on the first token, the token itself or the one before: a measure of how much there is to see. */
 function interest(layer, head) {
-  if (head === H) return -1; // the mean is no head
+  if (head === H) return -1; // the mean is not a head
   return tokens.reduce((sum, _, i) => sum + Math.max(0, ...row(layer, head, i).slice(1, Math.max(1, i - 1))), 0);
 }
 
@@ -317,12 +317,12 @@ function drawHead() {
   const order = seen.map((p, place) => ({ p, place, id: tokens[place] })).sort((a, b) => b.p - a.p);
   fill(
     "attention-panel",
-    make("h3", {}, "“", glyphs(tokens[query]), "” looks at"),
+    make("h3", {}, "“", glyphs(tokens[query]), "” attends to"),
     make("p", {}, `token ${query + 1} of ${T}`),
     bars(order.slice(0, 8), "heat"),
   );
-  const told = `${name}: the weights of ${T} tokens; “${spoken(tokens[query])}” looks most at “${spoken(order[0].id)}”`;
-  document.getElementById("map").setAttribute("aria-label", told);
+  const text = `${name}: the weights of ${T} tokens; “${spoken(tokens[query])}” attends most to “${spoken(order[0].id)}”`;
+  document.getElementById("map").setAttribute("aria-label", text);
   drawMap();
 }
 
@@ -333,7 +333,7 @@ function drawMap() {
   if (!width) return;
   const style = getComputedStyle(document.body);
   const scale = window.devicePixelRatio || 1;
-  // Tokens are named where they can be read.
+  // Show token labels only if there is room to read them.
   const named = (width - 76) / T >= 11;
   Object.assign(frame, { left: named ? 76 : 0, top: named ? 76 : 0 });
   frame.cell = (width - frame.left - 1) / T;
@@ -382,10 +382,10 @@ async function inflate(text) {
 
 function drawFacts() {
   const facts = [`${L} layers`, `${H} heads each`, T === 1 ? "1 token" : `${T} tokens`];
-  if (data.prompt < T) facts[2] += `, the last ${T - data.prompt} its own`;
+  if (data.prompt < T) facts[2] += `, the last ${T - data.prompt} generated`;
   if (data.perplexity !== null) {
     const many = data.perplexity < 10 ? data.perplexity.toFixed(1) : Math.round(data.perplexity).toLocaleString("en");
-    facts.push(`perplexity ${many}: as unsure, on average, as between ${many} equally likely tokens`);
+    facts.push(`perplexity ${many}: on average as uncertain as a choice among ${many} equally likely tokens`);
   }
   fill("facts", facts.join(" · "));
 }

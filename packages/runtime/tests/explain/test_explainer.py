@@ -188,15 +188,15 @@ def test_nan_is_refused(explainer, damaged, edit):
         Explainer.open(damaged, threads=1).explain(list(range(60)))
 
 
-def test_the_report_is_json_and_says_the_same(explanation):
-    found = json.loads(json.dumps(report(explanation), allow_nan=False))
-    assert [token["id"] for token in found["tokens"]] == IDS
-    assert found["tokens"][0]["logprob"] is None
-    assert found["tokens"][0]["top_logprobs"] == []
-    token = found["tokens"][3]
-    assert token["top_logprobs"] == found["tokens"][2]["layers"][-1]["top_logprobs"]
+def test_the_report_is_json_with_the_same_values(explanation):
+    explained = json.loads(json.dumps(report(explanation), allow_nan=False))
+    assert [token["id"] for token in explained["tokens"]] == IDS
+    assert explained["tokens"][0]["logprob"] is None
+    assert explained["tokens"][0]["top_logprobs"] == []
+    token = explained["tokens"][3]
+    assert token["top_logprobs"] == explained["tokens"][2]["layers"][-1]["top_logprobs"]
     assert (token["rank"], token["token"]) == (explanation.ranks[3], explanation.tokenizer.decode([200]))
     guesses = token["layers"][2]["top_logprobs"]
     assert [guess["id"] for guess in guesses] == explanation.lens_ids[2, 3].tolist()
-    assert token["layers"][2]["next_logprob"] == found["tokens"][4]["logprob"]
-    assert found["tokens"][-1]["layers"][0]["next_logprob"] is None
+    assert token["layers"][2]["next_logprob"] == explained["tokens"][4]["logprob"]
+    assert explained["tokens"][-1]["layers"][0]["next_logprob"] is None

@@ -236,7 +236,7 @@ class Explainer(Shared):
 
 
 def report(explanation: Explanation) -> dict[str, object]:
-    """All but attention; json.dumps takes it as it is. A layer's `top_logprobs` are of what comes after its token.
+    """Everything but attention, ready for json.dumps. A layer's `top_logprobs` are for the token after its token.
 
     >>> explained = report(Explainer.open(folder, threads=1).explain([5, 6, 7], top=2))
     >>> [token["rank"] for token in explained["tokens"]][0], len(explained["tokens"][2]["layers"])
@@ -249,13 +249,13 @@ def report(explanation: Explanation) -> dict[str, object]:
         return tuple(zip(ids.tolist(), log_probs.tolist(), strict=True))
 
     def token(place: int) -> dict[str, object]:
-        found = TokenScore(
+        score = TokenScore(
             id=explanation.token_ids[place],
             logprob=_number(explanation.log_probs[place]),
             rank=int(explanation.ranks[place]) or None,
             top_logprobs=top_logprobs(-1, place - 1) if place else (),
         )
-        return token_to_dict(tokenizer, found)
+        return token_to_dict(tokenizer, score)
 
     def layer(number: int, place: int) -> dict[str, object]:
         after = _number(explanation.lens_next_log_probs[number, place])

@@ -32,8 +32,8 @@ class TokenScore:
     Attributes:
         id: the token.
         logprob: the natural logarithm of its probability; None for a token with nothing before it.
-        rank: 1 for the token that greedy decoding would take here; None where `logprob` is.
-        top_logprobs: the likeliest tokens and their log-probabilities, the likeliest first, as many as requested.
+        rank: 1 for the token that greedy decoding would choose here; None if `logprob` is None.
+        top_logprobs: the requested number of likeliest tokens with their log-probabilities, the likeliest first.
     """
 
     id: int

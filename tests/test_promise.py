@@ -1,4 +1,4 @@
-"""What equals what, at the width of GPT-2: each cell of the table in `promise.py` is a test. Bits have no tolerance."""
+"""Equal results at GPT-2's width: each cell of the table in `promise.py` is a test. Bits have no tolerance."""
 
 from collections.abc import Callable, Iterator
 from functools import cache

@@ -1,10 +1,10 @@
-"""The folder as a model of lm-eval: `lm_eval --model gpt2_runtime --model_args folder=FOLDER --tasks ...`.
+"""A folder as an lm-eval model: `lm_eval --model gpt2_runtime --model_args folder=FOLDER --tasks ...`.
 
-It answers as lm-eval's own `hf` backend does on the same folder: the tests of `tox -e interop-transformers` hold both
-against each other. How a context and a continuation become ids, and a long text windows, is lm-eval's own code.
+It gives the results of lm-eval's own `hf` backend on the same folder; the tests of `tox -e interop-transformers`
+compare the two. lm-eval's own code encodes contexts and continuations, and splits long texts into windows.
 
-lm-eval finds it by its entry point, in the group "lm_eval.models". Releases up to 0.4.13 do not look there yet: there
-`python -m gpt2_runtime.lm_eval` is the same command, with the same options. Nothing else here imports this module.
+lm-eval finds it by its entry point in the group "lm_eval.models". Releases up to 0.4.13 do not look there; with those,
+run `python -m gpt2_runtime.lm_eval`, the same command with the same options. Nothing else imports this module.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 MAX_GEN_TOKS = 256  # if a task does not set it; the default of hf
 TOP_K = 50  # the default of transformers, and so of hf
 
-# What a task may say of how tokens are chosen, beside until and max_gen_toks.
+# The sampling settings that a task may have, besides until and max_gen_toks.
 GENERATION = (
     "do_sample",
     "temperature",
@@ -62,21 +62,21 @@ Tokens = tuple[tuple[str, str] | None, list[int], list[int]]
 
 @register_model("gpt2_runtime")
 class RuntimeLM(TemplateLM):
-    """A folder, opened for lm-eval. It reads one row at a time, and what rows begin with alike only once.
+    """A folder opened for lm-eval. Reads one row at a time, and a prefix that rows share only once.
 
     Args:
-        folder: what `gpt2-export make` wrote.
-        precision: "fp32", "fp16", "int8" or "int4"; by default the most exact one that the folder has.
+        folder: the folder that `gpt2-export make` wrote.
+        precision: "fp32", "fp16", "int8" or "int4"; by default the most exact one in the folder.
         provider: as for `Session.open`.
-        threads: of one operator; by default the CPUs that this process may use.
-        graph: "serving" or "portable"; by default the faster one that folder and provider have.
-        max_length: tokens that are read at once, at most and by default all that the model reads.
+        threads: threads per operator; by default the CPUs that this process may use.
+        graph: "serving" or "portable"; by default the faster one that folder and provider support.
+        max_length: the context length in tokens; at most, and by default, the model's.
         batch_size: 1, or "auto", which is the same.
-        max_batch_size: lm-eval's, of no effect.
-        device: lm-eval's, of no effect: its command says "cuda:0" where the user said nothing. `provider` decides.
+        max_batch_size: passed by lm-eval; ignored.
+        device: passed by lm-eval; ignored, since its command passes "cuda:0" by default. `provider` decides.
 
     Raises:
-        SettingError: an argument that is not in this list, or out of range.
+        SettingError: an argument is unknown or out of range.
         GPT2RuntimeError: the folder or the provider is refused.
     """
 
@@ -112,7 +112,7 @@ class RuntimeLM(TemplateLM):
             raise refusal(bundle.folder)
         self._tokenizer = generator.tokenizer
         if not bundle.eos_token_ids:
-            raise SettingError(f"{bundle.folder} has no end-of-text token, which lm-eval puts before a text")
+            raise SettingError(f"{bundle.folder} has no end-of-text token, which lm-eval needs before a text")
         limit = bundle.architecture.n_positions
         self.max_length = limit if max_length is None else max_length
         check_integer("max_length", self.max_length, 2, limit)
@@ -123,22 +123,22 @@ class RuntimeLM(TemplateLM):
 
     @property
     def prefix_token_id(self) -> int:
-        """What stands before a text that has no context."""
+        """The token before a text without context."""
         start = self._session.bundle.bos_token_id
         return self.eot_token_id if start is None else start
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: object) -> list[int]:
-        """The ids of a text, without those that the tokenizer may put around it, as lm-eval's own default is."""
+        """The ids of a text; like lm-eval's default, without those that the tokenizer may add around it."""
         return self._tokenizer.encode(string, add_special_tokens=bool(add_special_tokens))
 
     def _loglikelihood_tokens(
         self, requests: Sequence[Tokens], disable_tqdm: bool = False, **_: object
     ) -> list[tuple[float, bool]]:
-        """Of each continuation its log-probability, and whether greedy decoding would write it."""
+        """For each continuation, its log-probability and whether greedy decoding would generate it."""
         rows = [self._row(context, continuation) for _, context, continuation in requests]
         answers: dict[int, tuple[float, bool]] = {}
         cache, read = self._session.empty_cache(capacity=self.max_length), list[int]()
-        # In order of their ids, rows that begin alike follow one another.
+        # Sorted by ids, rows with a common prefix follow one another.
         order = sorted(range(len(rows)), key=rows.__getitem__)
         for number in tqdm(order, desc="Running loglikelihood requests", disable=disable_tqdm):
             row, (text, _, continuation) = rows[number], requests[number]
@@ -152,22 +152,20 @@ class RuntimeLM(TemplateLM):
         return [answers[number] for number in range(len(rows))]
 
     def _row(self, context: list[int], continuation: list[int]) -> list[int]:
-        """The ids that are read and the last one, which is not: at most one more than the model reads."""
+        """The ids to read, and the last one, which is only scored: at most one more than the context length."""
         if not continuation:
-            raise EmptyPromptError(
-                "continuation has 0 tokens of its own, must have at least 1; change the task's texts"
-            )
+            raise EmptyPromptError("continuation has 0 tokens, must have at least 1; change the task's texts")
         if len(continuation) > self.max_length:
             problem = f"continuation has {len(continuation)} tokens, the model reads {self.max_length}"
             raise PromptTooLongError(f"{problem}; shorten it, or score it with a rolling task")
         row = context + continuation
         if len(row) > self.max_length + 1:
-            log.warning("a context is cut on its left, from %d tokens to what the model reads", len(context))
+            log.warning("truncating a context of %d tokens on the left to fit the model", len(context))
         return row[-(self.max_length + 1) :]
 
     def loglikelihood_rolling(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[float]:
-        """Of each text its log-probability after the end-of-text token, in windows that do not overlap."""
-        found = []
+        """The log-probability of each text after the end-of-text token, in windows that do not overlap."""
+        totals = []
         for request in tqdm(requests, desc="Running loglikelihood_rolling requests", disable=disable_tqdm):
             (text,) = request.args
             windows = get_rolling_token_windows(
@@ -177,21 +175,21 @@ class RuntimeLM(TemplateLM):
                 context_len=1,
             )
             rows: list[Tokens] = [(None, *make_disjoint_window(window)) for window in windows]
-            found.append(sum(answer for answer, _ in self._loglikelihood_tokens(rows, disable_tqdm=True)))
-            self.cache_hook.add_partial("loglikelihood_rolling", (text,), found[-1])
-        return found
+            totals.append(sum(answer for answer, _ in self._loglikelihood_tokens(rows, disable_tqdm=True)))
+            self.cache_hook.add_partial("loglikelihood_rolling", (text,), totals[-1])
+        return totals
 
     def generate_until(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Continues each context until one of its stop strings, which is not part of the answer."""
-        found = []
+        """Continues each context up to one of its stop strings, which is not part of the answer."""
+        answers = []
         for request in tqdm(requests, desc="Running generate_until requests", disable=disable_tqdm):
-            context, asked = request.args
-            found.append(self._generated(context, asked))
-            self.cache_hook.add_partial("generate_until", (context, asked), found[-1])
-        return found
+            context, kwargs = request.args
+            answers.append(self._generated(context, kwargs))
+            self.cache_hook.add_partial("generate_until", (context, kwargs), answers[-1])
+        return answers
 
-    def _generated(self, context: str, asked: Mapping[str, Any]) -> str:
-        settings: dict[str, Any] = dict(normalize_gen_kwargs(dict(asked), MAX_GEN_TOKS))
+    def _generated(self, context: str, kwargs: Mapping[str, Any]) -> str:
+        settings: dict[str, Any] = dict(normalize_gen_kwargs(dict(kwargs), MAX_GEN_TOKS))
         end = self._tokenizer.decode([self.eot_token_id])
         until = handle_stop_sequences(settings.pop("until"), eos=end)
         new = settings.pop("max_gen_toks")
@@ -204,38 +202,38 @@ class RuntimeLM(TemplateLM):
             (self.tok_encode(context) or [self.prefix_token_id])[-(self.max_length - new) :],
             max_new_tokens=new,
             sampling=sampling,
-            # lm-eval's --seed sets numpy's generator: the same seed draws the same texts.
+            # lm-eval's --seed seeds numpy's generator, so the same seed gives the same texts.
             seed=int(np.random.randint(2**31)) if sampling.temperature else 0,
             stop=until,
         )
-        # Of two stop strings that overlap, lm-eval's own function says where the answer ends.
+        # If two stop strings overlap, lm-eval's own function decides where the answer ends.
         text: str = postprocess_generated_text(
             generation=self._tokenizer.decode(self._plain(completion.token_ids)), stop=until, think_end_token=None
         )
         return text
 
     def _plain(self, ids: Sequence[int]) -> Iterator[int]:
-        """The ids without special tokens, which hf leaves out of its answers."""
+        """The ids without special tokens, which hf drops from its answers."""
         special = {token.id for token in self._tokenizer.vocabulary.added if token.special}
         return (id_ for id_ in ids if id_ not in special)
 
 
 def _sampling(settings: Mapping[str, Any]) -> SamplingConfig:
-    """A task's generation_kwargs, as hf reads them: under transformers' names, where 0 is none."""
+    """A task's generation_kwargs as hf reads them: with transformers' names, and 0 for none."""
     if unknown := [name for name in settings if name not in GENERATION]:
         problem = f"generation_kwargs has {', '.join(map(repr, unknown))}"
         raise SettingError(f"{problem}, must be among until, max_gen_toks, {', '.join(GENERATION)}")
-    given = {name: value for name, value in settings.items() if name != "do_sample"}
-    given["top_k"] = given.get("top_k", TOP_K) or None
-    given["no_repeat_ngram_size"] = given.get("no_repeat_ngram_size") or None
-    given["temperature"] = given.get("temperature", 0.0) if settings["do_sample"] else 0.0
-    if settings["do_sample"] and not given["temperature"]:
-        raise SettingError(f"temperature is {given['temperature']} where do_sample is true, must be above 0")
-    return SamplingConfig(**given)
+    sampling = {name: value for name, value in settings.items() if name != "do_sample"}
+    sampling["top_k"] = sampling.get("top_k", TOP_K) or None
+    sampling["no_repeat_ngram_size"] = sampling.get("no_repeat_ngram_size") or None
+    sampling["temperature"] = sampling.get("temperature", 0.0) if settings["do_sample"] else 0.0
+    if settings["do_sample"] and not sampling["temperature"]:
+        raise SettingError(f"temperature is {sampling['temperature']} where do_sample is true, must be above 0")
+    return SamplingConfig(**sampling)
 
 
 def _shared(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many ids both begin with.
+    """The length of the common prefix.
 
     >>> _shared([1, 2, 3], [1, 2, 4, 5])
     2
@@ -244,7 +242,7 @@ def _shared(first: Sequence[int], second: Sequence[int]) -> int:
 
 
 def main() -> None:
-    """lm-eval's command, which knows this model now."""
+    """lm-eval's command, with this model registered."""
     from lm_eval.__main__ import cli_evaluate
 
     try:

@@ -8,20 +8,20 @@ from gpt2_runtime.diagnostics.promise import PRECISIONS
 
 
 def test_a_report_is_json_and_holds_what_the_folder_does(session, folder):
-    found = json.loads(json.dumps(report(session, Tokenizer.open(folder))))
-    assert found["source"] == {"name": "tiny", "revision": None}
-    assert found["architecture"] == {"vocab_size": 300, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4}
-    assert found["tokenizer"]["added"] == {"<|endoftext|>": 299}
-    assert found["files"]["model.onnx"]["bytes"] == (folder / "model.onnx").stat().st_size
-    assert found["inputs"][0] == {
+    actual = json.loads(json.dumps(report(session, Tokenizer.open(folder))))
+    assert actual["source"] == {"name": "tiny", "revision": None}
+    assert actual["architecture"] == {"vocab_size": 300, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4}
+    assert actual["tokenizer"]["added"] == {"<|endoftext|>": 299}
+    assert actual["files"]["model.onnx"]["bytes"] == (folder / "model.onnx").stat().st_size
+    assert actual["inputs"][0] == {
         "name": "input_ids",
         "type": "tensor(int64)",
         "shape": ["batch_size", "sequence_length"],
     }
-    assert len(found["inputs"]) == 9
-    assert [output["name"] for output in found["outputs"]][:2] == ["logits", "present.0.key"]
-    assert (found["provider"], found["threads"]) == ("CPUExecutionProvider", 1)
-    assert found["parity"]["tolerance"] == session.bundle.parity["tolerance"] >= 1e-4
+    assert len(actual["inputs"]) == 9
+    assert [output["name"] for output in actual["outputs"]][:2] == ["logits", "present.0.key"]
+    assert (actual["provider"], actual["threads"]) == ("CPUExecutionProvider", 1)
+    assert actual["parity"]["tolerance"] == session.bundle.parity["tolerance"] >= 1e-4
 
 
 def test_lines_are_for_people(session, folder):
@@ -35,13 +35,13 @@ def test_lines_are_for_people(session, folder):
 
 def test_what_a_manifest_says_stays_on_its_line(session):
     source = replace(session.bundle.source, name="gpt2\nparity  verified \x1b[2J")
-    told = list(lines(replace(session, bundle=replace(session.bundle, source=source)), None))
-    assert told[0].startswith(r"source      gpt2\nparity  verified \x1b[2J, revision")
+    output = list(lines(replace(session, bundle=replace(session.bundle, source=source)), None))
+    assert output[0].startswith(r"source      gpt2\nparity  verified \x1b[2J, revision")
 
 
 def parity_lines(session, parity):
-    told = list(lines(replace(session, bundle=replace(session.bundle, parity=parity)), None))
-    return [line.strip() for line in told[told.index("parity") + 1 :]]
+    output = list(lines(replace(session, bundle=replace(session.bundle, parity=parity)), None))
+    return [line.strip() for line in output[output.index("parity") + 1 :]]
 
 
 def test_the_limit_of_the_explaining_graph_is_not_the_folders(session):
@@ -54,7 +54,7 @@ def test_the_limit_of_the_explaining_graph_is_not_the_folders(session):
 def test_each_part_has_its_error_that_of_torchs_float32_and_the_limit(session):
     part = {"max_difference": 2e-5, "float32_error": 1e-5, "tolerance": 1e-4}
     backend = {"max_logit_difference": 3e-5, "worst_case": "a prompt", "greedy_tokens": 64}
-    told = parity_lines(
+    output = parity_lines(
         session,
         {
             "sweep": ["a", "b"],
@@ -64,7 +64,7 @@ def test_each_part_has_its_error_that_of_torchs_float32_and_the_limit(session):
             "explaining": {"lens": part},
         },
     )
-    assert [" ".join(line.split()) for line in told] == [
+    assert [" ".join(line.split()) for line in output] == [
         "sweep 2 cases",
         "error of torch's float32 2e-05",
         "limit 0.0002",
@@ -78,8 +78,8 @@ def test_each_part_has_its_error_that_of_torchs_float32_and_the_limit(session):
 )
 def test_whatever_a_parity_holds_is_shown_on_its_line(session, value):
     for parity in ({"tolerance": value}, {"backends": value}, {"backends": {"a": value}}):
-        told = parity_lines(session, parity)
-        assert all(len(line) < 200 for line in told)
+        output = parity_lines(session, parity)
+        assert all(len(line) < 200 for line in output)
 
 
 def test_a_folder_without_tokenizer_and_parity_says_so(session):
@@ -91,9 +91,9 @@ def test_a_folder_without_tokenizer_and_parity_says_so(session):
 
 
 def test_it_says_what_equals_what(session):
-    found = list(lines(session, None))
-    start = found.index("what equals what")
-    assert found[start + 1].split() == list(PRECISIONS)
-    (lookup,) = (line for line in found if "with lookup, without" in line)
+    actual = list(lines(session, None))
+    start = actual.index("equal results")
+    assert actual[start + 1].split() == list(PRECISIONS)
+    (lookup,) = (line for line in actual if "with prompt lookup; without" in line)
     assert lookup.split()[-4:] == ["text", "text", "bits", "bits"]
     assert report(session, None)["equalities"]["lookup"] == "text"

@@ -252,6 +252,8 @@ def test_where_nothing_is_captured_threads_need_not_take_turns():
 
 @pytest.mark.parametrize("graph", ["serving", "portable"])
 def test_on_the_cpu_there_is_nothing_to_capture(folder, graph):
-    told = rf"^cuda_graph is on, which is for the serving graph on cuda, not the {graph} one on cpu; leave it off$"
+    told = (
+        rf"^cuda_graph is on, but it is only for the serving graph on cuda, not the {graph} one on cpu; leave it off$"
+    )
     with pytest.raises(SettingError, match=told):
         Session.open(folder, graph=graph, cuda_graph=True)

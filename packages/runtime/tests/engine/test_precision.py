@@ -69,7 +69,7 @@ def test_the_default_is_the_most_exact_one(folder: Path, damaged: Path, edit: Ed
 
 def test_an_absent_one_is_refused_with_those_that_are_there(damaged: Path, edit: Edit) -> None:
     edit(damaged / "manifest.json", lambda m: m["graphs"].pop("int4"))
-    with pytest.raises(BundleError, match="has no int4 graph, only fp32, fp16, int8; take one of these, or add"):
+    with pytest.raises(BundleError, match="has no int4 graph, only fp32, fp16, int8; choose one of these, or add"):
         Session.open(damaged, precision="int4")
     ran = CliRunner().invoke(main, ["generate", str(damaged), "the", "--precision", "int4"])
     assert ran.exit_code == 1

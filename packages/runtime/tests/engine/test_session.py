@@ -189,7 +189,9 @@ def test_a_truncated_file_is_refused(damaged, edit, graph, name):
         Session.open(damaged, graph=graph)
     # And should the manifest tell the same lie, it is found in the file.
     edit(damaged / "manifest.json", lambda m: m["files"][name].update(bytes=path.stat().st_size))
-    told = "two places among the" if name == "model.safetensors" else "is no graph as gpt2-export writes it: it ends in"
+    told = (
+        "two offsets within the" if name == "model.safetensors" else "is not a graph written by gpt2-export: it ends in"
+    )
     with pytest.raises(BundleError, match=told) as refusal:
         Session.open(damaged, graph=graph)
     assert "\n" not in str(refusal.value)

@@ -174,7 +174,7 @@ def test_another_graph_in_its_place_is_refused(damaged, edit):
 def test_a_graph_with_another_number_of_heads_is_refused(explainer):
     sizes = explainer.bundle.architecture
     actual, expected = Signature.explaining(replace(sizes, n_head=8)), Signature.explaining(sizes)
-    with pytest.raises(GraphError, match=r"g: output attentions\.0 is .*8, .*config\.json wants .*4, "):
+    with pytest.raises(GraphError, match=r"g: output attentions\.0 is .*8, .*config\.json requires .*4, "):
         actual.check("g", expected, "explaining")
     assert TensorSpec(name="top_k", type="tensor(int64)", shape=()) in expected.inputs
 

@@ -11,8 +11,8 @@ from gpt2_runtime.folder.json_object import JsonObject
         (b"", "is not JSON at line 1, column 1"),
         (b'{"a": "\xff"}', "is not UTF-8 at byte 7"),
         (b"[1, 2]", r"holds \[1, 2\], not a JSON object"),
-        (b"[" * 100_000, "is not JSON that can be read: RecursionError"),
-        (b'{"a": ' + b"9" * 5000 + b"}", "is not JSON that can be read: ValueError"),
+        (b"[" * 100_000, "is not readable JSON: RecursionError"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "is not readable JSON: ValueError"),
         (b'{"a": ' + b"[" * 900 + b"]" * 900 + b', "a": 1}', 'has "a" twice; the folder is damaged'),
         (b'{"b": {"a": 1, "c": 2, "a": 1}}', 'has "a" twice'),
         (rb'{"a": "\ud83d"}', r"has '\\ud83d', half a surrogate pair; the folder is damaged"),
@@ -41,7 +41,7 @@ def test_a_file_has_so_many_bytes_and_no_more(tmp_path):
 
 
 def test_an_absent_file_is_refused_by_name(tmp_path):
-    with pytest.raises(BundleError, match=r"gone\.json is not there; copy or export the folder again"):
+    with pytest.raises(BundleError, match=r"gone\.json does not exist; copy or export the folder again"):
         JsonObject.read(tmp_path / "gone.json")
 
 

@@ -68,8 +68,8 @@ def test_a_link_is_named_with_what_it_leads_to(damaged, tmp_path):
         TextGenerator.open(damaged)
     (damaged / "config.json").unlink()
     (damaged / "config.json").symlink_to(tmp_path / "gone")
-    told = r"config\.json, a link to .*gone, is not there, manifest\.json lists it; copy or export"
-    with pytest.raises(BundleError, match=told):
+    message = r"config\.json, a link to .*gone, does not exist, but manifest\.json lists it; copy or export"
+    with pytest.raises(BundleError, match=message):
         TextGenerator.open(damaged)
     (damaged / "config.json").unlink()
     (damaged / "config.json").symlink_to("config.json")

@@ -55,12 +55,12 @@ def test_lookup_guesses_only_where_that_changes_no_text(folder, precision):
 
 def test_the_command_says_when_lookup_makes_no_guess(folder):
     arguments = ["generate", str(folder), "the", "--temperature", "0", "--max-new-tokens", "5", "--lookup"]
-    told = CliRunner().invoke(main, [*arguments, "--precision", "int8"])
-    assert told.exit_code == 0
-    assert "--lookup makes none; add --fast-single" in told.stderr
+    message = CliRunner().invoke(main, [*arguments, "--precision", "int8"])
+    assert message.exit_code == 0
+    assert "--lookup makes none; add --fast-single" in message.stderr
     silent = CliRunner().invoke(main, [*arguments, "--precision", "int8", "--fast-single"])
     assert (silent.exit_code, silent.stderr) == (0, "")
     refused = CliRunner().invoke(main, [*arguments, "--fast-single"])
     assert refused.exit_code == 1
     assert refused.stderr.count("\n") == 1
-    assert "fast_single is on, which is for int8 and int4 on cpu, not fp32 on cpu" in refused.stderr
+    assert "fast_single is on, but it is only for int8 and int4 on cpu, not fp32 on cpu" in refused.stderr

@@ -28,7 +28,7 @@ def test_the_graphs_are_told_apart(serving, portable):
     [
         (lambda c: c.update(n_layer=3), r"config\.json: n_layer is 3, .*\.onnx has 2 layers; the folder is damaged"),
         (lambda c: c.update(n_layer=1), r"config\.json: n_layer is 1, .*\.onnx has 2 layers; the folder is damaged"),
-        (lambda c: c.update(n_head=2), r"past_key_values\.0\.key is tensor\(float\) .*, config\.json wants .* 2, "),
+        (lambda c: c.update(n_head=2), r"past_key_values\.0\.key is tensor\(float\) .*, config\.json requires .* 2, "),
         (lambda c: c.update(vocab_size=301), r"vocab_size is 301, transformer\.wte\.weight of .* is \[300, 32\]; "),
         (lambda c: c.update(n_positions=65), r"n_embd\] is \[65, 32\], transformer\.wpe\.weight of .* is \[64, 32\]; "),
         (lambda c: c.update(n_embd=64), r"n_embd\] is \[64, 64\], transformer\.wpe\.weight of .* is \[64, 32\]; "),
@@ -45,7 +45,7 @@ def test_layers_and_logits_are_compared_as_well(serving):
     for change, message in [
         ({"n_layer": 3}, r"missing past_key_values\.2\.key, past_key_values\.2\.value; unexpected none"),
         ({"n_layer": 1}, r"missing none; unexpected past_key_values\.1\.key"),
-        ({"vocab_size": 301}, r"output logits is .* 300\], config\.json wants .* 301\]"),
+        ({"vocab_size": 301}, r"output logits is .* 300\], config\.json requires .* 301\]"),
     ]:
         with pytest.raises(GraphError, match=message):
             serving.signature.check("g", Signature.of("serving", replace(sizes, **change)), "serving")
@@ -56,5 +56,5 @@ def test_a_tensor_of_another_type_is_refused():
         Signature(inputs=(TensorSpec(name="x", type=f"tensor({type_})", shape=("n", 4)),), outputs=())
         for type_ in ("float16", "float")
     )
-    with pytest.raises(GraphError, match=r"g: input x is tensor\(float16\) \['n', 4\], config.json wants tensor"):
+    with pytest.raises(GraphError, match=r"g: input x is tensor\(float16\) \['n', 4\], config.json requires tensor"):
         half.check("g", full, "serving")

@@ -53,10 +53,10 @@ CONSTANT = MOST_CONSTANT_BYTES + 1
         (node("Add", field(1, "body") + field(6, b"")), "a attribute has the field 6"),  # a graph: of Loop, If, Scan
         (node("Add", field(1, "bodies") + field(11, b"")), "the field 11"),
         (node("Add", field(1, "x") + field(3, 1) + field(21, "outer")), "the field 21"),  # of a function
-        (field(wire.NODE, field(4, "Add") + field(4, "Loop")), "it has 2 of op_type"),
-        (field(wire.NODE, field(1, "x")), "it has 0 of op_type"),
+        (field(wire.NODE, field(4, "Add") + field(4, "Loop")), "it has 2 op_type fields"),
+        (field(wire.NODE, field(1, "x")), "it has 0 op_type fields"),
         (field(wire.NODE, field(4, b"\xff")), "op_type is not UTF-8"),
-        (field(wire.NODE, 7), "a number stands where a message must"),
+        (field(wire.NODE, 7), "it has a number in place of a message"),
         (node("Add", field(1, "x") + field(8, b"\1" * CONSTANT)), f"an attribute has {CONSTANT} bytes, must have at"),
         (node("Add", field(1, "x") + field(4, b"\1" * CONSTANT)), f"an attribute has {CONSTANT} bytes, must have at"),
         (
@@ -65,7 +65,7 @@ CONSTANT = MOST_CONSTANT_BYTES + 1
         ),
         (
             node("Constant", field(1, "v") + field(5, tensor("v", [1], 1, wire.placed("w", 0, 4)))),
-            "a constant of a node is in another file",
+            "the constant of a node is in another file",
         ),
         (field(5, tensor("a", [CONSTANT], 2, field(9, b"\1" * CONSTANT))), "is a constant of 513 bytes in the graph"),
         (field(5, tensor("a", [10**9], 1)), "is a constant of 4,000,000,000 bytes"),
@@ -73,25 +73,25 @@ CONSTANT = MOST_CONSTANT_BYTES + 1
         (field(5, tensor("a", [-1], 1)), r"has axes \[-1\]"),
         (field(5, tensor("a", [1] * 100_000, 1)), "has more than 65536 fields"),
         (field(5, tensor("a", [1] * 9, 1)), "has axes"),
-        (field(5, tensor("a", [2], 8)), "'a' has numbers of type 8"),
+        (field(5, tensor("a", [2], 8)), "'a' has element type 8"),
         (field(5, tensor("a", [2], 1, field(6, b"x"))), "a tensor has the field 6"),
         (field(5, tensor("a", [1], 1)) * 2, "two initializers are called 'a'"),
         (field(5, tensor("a", [2], 1, wire.placed("w", 0, 9))), r"'a' has 9 bytes, its axes \[2\] need 8"),
-        (field(5, tensor("a", [2], 1, wire.placed("w", -8, 8))), "'a' is at '-8' of its file"),
-        (field(5, tensor("a", [2], 1, wire.placed("w", "9" * 5000, 8))), "which is no place"),
-        (field(5, tensor("a", [2], 1, wire.placed("w", "0x8", 8))), "which is no place"),
-        (field(5, tensor("a", [2], 1, field(14, 1))), "has no place in a file of weights"),
-        (field(5, tensor("a", [2], 1, wire.placed("w", 0, 8), field(9, b"\1" * 8))), "has no place in a file"),
+        (field(5, tensor("a", [2], 1, wire.placed("w", -8, 8))), "'a' has the position '-8' in its file"),
+        (field(5, tensor("a", [2], 1, wire.placed("w", "9" * 5000, 8))), "which is invalid"),
+        (field(5, tensor("a", [2], 1, wire.placed("w", "0x8", 8))), "which is invalid"),
+        (field(5, tensor("a", [2], 1, field(14, 1))), "has no valid position in a weights file"),
+        (field(5, tensor("a", [2], 1, wire.placed("w", 0, 8), field(9, b"\1" * 8))), "has no valid position"),
         (
             field(5, tensor("a", [2], 1, wire.placed("w", 0, 8), field(13, field(1, "length") + field(2, "8")))),
-            "has an entry 'length' twice",
+            "duplicate or unknown entry 'length'",
         ),
         (field(5, tensor("a", [2], 1, field(13, field(1, "checksum") + field(2, "x")))), "in the graph itself"),
         (field(wire.INPUT, field(1, "x") + field(2, field(4, b""))), "a type has the field 4"),  # a sequence
     ],
 )
 def test_what_gpt2_export_never_writes_into_a_graph_is_refused(data, more, message):
-    with pytest.raises(GraphError, match=f"^g.onnx is no graph as gpt2-export writes it: .*{message}") as refusal:
+    with pytest.raises(GraphError, match=f"^g.onnx is not a graph written by gpt2-export: .*{message}") as refusal:
         OnnxFile.read("g.onnx", with_more(data, more))
     assert str(refusal.value).endswith("; export the folder again")
 
@@ -106,7 +106,7 @@ def test_a_small_constant_is_read(data):
     [
         (field(25, b""), "a model has the field 25"),  # functions
         (field(20, b""), "a model has the field 20"),  # training
-        (field(7, b""), "it has 2 of graph"),  # which protobuf would merge
+        (field(7, b""), "it has 2 graph fields"),  # which protobuf would merge
         (b"\xff" * 11, "a number has more than 64 bits"),
         (b"\x08", "it ends in the middle of a number"),
         (b"\x0b", "a field has the wire type 3"),
@@ -121,7 +121,7 @@ def test_what_gpt2_export_never_writes_into_a_model_is_refused(data, more, messa
 
 @pytest.mark.parametrize("nothing", [b"", b"\0", b"\x42\0"])
 def test_no_model_is_refused(nothing):
-    with pytest.raises(GraphError, match="is no graph as gpt2-export writes it"):
+    with pytest.raises(GraphError, match="is not a graph written by gpt2-export"):
         OnnxFile.read("g", nothing)
 
 
@@ -136,7 +136,7 @@ def test_a_file_of_the_largest_size_takes_neither_long_nor_much_memory(data, res
         try:
             OnnxFile.read("g", model)
         except GraphError as refusal:
-            assert "it has 0 of op_type" in str(refusal)  # noqa: PT017
+            assert "it has 0 op_type fields" in str(refusal)  # noqa: PT017
         assert time.process_time() - start < 10
         assert resident() - before < 200e6
 
@@ -164,7 +164,7 @@ def read_or_refused(data):
     try:
         OnnxFile.read("g", data)
     except GraphError as refusal:
-        assert re.fullmatch("g is no graph as gpt2-export writes it: .*; export the folder again", str(refusal))  # noqa: PT017
+        assert re.fullmatch("g is not a graph written by gpt2-export: .*; export the folder again", str(refusal))  # noqa: PT017
 
 
 @given(st.data())

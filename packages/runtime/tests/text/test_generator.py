@@ -207,5 +207,5 @@ def test_a_prompt_that_is_neither_text_nor_ids_is_refused(folder, prompt):
 
 @pytest.mark.parametrize("path", [None, 5, b"tiny", ["tiny"]])
 def test_a_folder_that_is_no_path_is_refused(path):
-    with pytest.raises(BundleError, match=r"folder is .*, must be the path of one"):
+    with pytest.raises(BundleError, match=r"folder is .*, must be a path"):
         TextGenerator.open(path)

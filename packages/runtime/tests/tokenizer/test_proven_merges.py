@@ -1,4 +1,4 @@
-"""Merges that the manifest says to be as trained are not proven again, where the file is the one that it means."""
+"""Merges that the manifest records as trained are not checked again, if the file is the recorded one."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ class ProvenError(Exception):
 
 @pytest.fixture
 def proving(monkeypatch):
-    """A proof that says so."""
+    """Makes the check of merges raise, to show that it runs."""
 
     def prove(_):
         raise ProvenError
@@ -26,22 +26,22 @@ def proving(monkeypatch):
 
 
 def opened(folder, change):
-    """The tokenizer of a copied folder after a change of its model, whose merges are then claimed to be as trained."""
+    """Changes a tokenizer.json, and opens it with the claim that its merges are as trained."""
     path = folder / "tokenizer.json"
-    document = json.loads(path.read_text())
-    change(document["model"])
-    path.write_text(json.dumps(document))
+    fields = json.loads(path.read_text())
+    change(fields["model"])
+    path.write_text(json.dumps(fields))
     return Tokenizer.open(folder, trained_sha256=hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 @pytest.mark.usefixtures("proving")
-def test_what_was_proven_is_not_proven_again(folder):
+def test_recorded_merges_are_not_checked_again(folder):
     tokenizer = open_tokenizer(Bundle.open(folder))
     assert tokenizer.decode(tokenizer.encode("the other dogs")) == "the other dogs"
 
 
 @pytest.mark.usefixtures("proving")
-def test_it_is_proven_where_the_manifest_does_not_say_so_or_all_is_checked(folder, damaged, edit):
+def test_merges_are_checked_without_a_record_or_with_check_hashes(folder, damaged, edit):
     edit(damaged / "manifest.json", lambda m: m.pop("tokenizer"))
     for bundle in (Bundle.open(damaged), Bundle.open(folder, check_hashes=True)):
         with pytest.raises(ProvenError):
@@ -49,7 +49,7 @@ def test_it_is_proven_where_the_manifest_does_not_say_so_or_all_is_checked(folde
 
 
 @pytest.mark.usefixtures("proving")
-def test_what_was_proven_of_another_file_says_nothing_of_this_one(damaged):
+def test_merges_of_another_file_than_recorded_are_checked(damaged):
     bundle = Bundle.open(damaged)
     path = damaged / "tokenizer.json"
     path.write_text(path.read_text() + "\n")
@@ -57,21 +57,21 @@ def test_what_was_proven_of_another_file_says_nothing_of_this_one(damaged):
         open_tokenizer(bundle)
 
 
-def test_the_vocabulary_is_the_same_proven_or_not(folder):
+def test_the_vocabulary_is_the_same_checked_or_not(folder):
     proven, unproven = open_tokenizer(Bundle.open(folder)), Tokenizer.open(folder)
     assert proven.vocabulary == unproven.vocabulary
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
-        (lambda model: model["merges"].reverse(), "joins what no earlier merge makes"),
-        (lambda model: model["merges"].append(model["merges"][0]), "makes a token that an earlier merge makes"),
+        (lambda model: model["merges"].reverse(), "joins tokens that no earlier merge makes"),
+        (lambda model: model["merges"].append(model["merges"][0]), "makes a token that an earlier merge already makes"),
     ],
     ids=["order", "twice"],
 )
-def test_a_wrong_claim_is_refused_by_the_merge_where_that_costs_nothing(damaged, change, told):
-    with pytest.raises(TokenizerError, match=told):
+def test_a_wrong_claim_is_refused_where_the_check_is_free(damaged, change, message):
+    with pytest.raises(TokenizerError, match=message):
         opened(damaged, change)
 
 
@@ -82,11 +82,11 @@ def unreachable(model):
     model["vocab"] |= {new: model["vocab"].pop(old) for old, new in zip(last, ("qx", "zq", "zqx"), strict=True)}
 
 
-def test_a_wrong_claim_that_only_a_proof_finds_is_refused_when_all_is_checked(folder, damaged, edit):
+def test_a_wrong_claim_is_refused_with_check_hashes(folder, damaged, edit):
     assert opened(damaged, unreachable).encode("the") == Tokenizer.open(folder).encode("the")
     data = (damaged / "tokenizer.json").read_bytes()
     sealed = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     edit(damaged / "manifest.json", lambda m: m["files"].update({"tokenizer.json": sealed}))
     assert open_tokenizer(Bundle.open(damaged)) is not None
     assert open_tokenizer(Bundle.open(damaged, check_hashes=True)) is None
-    assert "no text reaches token" in str(refusal(damaged))
+    assert "is unreachable" in str(refusal(damaged))

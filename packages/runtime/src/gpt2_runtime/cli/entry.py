@@ -1,4 +1,4 @@
-"""Where the command `gpt2-runtime` starts: first what ends it early is answered, then everything else is imported."""
+"""The entry point of `gpt2-runtime`: installs the signal handlers, then imports everything else."""
 
 from gpt2_runtime.cli import interruption
 

@@ -1,8 +1,8 @@
-"""Ctrl-C and TERM, as the command answers them: at once, with one line and the exit code that a shell expects.
+"""How the command handles Ctrl-C and TERM: at once, with one line and the exit code that a shell expects.
 
-The process ends within the handler. An exception would not do: it can come up while a library is being imported, in a
-destructor or below C++, where it is swallowed, turned into another error, or printed as a traceback. Nothing has to be
-unwound here, for what is written is written whole: a line of `batch` by one call, a page within `held`.
+The process exits inside the handler. An exception would not do: raised during a library's import, in a destructor or
+below C++, it is swallowed, turned into another error, or printed as a traceback. Nothing needs to be unwound, since
+all output is written atomically: a line of `batch` in one call, a page within `held`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import signal
 from contextlib import contextmanager
 
-TYPE_CHECKING = False  # as in the package's __init__: nothing is imported here that can wait
+TYPE_CHECKING = False  # as in the package's __init__: import only what is needed now
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
@@ -24,26 +24,26 @@ TERMINAL = b"\r\x1b[K"  # clears the line of a bar
 
 class _State:
     held = False
-    waiting: int | None = None  # the signal that came meanwhile
+    waiting: int | None = None  # a signal received meanwhile
     reported = False
 
 
 def install() -> None:
-    """Sets the handlers. A signal that the process was started to ignore stays ignored, as below nohup."""
+    """Installs the handlers. A signal that was ignored from the start stays ignored, as under nohup."""
     for number in LINES:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _answer)
 
 
 def finish() -> None:
-    """Ignores what comes when all is done: Python, as it ends, would hand it to the system, unanswered."""
+    """Ignores later signals: at exit Python restores the system's handlers, which would kill the process silently."""
     for number in LINES:
         signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
 def held() -> Iterator[None]:
-    """Lets what is inside be finished first. For moments, such as that in which a file is renamed."""
+    """Delays a signal until the block is done. For brief operations, such as renaming a file."""
     _State.held = True
     try:
         yield
@@ -54,7 +54,7 @@ def held() -> Iterator[None]:
 
 
 def _answer(number: int, _: FrameType | None) -> None:
-    if _State.reported:  # the first is being answered
+    if _State.reported:  # one is being handled already
         return
     if _State.held:
         _State.waiting = number

@@ -1,4 +1,4 @@
-"""What a folder holds: one object for machines, aligned lines for people."""
+"""What a folder contains: an object for programs, aligned lines for people."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from gpt2_runtime.tokenizer.tokenizer import Tokenizer, refusal
 
 
 def report(session: Session, tokenizer: Tokenizer | None, loading: Loading | None = None) -> dict[str, object]:
-    """Origin, sizes, tokens, files, tensors, parity and loading of an open folder; json.dumps takes it as it is.
+    """Origin, sizes, tokens, files, tensors, parity and loading of an open folder, ready for json.dumps.
 
-    >>> found = report(session, None)
-    >>> found["architecture"]["n_layer"], found["tokenizer"]
+    >>> contents = report(session, None)
+    >>> contents["architecture"]["n_layer"], contents["tokenizer"]
     (2, None)
     """
     bundle = session.bundle
@@ -48,7 +48,7 @@ def report(session: Session, tokenizer: Tokenizer | None, loading: Loading | Non
 
 
 def lines(session: Session, tokenizer: Tokenizer | None, loading: Loading | None = None) -> Iterator[str]:
-    """The same for people, one line at a time.
+    """The same for people, line by line.
 
     >>> next(lines(session, None)).startswith("source")
     True
@@ -75,12 +75,12 @@ def lines(session: Session, tokenizer: Tokenizer | None, loading: Loading | None
     yield from ("", "inputs", *_aligned(_tensors(session.signature.inputs, sizes.n_layer), indent="  "))
     yield from ("", "outputs", *_aligned(_tensors(session.signature.outputs, sizes.n_layer), indent="  "))
     yield from ("", "made with", *_aligned(bundle.versions, indent="  "))
-    yield from ("", "what equals what", *(f"  {line}" for line in promise.lines()))
+    yield from ("", "equal results", *(f"  {line}" for line in promise.lines()))
     yield from ("", "parity", *_aligned(dict(_parity(bundle.parity or {"verified": "no"})), indent="  "))
 
 
 def _equalities(session: Session) -> dict[str, str] | None:
-    """How far two ways to a text agree; None on a provider where it has not been measured."""
+    """How closely the ways to compute a text agree; None on a provider where this has not been measured."""
     if not session.provider.promises:
         return None
     return {each.name: each.levels[session.precision] for each in promise.EQUALITIES}
@@ -108,7 +108,7 @@ def _placed(session: Session) -> str:
 
 
 def _precisions(bundle: Bundle) -> str:
-    """Each with the size of its weights."""
+    """The precisions, each with the size of its weights."""
     sizes = {name: bundle.files[file].bytes for name, file in bundle.weights.items() if name in bundle.graphs}
     return ", ".join(f"{name} ({size / 1e6:,.1f} MB)" for name, size in sizes.items()) or "none"
 
@@ -145,9 +145,9 @@ def _tensors(specs: Sequence[TensorSpec], n_layer: int) -> dict[str, str]:
 
 
 def _parity(parity: Mapping[str, object]) -> Iterator[tuple[str, str]]:
-    """One line to each fact, and one to each backend, or part of the explaining graph, that was compared.
+    """One line per fact, and one per backend or part of the explaining graph that was compared.
 
-    What is said of a part, such as its limit, is said on its line: the folder has a limit of its own.
+    A part's line includes its own limit, which differs from the folder's.
     """
     for name, value in parity.items():
         if isinstance(value, list):
@@ -185,7 +185,7 @@ def _aligned(table: Mapping[str, str], indent: str = "") -> Iterator[str]:
 
 
 def _plain(text: str) -> str:
-    """What a stranger's manifest says, on the one line that it has: a line end in it could tell of another parity.
+    """Text from an untrusted manifest, escaped to one line: a line break in it could fake another entry.
 
     >>> _plain("GPT\\n\\x1b[2J-2 é")
     'GPT\\\\n\\\\x1b[2J-2 é'

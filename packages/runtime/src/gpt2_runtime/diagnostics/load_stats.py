@@ -1,4 +1,4 @@
-"""Opens a folder and tells what that cost: seconds and memory."""
+"""Opens a folder and measures the cost: seconds and memory."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from gpt2_runtime.text.generator import TextGenerator, open_tokenizer
 
 @dataclass(frozen=True, kw_only=True)
 class Loading:
-    """What opening a folder cost. Memory is in bytes, and None where the system does not tell.
+    """The cost of opening a folder. Memory is in bytes, and None if the system does not report it.
 
     Attributes:
-        import_seconds: onnxruntime itself; next to nothing where it was imported before.
-        graph_seconds: the folder's files checked, the graph opened, its weights packed for this processor.
-        tokenizer_seconds: the vocabulary read and checked.
-        own_bytes: what the process holds more than before.
-        mapped_bytes: pages of files that it has mapped more than before, which the system may take back.
-        peak_rss_bytes: the most it ever held.
+        import_seconds: importing onnxruntime; almost nothing if it was imported before.
+        graph_seconds: checking the folder's files, opening the graph, packing its weights for this processor.
+        tokenizer_seconds: reading and checking the vocabulary.
+        own_bytes: growth of the process's own memory.
+        mapped_bytes: growth of its mapped file pages, which the system may reclaim.
+        peak_rss_bytes: the process's peak memory.
     """
 
     import_seconds: float
@@ -44,7 +44,7 @@ def load(
     graph: GraphKind | None = None,
     check_hashes: bool = False,
 ) -> tuple[TextGenerator, Loading]:
-    """`TextGenerator.open`, with the same arguments and errors, by the clock.
+    """Runs `TextGenerator.open`, with the same arguments and errors, and measures it.
 
     >>> generator, loading = load(folder)
     >>> loading.graph_seconds > 0

@@ -1,4 +1,4 @@
-"""How much memory this process holds: its own, and pages of files that the system may take back."""
+"""How much memory this process holds: its own, and file pages that the system may reclaim."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Memory:
     """Resident memory, in bytes.
 
     Attributes:
-        own: what this process has written; it is in use until it is freed.
-        mapped: pages of files, shared between processes, dropped and read again as the system sees fit.
+        own: memory that this process has written; in use until it is freed.
+        mapped: file pages, shared between processes; the system may drop and reread them at any time.
     """
 
     own: int
@@ -23,7 +23,7 @@ class Memory:
 
     @classmethod
     def now(cls) -> Memory | None:
-        """As it is; None where the system does not tell."""
+        """The current memory; None if the system does not report it."""
         status = _status()
         if status is None:
             return None
@@ -31,7 +31,7 @@ class Memory:
 
 
 def peak_rss() -> int | None:
-    """The most bytes that were ever resident; None where the system does not tell.
+    """The peak resident memory in bytes; None if the system does not report it.
 
     >>> peak_rss() is None or peak_rss() > 1_000_000
     True
@@ -48,7 +48,7 @@ def peak_rss() -> int | None:
 
 
 def _status() -> dict[str, int] | None:
-    """What Linux tells of this process, in bytes; None elsewhere."""
+    """Linux's figures for this process, in bytes; None on other systems."""
     try:
         lines = STATUS.read_text().splitlines()
     except OSError:

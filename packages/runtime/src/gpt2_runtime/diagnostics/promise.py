@@ -1,12 +1,12 @@
-"""What equals what, in each precision: the one place where it is written. `inspect` shows it, and so does the README.
+"""Which ways to compute a text give equal results, in each precision. `inspect` and the README show this table.
 
-Each cell is a test in `tests/test_promise.py`, at GPT-2's width. The kernels that decide are onnxruntime's:
+Each cell is a test in `tests/test_promise.py`, at GPT-2's width. The differences come from onnxruntime's kernels:
 
-- A product of blocks of 8 or 4 bits takes rows two by two, and a last one without a partner in another order of sums.
-  So int8 and int4 compute an even number of rows, unless the session is `fast_single`.
-- Attention takes a token that is read by itself in another order of sums than one among several. In int8 and int4 that
-  difference is rounded to another step here and there, and grows: so lookup, which reads several tokens at once where
-  plain decoding reads one, drafts nothing there.
+- A product of 8-bit or 4-bit blocks takes rows in pairs, and sums a last row without a partner in another order. So
+  int8 and int4 compute an even number of rows, unless the session is `fast_single`.
+- Attention sums in another order for a token read alone than for one among several. In int8 and int4 that difference
+  is sometimes rounded to another step, and grows. So prompt lookup, which reads several tokens at once where plain
+  decoding reads one, drafts nothing there.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ NONE = "-"
 
 LEVELS = MappingProxyType(
     {
-        BITS: "the same bits, so the same text",
-        TEXT: "the same text; logits differ by rounding alone, so that two tokens that all but tie may change places",
-        CLOSE: "logits differ by less than the precision itself loses, so the text may be another",
-        NONE: "there is no such choice",
+        BITS: "bitwise equal logits, so the same text",
+        TEXT: "the same text; logits differ only by rounding, so two tokens that almost tie may swap",
+        CLOSE: "logits differ by less than the precision itself loses, so the text may differ",
+        NONE: "does not apply",
     }
 )
 
@@ -34,11 +34,11 @@ PRECISIONS = ("fp32", "fp16", "int8", "int4")
 
 @dataclass(frozen=True, kw_only=True)
 class Equality:
-    """Two ways to the same text, and how far they agree in each precision.
+    """Two ways to compute a text, and how closely they agree in each precision.
 
     Attributes:
-        name: of its test.
-        ways: what is compared.
+        name: the name of its test.
+        ways: the ways compared.
         levels: precision -> one of LEVELS.
     """
 
@@ -52,39 +52,39 @@ def _row(name: str, ways: str, *levels: str) -> Equality:
 
 
 EQUALITIES = (
-    _row("batch", "a row alone, in a batch of 2 to 16", BITS, BITS, BITS, BITS),
-    _row("neighbours", "rows that others join and leave", BITS, BITS, BITS, BITS),
-    _row("pieces", "a prompt at once, in pieces of 2 tokens and more", BITS, BITS, BITS, BITS),
-    _row("prefixes", "with prefix reuse, without", BITS, BITS, BITS, BITS),
-    _row("lookup", "with lookup, without", TEXT, TEXT, BITS, BITS),
-    _row("threads", "1 thread, 2 threads", BITS, BITS, BITS, BITS),
-    _row("packed", "weights packed, not yet packed (prepack=False)", TEXT, BITS, BITS, BITS),
-    _row("alone", "a token by itself, among others: a text that is written, and read again", TEXT, CLOSE, CLOSE, CLOSE),
-    _row("graphs", "the serving graph, the portable one", TEXT, CLOSE, CLOSE, CLOSE),
-    _row("fast_single", "with fast_single, without", NONE, NONE, CLOSE, CLOSE),
+    _row("batch", "a row alone; in a batch of 2 to 16", BITS, BITS, BITS, BITS),
+    _row("neighbours", "rows while others join and leave the batch", BITS, BITS, BITS, BITS),
+    _row("pieces", "a prompt at once; in chunks of 2 or more tokens", BITS, BITS, BITS, BITS),
+    _row("prefixes", "with prefix reuse; without", BITS, BITS, BITS, BITS),
+    _row("lookup", "with prompt lookup; without", TEXT, TEXT, BITS, BITS),
+    _row("threads", "1 thread; 2 threads", BITS, BITS, BITS, BITS),
+    _row("packed", "weights prepacked; not prepacked (prepack=False)", TEXT, BITS, BITS, BITS),
+    _row("alone", "a text as it is generated; the same text read as a prompt", TEXT, CLOSE, CLOSE, CLOSE),
+    _row("graphs", "the serving graph; the portable graph", TEXT, CLOSE, CLOSE, CLOSE),
+    _row("fast_single", "with fast_single; without", NONE, NONE, CLOSE, CLOSE),
 )
 
 NOTES = (
-    "On the CPU, with attention heads of 32 or more numbers, as all published GPT-2 have; on x86-64 with AVX-512.",
-    "On a GPU none of this has been measured.",
-    "With fast_single the first five rows are close in int8 and int4.",
+    "Valid on x86-64 CPUs with AVX-512, for attention heads of 32 or more values, as in all published GPT-2 models.",
+    "Not measured on a GPU.",
+    "With fast_single, the first five rows are close in int8 and int4.",
 )
 
 
 def table() -> Iterator[str]:
-    """The table in Markdown, a line at a time.
+    """The table in Markdown, line by line.
 
     >>> next(table())
-    '| what equals what | fp32 | fp16 | int8 | int4 |'
+    '| compared | fp32 | fp16 | int8 | int4 |'
     """
-    yield f"| what equals what | {' | '.join(PRECISIONS)} |"
+    yield f"| compared | {' | '.join(PRECISIONS)} |"
     yield "|---|" + "---|" * len(PRECISIONS)
     for equality in EQUALITIES:
         yield f"| {equality.ways} | {' | '.join(equality.levels[name] for name in PRECISIONS)} |"
 
 
 def lines() -> Iterator[str]:
-    """The same for a terminal.
+    """The same table for a terminal.
 
     >>> list(lines())[1].split()[-4:]
     ['bits', 'bits', 'bits', 'bits']
@@ -93,5 +93,5 @@ def lines() -> Iterator[str]:
     yield f"{'':<{width}}  {''.join(f'{name:<7}' for name in PRECISIONS)}".rstrip()
     for equality in EQUALITIES:
         yield f"{equality.ways:<{width}}  {''.join(f'{equality.levels[name]:<7}' for name in PRECISIONS)}".rstrip()
-    yield from (f"{level}: {problem}" for level, problem in LEVELS.items())
+    yield from (f"{level}: {meaning}" for level, meaning in LEVELS.items())
     yield from NOTES

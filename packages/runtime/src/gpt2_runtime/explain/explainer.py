@@ -191,7 +191,7 @@ class Explainer(Shared):
         text = np.array([ids], np.int64)  # [1, T]
         feeds = {"input_ids": text, "target_ids": np.roll(text, -1), "top_k": np.array(top, np.int64)}
         logits, lens_ids, lens_log_probs, lens_next, *attentions = self.inference.run(None, feeds)
-        if not all(np.isfinite(found).all() for found in (logits, lens_log_probs, *attentions)):
+        if not all(np.isfinite(array).all() for array in (logits, lens_log_probs, *attentions)):
             raise LogitsError(f"{self.bundle.folder} computed NaN or infinity; check the folder with check_hashes=True")
         following = text[0, 1:]
         own = np.take_along_axis(logits[0, :-1], following[:, None], axis=-1)  # [T - 1, 1]
@@ -224,9 +224,9 @@ class Explainer(Shared):
         if not ids:
             raise EmptyPromptError("prompt has 0 tokens, must have at least 1", parameter="prompt", value=ids)
         if len(ids) > limit and overflow == "error":
-            told = f"prompt has {len(ids)} tokens, a page has room for {limit}"
-            told = f"{told}; shorten it, or pass overflow='truncate' to keep its last"
-            raise PromptTooLongError(told, parameter="prompt", value=ids)
+            problem = f"prompt has {len(ids)} tokens, the limit here is {limit}"
+            problem = f"{problem}; shorten it, or pass overflow='truncate' to keep its last"
+            raise PromptTooLongError(problem, parameter="prompt", value=ids)
         vocab_size = self.bundle.architecture.vocab_size
         for id_ in ids:
             if not (is_integer(id_) or isinstance(id_, np.integer)) or not 0 <= id_ < vocab_size:

@@ -19,20 +19,20 @@ from gpt2_runtime.folder.regular_file import FileState, changed, check_same, is_
 from gpt2_runtime.folder.sharing import Shared
 
 SCHEMA = 1
-MOST_SETTINGS_BYTES = 4 * 2**20  # of manifest.json or config.json: they have some ten thousand
-MOST_SIZE = 2**31 - 1  # of a model, and of a token's id
+MOST_SETTINGS_BYTES = 4 * 2**20  # for manifest.json and config.json, which have about ten thousand
+MOST_SIZE = 2**31 - 1  # for a model's sizes and token ids
 SHA256 = re.compile("[0-9a-f]{64}")
-Data = bytes  # a name of its own, for a file has `bytes`
+Data = bytes  # an alias, since SealedFile has a field called `bytes`
 PRECISIONS = ("fp32", "fp16", "int8", "int4")
-"""The most exact first."""
+"""Most exact first."""
 CACHE_TYPES = ("float32", "float16")
 OLD_CACHE_TYPES = MappingProxyType(dict.fromkeys(PRECISIONS, "float32") | {"fp16": "float16"})
-"""Of folders whose manifest does not say."""
+"""For folders whose manifest does not give them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SealedFile:
-    """One file of the folder, as the manifest recorded it, and in the state in which it was found."""
+    """One file of the folder, as recorded in the manifest, and its state when the folder was opened."""
 
     path: Path
     bytes: int
@@ -40,15 +40,15 @@ class SealedFile:
     state: FileState
 
     def open(self) -> FileIO:
-        """The file, for reading; BundleError where it has changed since the folder was opened."""
+        """Opens the file for reading; BundleError if it has changed since the folder was opened."""
         return open_regular(self.path, self.state)
 
     def read(self, most: int) -> Data:
-        """All of it; BundleError where it has changed, or has more bytes than `most`."""
+        """The whole file; BundleError if it has changed, or has more than `most` bytes."""
         return read_regular(self.path, most, self.state)
 
     def check_unchanged(self) -> None:
-        """BundleError where it has changed, or is gone."""
+        """Raises BundleError if it has changed, or is gone."""
         try:
             same = FileState.of(self.path) == self.state
         except BundleError as error:
@@ -59,7 +59,7 @@ class SealedFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """The checkpoint that was exported: a hub id or a folder's name, and the revision where there was one."""
+    """The checkpoint that was exported: a Hub id or a folder's name, and the revision if there was one."""
 
     name: str
     revision: str | None
@@ -67,7 +67,7 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """The sizes that the graph's inputs and outputs are made of, under config.json's names."""
+    """The sizes of the graph's inputs and outputs, under config.json's names."""
 
     vocab_size: int
     n_positions: int
@@ -84,7 +84,7 @@ class Architecture:
 class Bundle(Shared):
     """An exported folder whose manifest, sizes and config have been checked.
 
-    Sent to another process, it is opened there again: a BundleError where the folder is not the same there.
+    Pickled to another process, it is opened again there; BundleError if the folder there differs.
 
     >>> bundle = Bundle.open(folder)
     >>> bundle.architecture.n_layer
@@ -94,8 +94,8 @@ class Bundle(Shared):
 
     Attributes:
         cache_types: precision -> "float32" or "float16", the type of its keys and values; the most exact first.
-        trained_sha256: of a tokenizer.json whose merges need no proof, because the manifest says that they are as
-            trained. None where it does not, or where `check_hashes` has everything proven again.
+        trained_sha256: the hash of a tokenizer.json whose merges need no check, because the manifest records that they
+            are as trained. None if it does not, or if `check_hashes` is set.
     """
 
     folder: Path
@@ -115,24 +115,26 @@ class Bundle(Shared):
 
     @classmethod
     def open(cls, folder: str | Path, *, check_hashes: bool = False) -> Bundle:
-        """Reads and checks manifest.json and config.json, and that every file listed is there in its size.
+        """Reads and checks manifest.json and config.json, and that every listed file exists with its size.
 
         Args:
-            folder: what `gpt2-export make` wrote.
+            folder: the folder that `gpt2-export make` wrote.
             check_hashes: also read every file and compare its SHA-256, which takes about a second per gigabyte; and
-                have a tokenizer's merges proven when it is opened, whatever the manifest says.
+                check a tokenizer's merges when it is opened, whatever the manifest says.
 
         Raises:
-            BundleError: the folder is missing, damaged, or of a schema this version does not read.
+            BundleError: the folder is missing, damaged, or has a schema that this version does not read.
         """
         check_flag("check_hashes", check_hashes)
         if not isinstance(folder, str | PathLike):
-            raise BundleError(f"folder is {shown(folder)}, must be the path of one")
-        if re.search("[\ud800-\udfff]", str(folder)):  # so Python has bytes that are no UTF-8
-            raise BundleError(f"folder is {shown(folder)}, which is not UTF-8; rename it, for onnxruntime opens none")
+            raise BundleError(f"folder is {shown(folder)}, must be a path")
+        if re.search("[\ud800-\udfff]", str(folder)):  # how Python represents bytes that are not UTF-8
+            raise BundleError(
+                f"folder is {shown(folder)}, which is not UTF-8 and cannot be opened by onnxruntime; rename it"
+            )
         try:
             return cls._open(Path(folder), check_hashes=check_hashes)
-        except OSError as error:  # a folder that may not be entered, a file that may not be read
+        except OSError as error:  # a folder or a file without permission
             raise BundleError(f"{folder} cannot be read: {error.strerror or error}") from error
 
     @classmethod
@@ -155,7 +157,7 @@ class Bundle(Shared):
                 _check_hash(file)
         graphs = manifest.object("graphs")
         if "config.json" not in files:
-            raise BundleError(f"{manifest.where}: files does not list config.json; {REMEDY}")
+            raise BundleError(f"{manifest.where}: files has no config.json; {REMEDY}")
         config = _settings(files["config.json"])
         generation = config
         if "generation_config.json" in files:
@@ -163,7 +165,7 @@ class Bundle(Shared):
         weights = _listed(manifest.object("weights"), files)
         for precision in graphs:
             if precision not in weights:
-                raise BundleError(f"{manifest.where}: weights has none of the {precision} graphs; {REMEDY}")
+                raise BundleError(f"{manifest.where}: weights has no {precision}, but graphs has; {REMEDY}")
         generator, source = manifest.object("generator"), manifest.object("source")
         return cls(
             folder=folder,
@@ -179,7 +181,7 @@ class Bundle(Shared):
             parity=_optional_object(manifest, "parity"),
             architecture=_architecture(config),
             bos_token_id=_optional_id(config, "bos_token_id"),
-            # transformers lets generation_config.json override the config's stop token.
+            # As in transformers, generation_config.json overrides the config's stop token.
             eos_token_ids=_ids(generation if "eos_token_id" in generation else config, "eos_token_id"),
         )
 
@@ -187,12 +189,12 @@ class Bundle(Shared):
         return reopened, (str(self.folder.absolute()), self.manifest_sha256)
 
     def path(self, name: str) -> Path | None:
-        """The path of a file that the manifest lists, None where it lists no such file."""
+        """The path of a file that the manifest lists, or None."""
         file = self.files.get(name) if isinstance(name, str) else None
         return None if file is None else file.path
 
     def owns(self, path: Path) -> bool:
-        """Whether `path` is manifest.json or a file that it lists, however spelled or linked: nothing may write there.
+        """Whether `path` is manifest.json or a file that it lists, however spelled or linked; never write to those.
 
         >>> bundle = Bundle.open(folder)
         >>> bundle.owns(bundle.folder / ".." / bundle.folder.name / "config.json")
@@ -202,10 +204,10 @@ class Bundle(Shared):
         return any(is_same_file(path, file) for file in files)
 
     def precision(self, name: str | None) -> str:
-        """The precision of that name, and for None the most exact one that the folder has a graph of.
+        """The precision of that name, checked; for None the most exact one in the folder.
 
         Raises:
-            BundleError: the folder has none of that name.
+            BundleError: the folder does not have it.
         """
         has = [name for name in self.cache_types if name in PRECISIONS and self.graphs.get(name)]
         if name is None and has:
@@ -216,34 +218,34 @@ class Bundle(Shared):
             problem = (
                 f"{self.folder} has no {name if isinstance(name, str) else shown(name)} graph, only {', '.join(has)}"
             )
-            raise BundleError(f"{problem}; take one of these, or add it with `gpt2-export quantize`")
+            raise BundleError(f"{problem}; choose one of these, or add it with `gpt2-export quantize`")
         return name
 
     def graph(self, precision: str, kind: str) -> Path:
-        """The path of one graph, e.g. `graph("fp32", "portable")`; BundleError where the folder has no such one."""
+        """The path of one graph, e.g. `graph("fp32", "portable")`; BundleError if the folder does not have it."""
         named = isinstance(precision, str) and isinstance(kind, str)
         name = self.graphs.get(precision, {}).get(kind) if named else None
         if name is None:
             precision, kind = (each if isinstance(each, str) else shown(each) for each in (precision, kind))
             has = ", ".join(f"{p} {k}" for p, kinds in self.graphs.items() for k in kinds) or "no graph"
-            raise BundleError(f"{self.folder} has no {precision} {kind} graph, only {has}; export that one too")
+            raise BundleError(f"{self.folder} has no {precision} {kind} graph, only {has}; export it too")
         return self.files[name].path
 
 
 def reopened(folder: str, manifest_sha256: str) -> Bundle:
-    """The folder that another process had open, by that path and with that manifest.
+    """Opens the folder that another process had open, and checks that its manifest is the same.
 
     Raises:
-        BundleError: it is not there, or is another one.
+        BundleError: it does not exist, or is another folder.
     """
     remedy = "open the folder in each process instead"
     try:
         bundle = Bundle.open(folder)
     except BundleError as error:
-        raise BundleError(f"what another process sent cannot be opened here: {error}; or {remedy}") from error
+        raise BundleError(f"folder of another process cannot be opened here: {error}; or {remedy}") from error
     if bundle.manifest_sha256 != manifest_sha256:
-        found, sent = bundle.manifest_sha256[:12], manifest_sha256[:12]
-        problem = f"{folder} has a manifest of sha256 {found}... here, {sent}... in the process that sent it"
+        here, there = bundle.manifest_sha256[:12], manifest_sha256[:12]
+        problem = f"{folder} has a manifest with sha256 {here}..., in the process that sent it {there}..."
         raise BundleError(f"{problem}; {remedy}")
     return bundle
 
@@ -255,7 +257,7 @@ def _sealed_files(folder: Path, listed: JsonObject) -> Mapping[str, SealedFile]:
             raise BundleError(f"{listed.where} names {shown(name)}, which may leave the folder; {REMEDY}")
         entry = listed.object(name)
         path, size, sha256 = folder / name, entry.integer("bytes"), entry.text("sha256")
-        state = FileState.of(path, ", manifest.json lists it")
+        state = FileState.of(path, ", but manifest.json lists it")
         if state.bytes != size:
             problem = f"{path} has {state.bytes} bytes, manifest.json says {size}"
             raise BundleError(f"{problem}; copy or export the folder again")
@@ -266,7 +268,7 @@ def _sealed_files(folder: Path, listed: JsonObject) -> Mapping[str, SealedFile]:
 
 
 def _settings(file: SealedFile) -> JsonObject:
-    """The JSON object of a small file."""
+    """Reads a small JSON file."""
     return JsonObject.read(file.path, MOST_SETTINGS_BYTES, file.state)
 
 
@@ -279,80 +281,80 @@ def _stays_inside(name: str) -> bool:
 
 def _check_hash(file: SealedFile) -> None:
     with file.open() as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
         check_same(file.path, stream, file.state)
-    if found != file.sha256:
-        problem = f"{file.path} has sha256 {found[:12]}..., manifest.json says {file.sha256[:12]}..."
+    if sha256 != file.sha256:
+        problem = f"{file.path} has sha256 {sha256[:12]}..., manifest.json says {file.sha256[:12]}..."
         raise BundleError(f"{problem}; copy or export the folder again")
 
 
 def _listed(names: JsonObject, files: Mapping[str, SealedFile]) -> Mapping[str, str]:
-    """A table of file names, each of which the manifest must list among its files."""
+    """A table of file names, all of which must be among the manifest's files."""
     table = _texts(names)
     for key, name in table.items():
         if name not in files:
             raise BundleError(
-                f"{names.where}: {key} is {shown(name)}, which the manifest's files do not list; {REMEDY}"
+                f"{names.where}: {key} is {shown(name)}, which is not among the manifest's files; {REMEDY}"
             )
     return table
 
 
 def _cache_types(manifest: JsonObject, weights: Mapping[str, str]) -> Mapping[str, str]:
-    """Precision -> type of its cache, the most exact first, as the manifest says or, from 0.1.0, as it then was."""
+    """Precision -> type of its cache, most exact first, from the manifest; for a folder of 0.1.0, as it was then."""
     if "precisions" not in manifest:
         return MappingProxyType({name: OLD_CACHE_TYPES[name] for name in PRECISIONS if name in weights})
-    where, found = f"{manifest.where}: precisions", {}
+    where, types = f"{manifest.where}: precisions", {}
     for each in manifest.items("precisions"):
         if not isinstance(each, dict):
             manifest.refuse("precisions", "a list of objects")
         facts = JsonObject(where=where, fields=each)
-        if facts.text("name") in found or facts.text("name") not in weights:
+        if facts.text("name") in types or facts.text("name") not in weights:
             facts.refuse("name", f"one of weights, each once: {', '.join(weights)}")
         if facts.text("cache_type") not in CACHE_TYPES:
             facts.refuse("cache_type", " or ".join(CACHE_TYPES))
-        found[facts.text("name")] = facts.text("cache_type")
-    if missing := [name for name in weights if name not in found]:
+        types[facts.text("name")] = facts.text("cache_type")
+    if missing := [name for name in weights if name not in types]:
         raise BundleError(f"{where} lacks {missing[0]}, which weights has; {REMEDY}")
-    exact_first = [name for name in PRECISIONS if name in found]
-    if [name for name in found if name in PRECISIONS] != exact_first:
+    exact_first = [name for name in PRECISIONS if name in types]
+    if [name for name in types if name in PRECISIONS] != exact_first:
         raise BundleError(
-            f"{where} are {', '.join(found)}, not the most exact first: {', '.join(exact_first)}; {REMEDY}"
+            f"{where} are {', '.join(types)}, not the most exact first: {', '.join(exact_first)}; {REMEDY}"
         )
-    return MappingProxyType(found)
+    return MappingProxyType(types)
 
 
 def _trained_sha256(manifest: JsonObject, files: Mapping[str, SealedFile]) -> str | None:
-    """The hash of the tokenizer whose merges the manifest says to be as trained."""
+    """The hash of the tokenizer.json, if the manifest records that its merges are as trained."""
     if manifest.get("tokenizer") is None or "tokenizer.json" not in files:
         return None
     trained = manifest.object("tokenizer").flag("merges_as_trained", default=False)
     return files["tokenizer.json"].sha256 if trained else None
 
 
-def _texts(document: JsonObject) -> Mapping[str, str]:
-    return MappingProxyType({name: document.text(name) for name in document})
+def _texts(fields: JsonObject) -> Mapping[str, str]:
+    return MappingProxyType({name: fields.text(name) for name in fields})
 
 
-def _optional_text(document: JsonObject, name: str) -> str | None:
-    return None if document.get(name) is None else document.text(name)
+def _optional_text(fields: JsonObject, name: str) -> str | None:
+    return None if fields.get(name) is None else fields.text(name)
 
 
-def _optional_object(document: JsonObject, name: str) -> Mapping[str, object] | None:
-    return None if document.get(name) is None else MappingProxyType(dict(document.object(name).fields))
+def _optional_object(fields: JsonObject, name: str) -> Mapping[str, object] | None:
+    return None if fields.get(name) is None else MappingProxyType(dict(fields.object(name).fields))
 
 
-def _optional_id(document: JsonObject, name: str) -> int | None:
-    return None if document.get(name) is None else document.integer(name, maximum=MOST_SIZE)
+def _optional_id(fields: JsonObject, name: str) -> int | None:
+    return None if fields.get(name) is None else fields.integer(name, maximum=MOST_SIZE)
 
 
-def _ids(document: JsonObject, name: str) -> tuple[int, ...]:
-    """An id, a list of ids or null, as transformers writes `eos_token_id`."""
-    value = document.get(name)
+def _ids(fields: JsonObject, name: str) -> tuple[int, ...]:
+    """The ids of a field that is an id, a list of ids or null, as transformers writes `eos_token_id`."""
+    value = fields.get(name)
     if not isinstance(value, list):
-        one = _optional_id(document, name)
+        one = _optional_id(fields, name)
         return () if one is None else (one,)
     if any(isinstance(each, bool) or not isinstance(each, int) or not 0 <= each <= MOST_SIZE for each in value):
-        document.refuse(name, "an id, a list of ids or null")
+        fields.refuse(name, "an id, a list of ids or null")
     return tuple(value)
 
 

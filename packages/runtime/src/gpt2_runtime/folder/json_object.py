@@ -1,4 +1,4 @@
-"""One JSON object of a file, whose fields are asked for by name and type."""
+"""A JSON object of a file, with typed access to its fields."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from gpt2_runtime.errors import BundleError
 from gpt2_runtime.folder.regular_file import FileState, read_regular
 
 REMEDY = "the folder is damaged or was edited; export it again"
-MOST_TEXT_BYTES = 24 * 2**20  # of a JSON file or a list of merges: GPT-2's tokenizer.json has 3.6 MB
+MOST_TEXT_BYTES = 24 * 2**20  # for a JSON file or a list of merges; GPT-2's tokenizer.json has 3.6 MB
 MOST_INTEGER = 2**63 - 1
-HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")  # one escape of a pair, or of half of one
+HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")  # an escape of half a surrogate pair
 
 
 def read_text(path: Path, most: int = MOST_TEXT_BYTES, expected: FileState | None = None) -> str:
     """The UTF-8 text of a file of the folder, without a byte order mark; a BundleError names the file and the byte.
 
-    `most` and `expected` are those of `read_regular`.
+    For `most` and `expected` see `read_regular`.
     """
     return decoded(read_regular(path, most, expected), path)
 
 
 def decoded(data: bytes, path: Path) -> str:
-    """The same of bytes that stood in `path`."""
+    """The same for bytes that were read from `path`."""
     try:
         return data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
@@ -39,8 +39,8 @@ def read_json(where: str, text: str) -> dict[str, object]:
     """The JSON object in `text`.
 
     Raises:
-        BundleError: that begins with `where`: it is no JSON, no object, too deep, says a name twice, or has half a
-            surrogate pair, which no UTF-8 can say again.
+        BundleError: starting with `where`: it is not JSON, not an object, too deep, has a duplicate name, or has half a
+            surrogate pair, which UTF-8 cannot encode.
     """
     try:
         value = json.loads(text, object_pairs_hook=_once)
@@ -53,15 +53,15 @@ def read_json(where: str, text: str) -> dict[str, object]:
         raise BundleError(f"{where} has {_shown(twice.args[0])} twice; {REMEDY}") from twice
     except UnicodeEncodeError as error:
         raise BundleError(f"{where} has {error.object[error.start]!a}, half a surrogate pair; {REMEDY}") from error
-    except (RecursionError, ValueError) as error:  # thousands of brackets; an integer of thousands of digits
-        raise BundleError(f"{where} is not JSON that can be read: {type(error).__name__}; {REMEDY}") from error
+    except (RecursionError, ValueError) as error:  # thousands of brackets, or an integer of thousands of digits
+        raise BundleError(f"{where} is not readable JSON: {type(error).__name__}; {REMEDY}") from error
     if not isinstance(value, dict):
         raise BundleError(f"{where} holds {_shown(value)}, not a JSON object; {REMEDY}")
     return value
 
 
 class _DuplicateNameError(Exception):
-    """A name that an object has twice: readers of it differ in which one counts."""
+    """A name that occurs twice in an object: readers differ in which one they use."""
 
 
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -74,16 +74,16 @@ def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 @dataclass(frozen=True, kw_only=True)
 class JsonObject:
-    """A JSON object and where it stands, so that every complaint about it can say so.
+    """A JSON object and its location, which every error about it names.
 
-    A field of another type than the one asked for is a BundleError; so is an absent one, except in `get`.
+    A field that is absent or of another type raises a BundleError, except in `get`.
 
-    >>> document = JsonObject(where="config.json", fields={"n_layer": 12, "source": {"name": "gpt2"}})
-    >>> document.integer("n_layer", minimum=1)
+    >>> config = JsonObject(where="config.json", fields={"n_layer": 12, "source": {"name": "gpt2"}})
+    >>> config.integer("n_layer", minimum=1)
     12
-    >>> document.object("source").text("name")
+    >>> config.object("source").text("name")
     'gpt2'
-    >>> document.text("n_layer")
+    >>> config.text("n_layer")
     Traceback (most recent call last):
     ...
     gpt2_runtime.errors.BundleError: config.json: n_layer is 12, not text; the folder is damaged or was edited; \
@@ -95,12 +95,12 @@ export it again
 
     @classmethod
     def read(cls, path: Path, most: int = MOST_TEXT_BYTES, expected: FileState | None = None) -> JsonObject:
-        """The JSON object in `path`; BundleError with the position where it is not one."""
+        """The JSON object in `path`; a BundleError gives the position if it is not one."""
         return cls.parsed(read_text(path, most, expected), path)
 
     @classmethod
     def parsed(cls, text: str, path: Path) -> JsonObject:
-        """The JSON object of a text that stood in `path`; errors are those of `read`."""
+        """The JSON object in a text that was read from `path`; raises the errors of `read`."""
         return cls(where=str(path), fields=read_json(str(path), text))
 
     def __iter__(self) -> Iterator[str]:
@@ -110,7 +110,7 @@ export it again
         return name in self.fields
 
     def get(self, name: str) -> object:
-        """The field as JSON gave it, None where it is absent."""
+        """The field as parsed; None if it is absent."""
         return self.fields.get(name)
 
     def text(self, name: str) -> str:
@@ -137,15 +137,15 @@ export it again
             self.refuse(name, "an object")
         return JsonObject(where=f"{self.where}: {name}", fields=value)
 
-    def refuse(self, name: str, wanted: str) -> NoReturn:
-        """Raises the BundleError that says what `name` holds and what was wanted there."""
+    def refuse(self, name: str, expected: str) -> NoReturn:
+        """Raises a BundleError with the value of `name` and the expected one."""
         held = _shown(self.fields[name]) if name in self.fields else "absent"
-        raise BundleError(f"{self.where}: {name} is {held}, not {wanted}; {REMEDY}")
+        raise BundleError(f"{self.where}: {name} is {held}, not {expected}; {REMEDY}")
 
 
 def _shown(value: object) -> str:
     try:
         written = json.dumps(value)
-    except (RecursionError, ValueError):  # nearly too deep to read, an integer nearly too long
+    except (RecursionError, ValueError):  # almost too deep to parse, or an integer almost too long
         return f"{type(value).__name__} that is too long to show"
     return written if len(written) <= 60 else written[:57] + "..."

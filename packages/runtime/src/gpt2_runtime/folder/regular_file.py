@@ -1,4 +1,4 @@
-"""A regular file, opened without waiting: a FIFO, a device or a folder in its place is refused at once, by name."""
+"""Opens regular files without blocking: a FIFO, a device or a folder in their place is refused at once, by name."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ KINDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class FileState:
-    """What changes with a file: another one in its place, its size, when it was last written to, and changed at all.
+    """What changes when a file is replaced or written: inode, size, time of the last write and of the last change.
 
-    The last of these cannot be set back, as an archive's or a build's tools do with the other. A file that is written
-    to twice within one tick of the system's clock (1 to 10 ms) can look the same.
+    The change time cannot be set back, as archive and build tools do with the write time. A file that is written twice
+    within one tick of the system's clock (1 to 10 ms) can look the same.
     """
 
     inode: int
@@ -36,31 +36,31 @@ class FileState:
 
     @classmethod
     def of(cls, path: Path, note: str = "") -> FileState:
-        """The state of a file now.
+        """The current state of a file.
 
         Args:
-            path: of the file.
-            note: what is said of one that is not there.
+            path: the file.
+            note: added to the error if it does not exist.
 
         Raises:
-            BundleError: it is not there, or it is no regular file.
+            BundleError: it does not exist, or is not a regular file.
         """
         try:
-            found = path.stat()
+            status = path.stat()
         except OSError as error:
             raise BundleError(_absent(path, error, note)) from error
-        _check_regular(path, found)
-        return cls._from(found)
+        _check_regular(path, status)
+        return cls._from(status)
 
     @classmethod
-    def _from(cls, found: os.stat_result) -> FileState:
-        return cls(inode=found.st_ino, bytes=found.st_size, mtime_ns=found.st_mtime_ns, ctime_ns=found.st_ctime_ns)
+    def _from(cls, status: os.stat_result) -> FileState:
+        return cls(inode=status.st_ino, bytes=status.st_size, mtime_ns=status.st_mtime_ns, ctime_ns=status.st_ctime_ns)
 
 
 def is_same_file(path: str | Path | int, other: Path) -> bool:
-    """Whether both are one file, however spelled or linked; an int is a file descriptor. False where one is absent."""
+    """Whether both are the same file, however spelled or linked; an int is a descriptor. False if one is absent."""
     try:
-        return os.path.samestat(os.stat(path), other.stat())  # noqa: PTH116 - a Path is of no descriptor
+        return os.path.samestat(os.stat(path), other.stat())  # noqa: PTH116 - a Path cannot be a descriptor
     except (OSError, ValueError):  # ValueError: a name with a NUL
         return False
 
@@ -69,14 +69,14 @@ def open_regular(path: Path, expected: FileState | None = None) -> FileIO:
     """The file, open for reading and unbuffered.
 
     Args:
-        path: of the file.
-        expected: its state when the folder was opened, where it must be the same still.
+        path: the file.
+        expected: its state when the folder was opened, if it must not have changed since.
 
     Raises:
-        BundleError: it is not there, is no regular file, may not be read, or has changed.
+        BundleError: it does not exist, is not a regular file, is not readable, or has changed.
     """
-    FileState.of(path)  # first: to open a device can already do something to it
-    # Should a pipe come into its place this very moment, then opening it still does not wait for a writer.
+    FileState.of(path)  # first, since merely opening a device can have an effect
+    # If a pipe takes its place at this moment, opening it still does not wait for a writer.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
     try:
         stream = FileIO(os.open(path, flags))
@@ -91,10 +91,10 @@ def open_regular(path: Path, expected: FileState | None = None) -> FileIO:
 
 
 def check_same(path: Path, stream: FileIO, expected: FileState | None) -> None:
-    """Refuses an open file that is no regular one, or not in the state expected of it."""
-    found = os.fstat(stream.fileno())
-    _check_regular(path, found)
-    if expected is not None and FileState._from(found) != expected:
+    """Raises BundleError unless an open file is a regular file in the expected state."""
+    status = os.fstat(stream.fileno())
+    _check_regular(path, status)
+    if expected is not None and FileState._from(status) != expected:
         raise BundleError(changed(path))
 
 
@@ -102,12 +102,12 @@ def read_regular(path: Path, most: int, expected: FileState | None = None) -> by
     """The bytes of a file of the folder.
 
     Args:
-        path: of the file.
-        most: bytes that it may have.
+        path: the file.
+        most: the largest size allowed, in bytes.
         expected: see `open_regular`.
 
     Raises:
-        BundleError: it is larger, cannot be had, is no regular file, or has changed.
+        BundleError: it is larger, is not a readable regular file, or has changed.
     """
     with open_regular(path, expected) as stream:
         size = os.fstat(stream.fileno()).st_size
@@ -118,7 +118,7 @@ def read_regular(path: Path, most: int, expected: FileState | None = None) -> by
 
 
 def changed(path: Path) -> str:
-    """What is said of a file that is not the one that was opened."""
+    """The message about a file that is no longer the one that was opened."""
     return f"{path} has changed since the folder was opened; open it again"
 
 
@@ -133,20 +133,20 @@ def _read(path: Path, stream: FileIO, most: int) -> bytes:
     return b"".join(parts)
 
 
-def _check_regular(path: Path, found: os.stat_result) -> None:
-    if not stat.S_ISREG(found.st_mode):
-        kind = KINDS.get(stat.S_IFMT(found.st_mode), "no regular file")
+def _check_regular(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = KINDS.get(stat.S_IFMT(status.st_mode), "not a regular file")
         raise BundleError(f"{_named(path)} is {kind}, must be a regular file; {COPY}")
 
 
 def _absent(path: Path, error: OSError, note: str) -> str:
     if isinstance(error, FileNotFoundError | NotADirectoryError):
-        return f"{_named(path)} is not there{note}; {COPY}"
+        return f"{_named(path)} does not exist{note}; {COPY}"
     return f"{path} cannot be read: {error.strerror or error}"
 
 
 def _named(path: Path) -> str:
-    """A link with what it leads to."""
+    """The path; for a link also its target."""
     try:
         return f"{path}, a link to {path.readlink()}," if path.is_symlink() else str(path)
     except OSError:

@@ -1,4 +1,4 @@
-"""What becomes of an object that is copied, or sent to another process."""
+"""What happens when an object is copied or pickled."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from gpt2_runtime.errors import GPT2RuntimeError
 
 
 class Shared:
-    """Never changed, or made for several threads: within a process, a copy of it is itself."""
+    """Immutable or thread-safe: copying it within a process returns the object itself."""
 
     def __copy__(self) -> Self:
         return self
@@ -18,7 +18,7 @@ class Shared:
 
 
 class Local:
-    """It holds what only its own process has, so that it cannot be pickled; `remedy` says what to send instead.
+    """Holds memory of its process, so it cannot be pickled; `remedy` says what to send instead.
 
     >>> import pickle
     >>> pickle.dumps(session.empty_cache())

@@ -1,4 +1,4 @@
-"""Where the tensors of a safetensors file lie: eight bytes of a length, as much JSON, the numbers."""
+"""Where the tensors are in a safetensors file: an 8-byte length, a JSON header of that length, then the numbers."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from pathlib import Path
 from gpt2_runtime.errors import BundleError
 from gpt2_runtime.folder.json_object import REMEDY, JsonObject, read_json
 
-MOST_HEADER_BYTES = 4 * 2**20  # that of gpt2-xl has 0.1 MB
+MOST_HEADER_BYTES = 4 * 2**20  # gpt2-xl's header has 0.1 MB
 TYPES = {"F32": "float", "F16": "float16", "U8": "uint8", "I8": "int8", "I32": "int32", "I64": "int64"}
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class StoredTensor:
-    """The place of a tensor in its file.
+    """The position of a tensor in its file.
 
     Attributes:
-        start, stop: of its bytes.
-        type: of a number, as ONNX calls it; "" for one that no graph here has.
+        start, stop: the range of its bytes.
+        type: the element type by its ONNX name; "" for a type that these graphs never use.
     """
 
     start: int
@@ -32,7 +32,7 @@ class StoredTensor:
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsFile:
-    """The tensors of a file of weights, in the order of their places.
+    """The tensors of a weights file, in file order.
 
     >>> with (folder / "model.safetensors").open("rb") as stream:
     ...     weights = WeightsFile.read(folder / "model.safetensors", stream)
@@ -44,17 +44,17 @@ class WeightsFile:
 
     @classmethod
     def read(cls, path: Path, stream: FileIO) -> WeightsFile:
-        """The header of the open file at `path`.
+        """Reads the header of the open file at `path`.
 
         Raises:
-            BundleError: it is not one, or names a place beyond the end.
+            BundleError: it is not a valid header, or a tensor is beyond the end of the file.
         """
         stream.seek(0, 2)
         size = stream.tell()
         stream.seek(0)
         length = int.from_bytes(stream.read(8), "little")
         if not 2 <= length <= min(MOST_HEADER_BYTES, size - 8):
-            raise BundleError(f"{path} is no safetensors file: its header would have {length:,} bytes; {REMEDY}")
+            raise BundleError(f"{path} is not a safetensors file: its header would have {length:,} bytes; {REMEDY}")
         try:
             text = stream.read(length).decode("utf-8")
         except UnicodeDecodeError as error:
@@ -67,7 +67,7 @@ class WeightsFile:
         return cls(tensors=tensors)
 
     def holds(self, type_: str, start: int, size: int) -> bool:
-        """Whether these bytes are of one tensor, of numbers of that type."""
+        """Whether these bytes belong to one tensor of this element type."""
         place = bisect_right(self.tensors, start, key=lambda tensor: tensor.start) - 1
         if place < 0:
             return False
@@ -79,5 +79,5 @@ def _stored(entry: JsonObject, begin: int, size: int) -> StoredTensor:
     places = entry.items("data_offsets")
     start, stop = (each if type(each) is int else -1 for each in places) if len(places) == 2 else (-1, -1)
     if not 0 <= start <= stop <= size - begin:
-        entry.refuse("data_offsets", f"two places among the {size - begin:,} bytes after the header")
+        entry.refuse("data_offsets", f"two offsets within the {size - begin:,} bytes after the header")
     return StoredTensor(start=begin + start, stop=begin + stop, type=TYPES.get(entry.text("dtype"), ""))

@@ -1,4 +1,4 @@
-"""Which graph of a folder runs, and how: what precision, provider and settings allow."""
+"""Chooses which graph of a folder runs, and how, from the precision, provider and settings."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from gpt2_runtime.providers.provider import Provider
 from gpt2_runtime.providers.providers import PROVIDERS
 
 KINDS: tuple[GraphKind, ...] = get_args(GraphKind)  # the fastest first; the last one is in every folder
-HEAD_MULTIPLE = 8  # GroupQueryAttention's heads, on which the serving graph is built
+HEAD_MULTIPLE = 8  # required by GroupQueryAttention, which the serving graph uses
 
 
 def choose_graph(bundle: Bundle, precision: str, provider: Provider, graph: GraphKind | None) -> GraphKind:
-    """The kind of graph to open: the one that is asked for, or else the fastest one that folder and provider have.
+    """The kind of graph to open: the requested one, or else the fastest that folder and provider support.
 
     Raises:
-        BundleError: the folder lacks the one asked for.
+        BundleError: the folder does not have the requested graph.
         SettingError: there is no such kind, or the provider cannot run it.
     """
     if graph is None:
@@ -31,28 +31,30 @@ def choose_graph(bundle: Bundle, precision: str, provider: Provider, graph: Grap
     check_graph(provider, graph, precision)
     head = bundle.architecture.head_dim
     if graph == "serving" and head % HEAD_MULTIPLE:
-        told = f"heads are {head} wide, the serving graph needs a multiple of {HEAD_MULTIPLE}"
+        problem = f"heads are {head} wide, the serving graph needs a multiple of {HEAD_MULTIPLE}"
         raise BundleError(
-            f"{bundle.folder} has no serving graph: its {told}; pass graph='portable'", parameter="graph", value=graph
+            f"{bundle.folder} has no serving graph: its {problem}; pass graph='portable'",
+            parameter="graph",
+            value=graph,
         )
     return graph
 
 
 def check_graph(provider: Provider, graph: GraphKind, precision: str) -> None:
-    """Refuses, as a SettingError, a graph that the provider does not run in that precision."""
+    """Raises SettingError for a graph that the provider cannot run in that precision."""
     if provider.runs(graph, precision):
         return
     others = [f"graph={kind!r}" for kind in KINDS if provider.runs(kind, precision)]
     remedies = [*others, *(f"precision={each!r}" for each in provider.graphs.get(graph, ())), "another provider"]
-    told = f"graph is '{graph}', which has no {precision} kernel on {provider.name}"
-    raise SettingError(f"{told}; pass {' or '.join(remedies)}", parameter="graph", value=graph)
+    problem = f"graph is '{graph}', which has no {precision} kernel on {provider.name}"
+    raise SettingError(f"{problem}; pass {' or '.join(remedies)}", parameter="graph", value=graph)
 
 
 def runs_evenly(precision: str, provider: Provider, fast_single: bool) -> bool:
-    """Whether every product is to have an even number of rows.
+    """Whether every product must have an even number of rows.
 
     Raises:
-        SettingError: `fast_single` is not a boolean, or would change nothing.
+        SettingError: `fast_single` is not a boolean, or would have no effect.
 
     >>> cpu = session.provider
     >>> runs_evenly("int8", cpu, False), runs_evenly("int8", cpu, True), runs_evenly("fp32", cpu, False)
@@ -62,7 +64,7 @@ def runs_evenly(precision: str, provider: Provider, fast_single: bool) -> bool:
     evenly = precision in provider.evenly
     if fast_single and not evenly:
         rows = (f"{' and '.join(row.evenly)} on {row.name}" for row in PROVIDERS.values() if row.evenly)
-        problem = f"fast_single is on, which is for {', '.join(rows)}, not {precision} on {provider.name}"
+        problem = f"fast_single is on, but it is only for {', '.join(rows)}, not {precision} on {provider.name}"
         raise SettingError(f"{problem}; leave it off", parameter="fast_single", value=True)
     return evenly and not fast_single
 
@@ -75,6 +77,7 @@ def capturing(provider: Provider, graph: GraphKind) -> Provider:
     """
     if graph != "serving" or not provider.capture:
         able = " or ".join(row.name for row in PROVIDERS.values() if row.capture)
-        problem = f"cuda_graph is on, which is for the serving graph on {able}, not the {graph} one on {provider.name}"
+        only = f"the serving graph on {able}"
+        problem = f"cuda_graph is on, but it is only for {only}, not the {graph} one on {provider.name}"
         raise SettingError(f"{problem}; leave it off", parameter="cuda_graph", value=True)
     return provider.capturing()

@@ -1,6 +1,6 @@
-"""What a graph may consist of and must agree with, checked before onnxruntime sees it and before memory is taken.
+"""Checks a graph's operators and sizes before onnxruntime sees it and before memory is allocated.
 
-The operators are those that gpt2-export writes, by kind and precision; tests/ hold the two tables together.
+The operators are those that gpt2-export writes, by kind and precision; tests/ keep the two tables in step.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ OF_PRECISION = {
 }
 DOMAINS = frozenset(("", "com.microsoft"))
 
-# What there must be as many of as config.json says layers: of which names, and how many to a layer.
+# The inputs or outputs to count layers by: their prefix, and how many there are per layer.
 LAYERED = {
     "portable": ("inputs", "past_key_values.", 2),
     "serving": ("inputs", "past_key_values.", 2),
@@ -44,23 +44,24 @@ EMBEDDINGS = ("transformer.wte.weight", "transformer.wte.weight.blocks")  # [voc
 
 
 def check_operators(where: str, graph: OnnxFile, kind: str, precision: str) -> None:
-    """Refuses, as a GraphError that begins with `where`, what gpt2-export never writes into such a graph."""
+    """Raises a GraphError starting with `where` for operators that gpt2-export never writes into such a graph."""
     domains = sorted(graph.domains - DOMAINS)
     if domains:
         problem = ", ".join(map(shown, domains[:4]))
         raise GraphError(
-            f"{where} uses operators of {problem}; must be of ONNX or com.microsoft; export the folder again"
+            f"{where} uses operator domain {problem}, must be ONNX's or com.microsoft; export the folder again"
         )
-    strange = sorted(graph.operators - OPERATORS[kind] - OF_PRECISION[precision])
-    if strange:
-        problem = ", ".join(map(shown, strange[:4])) + (f" and {len(strange) - 4} more" if len(strange) > 4 else "")
+    unexpected = sorted(graph.operators - OPERATORS[kind] - OF_PRECISION[precision])
+    if unexpected:
+        names = ", ".join(map(shown, unexpected[:4]))
+        more = f" and {len(unexpected) - 4} more" if len(unexpected) > 4 else ""
         raise GraphError(
-            f"{where} has operators {problem}, which no {precision} {kind} graph has; export the folder again"
+            f"{where} has operators {names}{more}, which no {precision} {kind} graph has; export the folder again"
         )
 
 
 def check_sizes(where: str, graph: OnnxFile, kind: str, bundle: Bundle) -> None:
-    """Refuses sizes of config.json that are not the graph's or its weights': nothing is made of them before."""
+    """Raises GraphError unless the sizes in config.json match the graph and its weights, before anything uses them."""
     sizes, config = bundle.architecture, bundle.folder / "config.json"
     side, prefix, parts = LAYERED[kind]
     layers = sum(spec.name.startswith(prefix) for spec in getattr(graph.signature, side)) / parts
@@ -75,15 +76,15 @@ def check_sizes(where: str, graph: OnnxFile, kind: str, bundle: Bundle) -> None:
 
 
 def _check_vocabulary(problem: str, where: str, shapes: Mapping[str, tuple[int, ...]], sizes: Architecture) -> None:
-    there = [name for name in EMBEDDINGS if name in shapes]
-    for name in there or EMBEDDINGS[:1]:
+    present = [name for name in EMBEDDINGS if name in shapes]
+    for name in present or EMBEDDINGS[:1]:
         shape = shapes.get(name)
         if not shape or shape[0] != sizes.vocab_size:
             _differs(f"{problem}, {name} of {where} {_axes(shape)}")
 
 
 def _axes(shape: tuple[int, ...] | None) -> str:
-    return "is not there" if shape is None else f"is {list(shape)}"
+    return "is missing" if shape is None else f"is {list(shape)}"
 
 
 def _differs(problem: str) -> None:

@@ -1,4 +1,4 @@
-"""A graph of a folder, checked, on its way into onnxruntime: with its weights held in memory, or mapped."""
+"""A checked graph of a folder, ready for onnxruntime, with its weights copied into memory or mapped."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from onnxruntime import SessionOptions
 
 Load = Literal["copy", "map", "auto"]
-"""Whether weights are held in memory, mapped from their file, or mapped where onnxruntime maps such a file."""
+"""Whether weights are copied into memory, mapped from their file, or mapped if onnxruntime can map that file."""
 
 MAPS = Path("/proc/self/maps")
 
-# Weights that only these read are packed, or folded into another constant, and not read again as they lie.
+# Weights read only by these are packed, or folded into another constant, and not read from the file again.
 PACKED = frozenset(("Cast:0", "Gemm:1", "MatMul:1", "com.microsoft::MatMulNBits:1"))
 
 NUMBERS = {
@@ -41,17 +41,17 @@ NUMBERS = {
 
 @dataclass(frozen=True, kw_only=True)
 class GraphFile:
-    """A graph that consists of what it may, agrees with config.json, and finds its weights.
+    """A graph with only known operators, which matches config.json, and whose weights exist.
 
     Attributes:
-        file: of the graph.
+        file: the graph's file.
         data: its bytes.
-        weights: the files that its weights are in, by the names that the graph has for them.
+        weights: the weights files, by the names that the graph gives them.
         initializers: the tensors in those files, by name.
-        layers: of the network.
-        lasting: those that are read where they lie, packed or not.
-        mapped: whether onnxruntime maps these files, as it does by itself, or is given their bytes.
-        watched: whether it goes on reading what it maps; on a GPU it does not.
+        layers: the number of layers.
+        lasting: the tensors that are read from the file at every step, even if weights are packed.
+        mapped: whether onnxruntime maps these files, its default, or gets their bytes.
+        watched: whether it keeps reading the mapped files; on a GPU it does not.
     """
 
     file: SealedFile
@@ -78,14 +78,14 @@ class GraphFile:
 
         Args:
             bundle, precision, kind: which one.
-            expected: the inputs and outputs that it must have; called once its layers are known to be config.json's.
+            expected: returns the inputs and outputs that it must have; called once its number of layers is checked.
             load: see `Session.open`.
-            tensors: where the provider's live. If not on the host, weights are moved while it opens: onnxruntime reads
-                them itself.
+            tensors: where the provider keeps tensors. If not on the host, onnxruntime reads the weights itself and
+                moves them while it opens.
 
         Raises:
-            BundleError: it or its weights are not what the manifest and config.json say.
-            SettingError: `load` is none of the three.
+            BundleError: the graph or its weights do not match the manifest or config.json.
+            SettingError: `load` is not one of the three.
         """
         check_choice("load", load, get_args(Load))
         path = bundle.graph(precision, kind)
@@ -105,7 +105,7 @@ class GraphFile:
         if mapped and elsewhere is not None:
             problem = f"{elsewhere.path} is a link to {elsewhere.path.resolve()}"
             remedy = "pass load='copy', or copy the folder with cp -rL" if tensors.on_host else "copy it with cp -rL"
-            raise BundleError(f"{problem}, and onnxruntime maps weights only beside the graph; {remedy}")
+            raise BundleError(f"{problem}, but onnxruntime maps weights only from the graph's folder; {remedy}")
         lasting = frozenset(stored if elsewhere else (key for key in stored if graph.readers[key] - PACKED))
         return cls(
             file=file,
@@ -119,16 +119,17 @@ class GraphFile:
         )
 
     def check_unchanged(self) -> None:
-        """Refuses mapped weights that are not what they were, a BundleError: to read them could end the process."""
+        """Raises BundleError if mapped weights have changed: reading them could crash the process."""
         if self.watched:
             for file in self.weights.values():
                 file.check_unchanged()
 
     def attempts(self, packed: bool) -> list[frozenset[str]]:
-        """Which weights onnxruntime is given, one attempt after the other, until none is mapped that must not be.
+        """The weights to pass to onnxruntime, one attempt after another, until no file is mapped that must not be.
 
-        It copies what it is given. To be packed, what it maps does as well: it lets the file go then, and memory holds
-        one form of the weights and not two. Where it does not, or where that cannot be seen, it is given all.
+        It copies the weights that it is passed. Weights that it will pack can be left to it to map: after packing it
+        closes the file, so that memory holds one form of the weights instead of two. If it does not, or if the system
+        does not show whether it does, all weights are passed.
         """
         if self.mapped:
             return [frozenset()]
@@ -137,11 +138,11 @@ class GraphFile:
         return [self.lasting, everything] if some else [everything]
 
     def is_held(self) -> bool:
-        """Whether an attempt has left the weights as they must be: mapped, or not mapped at all."""
+        """Whether the weights ended up as they must be after an attempt: mapped, or not mapped at all."""
         return self.mapped or not any(map(_is_mapped, self.weights.values()))
 
     def _shows_mappings(self) -> bool:
-        """Whether the system shows it where a file of the weights is mapped: seen for each, not believed."""
+        """Whether the system shows that a weights file is mapped; tested with each file."""
         shown = True
         for file in self.weights.values():
             with _bytes(file):
@@ -149,40 +150,40 @@ class GraphFile:
         return shown
 
     @contextmanager
-    def model(self, options: SessionOptions, given: frozenset[str]) -> Iterator[str | bytes]:
-        """What onnxruntime opens inside, with these options: the path of the graph, or the graph.
+    def model(self, options: SessionOptions, passed: frozenset[str]) -> Iterator[str | bytes]:
+        """The graph's path or bytes, for onnxruntime to open within the context with these options.
 
         Args:
-            options: which take up the weights that are given.
-            given: the names of these.
+            options: the weights are added to them.
+            passed: the names of the weights to pass.
 
         Raises:
-            BundleError: a file has changed since the folder was opened, or changes inside.
+            BundleError: a file has changed since the folder was opened, or changes meanwhile.
         """
         files = (self.file, *self.weights.values())
         for file in files:
             file.check_unchanged()
         with ExitStack() as stack:
-            arrays = {location: stack.enter_context(_bytes(file)) for location, file in self.weights.items() if given}
+            arrays = {location: stack.enter_context(_bytes(file)) for location, file in self.weights.items() if passed}
             make = load_onnxruntime().OrtValue.ortvalue_from_numpy
-            tensors = {name: self.initializers[name] for name in sorted(given)}
+            tensors = {name: self.initializers[name] for name in sorted(passed)}
             values = {name: make(_array(arrays[str(each.location)], each)) for name, each in tensors.items()}
             if values:
                 options.add_external_initializers(list(values), list(values.values()))
-            yield self.data if len(given) == len(self.initializers) else str(self.file.path)
+            yield self.data if len(passed) == len(self.initializers) else str(self.file.path)
             values.clear()
         for file in files:
             file.check_unchanged()
 
 
 def _weights(bundle: Bundle, graph: str, locations: set[str]) -> Mapping[str, SealedFile]:
-    """The files that a graph names, which must be weights of the manifest; by the graph's names."""
+    """The weights files that a graph names, by its names; each must be listed in the manifest's weights."""
     listed, files = set(bundle.weights.values()), {}
     for location in sorted(locations):
         name = str(PurePosixPath(graph).parent / location)
         if name not in listed:
             problem = (
-                f"{bundle.folder / graph} has weights in {shown(location)}, which the manifest's weights do not list"
+                f"{bundle.folder / graph} has weights in {shown(location)}, which is not among the manifest's weights"
             )
             raise GraphError(f"{problem}; export the folder again")
         files[location] = bundle.files[name]
@@ -200,25 +201,25 @@ def _check_places(file: SealedFile, tensors: Mapping[str, Initializer]) -> None:
 
 
 def _beside(graph: SealedFile, weights: SealedFile) -> bool:
-    """Whether onnxruntime maps such a file: it must be in the graph's folder, before or after links are followed."""
+    """Whether onnxruntime can map the file: it must be in the graph's folder, before or after following links."""
     folders = graph.path.parent.resolve(), graph.path.resolve().parent
     return any(weights.path.resolve().is_relative_to(folder) for folder in folders)
 
 
 def _is_mapped(file: SealedFile) -> bool:
-    """Whether this process maps the file, as far as the system says."""
+    """Whether this process maps the file, as far as the system shows."""
     try:
         lines = MAPS.read_text(errors="replace").splitlines()
     except OSError:  # not Linux
         return False
     inode, path = str(file.state.inode), str(file.path.resolve())
-    columns = (line.split(maxsplit=5) for line in lines)  # in an overlay the inode can be that of the layer below
+    columns = (line.split(maxsplit=5) for line in lines)  # in an overlay the inode can be the lower layer's
     return any(inode == each[4] or each[5:] == [path] for each in columns)
 
 
 @contextmanager
 def _bytes(file: SealedFile) -> Iterator[npt.NDArray[np.uint8]]:
-    """The bytes of a file while it is copied, as they are on disk: they take no memory that the copy needs."""
+    """The bytes of a file, mapped while it is copied, so that they take no memory beside the copy."""
     with file.open() as stream:
         try:
             pages = mmap.mmap(stream.fileno(), file.bytes, access=mmap.ACCESS_COPY)
@@ -228,5 +229,5 @@ def _bytes(file: SealedFile) -> Iterator[npt.NDArray[np.uint8]]:
 
 
 def _array(data: npt.NDArray[np.uint8], tensor: Initializer) -> npt.NDArray[np.generic]:
-    found: npt.NDArray[np.generic] = data[tensor.offset : tensor.offset + tensor.bytes].view(NUMBERS[tensor.type])
-    return found.reshape(tensor.shape)
+    flat: npt.NDArray[np.generic] = data[tensor.offset : tensor.offset + tensor.bytes].view(NUMBERS[tensor.type])
+    return flat.reshape(tensor.shape)

@@ -1,4 +1,4 @@
-"""What a graph must take and give: the names, types and axes of each kind, and the refusal of a graph that differs."""
+"""The inputs and outputs that each kind of graph must have: names, types and axes; refuses a graph that differs."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from gpt2_runtime.folder.bundle import Architecture
 
 GraphKind = Literal["serving", "portable"]
 PARTS = ("key", "value")
-ELEMENTS = {"float32": "float", "float16": "float16"}  # as ONNX calls them
+ELEMENTS = {"float32": "float", "float16": "float16"}  # ONNX's names
 
 
 @dataclass(frozen=True, kw_only=True)
 class TensorSpec:
-    """The name, element type and axes of a graph's input or output; an axis that varies has a name."""
+    """The name, element type and axes of a graph's input or output; a dynamic axis has a name."""
 
     name: str
     type: str
@@ -37,22 +37,22 @@ class Signature:
 
     @classmethod
     def of(cls, kind: GraphKind, sizes: Architecture, cache: str = "float32") -> Signature:
-        """What the runtime needs of a graph of this kind, for a model of these sizes and keys and values of a type."""
+        """The signature that a graph of this kind must have, for these sizes and this type of keys and values."""
         return _serving(sizes, cache) if kind == "serving" else _portable(sizes)
 
     @classmethod
     def explaining(cls, sizes: Architecture) -> Signature:
-        """What the runtime needs of the graph that shows what goes on inside."""
+        """The signature that the explaining graph must have."""
         return _explaining(sizes)
 
     def check(self, where: str, expected: Signature, kind: str) -> None:
-        """Refuses, as a GraphError that begins with `where`, what differs in name, type, rank or a fixed axis."""
+        """Raises a GraphError starting with `where` if a name, type, rank or fixed axis differs."""
         _check(f"{where}: input", kind, self.inputs, expected.inputs)
         _check(f"{where}: output", kind, self.outputs, expected.outputs)
 
 
 def cache_names(prefix: str, n_layer: int) -> list[str]:
-    """The names of all layers' keys and values, in the graph's order.
+    """The names of the keys and values of all layers, in the graph's order.
 
     >>> cache_names("present", 1)
     ['present.0.key', 'present.0.value']
@@ -121,19 +121,19 @@ def _cache(prefix: str, length: str, sizes: Architecture, cache: str = "float32"
     return [TensorSpec(name=name, type=kind, shape=shape) for name in cache_names(prefix, sizes.n_layer)]
 
 
-def _check(where: str, kind: str, found: Sequence[TensorSpec], expected: Sequence[TensorSpec]) -> None:
-    found_by_name = {spec.name: spec for spec in found}
+def _check(where: str, kind: str, actual: Sequence[TensorSpec], expected: Sequence[TensorSpec]) -> None:
+    by_name = {spec.name: spec for spec in actual}
     names = [spec.name for spec in expected]
-    missing = [name for name in names if name not in found_by_name]
-    unexpected = [name for name in found_by_name if name not in names]
+    missing = [name for name in names if name not in by_name]
+    unexpected = [name for name in by_name if name not in names]
     if missing or unexpected:
         problem = f"missing {', '.join(missing) or 'none'}; unexpected {', '.join(unexpected) or 'none'}"
         raise GraphError(f"{where}s are not the {kind} graph's: {problem}; export the folder again")
     for spec in expected:
-        other = found_by_name[spec.name]
+        other = by_name[spec.name]
         if other.type != spec.type or _fixed_axes(other.shape) != _fixed_axes(spec.shape):
             is_, must = f"{other.type} {list(other.shape)}", f"{spec.type} {list(spec.shape)}"
-            raise GraphError(f"{where} {spec.name} is {is_}, config.json wants {must}; export the folder again")
+            raise GraphError(f"{where} {spec.name} is {is_}, config.json requires {must}; export the folder again")
 
 
 def _fixed_axes(shape: Sequence[int | str]) -> list[int | None]:

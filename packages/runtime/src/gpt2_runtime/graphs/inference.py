@@ -1,4 +1,4 @@
-"""A graph in onnxruntime: opened on one provider, and no other."""
+"""Opens a graph in onnxruntime, on one provider only."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ if TYPE_CHECKING:
 
 
 def open_inference(graph: GraphFile | Path, provider: Provider, threads: int, packed: bool) -> InferenceSession:
-    """A graph in onnxruntime, on this provider and no other; its weights packed for the processor, or as they lie.
+    """Opens a graph in onnxruntime, on this provider only; its weights packed for the processor, or not.
 
     Args:
-        graph: of a folder; or the path of one of our own, without weights.
-        provider, threads: where, and on how many.
-        packed: whether its weights are packed.
+        graph: a graph of a folder, or the path of one of our own graphs without weights.
+        provider, threads: the provider, and its number of threads.
+        packed: whether to pack its weights.
 
     Raises:
         BundleError: a file has changed since the folder was opened (GraphError: the graph cannot be opened).
-        ProviderError: the provider could not start, or would leave operators to another.
+        ProviderError: the provider cannot start, or would leave operators to another one.
     """
     if isinstance(graph, Path):
         inference = _open(str(graph), graph, _options(provider, threads, packed), provider)
         placed(inference, provider, layers=0)
         return inference
     inference = None
-    for given in graph.attempts(packed):
-        inference = None  # that of the attempt before goes first, so that memory never holds both
+    for passed in graph.attempts(packed):
+        inference = None  # free the one before first, so that memory never holds both
         options = _options(provider, threads, packed)
-        with graph.model(options, given) as model:
+        with graph.model(options, passed) as model:
             inference = _open(model, graph.file.path, options, provider)
         if graph.is_held():
             break
@@ -50,11 +50,11 @@ def _options(provider: Provider, threads: int, packed: bool) -> SessionOptions:
     options = load_onnxruntime().SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # A memory pattern is planned for one set of shapes; here shapes vary with every prompt, and so would the plans.
+    # A memory pattern is planned for one set of shapes; here shapes differ with every prompt.
     options.enable_mem_pattern = False
-    options.log_severity_level = 4  # what goes wrong comes as an exception, not also on stderr
+    options.log_severity_level = 4  # errors come as exceptions; do not also log them to stderr
     record(options)
-    if not packed:  # then the weights are read where they lie
+    if not packed:  # then weights are read in their original layout
         options.add_session_config_entry("session.disable_prepacking", "1")
     return options
 
@@ -68,7 +68,7 @@ def _open(model: str | bytes, path: Path, options: SessionOptions, provider: Pro
             providers=providers,
             enable_fallback=0,
         )
-    except Exception as error:  # onnxruntime's errors have no common base but this one
+    except Exception as error:  # onnxruntime's errors have no other common base
         reason = " ".join(str(error).split())
         raise GraphError(f"{path} cannot be opened: {reason}; check the folder with check_hashes=True") from error
     check_provider(provider, list(inference.get_providers()))
@@ -76,7 +76,7 @@ def _open(model: str | bytes, path: Path, options: SessionOptions, provider: Pro
 
 
 def signature_of(inference: InferenceSession) -> Signature:
-    """The inputs and outputs that an open graph has."""
+    """The inputs and outputs of an open graph."""
     return Signature(inputs=_specs(inference.get_inputs()), outputs=_specs(inference.get_outputs()))
 
 

@@ -1,7 +1,7 @@
-"""An ONNX file, read as far as it must be judged: inputs, outputs, operators, initializers. No other package is needed.
+"""Reads the parts of an ONNX file that must be checked: inputs, outputs, operators, initializers. Needs no package.
 
-It is protobuf, and a stranger may have written it: a field that gpt2-export never writes is refused, whatever it says.
-So there are no functions, no graphs inside of nodes (loops, branches), no sparse tensors, no training.
+The file is protobuf and untrusted: a field that gpt2-export never writes is refused, whatever its value. So there are
+no functions, no graphs within nodes (loops, branches), no sparse tensors, no training.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from gpt2_runtime.graphs.graph_signature import Signature, TensorSpec
 
 MOST_GRAPH_BYTES = 4 * 2**20  # gpt2-xl's largest graph has 0.4 MB
 MOST_FIELDS = 2**16  # of one message
-MOST_CONSTANT_BYTES = 512  # of a tensor or list in the graph itself: shapes and masks; weights are in their own file
+MOST_CONSTANT_BYTES = 512  # of a tensor or list inside the graph: shapes and masks; weights are in a separate file
 MOST_AXES, MOST_NUMBERS = 8, 2**40  # of a tensor
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types
-EXTERNAL = 1  # where a tensor's data is: in another file
+EXTERNAL = 1  # data_location: the tensor's data is in another file
 
 TYPES = {1: "float", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "double"}
 TYPE_BYTES = {"float": 4, "uint8": 1, "int8": 1, "int32": 4, "int64": 8, "bool": 1, "float16": 2, "double": 8}
 
-# The fields of each message that gpt2-export writes, and those that say nothing to a runtime.
+# The fields of each message that gpt2-export writes, and those that a runtime ignores.
 MODEL = {
     1: "ir_version", 2: "producer_name", 3: "producer_version", 4: "domain", 5: "model_version", 6: "doc_string",
     7: "graph", 8: "opset_import", 14: "metadata_props",
@@ -65,10 +65,10 @@ class Initializer:
     """A tensor of the graph.
 
     Attributes:
-        type: of a number, such as "float".
+        type: the element type, such as "float".
         shape: [any number of axes].
-        location: the file that holds it, None where the graph does itself.
-        offset, bytes: its place there.
+        location: the file with its data; None if the data is in the graph.
+        offset, bytes: the position of the data in that file.
     """
 
     type: str
@@ -80,17 +80,17 @@ class Initializer:
 
 @dataclass(frozen=True, kw_only=True)
 class OnnxFile:
-    """What a graph consists of.
+    """The contents of a graph.
 
     Attributes:
         signature: its inputs and outputs.
-        domains: of the operators that it may use.
-        operators: those that it does use; "com.microsoft::FastGelu" where the domain is not ONNX's own.
-        initializers: by name.
-        readers: of each initializer, the operators that read it, and as which input: "Gather:0".
+        domains: the operator domains that it declares.
+        operators: the operators that it uses; "com.microsoft::FastGelu" outside ONNX's own domain.
+        initializers: name -> initializer.
+        readers: initializer -> the operators that read it, each with the input's number: "Gather:0".
 
-    >>> found = OnnxFile.read("model.onnx", (folder / "model.onnx").read_bytes())
-    >>> found.signature.inputs[0].name, sorted(found.domains), found.initializers["transformer.wpe.weight"].shape
+    >>> graph = OnnxFile.read("model.onnx", (folder / "model.onnx").read_bytes())
+    >>> graph.signature.inputs[0].name, sorted(graph.domains), graph.initializers["transformer.wpe.weight"].shape
     ('input_ids', [''], (64, 32))
     """
 
@@ -102,17 +102,17 @@ class OnnxFile:
 
     @classmethod
     def read(cls, where: str, data: bytes) -> OnnxFile:
-        """The graph in `data`; a GraphError that begins with `where` for anything that gpt2-export does not write."""
+        """The graph in `data`; a GraphError starting with `where` for anything that gpt2-export never writes."""
         try:
             return _model(memoryview(data))
         except _RefusedError as refusal:
             raise GraphError(
-                f"{where} is no graph as gpt2-export writes it: {refusal}; export the folder again"
+                f"{where} is not a graph written by gpt2-export: {refusal}; export the folder again"
             ) from refusal
 
 
 class _RefusedError(Exception):
-    """Why these bytes are not read."""
+    """Why the file is refused."""
 
 
 def _model(data: memoryview) -> OnnxFile:
@@ -127,7 +127,7 @@ def _model(data: memoryview) -> OnnxFile:
         initializers[name] = initializer
     operators: set[str] = set()
     readers: dict[bytes, set[str]] = {name.encode(): set() for name in initializers}
-    for each in graph.get("node", []):  # one by one: all of them at once could take much memory
+    for each in graph.get("node", []):  # one by one, since all at once could take too much memory
         node = _message("node", _view(each), NODE)
         operator = _operator(node)
         operators.add(operator)
@@ -151,17 +151,17 @@ def _operator(node: Message) -> str:
 
 
 def _domain(message: Message) -> str:
-    """ONNX's own has two spellings."""
+    """The operator domain; ONNX's own has two spellings."""
     domain = _text(message, "domain", default="")
     return "" if domain == "ai.onnx" else domain
 
 
 def _check_attribute(attribute: Message) -> None:
-    """Of a name and small values; a tensor must be a small one of the graph itself."""
+    """Allows only small values, and small tensors stored in the graph."""
     for tensor in attribute.get("t", []):
         _, constant = _initializer(_message("tensor", _view(tensor), TENSOR))
         if constant.location is not None:
-            raise _RefusedError("a constant of a node is in another file")
+            raise _RefusedError("the constant of a node is in another file")
     size = sum(1 if isinstance(v, int) else len(v) for name in ("s", "strings") for v in attribute.get(name, []))
     size += sum(8 if isinstance(v, int) else len(v) for name in ("floats", "ints") for v in attribute.get(name, []))
     if size > MOST_CONSTANT_BYTES:
@@ -172,10 +172,10 @@ def _initializer(tensor: Message) -> tuple[str, Initializer]:
     name = _text(tensor, "name", default="")
     code = _int(tensor, "data_type", default=0)
     if code not in TYPES:
-        raise _RefusedError(f"{name!r} has numbers of type {code}, which no weights have")
+        raise _RefusedError(f"{name!r} has element type {code}, which weights never have")
     shape = tuple(islice(_integers(tensor, "dims"), MOST_AXES + 1))
     if len(shape) > MOST_AXES or any(axis < 0 for axis in shape) or math.prod(shape) > MOST_NUMBERS:
-        raise _RefusedError(f"{name!r} has axes {list(shape)}, which no weights have")
+        raise _RefusedError(f"{name!r} has axes {list(shape)}, which weights never have")
     held = sum(8 if isinstance(value, int) else len(value) for field in NUMBERS for value in tensor.get(field, []))
     expected = math.prod(shape) * TYPE_BYTES[TYPES[code]]
     if _int(tensor, "data_location", default=0) != EXTERNAL:
@@ -188,10 +188,10 @@ def _initializer(tensor: Message) -> tuple[str, Initializer]:
         pair = _message("entry", _view(entry), ENTRY)
         key = _text(pair, "key")
         if key in entries or key not in ("location", "offset", "length"):
-            raise _RefusedError(f"{name!r} has an entry {key!r} twice, or one that no place in a file has")
+            raise _RefusedError(f"{name!r} has a duplicate or unknown entry {key!r} in its external data")
         entries[key] = _text(pair, "value")
     if held or not name or set(entries) != {"location", "offset", "length"}:
-        raise _RefusedError(f"{name!r} has no place in a file of weights")
+        raise _RefusedError(f"{name!r} has no valid position in a weights file")
     offset, length = (_number(name, entries[key]) for key in ("offset", "length"))
     if length != expected:
         raise _RefusedError(f"{name!r} has {length} bytes, its axes {list(shape)} need {expected}")
@@ -201,7 +201,7 @@ def _initializer(tensor: Message) -> tuple[str, Initializer]:
 
 def _number(name: str, written: str) -> int:
     if not (written.isascii() and written.isdigit() and len(written) <= 18):
-        raise _RefusedError(f"{name!r} is at {written[:40]!r} of its file, which is no place")
+        raise _RefusedError(f"{name!r} has the position {written[:40]!r} in its file, which is invalid")
     return int(written)
 
 
@@ -214,7 +214,7 @@ def _spec(value: Message) -> TensorSpec:
     tensor = _message("tensor type", _bytes(_message("type", _bytes(value, "type"), TYPE), "tensor_type"), TENSOR_TYPE)
     code = _int(tensor, "elem_type", default=0)
     if code not in TYPES:
-        raise _RefusedError(f"{name!r} has numbers of type {code}")
+        raise _RefusedError(f"{name!r} has element type {code}")
     axes: list[int | str] = []
     for each in _message("shape", _bytes(tensor, "shape"), SHAPE).get("dim", []):
         dimension = _message("dimension", _view(each), DIMENSION)
@@ -224,19 +224,19 @@ def _spec(value: Message) -> TensorSpec:
 
 
 def _message(what: str, data: memoryview, known: Mapping[int, str]) -> Message:
-    """The fields of a message, by name, in their order."""
-    found: dict[str, list[Value]] = {}
+    """The fields of a message by name, in file order."""
+    fields: dict[str, list[Value]] = {}
     for count, (number, value) in enumerate(_fields(data)):
         if number not in known:
-            raise _RefusedError(f"a {what} has the field {number}, which is for what such graphs have none of")
+            raise _RefusedError(f"a {what} has the field {number}, which gpt2-export never writes")
         if count >= MOST_FIELDS:
             raise _RefusedError(f"a {what} has more than {MOST_FIELDS} fields")
-        found.setdefault(known[number], []).append(value)
-    return found
+        fields.setdefault(known[number], []).append(value)
+    return fields
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, Value]]:
-    """Number and value of each field; of text, tensors and messages the bytes."""
+    """The number and value of each field; for text, tensors and messages the value is their bytes."""
     at, end = 0, len(data)
     while at < end:
         tag = data[at]
@@ -268,7 +268,7 @@ def _fields(data: memoryview) -> Iterator[tuple[int, Value]]:
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    """An unsigned number of at most 64 bits, and where it ends."""
+    """An unsigned number of at most 64 bits, and the position after it."""
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(data):
@@ -284,7 +284,7 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
 
 
 def _integers(message: Message, name: str) -> Iterator[int]:
-    """Of a field of many: one by one, or packed."""
+    """The integers of a repeated field, packed or not."""
     for value in message.get(name, []):
         if isinstance(value, int):
             yield _signed(value)
@@ -302,13 +302,13 @@ def _signed(value: int) -> int:
 def _one(message: Message, name: str) -> Value:
     values = message.get(name, [])
     if len(values) != 1:
-        raise _RefusedError(f"it has {len(values)} of {name}, must have one")
+        raise _RefusedError(f"it has {len(values)} {name} fields, must have one")
     return values[0]
 
 
 def _view(value: Value) -> memoryview:
     if isinstance(value, int):
-        raise _RefusedError("a number stands where a message must")
+        raise _RefusedError("it has a number in place of a message")
     return value
 
 
@@ -321,7 +321,7 @@ def _int(message: Message, name: str, default: int | None = None) -> int:
         return default
     value = _one(message, name)
     if not isinstance(value, int):
-        raise _RefusedError(f"{name} is no number")
+        raise _RefusedError(f"{name} is not a number")
     return _signed(value)
 
 

@@ -55,15 +55,15 @@ class Tokenizer:
 
     @classmethod
     def open(cls, folder: str | Path, *, trained_sha256: str | None = None) -> Tokenizer:
-        """Reads the folder's tokenizer.json or, where there is none, its vocab.json and merges.txt.
+        """Reads the folder's tokenizer.json or, without that file, its vocab.json and merges.txt.
 
         Args:
-            folder: where they lie.
-            trained_sha256: of a tokenizer.json whose merges need no proof, `Bundle.trained_sha256`.
+            folder: the folder that has them.
+            trained_sha256: the hash of a tokenizer.json whose merges need no check; see `Bundle.trained_sha256`.
 
         Raises:
-            TokenizerError: the files are absent, or not a byte-level BPE as GPT-2's.
-            SettingError: `trained_sha256` is no text.
+            TokenizerError: the files are absent, or not a byte-level BPE like GPT-2's.
+            SettingError: `trained_sha256` is not text.
         """
         if trained_sha256 is not None:
             check_type("trained_sha256", trained_sha256, str)

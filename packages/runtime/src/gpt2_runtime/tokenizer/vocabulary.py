@@ -67,11 +67,11 @@ class Vocabulary:
 
     @classmethod
     def from_tokenizer_json(cls, path: Path, trained_sha256: str | None = None) -> Vocabulary:
-        """Reads a tokenizer.json, as the tokenizers library writes it.
+        """Reads a tokenizer.json as written by the tokenizers library.
 
         Args:
-            path: of the file.
-            trained_sha256: of a file whose merges were proven to be as trained. If it is this one, they are not again.
+            path: the file.
+            trained_sha256: the hash of a file whose merges were checked before; if it is this file, they are not again.
         """
         data = read_regular(path, MOST_TEXT_BYTES)
         tokenizer = JsonObject.parsed(decoded(data, path), path)
@@ -130,16 +130,16 @@ def _vocabulary(
     try:
         ids = list(map(vocab.__getitem__, ranks))
     except KeyError as error:
-        told = f"a merge makes {shown(error.args[0])}, which the vocabulary does not have"
-        raise TokenizerError(f"{where}: {told}") from None
-    # Proven ones are still held to what costs nothing: each makes a token of its own and, below, from two made before.
+        problem = f"a merge makes {shown(error.args[0])}, which is not in the vocabulary"
+        raise TokenizerError(f"{where}: {problem}") from None
+    # Even checked merges must pass the free checks: each makes a new token and, below, from earlier ones.
     if not (proven and len(ranks) == len(BYTES) + len(merges.tokens)) and not as_trained(merges):
         refuse_unreachable(merges, where)
     bytes_of = {character: bytes([byte]) for character, byte in BYTES.items()}
     try:
         for left, right, made in merges:
             bytes_of[made] = bytes_of[left] + bytes_of[right]
-    except KeyError:  # the manifest says of the merges what they are not
+    except KeyError:  # the manifest is wrong about the merges
         refuse_unreachable(merges, where)
         raise
     token_bytes = {id_: _as_bytes(token) for token, id_ in vocab.items() if token not in ranks}

@@ -2,8 +2,8 @@
 
 A checkpoint's weights may hide a mistake: with a wide stream LayerNorm's epsilon is below rounding, with small weights
 the two GELUs are alike. The formula does not depend on them, so it is proven on random ones too, made for the config:
-the stream's variance is about epsilon, and what softmax and activation read is about one. On them float32 is off by a
-millionth of the largest number at most, and a limit of ten times that holds for torch's own float32 as well: the
+the stream's variance is about epsilon, and what softmaxes and activations read is about one. With them float32 is off
+by a millionth of the largest number at most, and a limit of ten times that holds for torch's own float32 as well: the
 yardstick of `tolerance.py` must be right itself.
 """
 
@@ -110,6 +110,10 @@ def tensor(config: GPT2Config, stored_name: str, shape: tuple[int, ...]) -> np.n
     made *= std(config, name)
     if ".ln_" in f".{name}" and name.endswith("weight"):
         made += 1
+    if name.startswith("ln_f.") and config.tie_word_embeddings:
+        # The head is then the embedding, as small as the stream: unscaled, all tokens would be about equally likely,
+        # and a wrong layer's log-probabilities within the rounding of the right ones.
+        made /= std(config, "wte.weight") * sqrt(config.n_embd)
     if "attn.c_attn" in name:  # the last axis is queries, keys, values: [C, 3C] in the file
         sharpness = sqrt(config.attention_scale(int(name.split(".")[1])) * sqrt(config.head_size))
         made[..., : 2 * config.n_embd] /= sharpness

@@ -16,7 +16,7 @@ from gpt2_runtime.folder.sharing import Local, Shared
 
 MOST_ROWS = 1024  # of a cache; more are better stepped in turns
 
-WeightPlan = tuple[tuple[int, ...], np.dtype[Any]]
+Layout = tuple[tuple[int, ...], np.dtype[Any]]
 """(L, 2, H, D) and the type of the numbers: layers, keys and values, heads, head size."""
 
 
@@ -50,7 +50,7 @@ class Snapshot(Shared, Local):
         return self.array.nbytes
 
     @property
-    def layout(self) -> WeightPlan:
+    def layout(self) -> Layout:
         """Of its keys and values."""
         return self.array.shape[:3] + self.array.shape[4:], self.array.dtype
 
@@ -186,7 +186,7 @@ class KeyValueCache(Local, ABC):
 
     @property
     @abstractmethod
-    def layout(self) -> WeightPlan:
+    def layout(self) -> Layout:
         """Of its keys and values."""
 
     @abstractmethod

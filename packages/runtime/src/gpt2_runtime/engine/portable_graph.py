@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from gpt2_runtime.engine.cache import KeyValueCache, WeightPlan
+from gpt2_runtime.engine.cache import KeyValueCache, Layout
 from gpt2_runtime.engine.logits import DeviceLogits, HostLogits, Logits, Row
 from gpt2_runtime.engine.ort_values import cut, gathered, read, remote, replaced
 from gpt2_runtime.engine.step_plan import chunks
@@ -41,7 +41,7 @@ class GrownCache(KeyValueCache):
     tensors: tuple[OrtValue, ...]
 
     @property
-    def layout(self) -> WeightPlan:
+    def layout(self) -> Layout:
         _, heads, _, size = self.tensors[0].shape()
         return (len(self.tensors) // 2, 2, heads, size), np.dtype(np.float32)
 

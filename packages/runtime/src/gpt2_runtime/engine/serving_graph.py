@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from gpt2_runtime.engine.buffer_pool import Pool
 from gpt2_runtime.engine.buffers import Buffers, Cached, Move, allocated
-from gpt2_runtime.engine.cache import KeyValueCache, WeightPlan
+from gpt2_runtime.engine.cache import KeyValueCache, Layout
 from gpt2_runtime.engine.logits import Logits, Row
 from gpt2_runtime.engine.packed_session import PackedSession
 from gpt2_runtime.engine.step_plan import RUN_COST, GraphCall, Ids, feeds, logit_slots, plan
@@ -61,7 +61,7 @@ class SharedCache(KeyValueCache):
     even: bool = False
 
     @property
-    def layout(self) -> WeightPlan:
+    def layout(self) -> Layout:
         layers, both, _, heads, _, size = self.buffers.allocation.shape
         return (layers, both, heads, size), self.buffers.allocation.dtype
 

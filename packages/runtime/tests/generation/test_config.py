@@ -1,5 +1,6 @@
 """One definition of each setting: all that is derived from it agrees, and names are refused or understood."""
 
+import inspect
 from dataclasses import fields
 from typing import get_type_hints
 
@@ -74,7 +75,7 @@ def test_a_lines_names_and_the_commands_options_are_the_settings():
 
 @pytest.mark.parametrize("config", [SamplingConfig, GenerationConfig])
 def test_the_documentation_of_a_config_has_each_setting(config):
-    assert all(f"\n        {each.name}: " in config.__doc__ for each in fields(config))
+    assert all(f"\n    {each.name}: " in inspect.getdoc(config) for each in fields(config))
 
 
 @pytest.mark.parametrize("name", SETTINGS)

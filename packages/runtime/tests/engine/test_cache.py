@@ -180,7 +180,10 @@ def test_what_does_not_fit_is_not_given_and_nothing_is_used_up(either, folder):
     small = either.empty_cache(capacity=4)
     for refused, told in (
         (lambda: small.restore(1, snapshot), "row is 1, the cache has 1; give to from 0 to 0"),
-        (lambda: small.restore(0, snapshot.array), "snapshot is ndarray, must be one that a cache has taken of a row"),
+        (
+            lambda: small.restore(0, snapshot.array),
+            "snapshot is ndarray, must come from the snapshot method of a cache",
+        ),
         (lambda: small.restore(0, snapshot, 6), "length is 6, the snapshot holds 5; give 0 to 5"),
         (lambda: small.restore(0, snapshot, True), "length is True, the snapshot holds 5"),
         (
@@ -190,12 +193,12 @@ def test_what_does_not_fit_is_not_given_and_nothing_is_used_up(either, folder):
         (lambda: small.restore(0, half, 1), r"snapshot is float16 of shape \(2, 2, 4, 8\), the cache float32 of shape"),
         (
             lambda: other.empty_cache().restore(0, snapshot),
-            "snapshot is of another session; take it from a cache of thi",
+            "snapshot belongs to another session; take it from a cache",
         ),
     ):
         with pytest.raises(SettingError, match=told):
             refused()
-    with pytest.raises(ContextFullError, match="row 0 is given 5 tokens, the cache has room for 4; give fewer or ma"):
+    with pytest.raises(ContextFullError, match="row 0 would get 5 tokens, the cache has room for 4; restore"):
         small.restore(0, snapshot)
     either.step([[1]], small)
 

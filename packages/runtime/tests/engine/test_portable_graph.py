@@ -17,12 +17,12 @@ def test_prefill_in_chunks_is_one_prefill(portable, oracle, monkeypatch, keep):
 
 
 def test_rows_of_different_lengths_are_refused(portable):
-    with pytest.raises(SettingError, match="rows read 1, 2 tokens, the portable graph's rows are of one length; step"):
+    with pytest.raises(SettingError, match="rows read 1, 2 tokens, the portable graph's rows must have equal lengths"):
         portable.step([[5], [6, 7]], portable.empty_cache(2))
     with pytest.raises(SettingError, match="rows read 1, 0 tokens"):
         portable.step([[5], []], portable.empty_cache(2))
     _, cache = portable.step([[5, 6], [6, 7]], portable.empty_cache(2))
-    with pytest.raises(SettingError, match="rows are to be rolled back to 1, 2 tokens"):
+    with pytest.raises(SettingError, match="rows would be cropped to 1, 2 tokens"):
         cache.crop([1, 2])
 
 
@@ -51,7 +51,7 @@ def test_a_row_given_another_length_than_its_neighbours_is_refused(portable):
     _, cache = portable.step([[1, 2, 3], [4, 5, 6]], portable.empty_cache(2))
     snapshot = cache.snapshot(0, 3)
     assert cache.restore(1, snapshot).lengths == (3, 3)
-    with pytest.raises(SettingError, match="rows are to hold 3, 2 tokens, the portable graph's rows are of one length"):
+    with pytest.raises(SettingError, match="rows would hold 3, 2 tokens, the portable graph's rows must have equal"):
         cache.restore(1, snapshot, 2)
     with pytest.raises(SettingError, match="rows are to hold 3, 0 tokens"):
         portable.empty_cache(2).restore(0, snapshot)

@@ -149,7 +149,7 @@ def test_a_selection_uses_the_cache_up_as_a_step_does(serving, oracle):
     for rows in ([1, 0], [1, 1, 1]):
         old = kept.copy()
         new = old.reorder(rows)
-        with pytest.raises(SettingError, match="cache is of step 0, its buffers of step 1; go on with the one that"):
+        with pytest.raises(SettingError, match="cache is of step 0, its buffers of step 1; continue with the one"):
             serving.step([[7], [7]], old)
         logits, _ = serving.step([[7]] * len(rows), new)
         np.testing.assert_allclose(
@@ -208,7 +208,7 @@ def test_a_cache_that_was_given_to_is_used_up_and_one_that_was_taken_from_is_not
     snapshot = old.snapshot(0, 2)
     new = old.restore(0, snapshot)
     for use in (lambda: serving.step([[7]], old), lambda: old.snapshot(0, 1), lambda: old.restore(0, snapshot)):
-        with pytest.raises(SettingError, match="cache is of step 1, its buffers of step 2; go on with the one that"):
+        with pytest.raises(SettingError, match="cache is of step 1, its buffers of step 2; continue with the one"):
             use()
     serving.step([[7]], new)
 
@@ -238,9 +238,7 @@ def test_a_cache_that_has_been_stepped_is_refused(serving, oracle):
     _, new = serving.step([[4]], old)
     for stale in (old, shorter):
         for use in (lambda cache: serving.step([[5]], cache), lambda cache: cache.copy(), lambda c: c.crop(1)):
-            with pytest.raises(
-                SettingError, match="cache is of step 1, its buffers of step 2; go on with the one that"
-            ):
+            with pytest.raises(SettingError, match="cache is of step 1, its buffers of step 2; continue with the one"):
                 use(stale)
     logits, _ = serving.step([[5]], new)
     np.testing.assert_allclose(logits[0, -1], oracle([1, 2, 3, 4, 5])[-1], atol=TOLERANCE)

@@ -91,7 +91,7 @@ def test_ids_of_another_shape_or_type_are_refused(either, ids):
 
 @pytest.mark.parametrize("ids", [[], [[]], [[], []], np.zeros((2, 0), dtype=int)])
 def test_a_step_that_reads_nothing_is_refused(either, ids):
-    with pytest.raises(SettingError, match=r"ids are \d rows without tokens, must have one at least"):
+    with pytest.raises(SettingError, match=r"ids are \d rows without tokens, must have at least one"):
         either.step(ids, either.empty_cache())
 
 
@@ -113,7 +113,7 @@ def test_a_cache_of_impossible_size_is_refused(either, name, value, limit):
 def test_a_cache_of_other_rows_or_another_session_is_refused(either, folder):
     with pytest.raises(SettingError, match="cache has 2 rows, the step 1; leave idle rows empty"):
         either.step([[5]], either.empty_cache(2))
-    with pytest.raises(SettingError, match="cache is of another session; start from empty_cache of this one"):
+    with pytest.raises(SettingError, match="cache belongs to another session; start from empty_cache of this one"):
         either.step([[5]], Session.open(folder, threads=1).empty_cache())
 
 

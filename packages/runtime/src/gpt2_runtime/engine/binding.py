@@ -1,4 +1,4 @@
-"""One shape of run, bound once: arrays that are overwritten in place instead of being handed over with each call."""
+"""A call of one shape, bound once: its arrays are overwritten in place instead of being passed with each call."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ ALIGNMENT = 64  # bytes: of every input in the memory that they share
 class Binding:
     """The serving graph over some rows of a cache, for one number of tokens and of logits.
 
-    To build one takes longer than all else that Python does in a step; to run through it takes nothing more.
+    Building one takes longer than everything else that Python does in a step; running it adds nothing.
 
     Args:
         inference: the serving graph.
         allocation: the cache's keys and values; the graph reads and writes them in place.
-        first, rows: B of them, from the first.
-        tokens: T, of each row.
-        logits: N, how many the graph computes.
-        capture: the number of the CUDA graph that its first run is captured as and the others replay; -1 where each
-            run gets a new one in a session that captures others, None in one that captures nothing.
+        first, rows: the first row, and the number of rows, B.
+        tokens: T, per row.
+        logits: N, the number of rows of logits to compute.
+        capture: the number of the CUDA graph that the first run captures and the others replay; -1 for a call that is
+            not captured in a session that captures others, None in a session that captures nothing.
     """
 
     def __init__(
@@ -50,8 +50,8 @@ class Binding:
     ) -> None:
         self._inference = inference
         self._logits_shape = (logits, inference.get_outputs()[0].shape[1])
-        # GroupQueryAttention reads it on the host, to choose how it goes about the others. A captured run is one for
-        # all lengths: it gets the longest, and finds each row's own length on the device.
+        # GroupQueryAttention reads it on the host to choose its kernel. A captured run serves all lengths: it gets the
+        # longest, and reads each row's own length on the device.
         self._total = np.full((), allocation.shape[4], dtype=np.int32)
         self._captured = capture is not None and capture >= 0
         self._inputs, self._packed = _packed(
@@ -64,7 +64,7 @@ class Binding:
         self._copy: OrtValue | None = None
         values = load_onnxruntime().OrtValue
         if allocation.remote:
-            # What the host has is copied to a device when it is bound, not when it is run: there, it is written anew.
+            # onnxruntime copies host arrays to a device when they are bound, not at each run, so `run` updates a copy.
             self._copy = values.ortvalue_from_numpy(self._packed, allocation.device)
         start = self._copy.data_ptr() if self._copy is not None else self._packed.ctypes.data
         for name, array in self._inputs.items():
@@ -79,7 +79,7 @@ class Binding:
         if capture is not None:
             self._options = load_onnxruntime().RunOptions()
             self._options.add_run_config_entry("gpu_graph_id", str(capture))
-        # The binding refers to memory that it does not keep alive: this does.
+        # Keeps the memory alive, which the binding does not.
         self._alive = allocation.owner
         shape = (rows, *allocation.shape[3:])  # [B, H, capacity + 1, D]
         for prefix, bind in (
@@ -91,7 +91,7 @@ class Binding:
                 bind(name, allocation.device, 0, allocation.dtype, shape, address)
 
     def run(self, feeds: Mapping[str, Array]) -> Logits:
-        """Runs the graph once, which writes into the memory; logits [N, V], on a device until the next run."""
+        """Runs the graph once, writing into the memory; the logits [N, V] of a device are valid until the next run."""
         for name, array in self._inputs.items():
             array[...] = feeds[name]
         if not self._captured:
@@ -102,14 +102,14 @@ class Binding:
             self._inference.run_with_iobinding(self._binding, self._options)
             return DeviceLogits(self._logits, self._logits.data_ptr(), self._logits_shape)
         logits = np.empty(self._logits_shape, dtype=np.float32)
-        # The graph writes them where the caller reads them: to bind an output anew takes less than to copy it.
+        # The graph writes into the caller's array: rebinding an output is cheaper than copying it.
         self._binding.bind_ortvalue_output("logits", wrapped(logits))
         self._inference.run_with_iobinding(self._binding, self._options)
         return HostLogits(logits)
 
 
 def _packed(**inputs: tuple[tuple[int, ...], npt.DTypeLike]) -> tuple[dict[str, Array], npt.NDArray[np.uint8]]:
-    """Arrays side by side in one memory, so that one copy takes all of them to a device; and the memory.
+    """Arrays side by side in one block of memory, so that one copy moves all of them to a device; and that block.
 
     >>> arrays, memory = _packed(a=((2, 3), np.int64), b=((1,), np.int32))
     >>> arrays["a"].shape, arrays["b"].ctypes.data - memory.ctypes.data
@@ -128,8 +128,8 @@ def _packed(**inputs: tuple[tuple[int, ...], npt.DTypeLike]) -> tuple[dict[str, 
 
 
 def wrapped(array: Array) -> OrtValue:
-    """An OrtValue that is the array's own memory, which must outlive it."""
+    """An OrtValue over the array's own memory, which must outlive it."""
     value = load_onnxruntime().OrtValue.ortvalue_from_numpy(array)
-    # Past and present are one memory only if neither was copied. (An empty array has no address to speak of.)
+    # Past and present share memory only if neither was copied. (An empty array has no meaningful address.)
     assert value.data_ptr() == array.ctypes.data or not array.size
     return value

@@ -1,4 +1,4 @@
-"""Memory on a device that goes from one cache to the next: a captured CUDA graph is one of addresses."""
+"""Device memory that later caches reuse, since a captured CUDA graph contains fixed addresses."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy.typing as npt
 
 from gpt2_runtime.engine.buffers import Allocation, DeviceBuffers, on_device
 
-# Of those that no cache uses, so many wait for one of their shape.
+# Unused allocations kept for a cache of their shape.
 MOST_FREE = 4
 
 
 class PooledBuffers(DeviceBuffers):
-    """Those of a pool; what is copied of them is of the pool too."""
+    """Buffers of a pool; copies of them come from the pool too."""
 
     def __init__(self, allocation: Allocation, pool: Pool) -> None:
         super().__init__(allocation)
@@ -25,23 +25,23 @@ class PooledBuffers(DeviceBuffers):
 
 
 class Pool:
-    """What a session's caches lie in. An allocation comes back when the last cache over it is gone."""
+    """The memory of a session's caches. An allocation returns to the pool when the last cache that uses it is gone."""
 
     def __init__(self) -> None:
         self._free: list[Allocation] = []
 
     def allocated(self, shape: Sequence[int], dtype: npt.DTypeLike, device: str) -> PooledBuffers:
-        """Buffers of that shape; in memory of before where some is free, cleared.
+        """Cleared buffers of that shape, in reused memory if some is free.
 
         Raises:
-            SettingError: there is not as much memory.
+            SettingError: there is not enough memory.
         """
         buffers = PooledBuffers(self._taken(tuple(shape)) or on_device(shape, dtype, device), self)
         weakref.finalize(buffers, self._give_back, buffers.allocation)
         return buffers
 
     def _taken(self, shape: tuple[int, ...]) -> Allocation | None:
-        # A collection of garbage may give one back at any time, and other threads take some: the list is copied.
+        # Garbage collection may return one at any time, and other threads may take some, so iterate over a copy.
         for allocation in self._free[:]:
             if allocation.shape == shape:
                 try:

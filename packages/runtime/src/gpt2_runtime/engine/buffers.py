@@ -27,15 +27,15 @@ Cached = npt.NDArray[np.floating]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Allocation:
-    """Where the keys and values lie, for whoever runs through them; whoever holds `owner` keeps them alive.
+    """The memory of the keys and values; holding `owner` keeps it alive.
 
     Attributes:
-        owner: of the memory.
-        address: of the first number.
+        owner: the owner of the memory.
+        address: the address of the first value.
         shape: [L, 2, B, H, capacity + 1, D].
-        dtype: of a number.
+        dtype: the element type.
         device: onnxruntime's name for it.
-        remote: whether a graph that runs there must be given copies of what the host has.
+        remote: whether a graph that runs there needs copies of the host's arrays.
     """
 
     owner: object
@@ -47,18 +47,18 @@ class Allocation:
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Its size in bytes."""
         return self.dtype.itemsize * math.prod(self.shape)
 
     def addresses(self, first: int) -> list[int]:
-        """Of row `first` of each layer's keys and values, [L * 2]; the rows after it follow."""
+        """The addresses of row `first` of each layer's keys and values, [L * 2]; the rows after it follow."""
         layers, both, rows, *sizes = self.shape
         row = self.dtype.itemsize * math.prod(sizes)
         return [self.address + row * (part * rows + first) for part in range(layers * both)]
 
 
 class Move(NamedTuple):
-    """Some positions of a row, on their way into the same ones of another row."""
+    """A copy of some positions of a row to the same positions of another row."""
 
     row: int
     into: int
@@ -70,33 +70,33 @@ class Buffers(ABC):
     """The keys and values of all rows of a cache.
 
     Attributes:
-        allocation: where they are. The last position of a row takes what is written for it while it is full and idle.
-        version: how many steps have written.
+        allocation: their memory. The last position of a row takes what is written while the row is full and idle.
+        version: the number of steps that have written.
     """
 
     allocation: Allocation
     version: int = 0
 
     def of(self, rows: int) -> Buffers:
-        """Others, of as many rows, in the same place; nothing is in them."""
-        found = self.allocation
-        return self.another((*found.shape[:2], rows, *found.shape[3:]), found.dtype, found.device)
+        """New, empty buffers for this number of rows, on the same device."""
+        here = self.allocation
+        return self.another((*here.shape[:2], rows, *here.shape[3:]), here.dtype, here.device)
 
     @abstractmethod
     def another(self, shape: Sequence[int], dtype: npt.DTypeLike, device: str) -> Buffers:
-        """Made as these were made."""
+        """New buffers of the same kind."""
 
     @abstractmethod
     def read(self, row: int, length: int) -> Cached:
-        """The first positions of a row, [L, 2, H, length, D], copied."""
+        """A copy of the first positions of a row, [L, 2, H, length, D]."""
 
     @abstractmethod
     def write(self, row: int, text: Cached) -> None:
-        """Overwrites the first positions of a row by `text`, [L, 2, H, length, D]."""
+        """Overwrites the first positions of a row with `text`, [L, 2, H, length, D]."""
 
     @abstractmethod
     def take(self, moves: Sequence[Move], source: Self) -> None:
-        """Copies from rows of `source`, which may be these; all are read before one is written."""
+        """Copies from rows of `source`, which may be this object; reads all before it writes any."""
 
 
 class HostBuffers(Buffers):
@@ -126,11 +126,11 @@ class HostBuffers(Buffers):
 
 
 class DeviceBuffers(Buffers):
-    """One tensor of that shape on a device, which itself copies what is moved."""
+    """One tensor of that shape on a device; moves are copied on the device."""
 
     def __init__(self, allocation: Allocation) -> None:
         self.allocation = allocation
-        # A kernel may read past a row's end before it masks what it finds there.
+        # A kernel may read past a row's end before it masks those values.
         cuda_memory.clear(allocation.address, allocation.size)
         cuda_memory.wait()
 
@@ -165,7 +165,7 @@ class DeviceBuffers(Buffers):
             cuda_memory.copy(*boxes, self._extent(move.stop - move.start), Direction.ON_DEVICE)
 
     def _box(self, row: int, start: int = 0) -> Box:
-        """A row from a position on: a slice is a layer's keys or values, of which it has a row of each head."""
+        """A row from a position on; a slice is a layer's keys or values, with one row per head."""
         _, _, rows, heads, positions, size = self.allocation.shape
         token = size * self.allocation.dtype.itemsize
         (address, *_) = self.allocation.addresses(row)
@@ -185,7 +185,7 @@ def allocated(shape: Sequence[int], dtype: npt.DTypeLike, tensors: TensorMemory)
     """Buffers of that shape in that memory.
 
     Raises:
-        SettingError: there is not as much memory.
+        SettingError: there is not enough memory.
     """
     if tensors.on_host:
         return HostBuffers(untouched(shape, dtype))
@@ -193,10 +193,10 @@ def allocated(shape: Sequence[int], dtype: npt.DTypeLike, tensors: TensorMemory)
 
 
 def on_device(shape: Sequence[int], dtype: npt.DTypeLike, device: str) -> Allocation:
-    """New memory; anything may be in it.
+    """New, uninitialized memory.
 
     Raises:
-        SettingError: there is not as much.
+        SettingError: there is not enough memory.
     """
     try:
         value = load_onnxruntime().OrtValue.ortvalue_from_shape_and_type(list(shape), dtype, device)
@@ -207,17 +207,19 @@ def on_device(shape: Sequence[int], dtype: npt.DTypeLike, device: str) -> Alloca
 
 
 def untouched(shape: Sequence[int], dtype: npt.DTypeLike = np.float32) -> Cached:
-    """Zeros, of which a page takes memory once it is written to.
+    """Zeros whose pages take memory only once they are written.
 
-    np.zeros would ask Linux for huge pages, and the first token of each head would fill all of them.
+    np.zeros would request huge pages from Linux, and the first token of each head would touch all of them.
     """
-    private = {} if sys.platform == "win32" else {"flags": mmap.MAP_PRIVATE}  # a fork must not write into its parent's
+    private = (
+        {} if sys.platform == "win32" else {"flags": mmap.MAP_PRIVATE}
+    )  # a fork must not write into its parent's memory
     size = np.dtype(dtype).itemsize * math.prod(shape)
     try:
         pages = mmap.mmap(-1, size, **private)
     except (OSError, OverflowError) as error:
         raise SettingError(_too_large(shape, dtype, "the system")) from error
-    if hasattr(mmap, "MADV_NOHUGEPAGE"):  # for systems that give them unasked
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):  # for systems that use them by default
         pages.madvise(mmap.MADV_NOHUGEPAGE)
     return np.frombuffer(pages, dtype=dtype).reshape(shape)
 

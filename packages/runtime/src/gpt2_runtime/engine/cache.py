@@ -14,7 +14,7 @@ from gpt2_runtime.arguments import invalid, is_integer, is_list
 from gpt2_runtime.errors import ContextFullError, SettingError
 from gpt2_runtime.folder.sharing import Local, Shared
 
-MOST_ROWS = 1024  # of a cache; more are better stepped in turns
+MOST_ROWS = 1024  # of a cache; step more rows in turns
 
 Layout = tuple[tuple[int, ...], np.dtype[Any]]
 """(L, 2, H, D) and the type of the numbers: layers, keys and values, heads, head size."""
@@ -22,12 +22,12 @@ Layout = tuple[tuple[int, ...], np.dtype[Any]]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Snapshot(Shared, Local):
-    """The keys and values of the first tokens of one row, in memory of their own that is never written again.
+    """The keys and values of the first tokens of one row, copied and read-only.
 
     Made by `KeyValueCache.snapshot`.
 
     Attributes:
-        owner: the onnxruntime session that it is for.
+        owner: the onnxruntime session that it belongs to.
         array: [L, 2, H, length, D].
     """
 
@@ -41,33 +41,33 @@ class Snapshot(Shared, Local):
 
     @property
     def length(self) -> int:
-        """The tokens that it is of."""
+        """The number of tokens."""
         return int(self.array.shape[3])
 
     @property
     def nbytes(self) -> int:
-        """The memory that it takes."""
+        """Its memory in bytes."""
         return self.array.nbytes
 
     @property
     def layout(self) -> Layout:
-        """Of its keys and values."""
+        """The layout of its keys and values."""
         return self.array.shape[:3] + self.array.shape[4:], self.array.dtype
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class KeyValueCache(Local, ABC):
-    """What a session remembers of each row of a batch.
+    """The keys and values of each row of a batch.
 
-    Made by `Session.empty_cache` and by each step. It is used once: a step of the serving graph writes into the memory
-    that all values of one cache share, and the value that went into it is refused from then on. Go on with the value
-    that came out, or a shorter `crop` of it; `copy` before a step gives two continuations of one text, and
-    `selected` any number of them. What is `taken` of a row outlives the cache, and can be `given` to another.
+    Made by `Session.empty_cache` and by each step. Each value is used once: a step of the serving graph writes into
+    memory that all values of one cache share, and the value passed to it is refused from then on. Continue with the
+    value that it returns, or a shorter `crop` of it. `copy` before a step gives two continuations of one text,
+    `reorder` any number. A `snapshot` of a row outlives the cache; `restore` puts it into another one.
 
     Attributes:
-        lengths: the tokens read of each row.
-        capacity: the tokens that a row can have.
-        owner: the onnxruntime session that it is for.
+        lengths: the number of tokens read in each row.
+        capacity: the most tokens per row.
+        owner: the onnxruntime session that it belongs to.
 
     >>> _, cache = session.step([[1, 2, 3], [4]], session.empty_cache(2))
     >>> cache.lengths, cache.crop([1, 0]).lengths
@@ -91,10 +91,10 @@ class KeyValueCache(Local, ABC):
         return len(self.lengths)
 
     def crop(self, lengths: int | Sequence[int]) -> Self:
-        """The cache as it was when the rows had the first `lengths` of their tokens.
+        """The cache with only the first `lengths` tokens of the rows.
 
         Args:
-            lengths: one for each row, or one for all.
+            lengths: one per row, or one for all.
 
         Raises:
             SettingError: a length is negative or more than the row has.
@@ -110,15 +110,15 @@ class KeyValueCache(Local, ABC):
         return self._shortened(tuple(int(length) for length in wanted))
 
     def reorder(self, rows: Sequence[int] | npt.NDArray[np.integer]) -> Self:
-        """The cache whose row i is this one's row `rows[i]`, with the same room.
+        """The cache whose row i is this cache's row `rows[i]`, with the same capacity.
 
-        It uses this one up, as a step does; `copy` first where it is needed again.
+        Uses up this cache, as a step does; `copy` it first to keep it.
 
         Args:
-            rows: at least one, in any order; repeated, a row goes on in several ways.
+            rows: at least one, in any order; repeat a row to continue it in several ways.
 
         Raises:
-            SettingError: a row that is not there.
+            SettingError: a row does not exist.
 
         >>> _, cache = session.step([[1, 2, 3], [4]], session.empty_cache(2))
         >>> cache.reorder([1, 0, 1]).lengths
@@ -131,10 +131,10 @@ class KeyValueCache(Local, ABC):
         return self._selected(tuple(int(row) for row in rows))
 
     def snapshot(self, row: int, length: int) -> Snapshot:
-        """The keys and values of the first `length` tokens of a row, copied; this cache stays as it is.
+        """A copy of the keys and values of the first `length` tokens of a row; this cache stays usable.
 
         Raises:
-            SettingError: there is no such row, or it has fewer tokens.
+            SettingError: the row does not exist, or has fewer tokens.
 
         >>> _, cache = session.step([[1, 2, 3], [4]], session.empty_cache(2))
         >>> cache.snapshot(0, 2).length
@@ -145,19 +145,19 @@ class KeyValueCache(Local, ABC):
         return Snapshot(owner=self.owner, array=self._read(int(row), int(length)))
 
     def restore(self, row: int, snapshot: Snapshot, length: int | None = None) -> Self:
-        """The cache whose row holds the first `length` tokens of a snapshot, instead of those that it held.
+        """The cache with the contents of one row replaced by the first `length` tokens of a snapshot.
 
-        It uses this one up, as a step does; the other rows go on as they were.
+        Uses up this cache, as a step does; the other rows are unchanged.
 
         Args:
-            row: which.
-            snapshot: taken from any cache of the same session.
-            length: by default all that it has.
+            row: the row to replace.
+            snapshot: from any cache of the same session.
+            length: by default all its tokens.
 
         Raises:
-            SettingError: there is no such row, the snapshot is of another session or layout, or has fewer tokens. The
-                portable graph's rows are of one length, before and after.
-            ContextFullError: it has more than the cache has room for.
+            SettingError: the row does not exist, the snapshot has another session or layout, or fewer tokens. The
+                portable graph's rows must have equal lengths, before and after.
+            ContextFullError: the cache does not have room for it.
 
         >>> _, cache = session.step([[1, 2, 3], [4]], session.empty_cache(2))
         >>> cache.restore(1, cache.snapshot(0, 3), 2).lengths
@@ -165,10 +165,10 @@ class KeyValueCache(Local, ABC):
         """
         self._check_row(row, "give to")
         if not isinstance(snapshot, Snapshot):
-            problem = f"snapshot is {type(snapshot).__name__}, must be one that a cache has taken of a row"
+            problem = f"snapshot is {type(snapshot).__name__}, must come from the snapshot method of a cache"
             raise SettingError(problem, parameter="snapshot", value=snapshot)
         if snapshot.owner is not self.owner:
-            problem = "snapshot is of another session; take it from a cache of this one"
+            problem = "snapshot belongs to another session; take it from a cache of this one"
             raise SettingError(problem, parameter="snapshot", value=snapshot)
         if snapshot.layout != self.layout:
             problem = "snapshot is {1} of shape {0}, the cache {3} of shape {2}".format(*snapshot.layout, *self.layout)
@@ -176,8 +176,8 @@ class KeyValueCache(Local, ABC):
         length = snapshot.length if length is None else length
         _check_length(length, snapshot.length, "the snapshot holds", "give")
         if length > self.capacity:
-            problem = f"row {row} is given {length} tokens, the cache has room for {self.capacity}"
-            raise ContextFullError(f"{problem}; give fewer or make it larger")
+            problem = f"row {row} would get {length} tokens, the cache has room for {self.capacity}"
+            raise ContextFullError(f"{problem}; restore fewer or make it larger")
         return self._written(int(row), snapshot.array[:, :, :, :length])
 
     def _check_row(self, row: object, verb: str) -> None:
@@ -187,11 +187,11 @@ class KeyValueCache(Local, ABC):
     @property
     @abstractmethod
     def layout(self) -> Layout:
-        """Of its keys and values."""
+        """The layout of its keys and values."""
 
     @abstractmethod
     def copy(self) -> Self:
-        """The same in memory of its own, so that both can be stepped."""
+        """A copy in separate memory, so that both can be stepped."""
 
     @abstractmethod
     def _shortened(self, lengths: tuple[int, ...]) -> Self: ...
@@ -205,7 +205,7 @@ class KeyValueCache(Local, ABC):
 
     @abstractmethod
     def _written(self, row: int, text: npt.NDArray[np.floating]) -> Self:
-        """With a row that is `text`, [L, 2, H, length, D]."""
+        """The cache with `text`, [L, 2, H, length, D], as a row."""
 
 
 def _check_length(length: object, most: int, holder: str, verb: str) -> None:

@@ -1,7 +1,7 @@
-"""The logits of one run of a graph, where it has left them: of those on a device only what is needed comes to the host.
+"""The logits of one run of a graph, on the host or a device; only what is needed is copied from a device to the host.
 
-A row of GPT-2's is 201 KB. To bring many takes longer than the step that computes them, and so does a search on one
-core of the host for the highest.
+One row has 201 KB for GPT-2. Copying many rows takes longer than the step that computes them, and so does searching
+them on one host core for the highest.
 
 N rows, V vocabulary.
 """
@@ -21,16 +21,15 @@ from gpt2_runtime.sampling.top_logits import TopLogits, top_logits
 
 Floats = npt.NDArray[np.float32]
 Row = Floats | TopLogits
-"""All logits [V] after a token, or those that matter."""
+"""All logits [V] after a token, or the highest."""
 
 NUMBER = 4  # bytes
 
-# The longest shortlist that is found on a device, and so many more than asked for, in case of ties: where more tokens
-# tie the whole row comes. Halves of 16 bits make for many.
+# The most logits that are selected on a device, and how many more than requested, in case of ties. If more tokens tie,
+# the whole row is copied. float16 makes ties frequent.
 MOST, SPARE = 256, 16
 
-# Fewer rows are brought to the host in less time than a search on the device is started, by all that is known of both:
-# it has not been measured.
+# Copying fewer rows than this should take less time than starting a selection on the device; not measured.
 LEAST_ROWS = 8
 
 
@@ -39,23 +38,23 @@ class Logits(ABC):
 
     @abstractmethod
     def all(self) -> Floats:
-        """All of them, [N, V], on the host; the caller's to keep."""
+        """All of them, [N, V], on the host; owned by the caller."""
 
     @abstractmethod
     def first(self, count: int) -> Logits:
-        """Those of the first rows."""
+        """The logits of the first `count` rows."""
 
     @abstractmethod
     def ends(self, groups: int, count: int) -> Floats:
-        """The last `count` of each of so many equal groups of rows, [groups, count, V], on the host."""
+        """The last `count` rows of each of `groups` equal groups, [groups, count, V], on the host."""
 
     @abstractmethod
     def rows(self, counts: Sequence[int | None], top_k: TopK | None) -> list[Row]:
-        """For each row at least a shortlist of so many tokens; None asks for all logits.
+        """For each row at least its `counts` highest logits; None requests all.
 
         Args:
             counts: [N].
-            top_k: of the highest, where they lie on a device; without one all logits of each row come.
+            top_k: selects the highest on the device; without it all logits of each row are copied.
         """
 
 
@@ -83,8 +82,8 @@ class DeviceLogits(Logits):
     """Memory of a device.
 
     Args:
-        owner: whatever keeps the memory.
-        address: of the first number.
+        owner: keeps the memory alive.
+        address: the address of the first value.
         shape: [N, V].
     """
 
@@ -105,7 +104,7 @@ class DeviceLogits(Logits):
         rows, vocab_size = self._shape
         size, left_out = vocab_size * NUMBER, rows // groups - count
         logits = np.empty((groups, count, vocab_size), np.float32)
-        # A group is a slice of one row, of which the end is copied.
+        # A group is a slice with one row; the end of that row is copied.
         source = Box(address=self._address + left_out * size, pitch=rows // groups * size, rows=1)
         target = Box(address=int(logits.ctypes.data), pitch=count * size, rows=1)
         cuda_memory.copy(target, source, Extent(width=count * size, height=1, depth=groups), Direction.TO_HOST)
@@ -118,10 +117,10 @@ class DeviceLogits(Logits):
             return list(self.all())
         highest = top_k.highest(self._address, *self._shape, max(few) + SPARE)
         most = highest.values.shape[1]
-        asked = [most if count is None else count for count in counts]
+        requested = [most if count is None else count for count in counts]
         return [
-            self._row(place) if found is None or count is None or count > MOST else found
-            for place, (found, count) in enumerate(zip(top_logits(highest, asked), counts, strict=True))
+            self._row(place) if top is None or count is None or count > MOST else top
+            for place, (top, count) in enumerate(zip(top_logits(highest, requested), counts, strict=True))
         ]
 
     def _row(self, place: int) -> Floats:

@@ -1,4 +1,4 @@
-"""Keys or values of a layer, [B, H, P, D], cut, gathered, replaced, read where they lie. None is changed in place."""
+"""Operations on a layer's keys or values, [B, H, P, D], on their device. None changes a tensor in place."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NUMBER = 4  # bytes: the portable graph's are float32 in every precision
 def cut(tensor: OrtValue, length: int) -> OrtValue:
     """The first positions of every row."""
     if not remote(tensor):
-        # A view would outlive the array under the tensor, for what onnxruntime returns keeps that alive no longer.
+        # A view would outlive the array under the tensor, which onnxruntime's result does not keep alive.
         return _like(tensor, tensor.numpy()[:, :, :length].copy())
     rows, heads, _, size = tensor.shape()
     made = _room(tensor, [rows, heads, length, size])
@@ -33,7 +33,7 @@ def cut(tensor: OrtValue, length: int) -> OrtValue:
 
 
 def gathered(tensor: OrtValue, rows: Sequence[int]) -> OrtValue:
-    """Rows in any order and number."""
+    """The given rows, in any order, repeated or not."""
     if not remote(tensor):
         return _like(tensor, tensor.numpy()[list(rows)])
     _, heads, positions, size = tensor.shape()
@@ -45,10 +45,10 @@ def gathered(tensor: OrtValue, rows: Sequence[int]) -> OrtValue:
 
 
 def replaced(tensor: OrtValue, row: int, part: Part) -> OrtValue:
-    """With a row that is `part`, [H, length, D]: as long as the others, if there are others."""
+    """The tensor with a row replaced by `part`, [H, length, D], of the length of the other rows."""
     count, heads, *_ = tensor.shape()
     if count == 1:
-        return _like(tensor, part[None].copy())  # of its own: onnxruntime goes on reading the memory that it is given
+        return _like(tensor, part[None].copy())  # a copy, since onnxruntime keeps reading the memory it gets
     if not remote(tensor):
         rows = tensor.numpy().copy()
         rows[row] = part
@@ -64,8 +64,8 @@ def replaced(tensor: OrtValue, row: int, part: Part) -> OrtValue:
 def read(tensor: OrtValue, row: int, length: int) -> Part:
     """The first positions of a row, [H, length, D], on the host."""
     if not remote(tensor):
-        found: Part = tensor.numpy()[row, :, :length]
-        return found
+        part: Part = tensor.numpy()[row, :, :length]
+        return part
     _, heads, _, size = tensor.shape()
     part = np.empty((heads, length, size), np.float32)
     target = Box(address=int(part.ctypes.data), pitch=length * size * NUMBER, rows=heads)
@@ -76,7 +76,7 @@ def read(tensor: OrtValue, row: int, length: int) -> Part:
 
 
 def remote(tensor: OrtValue) -> bool:
-    """Whether it lies on a device, which copies by itself."""
+    """Whether it is on a device, which copies it itself."""
     return not HOST.holds(tensor)
 
 
@@ -89,7 +89,7 @@ def _room(tensor: OrtValue, shape: list[int]) -> OrtValue:
 
 
 def _box(tensor: OrtValue, row: int) -> Box:
-    """A row and those after it: a slice is a row, of which it has a row of each head."""
+    """A row and those after it; a slice is a row of the batch, with one row per head."""
     _, heads, positions, size = tensor.shape()
     pitch = positions * size * NUMBER
     return Box(address=int(tensor.data_ptr()) + row * heads * pitch, pitch=pitch, rows=heads)

@@ -1,8 +1,8 @@
-"""The serving graph in onnxruntime: over the weights as they lie in their file, or packed for this processor.
+"""The serving graph in onnxruntime, with its weights as stored or packed for this processor.
 
-To pack them takes longer than everything else between a start and the first token, and makes every step after that
-faster (benchmarks/variants.py tells how much). So an engine can be opened at once, over the mapped file, and pack when
-it is clear that more than a few tokens will be read.
+Packing takes longer than everything else before the first token, and makes every later step faster
+(benchmarks/variants.py measures how much). So a session can open at once over the mapped file, and pack when it is
+clear that more than a few tokens will be read.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from gpt2_runtime.errors import GraphError
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-# Read unpacked after the first step. A counted number, so that a seed's text does not hang on a clock; small, for what
-# is lost by packing after a few tokens more is less than what a short text saves by never packing.
+# Read unpacked after the first step. A fixed number, so that a seed's text does not depend on a clock; small, since
+# packing a few tokens late loses less than a short text saves by never packing.
 UNPACKED_TOKENS = 16
 
-# A cache keeps so many shapes of runs bound; of those that come and go with the prompts the oldest are forgotten.
+# Shapes of runs that a cache keeps bound; the least recently used are dropped.
 BINDINGS = 16
 
-# onnxruntime lets go of a captured graph with the session, not before.
+# onnxruntime frees a captured graph only with its session.
 MOST_CAPTURED = 64
 
 Shape = tuple[int, int, int, int]
@@ -38,14 +38,14 @@ Shape = tuple[int, int, int, int]
 
 
 class PackedSession:
-    """A graph that is opened by `open_graph`, at first with its weights packed or not. Threads may share it.
+    """A graph opened by `open_graph`, first with its weights packed or not. Threads may share it.
 
     Args:
         open_graph: packed? -> onnxruntime's session.
-        files: what it reads; they must be the same when it is called again.
-        packed: whether to pack now, or after the first step and UNPACKED_TOKENS tokens more.
-        captures: whether steps of all rows of a cache by one token are captured as CUDA graphs. Threads then take
-            turns in all that they do on the GPU: a capture fails if another one so much as copies there meanwhile.
+        files: the files that it reads; they must not change before it is called again.
+        packed: whether to pack now, or after the first step and UNPACKED_TOKENS more tokens.
+        captures: whether to capture steps of all rows of a cache by one token as CUDA graphs. Threads then take turns
+            on the GPU: a capture fails even if another thread only copies there meanwhile.
     """
 
     def __init__(
@@ -68,15 +68,15 @@ class PackedSession:
 
     @property
     def inference(self) -> InferenceSession:
-        """onnxruntime's session of the moment."""
+        """The current onnxruntime session."""
         with self._lock:
             return self._current()
 
     def expect(self, tokens: int) -> None:
-        """Before a step that reads so many tokens: packs the weights where it is time.
+        """Packs the weights if it is time to, before a step that reads this number of tokens.
 
         Raises:
-            GraphError: they cannot be packed, for the folder is not what it was.
+            GraphError: they cannot be packed, because the folder has changed.
         """
         with self._lock:
             if self.packed:
@@ -86,7 +86,7 @@ class PackedSession:
             elif tokens <= self._left:
                 self._left -= tokens
             else:
-                self._left = 0  # should packing fail, the next step tries it again
+                self._left = 0  # if packing fails, the next step tries again
                 self._pack()
 
     def binding(self, allocation: Allocation, first: int, rows: int, tokens: int, logits: int) -> Binding:
@@ -115,7 +115,7 @@ class PackedSession:
         for file, state in self._files.items():
             if _state(file) != state:
                 raise GraphError(f"{file} has changed since the folder was opened; open it again")
-        # The mapped file goes before the packed copy comes, so that memory never holds both.
+        # Unmap the file before packing, so that memory never holds both.
         self._inference = None
         self._bindings.clear()
         self._inference = self._open_graph(True)
@@ -128,9 +128,9 @@ class PackedSession:
 
 
 def _state(file: Path) -> tuple[int, ...] | None:
-    """What changes with a file; None where it is gone."""
+    """The state of a file, to detect changes; None if it is gone."""
     try:
-        found = file.stat()
+        status = file.stat()
     except OSError:
         return None
-    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -1,4 +1,4 @@
-"""The portable graph: steps of rows of one length, over a past that grows by concatenation.
+"""The portable graph: steps of rows of equal length, over a past that grows by concatenation.
 
 B rows, T new tokens, P past positions, H heads, D head size, K logits after each row, V vocabulary.
 """
@@ -25,17 +25,17 @@ from gpt2_runtime.providers.providers import load_onnxruntime
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, OrtValue
 
-# It gives logits at every position: of GPT-2's vocabulary, 1024 positions at once are 206 MB.
+# The graph computes logits at every position: 206 MB for 1024 positions of GPT-2's vocabulary.
 PREFILL_CHUNK = 256
 
-REMEDY = "step them apart, or open the serving graph"
+REMEDY = "step them separately, or open the serving graph"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GrownCache(KeyValueCache):
     """The keys and values of each layer, [B, H, P, D], on the session's device; a step makes new ones.
 
-    They may be of one row more, the copy of another: see `PortableGraph.even`.
+    They may have one extra row, a copy of another: see `PortableGraph.even`.
     """
 
     tensors: tuple[OrtValue, ...]
@@ -49,7 +49,7 @@ class GrownCache(KeyValueCache):
         return self
 
     def _shortened(self, lengths: tuple[int, ...]) -> GrownCache:
-        length = only(lengths, "rows are to be rolled back to")
+        length = only(lengths, "rows would be cropped to")
         if lengths == self.lengths:
             return self
         return replace(self, lengths=lengths, tensors=tuple(cut(tensor, length) for tensor in self.tensors))
@@ -66,7 +66,7 @@ class GrownCache(KeyValueCache):
 
     def _written(self, row: int, text: npt.NDArray[np.floating]) -> GrownCache:
         lengths = (*self.lengths[:row], text.shape[3], *self.lengths[row + 1 :])
-        only(lengths, "rows are to hold")
+        only(lengths, "rows would hold")
         parts = [part for layer in text for part in layer]  # each [H, length, D], in the order of the tensors
         held = only_rows(self.tensors, range(self.batch_size))
         tensors = tuple(replaced(tensor, row, part) for tensor, part in zip(held, parts, strict=True))
@@ -75,10 +75,10 @@ class GrownCache(KeyValueCache):
 
 @dataclass(frozen=True, kw_only=True)
 class PortableGraph:
-    """The graph in onnxruntime, on the device of the session's provider; there `top_k` finds the highest logits.
+    """The graph in onnxruntime, on the session's device, where `top_k` selects the highest logits.
 
-    Where it is `even`, every run is of an even number of tokens, for the reasons in `plan`: a row more of one token, or
-    a token more of each row.
+    If `even`, every run has an even number of tokens, for the reasons in `step_plan`: with one extra row if rows have
+    one token, else with one extra token per row.
     """
 
     inference: InferenceSession
@@ -96,7 +96,7 @@ class PortableGraph:
         return True
 
     def empty_cache(self, batch_size: int, capacity: int) -> GrownCache:
-        """Of `batch_size` rows, each with room for `capacity` tokens."""
+        """A cache of `batch_size` rows, each with room for `capacity` tokens."""
         OrtValue = load_onnxruntime().OrtValue
         shape = [batch_size, self.sizes.n_head, 0, self.sizes.head_dim]
         nothing = OrtValue.ortvalue_from_shape_and_type(shape, np.float32, self.device)
@@ -106,7 +106,7 @@ class PortableGraph:
     def step(
         self, rows: Sequence[npt.NDArray[np.int64]], cache: GrownCache, keep: int
     ) -> tuple[npt.NDArray[np.float32], GrownCache]:
-        """Reads rows [B] of [T], which the cache has room for; logits [B, K, V]."""
+        """Reads rows [B] of [T] that fit the cache; returns logits [B, K, V]."""
         ids = joined(rows)  # [B, T]
         B, T = ids.shape
         parts = []
@@ -122,26 +122,26 @@ class PortableGraph:
         keep: Sequence[int],
         counts: Sequence[int | None],
     ) -> tuple[list[list[Row]], GrownCache]:
-        """The same; of the logits after each row's last `keep` [B] tokens, what `counts` [B] needs."""
+        """The same, but of the logits after each row's last `keep` [B] tokens only the `counts` [B] highest."""
         ids = joined(rows)
         T, most = ids.shape[1], max(keep)
         if T == most <= PREFILL_CHUNK:
             scores, cache = self._run(ids, cache)
-            found = scores.rows([count for count in counts for _ in range(T)], self.top_k)
-            every = [found[start : start + T] for start in range(0, len(found), T)]
+            tops = scores.rows([count for count in counts for _ in range(T)], self.top_k)
+            every = [tops[start : start + T] for start in range(0, len(tops), T)]
         else:
             logits, cache = self.step(rows, cache, max(1, most))
             every = [list(row) for row in logits]
         return [row[len(row) - count :] for row, count in zip(every, keep, strict=True)], cache
 
     def _run(self, ids: npt.NDArray[np.int64], cache: GrownCache) -> tuple[Logits, GrownCache]:
-        """Reads ids [B, T] in one call; logits [B * T, V]. The present does not leave the device."""
+        """Reads ids [B, T] in one call; returns logits [B * T, V]. The present stays on the device."""
         if self.even:
             return self._run_even(ids, cache)
         return self._call(ids, cache)
 
     def _run_even(self, ids: npt.NDArray[np.int64], cache: GrownCache) -> tuple[Logits, GrownCache]:
-        """The same, of an even number of tokens; what is computed beside them is left out again."""
+        """The same with an even number of tokens; drops the results of the extra ones."""
         B, T = ids.shape
         more_rows, more_tokens = (B % 2, 0) if T == 1 else (0, B * T % 2)
         padded = np.pad(ids, ((0, more_rows), (0, more_tokens)))
@@ -150,13 +150,13 @@ class PortableGraph:
         scores, stepped = self._call(padded, replace(cache, tensors=only_rows(cache.tensors, rows)))
         if more_tokens:
             stepped = replace(stepped, tensors=tuple(cut(tensor, P + T) for tensor in stepped.tensors))
-        found = scores.all().reshape(len(rows), T + more_tokens, -1)[:B, :T]
-        return HostLogits(found.reshape(B * T, -1)), replace(stepped, lengths=(P + T,) * B)
+        logits = scores.all().reshape(len(rows), T + more_tokens, -1)[:B, :T]
+        return HostLogits(logits.reshape(B * T, -1)), replace(stepped, lengths=(P + T,) * B)
 
     def _call(self, ids: npt.NDArray[np.int64], cache: GrownCache) -> tuple[Logits, GrownCache]:
         B, T = ids.shape
         P = cache.lengths[0]
-        # What is computed beside a text that fills the model has no place of its own.
+        # The extra token of a text that fills the model has no position of its own.
         positions = np.minimum(np.arange(P, P + T, dtype=np.int64), self.sizes.n_positions - 1)
         feeds = {
             "input_ids": ids,
@@ -183,21 +183,21 @@ class PortableGraph:
 
 
 def only_rows(tensors: tuple[OrtValue, ...], rows: Sequence[int]) -> tuple[OrtValue, ...]:
-    """These rows of each; as they are where there are as many."""
+    """These rows of each tensor; the tensors themselves if they have as many rows."""
     if tensors[0].shape()[0] == len(rows):
         return tensors
     return tuple(gathered(tensor, rows) for tensor in tensors)
 
 
 def joined(rows: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
-    """Rows of one length, [B, T]; SettingError where they differ."""
+    """Rows of equal length as [B, T]; SettingError if their lengths differ."""
     only([len(row) for row in rows], "rows read")
     return np.array(rows)
 
 
 def only(counts: Sequence[int], what: str) -> int:
-    """The number that all rows have; SettingError where they differ."""
+    """The count that all rows have; SettingError if they differ."""
     if len(set(counts)) > 1:
         problem = ", ".join(map(str, counts))
-        raise SettingError(f"{what} {problem} tokens, the portable graph's rows are of one length; {REMEDY}")
+        raise SettingError(f"{what} {problem} tokens, the portable graph's rows must have equal lengths; {REMEDY}")
     return counts[0]

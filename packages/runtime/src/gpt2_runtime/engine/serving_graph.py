@@ -31,15 +31,15 @@ Floats = npt.NDArray[np.float32]
 Counts = npt.NDArray[np.int64]
 Taken = TypeVar("Taken")
 
-# A long text is read by so many tokens at once. Each chunk reads all weights again, which takes less than what a chunk
-# saves: of the scores, [H, T, P + T], half of those within it count for nothing.
+# A long text is read in chunks of this many tokens. Each chunk reads all weights again, but saves more: half of the
+# attention scores, [H, T, P + T], within a chunk are masked.
 PREFILL_CHUNK = 256
 
-# A GPU keeps no scores, and starts the kernels of a run in about the time in which it computes a thousand tokens: by
-# what is known of its kernels, not measured.
+# A GPU stores no scores, and launching the kernels of a run should take about as long as computing a thousand tokens;
+# not measured.
 DEVICE_CHUNK, DEVICE_RUN_COST = 8192, 1024
 
-POOLED_CAPACITY = 256  # a multiple of it
+POOLED_CAPACITY = 256  # capacities in a pool are multiples of this
 
 IDLE: Ids = np.empty(0, dtype=np.int64)
 """A row that reads nothing."""
@@ -47,11 +47,11 @@ IDLE: Ids = np.empty(0, dtype=np.int64)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SharedCache(KeyValueCache):
-    """Lengths, and the buffers that they are lengths in.
+    """The lengths of the rows, and their buffers.
 
     Attributes:
-        alike: [B, B]: so many first tokens two rows have in common, and their memory too. 0 where nothing is known.
-        even: whether there is memory for an even number of rows: where B is odd, one more is always idle.
+        alike: [B, B], the number of first tokens that two rows are known to share, with equal memory.
+        even: whether memory is allocated for an even number of rows; if B is odd, the last one is always idle.
     """
 
     owner: PackedSession
@@ -66,9 +66,9 @@ class SharedCache(KeyValueCache):
         return (layers, both, heads, size), self.buffers.allocation.dtype
 
     def check_current(self) -> None:
-        """Refuses a value that has been stepped or selected from, or given to."""
+        """Raises SettingError for a value that is used up."""
         if self.version != self.buffers.version:
-            remedy = "go on with the one that came out last, or its crop, or copy() before a step"
+            remedy = "continue with the one returned last, or its crop, or copy() before a step"
             raise SettingError(f"cache is of step {self.version}, its buffers of step {self.buffers.version}; {remedy}")
 
     def copy(self) -> SharedCache:
@@ -83,9 +83,9 @@ class SharedCache(KeyValueCache):
         return replace(self, lengths=lengths, alike=np.minimum(self.alike, np.minimum.outer(lengths, lengths)))
 
     def _selected(self, rows: tuple[int, ...]) -> SharedCache:
-        """In place where there are rows enough, which are kept; else in memory of its own.
+        """Selects in place if there are enough rows, which all stay allocated; else in new memory.
 
-        A row that takes the place of one it shares its first tokens with, as a beam does, brings the others alone.
+        If a row replaces one with the same first tokens, as beams do, only the other tokens are copied.
         """
         self.check_current()
         buffers = self.buffers
@@ -94,12 +94,12 @@ class SharedCache(KeyValueCache):
                 buffers = self.buffers.of(memory_rows(len(rows), self.even))
         alike = self.alike.copy()
         np.fill_diagonal(alike, self.lengths)
-        moves = []  # of the positions that a place lacks
+        moves = []  # of the positions that differ
         for place, row in enumerate(rows):
             start = int(alike[place, row]) if buffers is self.buffers and place < self.batch_size else 0
             if start < self.lengths[row]:
                 moves.append(Move(row, place, start, self.lengths[row]))
-        self.buffers.version += 1  # before anything is written: what is interrupted has written too
+        self.buffers.version += 1  # before writing, since an interrupted write counts too
         with self.owner.turn:
             buffers.take(moves, self.buffers)
         lengths = tuple(self.lengths[row] for row in rows)
@@ -112,7 +112,7 @@ class SharedCache(KeyValueCache):
 
     def _written(self, row: int, text: Cached) -> SharedCache:
         self.check_current()
-        self.buffers.version += 1  # before anything is written: what is interrupted has written too
+        self.buffers.version += 1  # before writing, since an interrupted write counts too
         with self.owner.turn:
             self.buffers.write(row, text)
         lengths = (*self.lengths[:row], text.shape[3], *self.lengths[row + 1 :])
@@ -123,10 +123,10 @@ class SharedCache(KeyValueCache):
 
 @dataclass(frozen=True, kw_only=True)
 class ServingGraph:
-    """The graph in onnxruntime; its keys and values are of `cache_type`, in `tensors`, in memory of `pool` if any.
+    """The graph in onnxruntime; its keys and values have `cache_type`, in `tensors`, from `pool` if there is one.
 
-    The highest logits on a device are found by `top_k`, if any. Where it is `even`, a token's bits depend on its
-    text alone: see `plan`.
+    `top_k`, if any, selects the highest logits on a device. If `even`, a token's bits depend only on its text; see
+    `plan`.
     """
 
     engine: PackedSession
@@ -150,9 +150,9 @@ class ServingGraph:
         return self.engine.packed
 
     def empty_cache(self, batch_size: int, capacity: int) -> SharedCache:
-        """Of `batch_size` rows, each with room for `capacity` tokens."""
+        """A cache of `batch_size` rows, each with room for `capacity` tokens."""
         sizes = self.sizes
-        # From a pool, caches of about one size have memory of one shape, for which a step may be captured already.
+        # In a pool, caches of similar size get memory of one shape, for which a step may be captured already.
         room = capacity if self.pool is None else -(-capacity // POOLED_CAPACITY) * POOLED_CAPACITY
         rows = memory_rows(batch_size, self.even)
         shape = (sizes.n_layer, 2, rows, sizes.n_head, room + 1, sizes.head_dim)
@@ -172,21 +172,21 @@ class ServingGraph:
         )
 
     def step(self, rows: Sequence[Ids], cache: SharedCache, keep: int) -> tuple[Floats, SharedCache]:
-        """Reads rows [B] of [any length], which the cache has room for; logits [B, K, V]."""
+        """Reads rows [B] of [any length] that fit the cache; returns logits [B, K, V]."""
         taken, stepped = self._run(rows, cache, [keep] * len(rows), lambda run, scores: (run, scores.all()))
         _, logits = taken[-1]  # [N, V]
         if len(logits) == len(rows) * keep:
             return logits.reshape(len(rows), keep, -1), stepped
         gathered = np.full((len(rows), keep, self.sizes.vocab_size), np.nan, dtype=np.float32)
         for run, part in taken:
-            for place, found in zip(logit_slots(run, rows, [keep] * len(rows)), part, strict=True):
-                gathered[place] = found
+            for slot, row in zip(logit_slots(run, rows, [keep] * len(rows)), part, strict=True):
+                gathered[slot] = row
         return gathered, stepped
 
     def step_top_k(
         self, rows: Sequence[Ids], cache: SharedCache, keep: Sequence[int], counts: Sequence[int | None]
     ) -> tuple[list[list[Row]], SharedCache]:
-        """The same; of the logits after each row's last `keep` [B] tokens, what `counts` [B] needs."""
+        """The same, but of the logits after each row's last `keep` [B] tokens only the `counts` [B] highest."""
 
         def take(run: GraphCall, scores: Logits) -> list[tuple[int, Row]]:
             scored = [row for row, _ in logit_slots(run, rows, keep)]
@@ -195,15 +195,15 @@ class ServingGraph:
             return list(zip(scored, scores.rows([counts[row] for row in scored], self.top_k), strict=True))
 
         taken, stepped = self._run(rows, cache, keep, take)
-        found: list[list[Row]] = [[] for _ in rows]
+        by_row: list[list[Row]] = [[] for _ in rows]
         for row, one in chain.from_iterable(taken):
-            found[row].append(one)
-        return found, stepped
+            by_row[row].append(one)
+        return by_row, stepped
 
     def _run(
         self, rows: Sequence[Ids], cache: SharedCache, keep: Sequence[int], take: Callable[[GraphCall, Logits], Taken]
     ) -> tuple[list[Taken], SharedCache]:
-        """What is taken of the scores of each run, before the next one."""
+        """What `take` returns for the logits of each run, called before the next run."""
         cache.check_current()
         past, new = cache.lengths, [len(row) for row in rows]
         self.engine.expect(sum(new))
@@ -212,7 +212,7 @@ class ServingGraph:
         for _ in range(len(rows), memory_rows(len(rows), self.even)):
             rows, past, new, keep = [*rows, IDLE], (*past, 0), [*new, 0], [*keep, 0]
         runs = plan(past, new, *limits, even=self.even)
-        cache.buffers.version += 1  # first: a step that is interrupted has written too
+        cache.buffers.version += 1  # first, since an interrupted step has written too
         taken = []
         for run in runs:
             fed = feeds(run, rows, past, keep, even=self.even)
@@ -225,7 +225,7 @@ class ServingGraph:
 
 
 def memory_rows(rows: int, even: bool) -> int:
-    """Of how many rows the memory of a cache is.
+    """The number of rows to allocate for a cache.
 
     >>> memory_rows(3, even=True), memory_rows(4, even=True), memory_rows(3, even=False)
     (4, 4, 3)

@@ -1,4 +1,4 @@
-"""One graph, opened: token ids and a cache in, logits and a cache out.
+"""An open graph: token ids and a cache in, logits and a cache out.
 
 B rows, T new tokens, K logits after each row, V vocabulary.
 """
@@ -42,7 +42,7 @@ Cache = TypeVar("Cache")
 
 
 class Graph(Protocol[Cache]):
-    """A kind of graph, behind the checks."""
+    """A kind of graph, called after the checks."""
 
     @property
     def owner(self) -> object:
@@ -70,14 +70,14 @@ class Graph(Protocol[Cache]):
 
 @dataclass(frozen=True, kw_only=True)
 class Session(Shared):
-    """A graph of a folder, ready to step. It holds no text: threads may share it, each with caches of its own.
+    """An open graph of a folder. It keeps no state of a text: threads may share it, each with its own caches.
 
     Attributes:
         bundle: the folder.
-        precision: of its weights, "fp32", "fp16", "int8" or "int4".
-        graph: which of its graphs, "serving" or "portable".
+        precision: the precision of its weights: "fp32", "fp16", "int8" or "int4".
+        graph: the kind of graph: "serving" or "portable".
         placement: where its operators run.
-        reopen: how another process that it is sent to opens it there, with the same settings.
+        reopen: opens it with the same settings in another process that it is pickled to.
 
     >>> session = Session.open(folder)
     >>> logits, cache = session.step([[5, 6, 7]], session.empty_cache())
@@ -116,35 +116,34 @@ class Session(Shared):
         """Opens a graph of the folder.
 
         Args:
-            folder: the exported folder, or its Bundle where it is open already.
-            precision: "fp32", "fp16", "int8" or "int4"; by default the most exact one that the folder has.
-            provider: its name in PROVIDERS; another one is never taken in its place.
-            threads: how many threads one operator may use; by default what affinity and quota let this process use.
-            graph: "serving" (a preallocated cache, rows of any lengths) or "portable" (standard operators, rows of
-                one length). By default the serving one where the folder has it and the provider runs it (CUDA does in
+            folder: the exported folder, or its open Bundle.
+            precision: "fp32", "fp16", "int8" or "int4"; by default the most exact one in the folder.
+            provider: its name in PROVIDERS; there is no fallback to another one.
+            threads: how many threads one operator may use; by default what affinity and quota allow this process.
+            graph: "serving" (preallocated cache, rows of any lengths) or "portable" (standard operators, rows of equal
+                length). By default the serving graph if the folder has it and the provider runs it (CUDA only in
                 fp16), else the portable one.
-            prepack: whether the serving graph's weights are packed for this processor before this returns, which is
-                most of the time that loading takes. False leaves it until the first step and a few tokens more were
-                read: the first token comes sooner, and a short text as a whole. It is for fp32: other precisions and
-                the portable graph pack at once.
-            load: "copy" holds the weights in memory, and what becomes of the files after that changes nothing (where
-                packing is left until later, it is refused then). "map" leaves them in their file, which processes then
-                share, and which must stay as it is: each step checks it, and refuses to go on once it has changed.
-                "auto", for a short run, maps them, or copies those that are links to another place. On a GPU all are
-                read once.
-            cuda_graph: whether a step of all rows by one token is captured once as a CUDA graph and then replayed,
-                instead of launching its operators on the GPU one by one. For the serving graph on CUDA; threads take
-                turns then, each captures anew, and nothing else in the process may use the GPU while one does. Up to
-                MOST_FREE allocations stay on the GPU for the caches that come.
-            fast_single: for int8 and int4 on the CPU, which compute a row that is alone as two, so that its text is the
-                one that it has in any batch. True computes it alone, which is faster, and lets lookup draft: the text
-                may be another then.
+            prepack: whether to pack the serving graph's weights for this processor before this returns, which takes
+                most of the loading time. False delays that until after the first step and a few more tokens, so that
+                the first token, and a short text, come sooner. Only for fp32: other precisions and the portable graph
+                always pack at once.
+            load: "copy" copies the weights into memory; changes to the files then have no effect (delayed packing is
+                refused after a change). "map" maps them from their file, which processes then share and which must not
+                change: each step checks it, and raises once it has. "auto", for a short run, maps them, or copies
+                those that are links to another folder. On a GPU all weights are read once.
+            cuda_graph: whether to capture a step of all rows by one token once as a CUDA graph and then replay it,
+                instead of launching its operators on the GPU one by one. For the serving graph on CUDA. Threads then
+                take turns, each captures its own graph, and nothing else in the process may use the GPU during a
+                capture. Up to MOST_FREE allocations stay on the GPU for later caches.
+            fast_single: for int8 and int4 on the CPU, which compute a single row as two, so that its text is the same
+                as in any batch. True computes it alone, which is faster and enables prompt lookup, but may change the
+                text.
 
         Raises:
-            BundleError: the folder is damaged (GraphError: its graph is not the one its config describes), or it lacks
-                the precision or the graph asked for.
-            ProviderError: the provider is not there.
-            SettingError: `threads`, `graph` or `load` is out of range; `cuda_graph` or `fast_single` changes nothing.
+            BundleError: the folder is damaged (GraphError: its graph does not match its config), or does not have the
+                requested precision or graph.
+            ProviderError: the provider is not available.
+            SettingError: `threads`, `graph` or `load` is out of range; `cuda_graph` or `fast_single` has no effect.
         """
         check_flag("prepack", prepack)
         check_flag("cuda_graph", cuda_graph)
@@ -167,7 +166,7 @@ class Session(Shared):
             chosen = capturing(chosen, kind)
         if kind == "serving":
             files = [each.path for each in (file.file, *file.weights.values())]
-            # Unpacked, blocks of 8 or 4 bits are multiplied in another way: slower, and with other results.
+            # Unpacked 8-bit and 4-bit blocks use another kernel: slower, and with different results.
             engine = PackedSession(
                 partial(open_inference, file, chosen, threads),
                 files,
@@ -207,25 +206,25 @@ class Session(Shared):
 
     @property
     def even(self) -> bool:
-        """Whether each product has an even number of rows: int8 and int4 on the CPU, but where it is `fast_single`."""
+        """Whether each product has an even number of rows: int8 and int4 on the CPU, unless `fast_single` is set."""
         return self.opened.even
 
     @property
     def fast_single(self) -> bool:
-        """Whether it was opened so."""
+        """Whether it was opened with `fast_single`."""
         return not self.even and self.precision in self.provider.evenly
 
     @property
     def packed(self) -> bool:
-        """Whether the weights are packed. Steps before that give other numbers, within rounding, than steps after."""
+        """Whether the weights are packed. Steps before and after packing differ by rounding."""
         return self.opened.packed
 
     def empty_cache(self, batch_size: int = 1, *, capacity: int | None = None) -> KeyValueCache:
-        """The cache before the first step of `batch_size` rows.
+        """An empty cache of `batch_size` rows, for the first step.
 
         Args:
             batch_size: 1 to MOST_ROWS.
-            capacity: the tokens that each row has room for; by default the model's n_positions.
+            capacity: the most tokens per row; by default the model's n_positions.
         """
         most = self.bundle.architecture.n_positions
         capacity = most if capacity is None else capacity
@@ -240,21 +239,20 @@ class Session(Shared):
         """Reads more tokens of each row.
 
         Args:
-            ids: for each row its new tokens; [B, T], or rows of any lengths. A row without new tokens stays as it is;
-                at least one must have some. The portable graph reads rows of one length only.
-            cache: of the tokens before them, from `empty_cache` or the step before.
+            ids: the new tokens of each row; [B, T], or rows of any lengths. A row without new tokens stays unchanged;
+                at least one row must have some. The portable graph requires rows of equal length.
+            cache: the cache of the tokens before them, from `empty_cache` or the previous step.
             logits_to_keep: K, at most the longest row's new tokens.
 
         Returns:
-            logits [B, K, V] after each row's last K tokens, `logits[b, -1]` after the last. A row that reads fewer has
-            NaN in the places it lacks. They are the caller's to keep. And the cache with the new tokens; the one that
-            went in is used up.
+            logits [B, K, V] after each row's last K tokens, `logits[b, -1]` after the last, NaN where a row reads
+            fewer; owned by the caller. And the cache with the new tokens; the cache passed in is used up.
 
         Raises:
             TokenIdError: an id outside the vocabulary.
             ContextFullError: a row would have more tokens than the cache has room for.
-            SettingError: `ids` is not rows of integers, `logits_to_keep` is out of range, or the cache is of other
-                rows, of another session, or used up.
+            SettingError: `ids` is not rows of integers, `logits_to_keep` is out of range, or the cache has other rows,
+                belongs to another session, or is used up.
 
         >>> logits, cache = session.step([[5, 6, 7], [], [8]], session.empty_cache(3), logits_to_keep=2)
         >>> cache.lengths, np.isnan(logits[:, :, 0]).tolist()
@@ -272,25 +270,25 @@ class Session(Shared):
         counts: Sequence[int | None],
         logits_to_keep: int | Sequence[int] = 1,
     ) -> tuple[list[list[Row]], KeyValueCache]:
-        """Reads more tokens of each row, for loops that need only the highest of the logits.
+        """Reads more tokens of each row, for loops that need only the highest logits.
 
-        On a GPU these are found there, and the others are not brought to the host, which for many rows would take
-        longer than the step. What is enough for settings is `SamplingConfig.needed`.
+        A GPU selects these itself, without copying the others to the host, which for many rows would take longer than
+        the step. `SamplingConfig.needed` gives the number that a config needs.
 
         Args:
             ids, cache: as for `step`.
-            logits_to_keep: K as for `step`; or [B], one for each row, at most its new tokens: 0 of a row that reads
-                only a part of its prompt computes none.
-            counts: [B], of each row how many of its highest logits are needed, with all that tie with the last of
-                them; None needs all V.
+            logits_to_keep: K as for `step`; or [B], one per row, at most its new tokens; 0 for a row that reads only
+                part of its prompt computes none.
+            counts: [B], how many of its highest logits each row needs, including all ties with the last of them; None
+                for all V.
 
         Returns:
-            For each row, after each of its last tokens, K of them at most: a TopLogits of what is needed, or all
-            logits [V], where they are asked for or as near at hand. And the cache, as `step` returns it.
+            For each row, after each of its last K tokens at most: the needed TopLogits, or all logits [V] if they are
+            requested or already on the host. And the cache, as `step` returns it.
 
         Raises:
-            SettingError: `counts` or `logits_to_keep` is not one for each row, or one is out of range.
-            GPT2RuntimeError: as `step` does.
+            SettingError: `counts` or `logits_to_keep` does not have one per row, or one is out of range.
+            GPT2RuntimeError: as for `step`.
 
         >>> rows, cache = session.step_top_k([[5, 6, 7], [8]], session.empty_cache(2), [1, None])
         >>> [len(row) for row in rows], rows[1][0].shape
@@ -302,7 +300,7 @@ class Session(Shared):
         rows = self._check_step(ids, cache)
         keep = _keeps(logits_to_keep, rows)
         if not isinstance(counts, list | tuple):
-            raise invalid("counts", counts, "must be a list of one for each row: [1, None]")
+            raise invalid("counts", counts, "must be a list with one per row: [1, None]")
         if len(counts) != len(rows):
             problem = f"counts are {len(counts)}, the step has {len(rows)} rows; pass one for each"
             raise SettingError(problem, parameter="counts", value=counts)
@@ -314,7 +312,7 @@ class Session(Shared):
         return stepped
 
     def _check_step(self, ids: Ids, cache: KeyValueCache) -> list[npt.NDArray[np.int64]]:
-        """The rows of a step that can be made."""
+        """The rows of a step, checked."""
         self.file.check_unchanged()
         rows = self.check_ids(ids)
         self._check_cache(cache, rows)
@@ -323,21 +321,21 @@ class Session(Shared):
     def check_ids(self, ids: Ids) -> list[npt.NDArray[np.int64]]:
         """Each row's ids as int64 [T]; SettingError for anything else, TokenIdError outside the vocabulary."""
         try:
-            given = list(ids)
+            listed = list(ids)
         except TypeError as error:
             problem = f"ids are {type(ids).__name__}, must be rows of integers: [[5, 6], [7]]"
             raise SettingError(problem, parameter="ids", value=ids) from error
-        rows = [self.check_row(row) for row in given]
+        rows = [self.check_row(row) for row in listed]
         if not any(row.size for row in rows):
-            problem = f"ids are {len(rows)} rows without tokens, must have one at least"
+            problem = f"ids are {len(rows)} rows without tokens, must have at least one"
             raise SettingError(problem, parameter="ids", value=ids)
         return rows
 
     def check_row(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
-        """Some token ids, or none, as int64 [T]; errors are those of `check_ids`."""
+        """Token ids, possibly none, as int64 [T]; raises the errors of `check_ids`."""
         vocab_size = self.bundle.architecture.vocab_size
         if type(ids) is list and len(ids) == 1 and type(ids[0]) is int and 0 <= ids[0] < vocab_size:
-            return np.array(ids)  # a row of a decode step, of which there may be hundreds
+            return np.array(ids)  # fast path for decode steps, which may have hundreds of rows
         try:
             row = np.asarray(ids)
         except (TypeError, ValueError, OverflowError) as error:
@@ -347,7 +345,7 @@ class Session(Shared):
             problem = f"row of ids is {row.dtype} of shape {row.shape}, must be integers of shape [T]"
             raise SettingError(problem, parameter="ids", value=ids)
         if not row.size:
-            return np.empty(0, dtype=np.int64)  # an empty list is of no integers yet
+            return np.empty(0, dtype=np.int64)  # numpy makes an empty list float64
         outside = row[(row < 0) | (row >= vocab_size)]
         if outside.size:
             problem = f"token id is {outside[0]}, must be from 0 to {vocab_size - 1}"
@@ -356,9 +354,9 @@ class Session(Shared):
 
     def _check_cache(self, cache: KeyValueCache, rows: Sequence[npt.NDArray[np.int64]]) -> None:
         if not isinstance(cache, KeyValueCache):
-            raise invalid("cache", cache, "must come from empty_cache or the step before")
+            raise invalid("cache", cache, "must come from empty_cache or the previous step")
         if cache.owner is not self.opened.owner:
-            problem = "cache is of another session; start from empty_cache of this one"
+            problem = "cache belongs to another session; start from empty_cache of this one"
             raise SettingError(problem, parameter="cache", value=cache)
         if cache.batch_size != len(rows):
             problem = f"cache has {cache.batch_size} rows, the step {len(rows)}; leave idle rows empty: []"
@@ -370,14 +368,14 @@ class Session(Shared):
                 raise ContextFullError(f"{problem}; roll the cache back or start a new one")
 
 
-def _keeps(given: int | Sequence[int], rows: Sequence[npt.NDArray[np.int64]]) -> list[int]:
-    """For each row the number of its last tokens after which there are logits, [B]."""
-    if not isinstance(given, list | tuple):
-        check_integer("logits_to_keep", given, 1, max(map(len, rows)))
-        return [min(cast(int, given), len(row)) for row in rows]
-    if len(given) != len(rows):
-        problem = f"logits_to_keep are {len(given)}, the step has {len(rows)} rows; pass one for each"
-        raise SettingError(problem, parameter="logits_to_keep", value=given)
-    for row, (keep, new) in enumerate(zip(given, rows, strict=True)):
+def _keeps(logits_to_keep: int | Sequence[int], rows: Sequence[npt.NDArray[np.int64]]) -> list[int]:
+    """The number of last tokens that get logits, for each row, [B]."""
+    if not isinstance(logits_to_keep, list | tuple):
+        check_integer("logits_to_keep", logits_to_keep, 1, max(map(len, rows)))
+        return [min(cast(int, logits_to_keep), len(row)) for row in rows]
+    if len(logits_to_keep) != len(rows):
+        problem = f"logits_to_keep are {len(logits_to_keep)}, the step has {len(rows)} rows; pass one for each"
+        raise SettingError(problem, parameter="logits_to_keep", value=logits_to_keep)
+    for row, (keep, new) in enumerate(zip(logits_to_keep, rows, strict=True)):
         check_integer("logits_to_keep", keep, 0, len(new), why=f", the tokens that row {row} reads")
-    return list(given)
+    return list(logits_to_keep)

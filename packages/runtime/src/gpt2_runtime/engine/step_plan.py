@@ -1,14 +1,14 @@
-"""How a step is cut into runs of the serving graph, and what each run is fed. Lengths in, numbers out.
+"""How a step is split into runs of the serving graph, and the inputs of each run. Lengths in, numbers out.
 
 B rows, T tokens of a run, K[b] logits requested after the last tokens of row b.
 
-GroupQueryAttention takes several rows at once where each reads one token, or where all are empty so far. A row that
-reads several tokens over those it has is a run of its own.
+GroupQueryAttention takes several rows at once if each reads one token, or if all are still empty. A row that reads
+several tokens after its first ones needs a run of its own.
 
-In blocks of 8 or 4 bits, onnxruntime multiplies rows two by two, and a last one without a partner in another order of
-sums: its last bits are others, and the next layer rounds some of them to another step. GroupQueryAttention has one
-order for a row of one token, and another for a row of several. So no token of several is left to a run of its own, and
-an `even` plan gives each product an even number of rows: what a token becomes then depends on nothing but its text.
+onnxruntime multiplies rows of 8-bit and 4-bit blocks in pairs, and sums a last row without a partner in another order:
+its last bits differ, and the next layer rounds some of them to another step. GroupQueryAttention sums in one order for
+a row of one token, and in another for a row of several. So a prompt never leaves a single token to a run, and an `even`
+plan gives each product an even number of rows: a token's result then depends only on its text.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from itertools import chain, pairwise
 import numpy as np
 import numpy.typing as npt
 
-# One run more takes about as long as so many tokens more in a run: on the CPU it reads all weights again.
+# An additional run costs about as much as this many additional tokens: on the CPU it reads all weights again.
 RUN_COST = 16
 
 Ids = npt.NDArray[np.int64]
@@ -33,9 +33,9 @@ class GraphCall:
 
     Attributes:
         first: the first of its rows.
-        reads: which of its new tokens each row reads. Of one that reads none the graph still computes one token, which
-            is written beyond the end of the row's text, and never counted.
-        padding: tokens that each row computes beyond the longest of the reads; they are never counted either.
+        reads: which of its new tokens each row reads. For a row that reads none the graph still computes one token,
+            written beyond the end of the row's text and never used.
+        padding: tokens that each row computes beyond the longest of the reads; never used either.
     """
 
     first: int
@@ -55,16 +55,16 @@ def plan(
 
     Args:
         past: the tokens that each row has, [B].
-        new: those that it reads, [B]; 0 leaves it as it is.
+        new: the tokens that it reads, [B]; 0 leaves it unchanged.
         chunk: the most tokens of one run, padding included.
-        run_cost: how many tokens of padding are spent for one run less.
-        even: whether B * T is even in every run; the rows are of an even number then, and so is the chunk.
+        run_cost: how many tokens of padding saving one run is worth.
+        even: whether B * T must be even in every run; then the number of rows and the chunk must be even too.
 
-    >>> plan([9, 0, 4], [1, 0, 1], chunk=256)  # every row by one token: one run; the idle one goes along
+    >>> plan([9, 0, 4], [1, 0, 1], chunk=256)  # every row by one token: one run, including the idle row
     [GraphCall(first=0, reads=(range(0, 1), range(0, 0), range(0, 1)), padding=0)]
     >>> plan([0, 0], [3, 2], chunk=256)  # two empty rows: one run, padded on the right
     [GraphCall(first=0, reads=(range(0, 3), range(0, 2)), padding=0)]
-    >>> [run.reads for run in plan([0, 5], [7, 2], chunk=4)]  # a long row in chunks, one that is not empty by itself
+    >>> [run.reads for run in plan([0, 5], [7, 2], chunk=4)]  # a long row in chunks, a row with a past by itself
     [(range(0, 4),), (range(4, 7),), (range(0, 2),)]
     >>> plan([9, 0], [1, 0], chunk=256, even=True)  # one token, and an idle row beside it
     [GraphCall(first=0, reads=(range(0, 1), range(0, 0)), padding=0)]
@@ -75,7 +75,7 @@ def plan(
     joined = set(chain.from_iterable(together))
     rest = [row for row, count in enumerate(new) if count and row not in joined]
     by_one = [row for row in rest if new[row] == 1]
-    # These come first: what they write for a row that reads in a run of its own lies where that run writes after them.
+    # These come first: what they write for a row that has its own run is overwritten by that run.
     runs = []
     if by_one:
         first, last = by_one[0], by_one[-1]
@@ -91,7 +91,7 @@ def plan(
 
 
 def chunks(count: int, chunk: int) -> list[range]:
-    """The tokens of a long text that are read at once: as many as a chunk has, but none of several by itself.
+    """Splits a long text into chunks, but never leaves a last token by itself.
 
     >>> chunks(8, 4), chunks(9, 4)
     ([range(0, 4), range(4, 8)], [range(0, 4), range(4, 7), range(7, 9)])
@@ -103,7 +103,7 @@ def chunks(count: int, chunk: int) -> list[range]:
 
 
 def _evened(run: GraphCall, rows: int) -> GraphCall:
-    """The same with one row more of the step's, or one token more of each, where B * T is odd."""
+    """The run with one more row of the step, or one more token per row, if B * T is odd."""
     if len(run.reads) * run.tokens % 2 == 0:
         return run
     if run.tokens > 1:
@@ -114,8 +114,8 @@ def _evened(run: GraphCall, rows: int) -> GraphCall:
 
 
 def _fresh(past: Sequence[int], new: Sequence[int], chunk: int, run_cost: int) -> list[range]:
-    """Consecutive empty rows, two and more, of which padding them to one length is cheaper than a run for each."""
-    if max(new) <= 1:  # a step of decoding: nothing to pad, and no time to lose
+    """Groups of two or more consecutive empty rows for which padding to one length is cheaper than a run each."""
+    if max(new) <= 1:  # a decode step: nothing to pad, and speed matters
         return []
     groups, first = [], 0
     for end in range(1, len(new) + 1):
@@ -135,14 +135,14 @@ def _cheaper(past: Sequence[int], new: Sequence[int], chunk: int, run_cost: int)
 def feeds(
     run: GraphCall, rows: Sequence[Ids], past: Sequence[int], keep: Sequence[int], *, even: bool = False
 ) -> dict[str, npt.NDArray[np.integer]]:
-    """What the graph is fed in a run, by the names of its inputs.
+    """The inputs of the graph for a run, by name.
 
     Args:
-        run: one of the step.
+        run: a run of the step.
         rows: the new tokens of every row of the step, [B] of [any length].
         past: the tokens of every row before the step, [B].
         keep: K, [B]; 0 leaves a row without logits.
-        even: whether the last of an odd number of logits is computed twice.
+        even: whether to compute the last of an odd number of logits twice.
 
     >>> rows = [np.array([5]), np.array([6, 7, 8]), np.array([9])]
     >>> for name, array in feeds(GraphCall(1, (range(0, 3), range(0, 1))), rows, [4, 0, 0], keep=[1, 1, 1]).items():
@@ -154,7 +154,7 @@ def feeds(
     logits_index [2, 3]
     """
     T = run.tokens
-    # Lists: an array for each of hundreds of rows would take longer to make than a GPU takes for the step.
+    # Lists, since making an array for each of hundreds of rows would take longer than a GPU takes for the step.
     input_ids: list[list[int]] = []
     position_ids: list[list[int]] = []
     seqlens_k: list[int] = []
@@ -177,7 +177,7 @@ def feeds(
 
 
 def logit_slots(run: GraphCall, rows: Sequence[Ids], keep: Sequence[int]) -> list[tuple[int, int]]:
-    """Where a run's logits belong in the step's: for each a row, and one of its K[b] places.
+    """Where a run's logits go in the step's logits: for each, the row and one of its K[b] slots.
 
     >>> call = GraphCall(1, (range(0, 3), range(0, 1)))
     >>> logit_slots(call, [np.array([5]), np.array([6, 7, 8]), np.array([9])], keep=[2, 2, 2])

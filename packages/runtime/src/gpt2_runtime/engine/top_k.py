@@ -1,4 +1,4 @@
-"""The highest logits of each row, found by a graph of two operators on the device where the logits lie.
+"""Selects the highest logits of each row with a graph of two operators, on the device that holds the logits.
 
 `top_k.onnx` is this, in ONNX's own notation::
 
@@ -31,11 +31,11 @@ GRAPH = Path(__file__).with_name("top_k.onnx")
 
 
 class TopK:
-    """The graph in onnxruntime, on a device; opened when it is first needed, for a text alone never needs it.
+    """The graph in onnxruntime, on a device; opened when first needed, since a single text never needs it.
 
     Args:
-        open_graph: opens GRAPH there.
-        device: onnxruntime's name for where the logits lie; on the host it has nothing to save.
+        open_graph: opens GRAPH on the device.
+        device: onnxruntime's name for the device of the logits; on the host it would save nothing.
     """
 
     def __init__(self, open_graph: Callable[[], InferenceSession], device: str) -> None:
@@ -48,7 +48,7 @@ class TopK:
         return self._open_graph()
 
     def highest(self, address: int, rows: int, vocab_size: int, count: int) -> Highest:
-        """The `count` highest of the logits [N, V] that lie on the device at an address; all, where V is less."""
+        """The `count` highest of the logits [N, V] at an address on the device; all if V is less."""
         binding = self.inference.io_binding()
         binding.bind_input("logits", self._device, 0, np.float32, (rows, vocab_size), address)
         binding.bind_cpu_input("count", np.array([min(count, vocab_size)], np.int64))

@@ -125,7 +125,7 @@ def test_an_answer_to_another_question_is_not_taken_for_this_ones(generator, ans
 )
 def test_a_file_that_no_batch_wrote_is_left_as_it_is(generator, answers, text):
     answers.write_bytes(text)
-    with pytest.raises(JobError, match=r"has a line \d that no batch wrote; give another OUTPUT, or delete this one"):
+    with pytest.raises(JobError, match=r"has a line \d that no batch wrote; name another OUTPUT, or delete this one"):
         run(generator, lines(1), answers, defaults=DEFAULTS)
     assert answers.read_bytes() == text
 
@@ -241,7 +241,7 @@ class TestCommand:
         assert self.invoke(folder, "-", tmp_path / "b", *options, stdin=source.read_bytes()).exit_code == 0
         assert told(tmp_path / "a") == told(tmp_path / "b")
         again = self.invoke(folder, source, tmp_path / "a", *options)
-        assert (again.exit_code, again.stderr) == (0, "0 answered, 0 tokens, 0 tokens/s; 4 were there, 0 failed\n")
+        assert (again.exit_code, again.stderr) == (0, "0 answered, 0 tokens, 0 tokens/s; 4 already done, 0 failed\n")
 
     def test_a_bad_line_makes_the_status_1(self, folder, tmp_path):
         source = tmp_path / "prompts.jsonl"
@@ -250,7 +250,7 @@ class TestCommand:
         assert result.exit_code == 1
         first, last = result.stderr.splitlines()
         assert first == f"error: {source} line 2: temperature is -1, must be a number of at least 0; 0 is greedy"
-        assert last.endswith("0 were there, 1 failed")
+        assert last.endswith("0 already done, 1 failed")
 
     @pytest.mark.parametrize(
         ("options", "message"),
@@ -278,7 +278,7 @@ class TestCommand:
         with source.open("rb") as stdin:
             command = [sys.executable, "-c", program, "batch", str(folder), str(name), str(source)]
             result = subprocess.run(command, stdin=stdin, capture_output=True, text=True, check=False)
-        assert result.stderr == f"error: OUTPUT is {source}, the same file as INPUT; give another OUTPUT\n"
+        assert result.stderr == f"error: OUTPUT is {source}, the same file as INPUT; name another OUTPUT\n"
         assert (result.returncode, source.read_bytes()) == (1, cut)
 
     @pytest.mark.parametrize("name", ["manifest.json", "model.safetensors", "../tiny/empty.txt"])
@@ -288,7 +288,7 @@ class TestCommand:
         before = (damaged / name).read_bytes()
         (tmp_path / "p").write_bytes(lines(1)[0])
         result = self.invoke(damaged, tmp_path / "p", damaged / name)
-        told = f"{damaged / name} is a file of the model in {damaged}; give another OUTPUT"
+        told = f"{damaged / name} is a file of the model in {damaged}; name another OUTPUT"
         assert (result.exit_code, result.stderr) == (1, f"error: {told}\n")
         assert (damaged / name).read_bytes() == before
 
@@ -329,7 +329,7 @@ def test_a_run_that_is_killed_is_gone_on_with(folder, generator, tmp_path, answe
         counts.append(answers.read_bytes().count(b"\n"))
     assert 0 < counts[1] < counts[2] < 1000
     finished = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=True)
-    assert f"{counts[2]} were there, 0 failed" in finished.stderr
+    assert f"{counts[2]} already done, 0 failed" in finished.stderr
     run(generator, lines(1000), tmp_path / "uninterrupted", defaults=Defaults(settings={"max_new_tokens": 8}))
     found, wanted = told(answers), told(tmp_path / "uninterrupted")
     for document in (*found.values(), *wanted.values()):

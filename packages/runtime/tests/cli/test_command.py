@@ -114,10 +114,10 @@ def test_beams_are_those_of_the_search(folder, generator):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["-n", 2], "-n is 2, and only one text can be streamed; add --json."),
-        (["--logprobs", 0], "--logprobs and --prompt-logprobs are shown by --json only; add it."),
+        (["-n", 2], "-n is 2, but only one text can be streamed; add --json."),
+        (["--logprobs", 0], "--logprobs and --prompt-logprobs need --json; add it."),
         (["--num-beams", 2, "--lookup"], "--lookup has no effect on a beam search"),
-        (["--length-penalty", 2], "--length-penalty and --early-stopping are for beams; add --num-beams."),
+        (["--length-penalty", 2], "--length-penalty and --early-stopping need beams; add --num-beams."),
         (["--logit-bias", "7"], "'7' is not a token id and a number such as 50256=-1.5"),
     ],
 )
@@ -169,7 +169,7 @@ def test_lookup_in_a_batch_answers_the_same_and_notes_where_it_has_no_effect(fol
         done = run("batch", folder, tmp_path / "in", tmp_path / str(number), "--max-new-tokens", 30, "--rows", 2, *more)
         answers = map(json.loads, (tmp_path / str(number)).read_text().splitlines())
         texts.append({answer["id"]: (answer["text"], answer["digest"]) for answer in answers})
-        notes.append("note: int8 would write another text with guesses" in done.stderr)
+        notes.append("note: --lookup has no effect, since drafts could change the text in int8" in done.stderr)
     assert texts[0] == texts[1]
     assert notes == [False, False, True]
 
@@ -209,7 +209,7 @@ def test_without_a_tokenizer_ids_are_printed_and_it_says_so(damaged, edit):
     result = run("generate", damaged, "--prompt-ids", "5,6", *options)
     found = json.loads(run("generate", damaged, "--prompt-ids", "5,6", "--json", *options).stdout)
     assert result.stdout == ",".join(map(str, found["token_ids"])) + "\n"
-    assert result.stderr == "note: the folder has no tokenizer that can be read, so these are token ids\n"
+    assert result.stderr == "note: the folder has no supported tokenizer, so these are token ids\n"
     assert found["text"] is None
     assert "pass token ids (--prompt-ids 464,3290)" in refused("generate", damaged, "The dog")
 
@@ -266,7 +266,7 @@ def test_an_output_that_is_full_is_told_in_one_line(folder, command):
             [*COMMAND, *command.format(folder).split()], stdout=full, stderr=subprocess.PIPE, text=True, env=environment
         )
     assert process.returncode == 1
-    message = "error: output cannot be written: No space left on device; make room, or write it elsewhere\n"
+    message = "error: output cannot be written: No space left on device; free some space, or write it elsewhere\n"
     assert process.stderr == message
 
 
@@ -298,7 +298,7 @@ def test_json_is_written_in_any_encoding(folder, tmp_path, command):
 def test_a_text_that_the_output_cannot_hold_is_told_in_one_line(folder, tmp_path):
     found = in_a_shell(f"generate {folder} a --seed 3 --max-new-tokens 60", "", tmp_path, PYTHONIOENCODING="latin-1")
     assert found.returncode == 1
-    told = r"error: output is latin-1, which has no '\\ufffd'; set PYTHONUTF8=1 for UTF-8, or take --json .*"
+    told = r"error: output is latin-1, which has no '\\ufffd'; set PYTHONUTF8=1 for UTF-8, or use --json .*"
     assert re.fullmatch(told, found.stderr.decode().strip())
 
 
@@ -312,7 +312,7 @@ def in_a_shell(command, streams, folder, **variables):
 def test_the_value_that_is_wrong_is_the_one_that_is_told(folder):
     for biases, told in (
         (("abc", "5=1"), "'abc' is not a token id and a number such as 50256=-1.5"),
-        (("5=-inf", "5=9"), "'5=9' is the second bias of token 5; give it once"),
+        (("5=-inf", "5=9"), "'5=9' is the second bias for token 5; give only one"),
     ):
         options = [part for bias in biases for part in ("--logit-bias", bias)]
         assert told in run("generate", folder, "a", *options).stderr
@@ -354,7 +354,7 @@ def test_what_nobody_thought_of_is_one_line_too(folder, monkeypatch):
 
 def test_memory_that_is_used_up_is_told_with_a_remedy(folder, monkeypatch):
     monkeypatch.setattr(TextGenerator, "stream", lambda *_, **__: bytearray(2**62))
-    told = "memory is used up; ask for less at once (--rows, -n, a shorter text), or close other programs"
+    told = "out of memory; process less at once (--rows, -n, a shorter text), or close other programs"
     assert refused("generate", folder, "a") == f"error: {told}\n"
 
 

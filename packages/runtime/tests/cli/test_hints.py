@@ -12,7 +12,7 @@ from gpt2_runtime.cli.command import main
 from gpt2_runtime.cli.generate import generate
 from gpt2_runtime.cli.options import hints, in_options
 
-MEANT = "as typed, backslashes and letters; for the characters that it stands for, bash has"
+MEANT = "taken literally; for the characters that it stands for, in bash write"
 
 
 def run(*words):
@@ -21,8 +21,8 @@ def run(*words):
 
 @pytest.mark.parametrize("text", [r"\n", r"\n\n", r"a\tb", r"\r\n", r"\x0a", r"\u000a", r"\nUser:", "\\0"])
 def test_a_backslash_that_was_typed_is_hinted_at(text):
-    assert list(hints({"stop": ("x", text), "bad_words": ()})) == [f"hint: --stop is {text} {MEANT} $'{text}'"]
-    assert list(hints({"stop": (), "bad_words": (text,)})) == [f"hint: --bad-word is {text} {MEANT} $'{text}'"]
+    assert list(hints({"stop": ("x", text), "bad_words": ()})) == [f"hint: --stop is {text}, {MEANT} $'{text}'"]
+    assert list(hints({"stop": (), "bad_words": (text,)})) == [f"hint: --bad-word is {text}, {MEANT} $'{text}'"]
 
 
 @pytest.mark.parametrize("text", ["\n", "n", "\\", "C:\\dir", "\\alpha", "\\x0", "\\u12", "\t", ""])
@@ -45,8 +45,8 @@ def test_generate_hints_on_stderr_and_takes_the_text_as_it_is(folder, options):
     assert found.exit_code == 0
     json.loads(found.stdout)
     assert found.stderr.splitlines() == [
-        *([rf"hint: --stop is \n {MEANT} $'\n'"] if texts else []),
-        rf"hint: --bad-word is \n\n {MEANT} $'\n\n'",
+        *([rf"hint: --stop is \n, {MEANT} $'\n'"] if texts else []),
+        rf"hint: --bad-word is \n\n, {MEANT} $'\n\n'",
     ]
 
 
@@ -59,13 +59,13 @@ def test_batch_hints_once(folder, tmp_path):
     (tmp_path / "in").write_bytes(b'{"prompt":"a"}\n{"prompt":"b"}\n{"prompt":"c","stop":["\\\\n"]}\n')
     words = ["batch", folder, tmp_path / "in", tmp_path / "out", "--max-new-tokens", 1, "--threads", 1]
     first, *rest = run(*words, "--stop", r"\n").stderr.splitlines()
-    assert first == rf"hint: --stop is \n {MEANT} $'\n'"
+    assert first == rf"hint: --stop is \n, {MEANT} $'\n'"
     assert len(rest) == 1
 
 
 def test_the_help_says_how_a_line_end_is_typed():
     for command in ("generate", "batch"):
-        assert r"a line end is $'\n' in bash" in " ".join(run(command, "--help").stdout.split())
+        assert r"a newline is $'\n' in bash" in " ".join(run(command, "--help").stdout.split())
 
 
 def test_a_remedy_of_the_library_names_parameters_and_the_command_its_options():

@@ -86,7 +86,7 @@ jobs._write = write
     assert len((place / "answers.jsonl").read_text().splitlines()) == 20
     (again,) = interrupted("gpt2_runtime", command, None, place=place).lines
     assert again.startswith("180 answered")
-    assert again.endswith("20 were there, 0 failed")
+    assert again.endswith("20 already done, 0 failed")
 
 
 def test_a_page_that_is_being_written_is_finished_first(place: Path) -> None:

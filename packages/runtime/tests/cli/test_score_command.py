@@ -58,7 +58,7 @@ def test_json_is_what_the_library_finds(folder, text):
 def test_the_lines_are_for_people(folder, text):
     found = json.loads(run(folder, text, "--json").stdout)
     lines = run(folder, text).stdout.splitlines()
-    assert lines[0] == f"tokens          {found['tokens']}, of which {found['scored_tokens']} are scored"
+    assert lines[0] == f"tokens          {found['tokens']}, {found['scored_tokens']} of them scored"
     assert lines[1] == f"windows         {found['windows']} of 64, one every 32 tokens"
     assert f"{found['perplexity']:,.4f}; {found['token_perplexity']:,.4f} if each token counts once" in lines[3]
 

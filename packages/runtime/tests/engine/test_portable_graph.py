@@ -53,7 +53,7 @@ def test_a_row_given_another_length_than_its_neighbours_is_refused(portable):
     assert cache.restore(1, snapshot).lengths == (3, 3)
     with pytest.raises(SettingError, match="rows would hold 3, 2 tokens, the portable graph's rows must have equal"):
         cache.restore(1, snapshot, 2)
-    with pytest.raises(SettingError, match="rows are to hold 3, 0 tokens"):
+    with pytest.raises(SettingError, match="rows would hold 3, 0 tokens"):
         portable.empty_cache(2).restore(0, snapshot)
 
 

@@ -22,7 +22,7 @@ from gpt2_runtime.generation.scheduler import ROWS, check_rows
 from gpt2_runtime.text.batch import Prompt, complete_batch
 from gpt2_runtime.text.generator import TextGenerator
 
-REMEDY = "give another OUTPUT, or delete this one"
+REMEDY = "name another OUTPUT, or delete this one"
 START = b'{"id": '  # of each line that is written
 MOST_SKIPPED_BYTES = 10**9  # of a line that is too long, before its file is taken to have no lines
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # as PowerShell's > writes
@@ -83,7 +83,7 @@ def run(
     """
     bundle = generator.session.bundle
     if bundle.owns(target):
-        raise JobError(f"{target} is a file of the model in {bundle.folder}; give another OUTPUT")
+        raise JobError(f"{target} is a file of the model in {bundle.folder}; name another OUTPUT")
     check_rows(rows, generator.session)  # before a file is made, or its cut line dropped
     with _opened(target) as file:
         lines = _Lines(
@@ -232,7 +232,7 @@ def _lock(file: FileIO, target: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise JobError(f"{target} is being written by another process; wait for it, or give another OUTPUT") from error
+        raise JobError(f"{target} is being written by another process; wait for it, or name another OUTPUT") from error
 
 
 def _answers(file: FileIO, target: Path) -> dict[str, str]:

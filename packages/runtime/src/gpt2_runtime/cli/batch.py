@@ -24,7 +24,7 @@ from gpt2_runtime.graphs.graph_signature import GraphKind
 from gpt2_runtime.text.generator import TextGenerator
 
 PREFIX_MB = 100
-# Part of each answer's digest even where no option sets them, so that a file that was begun before is gone on with.
+# Part of each answer's digest even if no option sets them, so that a file begun earlier can be resumed.
 OF_THE_COMMAND: Settings = {
     "max_new_tokens": DEFAULTS.max_new_tokens,
     "stop": DEFAULTS.stop,
@@ -47,10 +47,10 @@ STDIN = 0  # the file descriptor
     type=click.IntRange(min=0),
     default=PREFIX_MB,
     show_default=True,
-    help="Memory for prompts that were read, for later ones that start alike; 0 keeps none.",
+    help="Memory to cache prompts for later ones with the same start; 0 disables the cache.",
 )
 @options.continuation
-@click.option("--seed", type=int, default=0, show_default=True, help="Seeds each line, with its number.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed, combined with each line's number.")
 @options.lookup
 @options.precision
 @options.provider
@@ -78,12 +78,12 @@ def batch(
     check_hashes: bool,
     **continuation: object,
 ) -> None:
-    """Continues the prompts of INPUT, one JSON object a line, and writes a line for each to OUTPUT as it ends.
+    """Continues the prompts of INPUT, one JSON object per line, and writes a line to OUTPUT as each one finishes.
 
     A line of INPUT has a "prompt" or "token_ids", an "id" (by default its number), and any settings by name, which
-    override the options: {"id": "a", "prompt": "To be", "temperature": 0.8, "stop": ["\\n"]}. If INPUT is -, it is
-    standard input. What OUTPUT already has is not done again: after an interruption, the same command goes on. A bad
-    line is reported by its number and the others are done; then the exit status is 1.
+    override the options: {"id": "a", "prompt": "To be", "temperature": 0.8, "stop": ["\\n"]}. If INPUT is -, it is read
+    from standard input. Lines that OUTPUT already answers are skipped: after an interruption, run the same command
+    again. A bad line is reported by its number, the others are processed, and the exit status is 1.
 
     \b
     Examples:
@@ -93,7 +93,7 @@ def batch(
     defaults = Defaults(settings={**OF_THE_COMMAND, **options.settings(continuation)}, n=n, seed=seed)
     output = output_path("OUTPUT", target)
     if is_same_file(STDIN if source == "-" else source, output):
-        raise JobError(f"OUTPUT is {target}, the same file as INPUT; give another OUTPUT")
+        raise JobError(f"OUTPUT is {target}, the same file as INPUT; name another OUTPUT")
     with _lines(source) as (lines, count):
         generator = TextGenerator.open(
             folder,
@@ -119,15 +119,15 @@ def batch(
                 progress=report.show,
                 refused=report.refuse,
             )
-    told = f"{done.answered} answered, {done.tokens} tokens, {report.pace(done):.0f} tokens/s"
-    click.echo(f"{told}; {done.kept} were there, {done.failed} failed", err=True)
+    summary = f"{done.answered} answered, {done.tokens} tokens, {report.pace(done):.0f} tokens/s"
+    click.echo(f"{summary}; {done.kept} already done, {done.failed} failed", err=True)
     if done.failed:
         sys.exit(1)
 
 
 @contextmanager
 def _lines(source: str) -> Iterator[tuple[Iterator[bytes], int | None]]:
-    """The lines of INPUT, and how many there are where that can be told."""
+    """The lines of INPUT, and their number if it is known."""
     if source == "-":
         yield _read(source, standard_input()), None
         return
@@ -153,12 +153,12 @@ def _reading(source: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise JobError(f"{source} cannot be read: {error.strerror or error}") from error
-    except JobError as error:  # what it is instead of lines
+    except JobError as error:  # not a file of lines
         raise JobError(f"{source}: {error}") from error
 
 
 class _Report:
-    """The progress on stderr, in a terminal; and the hints and the bad lines, always."""
+    """Shows progress on stderr if that is a terminal, and hints and bad lines always."""
 
     def __init__(self, bar: Bar, source: str, hints: Iterator[str]) -> None:
         self._bar = bar
@@ -167,12 +167,12 @@ class _Report:
         self._start = perf_counter()
 
     def show(self, state: Progress) -> None:
-        for hint in self._hints:  # once, and not where all is refused
+        for hint in self._hints:  # once, and only if a line is accepted
             self._bar.line(hint)
         self._bar.show(state.lines, f"{self.pace(state):.0f} tokens/s")
 
     def pace(self, state: Progress) -> float:
-        """New tokens a second, since the model was loaded."""
+        """New tokens per second since the model was loaded."""
         return state.tokens / (perf_counter() - self._start)
 
     def refuse(self, line: int, error: GPT2RuntimeError) -> None:

@@ -19,7 +19,7 @@ from gpt2_runtime.graphs.graph_signature import GraphKind
 @options.folder
 @click.option("--context", "contexts", type=int, multiple=True, help="Decode after this many tokens. Repeatable.")
 @click.option("--batch", "batches", type=int, multiple=True, help="Decode this many rows at once. Repeatable.")
-@click.option("--rounds", type=int, default=ROUNDS, show_default=True, help="Take the median of this many.")
+@click.option("--rounds", type=int, default=ROUNDS, show_default=True, help="Number of rounds to take the median of.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @options.precision
 @options.provider

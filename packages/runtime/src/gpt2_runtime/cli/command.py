@@ -1,4 +1,4 @@
-"""The command gpt2-runtime: each subcommand reads its options, makes one call, prints."""
+"""The command gpt2-runtime: each subcommand parses its options, makes one call, and prints."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ COMMANDS = ("generate", "batch", "score", "explain", "inspect", "bench")  # each
 
 
 class _Commands(click.Group):
-    """Loads the subcommand that is asked for, and what that needs: the first token should not wait for the others."""
+    """Loads only the requested subcommand, so that the first token does not wait for the others."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -23,7 +23,7 @@ class _Commands(click.Group):
         return command
 
     def main(self, *args: Any, **extra: Any) -> Any:
-        """click's, but that --help too tells in one line if it cannot be written."""
+        """Like click's, but if --help cannot be written, that is reported in one line too."""
         try:
             return super().main(*args, **extra)
         except OSError as error:

@@ -21,8 +21,8 @@ from gpt2_runtime.generation.config import Overflow
 @click.option("--prompt-ids", metavar="IDS", callback=token_ids, help="Token ids instead of PROMPT, such as 464,3290.")
 @click.option("--html", "html", metavar="FILE", type=click.Path(), help="Write the page to FILE.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead, without attention.")
-@click.option("--top", type=int, default=TOP, show_default=True, help="Show this many guesses at each place.")
-@click.option("--generate", type=int, default=0, help="Let the model write this many more tokens; explain them too.")
+@click.option("--top", type=int, default=TOP, show_default=True, help="Show this many predictions for each token.")
+@click.option("--generate", type=int, default=0, help="Generate this many more tokens, and explain them too.")
 @click.option(
     "--overflow",
     type=click.Choice(["error", "truncate"]),
@@ -49,7 +49,7 @@ def explain(
     threads: int | None,
     check_hashes: bool,
 ) -> None:
-    """Shows what goes on inside FOLDER's model when it reads PROMPT, as one HTML page.
+    """Shows how FOLDER's model reads PROMPT, as one HTML page.
 
     The page shows how likely each token was and what else could have come, what every layer would have predicted (the
     logit lens), and what every attention head looked at. It needs no network and no other file. If PROMPT is -, it is

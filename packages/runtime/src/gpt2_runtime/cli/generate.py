@@ -32,12 +32,14 @@ def token_ids(_: click.Context, __: click.Parameter, value: str | None) -> list[
 @click.option("--prompt-ids", metavar="IDS", callback=token_ids, help="Token ids instead of PROMPT, such as 464,3290.")
 @options.continuation
 @options.seed
-@click.option("--num-beams", type=int, metavar="K", help="Search for the likeliest text with K beams; draw nothing.")
+@click.option(
+    "--num-beams", type=int, metavar="K", help="Search for the most likely text with K beams, without sampling."
+)
 @click.option("--length-penalty", type=float, help="With beams: above 0 favours longer texts.  [default: 1.0]")
 @click.option(
     "--early-stopping",
     type=click.Choice(list(EARLY_STOPPING)),
-    help="With beams: yes ends when K texts have ended, never only when none can become better.  [default: no]",
+    help="With beams: yes stops when K texts have ended, never only when none can improve.  [default: no]",
 )
 @options.lookup
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end instead of streaming text.")
@@ -69,10 +71,10 @@ def generate(
     check_hashes: bool,
     **continuation: Any,
 ) -> None:
-    """Continues PROMPT and prints the new text as it comes.
+    """Continues PROMPT and prints the new text as it is generated.
 
-    If PROMPT is -, it is read from standard input, unchanged. The defaults draw from GPT-2's own distribution, as it
-    was trained; --temperature 0.8 --top-k 40 gives safer text, --temperature 0 always the same.
+    If PROMPT is -, it is read from standard input, unchanged. By default, tokens are sampled from the model's own
+    distribution; --temperature 0.8 --top-k 40 gives safer text, --temperature 0 always the same.
 
     \b
     Examples:
@@ -80,18 +82,18 @@ def generate(
       printf 'ROMEO:' | gpt2-runtime generate out/demo - --stop "JULIET:" --seed 7
       gpt2-runtime generate out/gpt2 --prompt-ids 464,3290 --temperature 0 --json
     """
-    given = prompt if prompt_ids is None else prompt_ids
-    if given is None or None not in (prompt, prompt_ids):
+    source = prompt if prompt_ids is None else prompt_ids
+    if source is None or None not in (prompt, prompt_ids):
         raise click.UsageError("Give either PROMPT or --prompt-ids.")
     if num_beams is None and (length_penalty, early_stopping) != (None, None):
-        raise click.UsageError("--length-penalty and --early-stopping are for beams; add --num-beams.")
+        raise click.UsageError("--length-penalty and --early-stopping need beams; add --num-beams.")
     if n > 1 and not as_json:
-        raise click.UsageError(f"-n is {n}, and only one text can be streamed; add --json.")
+        raise click.UsageError(f"-n is {n}, but only one text can be streamed; add --json.")
     if not as_json and (continuation["logprobs"], continuation["prompt_logprobs"]) != (None, None):
-        raise click.UsageError("--logprobs and --prompt-logprobs are shown by --json only; add it.")
+        raise click.UsageError("--logprobs and --prompt-logprobs need --json; add it.")
     if lookup and num_beams is not None:
-        raise click.UsageError("--lookup has no effect on a beam search; leave it out, or --num-beams.")
-    # Settings are checked before the model is loaded: a mistyped number should not cost a wait.
+        raise click.UsageError("--lookup has no effect on a beam search; leave out one of --lookup and --num-beams.")
+    # Check settings before loading the model, so that a typo is reported at once.
     settings = options.settings({**continuation, "seed": seed})
     generator = TextGenerator.open(
         folder,
@@ -105,16 +107,16 @@ def generate(
         load="auto",
         check_hashes=check_hashes,
     )
-    text = read_text("-") if given == "-" else given
+    text = read_text("-") if source == "-" else source
     drafts = options.note_lookup(generator.session, lookup)
     if num_beams is not None:
         stopping = EARLY_STOPPING[early_stopping or "no"]
         penalty = 1.0 if length_penalty is None else length_penalty
-        found = generator.search(
+        completions = generator.search(
             text, num_beams=num_beams, n=n, length_penalty=penalty, early_stopping=stopping, **settings
         )
         _print_hints(continuation)
-        print_json({"beams": [asdict(each) for each in found]}) if as_json else _print_found(found)
+        print_json({"beams": [asdict(each) for each in completions]}) if as_json else _print_best(completions)
         return
     if n != 1:
         documents = [
@@ -125,7 +127,7 @@ def generate(
         print_json({"completions": documents})
         return
     stream = generator.stream(text, lookup=drafts, **settings)
-    _print_hints(continuation)  # now that nothing was refused, which is told in one line
+    _print_hints(continuation)  # only now, since an error must be the only line
     if as_json:
         for _ in stream:
             pass
@@ -147,12 +149,12 @@ def _print_text(stream: TextStream) -> None:
     click.echo()
 
 
-def _print_found(found: tuple[BeamCompletion, ...]) -> None:
-    if found[0].text is None:
-        _print_ids(found[0].token_ids)
-    click.echo(found[0].text or "")
+def _print_best(completions: tuple[BeamCompletion, ...]) -> None:
+    if completions[0].text is None:
+        _print_ids(completions[0].token_ids)
+    click.echo(completions[0].text or "")
 
 
 def _print_ids(token_ids: tuple[int, ...]) -> None:
-    click.echo("note: the folder has no tokenizer that can be read, so these are token ids", err=True)
+    click.echo("note: the folder has no supported tokenizer, so these are token ids", err=True)
     click.echo(",".join(map(str, token_ids)), nl=False)

@@ -13,7 +13,7 @@ from gpt2_runtime.graphs.graph_signature import GraphKind
 
 @click.command()
 @options.folder
-@click.option("--load", "with_loading", is_flag=True, help="Show the time and memory that loading takes, too.")
+@click.option("--load", "with_loading", is_flag=True, help="Also show the time and memory that loading takes.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @options.precision
 @options.provider
@@ -31,7 +31,7 @@ def inspect(
     graph: GraphKind | None,
     check_hashes: bool,
 ) -> None:
-    """Shows what FOLDER holds: origin, sizes, inputs and outputs, tokens, parity.
+    """Shows what FOLDER contains: origin, sizes, inputs and outputs, tokens, parity.
 
     \b
     Examples:

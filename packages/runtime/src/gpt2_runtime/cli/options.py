@@ -1,4 +1,4 @@
-"""What the commands share: the arguments and options of a folder, and how an error is told."""
+"""What the commands share: the arguments and options of a folder, and how errors are reported."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from gpt2_runtime.settings import Setting
 
 Command = Callable[..., None]
 
-INTERRUPTED = 130  # what a shell reports of a process that Ctrl-C ended
+INTERRUPTED = 130  # a shell's exit code for a process ended by Ctrl-C
 
 
 def guarded(command: Command) -> Command:
-    """Gives a command --debug, and without it one line on stderr for whatever goes wrong."""
+    """Gives a command --debug, and reports any error in one line on stderr without it."""
 
     @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
     @functools.wraps(command)
@@ -39,7 +39,7 @@ def guarded(command: Command) -> Command:
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
         except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
-            raise  # click's own business: usage errors exit with 2, a closed pipe quietly
+            raise  # click handles these: usage errors exit with 2, a closed pipe quietly
         except Exception as error:
             if debug:
                 traceback.print_exc()
@@ -49,12 +49,12 @@ def guarded(command: Command) -> Command:
     return wrapped
 
 
-# In a message a parameter and its value, as a program writes them.
+# A parameter and its value in a message, as a program writes them.
 ARGUMENT = re.compile(r"\b([a-z_]+)=(True|'[^']*')")
 
 
 def in_options(message: str) -> str:
-    """A message of the library, with the command's own options in its remedy, which names parameters.
+    """A message of the library, with the parameters in its remedy replaced by the command's options.
 
     >>> with click.Context(click.Command("x", params=[click.Option(["--overflow"])])):
     ...     in_options("prompt has 65 tokens, the model reads 64; shorten it or pass overflow='truncate'")
@@ -71,22 +71,22 @@ def in_options(message: str) -> str:
             return match[0]
         return names[name] if value == "True" else f"{names[name]} {value[1:-1]}"
 
-    told, semicolon, remedy = message.rpartition("; ")
-    return f"{told}{semicolon}{ARGUMENT.sub(spelled, remedy)}"
+    problem, semicolon, remedy = message.rpartition("; ")
+    return f"{problem}{semicolon}{ARGUMENT.sub(spelled, remedy)}"
 
 
 def fail(error: Exception) -> NoReturn:
     """One line on stderr, and exit code 1."""
     message = " ".join(str(error).split())
-    if isinstance(error, OSError) and error.filename is None:  # files are named where they are opened
-        message = f"output cannot be written: {error.strerror or message}; make room, or write it elsewhere"
+    if isinstance(error, OSError) and error.filename is None:  # errors of opening name the file
+        message = f"output cannot be written: {error.strerror or message}; free some space, or write it elsewhere"
         _drop_output()
     elif isinstance(error, UnicodeEncodeError):
         character = error.object[error.start]
-        told = f"output is {error.encoding}, which has no {character!a}"
-        message = f"{told}; set PYTHONUTF8=1 for UTF-8, or take --json where there is one"
+        problem = f"output is {error.encoding}, which has no {character!a}"
+        message = f"{problem}; set PYTHONUTF8=1 for UTF-8, or use --json if available"
     elif isinstance(error, MemoryError):
-        message = "memory is used up; ask for less at once (--rows, -n, a shorter text), or close other programs"
+        message = "out of memory; process less at once (--rows, -n, a shorter text), or close other programs"
     elif not isinstance(error, GPT2RuntimeError):
         message = f"unexpected {type(error).__name__}: {message}; run again with --debug for the traceback"
     else:
@@ -96,8 +96,8 @@ def fail(error: Exception) -> NoReturn:
 
 
 def _drop_output() -> None:
-    """What could not be written is still in stdout's buffer, and Python would tell of it again when it ends."""
-    with suppress(OSError):  # not a file of the system's: a test's, for instance
+    """Discards the unwritten output in stdout's buffer, about which Python would complain again at exit."""
+    with suppress(OSError):  # stdout has no descriptor, as in a test
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -110,11 +110,11 @@ precision = click.option(
 provider = click.option(
     "--provider", type=click.Choice(list(PROVIDERS)), default="cpu", show_default=True, help="Where the model runs."
 )
-threads = click.option("--threads", type=int, help="Threads per operator.  [default: as many as there are CPUs to use]")
+threads = click.option("--threads", type=int, help="Threads per operator.  [default: the number of usable CPUs]")
 graph = click.option(
     "--graph",
     type=click.Choice(["serving", "portable"]),
-    help="Graph to run.  [default: serving where it can run, else portable]",
+    help="Graph to run.  [default: serving if it can run, else portable]",
 )
 cuda_graph = click.option(
     "--cuda-graph", is_flag=True, help="With cuda and fp16: capture the one-token step as a CUDA graph and replay it."
@@ -122,13 +122,13 @@ cuda_graph = click.option(
 fast_single = click.option(
     "--fast-single",
     is_flag=True,
-    help="With int8 and int4 on the CPU: faster for a text alone, which may then differ from the same text in a batch.",
+    help="With int8 and int4 on the CPU: generate a single text faster, though it may differ from the text in a batch.",
 )
 lookup = click.option(
     "--lookup",
     is_flag=True,
-    help="Guess tokens from the text so far: the same text, sooner where it repeats itself. int8 and int4 guess with "
-    "--fast-single only.",
+    help="Draft tokens from the text so far (prompt lookup): the same text, faster if it repeats itself. int8 and int4 "
+    "need --fast-single.",
 )
 check_hashes = click.option(
     "--check-hashes", is_flag=True, help="Compare every file with the manifest's SHA-256 first."
@@ -136,10 +136,10 @@ check_hashes = click.option(
 
 
 def note_lookup(session: Session, lookup: bool) -> LookupConfig | None:
-    """What --lookup says; on stderr a note where it has no effect."""
+    """The config for --lookup; with a note on stderr if it has no effect."""
     if lookup and session.even:
-        told = f"{session.precision} would write another text with guesses, so --lookup makes none"
-        click.echo(f"note: {told}; add --fast-single to let it", err=True)
+        reason = f"--lookup has no effect, since drafts could change the text in {session.precision}"
+        click.echo(f"note: {reason}; add --fast-single to allow that", err=True)
     return LookupConfig() if lookup else None
 
 
@@ -152,7 +152,7 @@ def _bias(context: click.Context, parameter: click.Parameter, values: tuple[str,
         except ValueError as error:
             raise click.BadParameter(f"{value!r} is not a token id and a number such as 50256=-1.5") from error
         if token in biases:
-            raise click.BadParameter(f"{value!r} is the second bias of token {token}; give it once")
+            raise click.BadParameter(f"{value!r} is the second bias for token {token}; give only one")
         biases[token] = number
     return biases or None
 
@@ -172,7 +172,7 @@ def _unless(context: click.Context, parameter: click.Parameter, value: bool) -> 
     return False if value else None
 
 
-# How the command reads a setting, by the type of its value; all that is not given is None, and left to the library.
+# How the command parses a setting, by the type of its value. An absent option is None, and left to the library.
 KINDS: dict[type, dict[str, Any]] = {
     bool: {"is_flag": True, "callback": _unless},
     dict: {"multiple": True, "callback": _bias},
@@ -181,7 +181,7 @@ KINDS: dict[type, dict[str, Any]] = {
 
 
 def option(row: Setting) -> Callable[[Command], Command]:
-    """The option of a setting: --top-k for top_k, or what its row says."""
+    """The option of a setting: --top-k for top_k, unless its row names another."""
     name = row.option or "--" + row.name.replace("_", "-")
     read = KINDS.get(row.kind) or {"type": click.Choice(row.choices) if row.choices else row.kind}
     if row.many and row.kind not in KINDS:
@@ -192,13 +192,13 @@ def option(row: Setting) -> Callable[[Command], Command]:
 
 seed = option(SETTINGS["seed"])
 _continuation: tuple[Callable[[Command], Command], ...] = (
-    *(option(row) for name, row in SETTINGS.items() if name != "seed"),  # which a batch makes for each of its lines
+    *(option(row) for name, row in SETTINGS.items() if name != "seed"),  # `batch` derives a seed for each line
     click.option("-n", "n", type=int, default=1, show_default=True, help="Number of continuations; one prefill."),
 )
 
 
 def continuation(command: Command) -> Command:
-    """Gives a command the options that say how a prompt is continued; `settings` makes settings of them."""
+    """Gives a command the options for how to continue a prompt; `settings` converts them."""
     for each in reversed(_continuation):
         command = each(command)
     return command
@@ -207,29 +207,29 @@ def continuation(command: Command) -> Command:
 ESCAPE = re.compile(r"\\(?:[nrt0]|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4})")
 
 
-def hints(given: Mapping[str, Any]) -> Iterator[str]:
-    r"""What was probably meant by texts in which a backslash was typed, to which neither shells nor we give a meaning.
+def hints(values: Mapping[str, Any]) -> Iterator[str]:
+    r"""Hints about texts that contain a typed escape such as \n, which neither the shell nor this command expands.
 
     >>> for hint in hints({"stop": ("JULIET:", r"\n\n"), "bad_words": None}):
     ...     print(hint)
-    hint: --stop is \n\n as typed, backslashes and letters; for the characters that it stands for, bash has $'\n\n'
+    hint: --stop is \n\n, taken literally; for the characters that it stands for, in bash write $'\n\n'
     """
-    for option, texts in (("--stop", given["stop"] or ()), ("--bad-word", given["bad_words"] or ())):
+    for option, texts in (("--stop", values["stop"] or ()), ("--bad-word", values["bad_words"] or ())):
         for text in texts:
             if ESCAPE.search(text):
                 typed = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text[:MOST_SHOWN])
                 quoted = typed.replace("'", r"\'")
-                told = f"{option} is {typed} as typed, backslashes and letters"
-                yield f"hint: {told}; for the characters that it stands for, bash has $'{quoted}'"
+                literal = f"{option} is {typed}, taken literally"
+                yield f"hint: {literal}; for the characters that it stands for, in bash write $'{quoted}'"
                 break
 
 
-def settings(given: Mapping[str, Any]) -> Settings:
-    """What the options of `continuation` but -n say: those that were given.
+def settings(values: Mapping[str, Any]) -> Settings:
+    """The settings from the options of `continuation` that were given, without -n.
 
     Raises:
         SettingError: a value is out of range.
     """
-    told = cast(Settings, {name: given[name] for name in SETTINGS if given.get(name) is not None})
-    GenerationConfig.of(**told)
-    return told
+    present = cast(Settings, {name: values[name] for name in SETTINGS if values.get(name) is not None})
+    GenerationConfig.of(**present)
+    return present

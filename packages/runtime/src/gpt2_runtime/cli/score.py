@@ -26,9 +26,9 @@ MOST_TEXT_BYTES = 16_000_000  # some four million tokens; if each were of one by
 @options.folder
 @click.argument("file")
 @click.option("--stride", type=int, help="Tokens from the start of one window to the next.  [default: half a window]")
-@click.option("--window", type=int, help="Tokens that are read at once.  [default: the model's context]")
-@click.option("--per-token", is_flag=True, help="Print a line of JSON for each token, then that of --json.")
-@click.option("--top", type=int, default=0, help="With --per-token, show this many of the likeliest tokens, too.")
+@click.option("--window", type=int, help="Tokens per window.  [default: the model's context]")
+@click.option("--per-token", is_flag=True, help="Print a line of JSON for each token, then the line of --json.")
+@click.option("--top", type=int, default=0, help="With --per-token, also show this many of the likeliest tokens.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @options.precision
 @options.provider
@@ -52,10 +52,10 @@ def score(
 ) -> None:
     """Shows how likely the text of FILE is: log-likelihood, perplexity, bits per byte.
 
-    If FILE is -, the text is read from standard input. It is read in windows, each of which scores the tokens that are
-    new in it, as transformers' page "Perplexity of fixed-length models" does. A smaller stride gives each token more
-    context and takes longer. For a comparison with OpenAI's figures use --stride 1024, where windows do not overlap.
-    <|endoftext|> spelled out in FILE is that token.
+    If FILE is -, the text is read from standard input. It is read in windows, and each window scores its new tokens, as
+    in transformers' page "Perplexity of fixed-length models". A smaller stride gives each token more context and takes
+    longer. To compare with OpenAI's figures, use --stride 1024, where windows do not overlap. <|endoftext|> in FILE is
+    that token.
 
     \b
     Examples:
@@ -63,8 +63,8 @@ def score(
       printf 'To be, or not to be' | gpt2-runtime score out/demo - --per-token --top 3
     """
     if top and not per_token:
-        raise click.UsageError("--top goes with --per-token.")
-    text = read_text(file, MOST_TEXT_BYTES)  # before the model is loaded: a mistyped name should not cost a wait
+        raise click.UsageError("--top needs --per-token; add it.")
+    text = read_text(file, MOST_TEXT_BYTES)  # before loading the model, so that a typo is reported at once
     opened = TextGenerator.open(
         folder, precision=precision, provider=provider, threads=threads, graph=graph, check_hashes=check_hashes
     )
@@ -76,11 +76,11 @@ def score(
         raise EmptyPromptError(f"{_name(file)} has {counted(len(ids), 'token')}, must have at least 2; {UNSCORED}")
     size, step = window_and_stride(session, window, stride)
     total = sum(part.end - part.begin for part in windows(len(ids), size, step))
-    found, scored_bytes, read = Perplexity(), 0, 0
+    result, scored_bytes, read = Perplexity(), 0, 0
     start = perf_counter()
     with Bar("score", total) as bar:
         for part, scores in score_windows(session, ids, window=size, stride=step, top=top):
-            found = found.after(scores)
+            result = result.after(scores)
             scored_bytes += _bytes(tokenizer, scores)
             if per_token:
                 bar.wipe()
@@ -89,7 +89,7 @@ def score(
             read += part.end - part.begin
             bar.show(read, _pace(read, total, perf_counter() - start))
     seconds = perf_counter() - start
-    report = _report(found, scored_bytes, window=size, stride=step, tokens_per_second=total / seconds)
+    report = _report(result, scored_bytes, window=size, stride=step, tokens_per_second=total / seconds)
     if as_json or per_token:
         # JSON has no infinity, which the perplexity of a damaged model can reach.
         print_json({name: None if figure == math.inf else figure for name, figure in report.items()})
@@ -114,22 +114,22 @@ def _bytes(tokenizer: Tokenizer, scores: Sequence[TokenScore]) -> int:
     return sum(len(tokenizer.token_bytes(token.id)) for token in scores if token.logprob is not None)
 
 
-def _report(found: Perplexity, scored_bytes: int, **run: float) -> dict[str, float]:
+def _report(result: Perplexity, scored_bytes: int, **run: float) -> dict[str, float]:
     return {
-        "tokens": found.tokens,
-        "scored_tokens": found.scored_tokens,
-        "log_likelihood": found.log_likelihood,
-        "perplexity": found.perplexity,
-        "token_perplexity": found.token_perplexity,
-        "bits_per_byte": found.bits_per_byte(scored_bytes),
-        "windows": found.windows,
+        "tokens": result.tokens,
+        "scored_tokens": result.scored_tokens,
+        "log_likelihood": result.log_likelihood,
+        "perplexity": result.perplexity,
+        "token_perplexity": result.token_perplexity,
+        "bits_per_byte": result.bits_per_byte(scored_bytes),
+        "windows": result.windows,
         **run,
     }
 
 
 def _lines(report: dict[str, float]) -> Iterator[str]:
     """The report for people."""
-    yield f"tokens          {report['tokens']:,}, of which {report['scored_tokens']:,} are scored"
+    yield f"tokens          {report['tokens']:,}, {report['scored_tokens']:,} of them scored"
     yield f"windows         {report['windows']:,} of {report['window']:,}, one every {report['stride']:,} tokens"
     yield f"log-likelihood  {report['log_likelihood']:,.4f}"
     yield f"perplexity      {report['perplexity']:,.4f}; {report['token_perplexity']:,.4f} if each token counts once"

@@ -120,7 +120,7 @@ class GenerationConfig:
         None,
         check_seed,
         kind=int,
-        help="The same seed draws the same text.",
+        help="Random seed; the same seed gives the same text.",
         shown_default="random; --json shows it",
     )
     stop: Sequence[str] = setting(
@@ -128,7 +128,7 @@ class GenerationConfig:
         check_stops,
         kind=str,
         many=True,
-        help="End before this text, taken as it is: a line end is $'\\n' in bash. Repeatable.",
+        help="Stop before this text, taken literally: a newline is $'\\n' in bash. Repeatable.",
         of_text=True,
     )
     stop_token_ids: Collection[int] | None = setting(
@@ -136,7 +136,7 @@ class GenerationConfig:
         partial(check_ids, remedy="leave it out for end-of-text"),
         kind=int,
         many=True,
-        help="End at this token. Repeatable.",
+        help="Stop at this token. Repeatable.",
         shown_default="end-of-text",
         option="--stop-token-id",
     )
@@ -154,15 +154,15 @@ class GenerationConfig:
         partial(check_choice, choices=get_args(Overflow)),
         kind=str,
         choices=get_args(Overflow),
-        help="If the text is longer than the model's context: refuse it, keep the end of the prompt, or go on from the "
-        "last half.",
+        help="If the text is longer than the model's context: refuse it, keep the end of the prompt, or continue from "
+        "the last half.",
         shown_default="error",
     )
     logprobs: int | None = setting(
         None,
         _check_logprobs,
         kind=int,
-        help="Show each new token's log-probability and the N likeliest.",
+        help="Show each new token's log-probability and the N likeliest tokens.",
         metavar="N",
     )
     prompt_logprobs: int | None = setting(
@@ -177,7 +177,7 @@ class GenerationConfig:
         True,
         check_flag,
         kind=bool,
-        help="Take <|endoftext|> spelled out in the prompt as plain text.",
+        help="Treat <|endoftext|> in the prompt as plain text.",
         option="--no-parse-special",
         of_text=True,
     )

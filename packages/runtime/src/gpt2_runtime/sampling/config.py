@@ -108,32 +108,32 @@ class SamplingConfig:
         None,
         partial(check_integer, least=1, remedy=ALL),
         kind=int,
-        help="Draw from the K likeliest tokens only.",
+        help="Sample only from the K likeliest tokens.",
         shown_default="from all",
     )
     top_p: float | None = setting(
         None,
         partial(check_number, least=0, most=1, above=True, remedy=ALL),
         kind=float,
-        help="Draw from the fewest likeliest tokens whose probabilities sum to this.",
+        help="Sample from the smallest set of likeliest tokens whose probabilities sum to this.",
     )
     min_p: float | None = setting(
         None,
         partial(check_number, least=0, most=1, remedy=ALL),
         kind=float,
-        help="Draw from tokens at least this fraction as probable as the likeliest.",
+        help="Sample from tokens at least this fraction as probable as the likeliest.",
     )
     typical_p: float | None = setting(
         None,
         partial(check_number, least=0, most=1, above=True, remedy=ALL),
         kind=float,
-        help="Draw from the most typical tokens whose probabilities sum to this.",
+        help="Sample from the most typical tokens whose probabilities sum to this.",
     )
     repetition_penalty: float = setting(
         1.0,
         partial(check_number, least=1 / MOST, most=MOST, remedy="1 is no penalty"),
         kind=float,
-        help="Above 1, tokens that are in the text become less likely.",
+        help="Above 1, makes tokens that are in the text less likely.",
     )
     frequency_penalty: float = setting(
         0.0,
@@ -151,7 +151,7 @@ class SamplingConfig:
         None,
         partial(check_integer, least=1, remedy="leave it out to let any come again"),
         kind=int,
-        help="Let no sequence of N tokens occur twice.",
+        help="Never repeat a sequence of N tokens.",
         metavar="N",
     )
     logit_bias: Mapping[int, float] | tuple[tuple[int, float], ...] = setting(
@@ -166,7 +166,7 @@ class SamplingConfig:
         _check_words,
         kind=list,
         many=True,
-        help="Never generate these tokens one after another. Repeatable.",
+        help="Never generate this sequence of tokens. Repeatable.",
         option="--bad-word-ids",
         metavar="IDS",
     )
@@ -174,7 +174,7 @@ class SamplingConfig:
         0,
         partial(check_integer, least=0, remedy="0 lets the text end at once"),
         kind=int,
-        help="Allow no stop token before this many tokens.",
+        help="Generate at least this many tokens before a stop token.",
     )
 
     def __post_init__(self) -> None:

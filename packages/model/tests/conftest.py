@@ -1,4 +1,4 @@
-"""Small networks whose weights show every mistake, and checkpoints of them on disk."""
+"""Small networks whose weights expose every mistake, and checkpoints of them on disk."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -13,11 +13,11 @@ from hypothesis import settings
 from safetensors.torch import save_file
 from torch import Tensor
 
-# The same examples on every run: a red run can be repeated, and a green one means the same everywhere.
+# The same examples on every run: a failure can be repeated, and a pass means the same everywhere.
 settings.register_profile("repeatable", derandomize=True, database=None, deadline=None, max_examples=25)
 settings.load_profile("repeatable")
 
-torch.set_num_threads(1)  # these networks are so small that a second thread costs more than it brings
+torch.set_num_threads(1)  # these networks are too small to gain from a second thread
 
 SIZES = {"vocab_size": 50, "n_positions": 16, "n_embd": 12, "n_layer": 2, "n_head": 3}
 
@@ -43,13 +43,13 @@ def make_model() -> MakeModel:
 
 @pytest.fixture(scope="session")
 def model() -> GPT2:
-    """For reading; a test that changes a network makes its own. In float64, so that tolerances can be tight."""
+    """Shared and read-only; a test that changes a network makes its own. In float64, for tight tolerances."""
     return make_model_of_any_size()
 
 
 @pytest.fixture
 def make_folder(tmp_path: Path) -> MakeFolder:
-    """Writes a checkpoint's folder: the tensors of a network under transformers' names, unless others are given."""
+    """Writes a checkpoint folder: a network's tensors under transformers' names, unless `tensors` is given."""
 
     def make(
         model: GPT2,

@@ -1,4 +1,4 @@
-"""A folder is opened as a checkpoint, or refused in one line that names the file and the remedy."""
+"""A folder opens as a checkpoint, or is refused in one line that names the file and the remedy."""
 
 import json
 import struct
@@ -25,7 +25,7 @@ def folder(model: GPT2, make_folder: MakeFolder) -> Path:
 
 @pytest.fixture
 def bare(tmp_path: Path) -> Path:
-    """A folder that has a config.json, and no weights yet."""
+    """A folder with a config.json and no weights yet."""
     bare = tmp_path / "bare"
     bare.mkdir()
     (bare / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
@@ -33,7 +33,7 @@ def bare(tmp_path: Path) -> Path:
 
 
 def refusal(kind: type[Exception], source: str | Path, **options: Any) -> str:
-    """The message, which is one line."""
+    """The error message, checked to be one line."""
     with pytest.raises(kind) as caught:
         open_checkpoint(source, **options)
     message = str(caught.value)
@@ -48,27 +48,27 @@ def test_a_folder_is_opened_with_its_config_and_the_names_of_its_tensors(folder:
     assert checkpoint.tensors.keys() == stored_tensors(model).keys()
 
 
-def test_a_tensor_that_is_asked_for_twice_is_mapped_once(folder: Path) -> None:
+def test_a_tensor_requested_twice_is_mapped_once(folder: Path) -> None:
     wte = open_checkpoint(folder).tensors["transformer.wte.weight"]
     assert wte().data_ptr() == wte().data_ptr()
 
 
 @pytest.mark.parametrize("source", ["no/such/folder", "./gone", "/gone", "two words", "a:b", "a\0b"])
-def test_what_is_neither_a_folder_nor_a_repositorys_name_is_refused_without_the_network(source: str) -> None:
+def test_a_source_that_is_neither_folder_nor_repository_name_is_refused_without_the_network(source: str) -> None:
     assert refusal(SourceError, source).startswith(f"{source} is neither a folder nor the name of a repository")
 
 
 @pytest.mark.parametrize(
     ("name", "remedy"),
     [
-        ("model.safetensors", "is a file, one of a checkpoint's; name its folder, {folder}"),
-        ("config.json", "is a file, one of a checkpoint's; name its folder, {folder}"),
-        ("ckpt.pt", "is a file, one of a checkpoint's; name its folder, {folder}"),
+        ("model.safetensors", "is one file of a checkpoint; name its folder, {folder}"),
+        ("config.json", "is one file of a checkpoint; name its folder, {folder}"),
+        ("ckpt.pt", "is one file of a checkpoint; name its folder, {folder}"),
         ("gpt2.Q4_K_M.gguf", "is a GGUF file, llama.cpp's format; name the folder of the checkpoint"),
         ("gpt2.zip", "is a file; name a checkpoint's folder, with config.json and model.safetensors"),
     ],
 )
-def test_a_file_is_no_folder(folder: Path, name: str, remedy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_refused_as_a_source(folder: Path, name: str, remedy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / name).touch()
     assert refusal(SourceError, folder / name).startswith(f"{folder / name} {remedy.format(folder=folder)}")
     monkeypatch.chdir(folder)
@@ -76,7 +76,7 @@ def test_a_file_is_no_folder(folder: Path, name: str, remedy: str, monkeypatch: 
 
 
 def test_a_revision_of_a_folder_is_refused(folder: Path) -> None:
-    assert "'main' was asked for, but" in refusal(SourceError, folder, revision="main")
+    assert "revision is 'main', but" in refusal(SourceError, folder, revision="main")
 
 
 def test_a_folder_without_config_is_refused(folder: Path) -> None:
@@ -96,7 +96,7 @@ def test_a_folder_without_config_is_refused(folder: Path) -> None:
     ],
     ids=["empty", "cut short", "not UTF-8", "list", "number", "deep"],
 )
-def test_a_config_that_is_no_json_object_is_refused(folder: Path, content: bytes, complaint: str) -> None:
+def test_a_config_that_is_not_a_json_object_is_refused(folder: Path, content: bytes, complaint: str) -> None:
     (folder / "config.json").write_bytes(content)
     assert refusal(ConfigError, folder).startswith(f"{folder / 'config.json'} {complaint}")
 
@@ -130,17 +130,17 @@ def test_a_folder_without_weights_is_refused(bare: Path) -> None:
         ("epoch=3-step=100.ckpt", "if it holds the model, rename it to pytorch_model.bin"),
         ("adapter_model.safetensors", "merge it into its base model first"),
         ("adapter_model.bin", "merge it into its base model first"),
-        ("model.ckpt.index", "its converted weights are the hub's openai-community/gpt2"),
-        ("hparams.json", "its converted weights are the hub's openai-community/gpt2"),
+        ("model.ckpt.index", "its converted weights are the Hub's openai-community/gpt2"),
+        ("hparams.json", "its converted weights are the Hub's openai-community/gpt2"),
         ("adapter_config.json", "merge it into its base model first"),
     ],
 )
 @pytest.mark.parametrize("with_config", [True, False], ids=["with config.json", "without"])
-def test_weights_of_another_kind_are_refused_with_the_remedy(
+def test_weights_in_another_format_are_refused_with_the_remedy(
     bare: Path, file: str, remedy: str, with_config: bool
 ) -> None:
     (bare / file).touch()
-    if not with_config:  # as OpenAI's own checkpoint and an adapter are
+    if not with_config:  # like OpenAI's own checkpoint and an adapter
         (bare / "config.json").unlink()
     message = refusal(SourceError, bare)
     assert file in message
@@ -157,7 +157,7 @@ def test_folders_that_other_programs_leave_are_named_with_the_remedy(bare: Path,
 
 @pytest.mark.parametrize("steps", [[500], [500, 1500, 1000], [9, 10, 100]])
 @pytest.mark.parametrize("beside", [(), ("training_args.bin", "trainer_state.json", "optimizer.pt")])
-def test_of_a_trainers_output_the_newest_checkpoint_is_named(
+def test_a_trainers_output_is_refused_naming_its_newest_checkpoint(
     bare: Path, steps: list[int], beside: tuple[str, ...]
 ) -> None:
     for name in beside:
@@ -184,7 +184,9 @@ def test_a_trainers_output_with_weights_of_its_own_is_read(folder: Path) -> None
 
 
 @pytest.mark.parametrize("file", ["adapter_config.json", "adapter_model.safetensors"])
-def test_an_adapter_beside_whole_weights_is_refused_for_transformers_would_apply_it(folder: Path, file: str) -> None:
+def test_an_adapter_beside_whole_weights_is_refused_because_transformers_would_apply_it(
+    folder: Path, file: str
+) -> None:
     (folder / file).touch()
     message = refusal(SourceError, folder)
     assert f"it has {file}: a LoRA adapter" in message
@@ -218,7 +220,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE)
-def test_a_file_that_is_no_whole_safetensors_file_is_refused_by_name(bare: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_whole_safetensors_file_is_refused_by_name(bare: Path, content: bytes) -> None:
     file = bare / "model.safetensors"
     file.write_bytes(content)
     message = refusal(WeightFileError, bare)
@@ -226,15 +228,15 @@ def test_a_file_that_is_no_whole_safetensors_file_is_refused_by_name(bare: Path,
     assert message.endswith("; download it again")
 
 
-@pytest.mark.parametrize("kept", [0.0, 0.01, 0.5, 0.999])
-def test_a_download_that_was_cut_short_is_refused(folder: Path, kept: float) -> None:
+@pytest.mark.parametrize("fraction", [0.0, 0.01, 0.5, 0.999])
+def test_a_download_that_was_cut_short_is_refused(folder: Path, fraction: float) -> None:
     file = folder / "model.safetensors"
     content = file.read_bytes()
-    file.write_bytes(content[: int(len(content) * kept)])
+    file.write_bytes(content[: int(len(content) * fraction)])
     assert refusal(WeightFileError, folder).startswith(f"{file} ")
 
 
-def test_a_type_of_number_that_torch_cannot_hold_is_refused(bare: Path) -> None:
+def test_a_dtype_that_torch_does_not_have_is_refused(bare: Path) -> None:
     (bare / "config.json").write_text('{"model_type": "gpt2", "n_layer": 1}')
     header = {"transformer.wte.weight": {"dtype": "F6_E2M3", "shape": [50257, 768], "data_offsets": [0, 28948032]}}
     (bare / "model.safetensors").write_bytes(safetensors(header, bytes(28948032)))
@@ -272,16 +274,16 @@ def test_an_index_of_safetensors_cannot_smuggle_in_a_pickle(bare: Path) -> None:
     assert "weights.bin" in refusal(WeightFileError, bare)
 
 
-def test_every_shard_that_is_not_there_is_named(bare: Path) -> None:
+def test_every_missing_shard_is_named(bare: Path) -> None:
     write_index(bare, {"a": "model-1.safetensors", "b": "model-2.safetensors", "c": "model-2.safetensors"})
     message = refusal(WeightFileError, bare)
     assert "names model-1.safetensors, model-2.safetensors, which" in message
 
 
-def test_a_shard_that_lacks_what_its_index_promises_is_refused(bare: Path) -> None:
+def test_a_shard_that_lacks_a_tensor_of_its_index_is_refused(bare: Path) -> None:
     write_index(bare, {"a": "model-1.safetensors", "b": "model-1.safetensors", "c": "model-1.safetensors"})
     save_file({"a": torch.ones(2)}, bare / "model-1.safetensors")
-    assert "model-1.safetensors lacks b, c, which its index promises" in refusal(WeightFileError, bare)
+    assert "model-1.safetensors lacks b, c, which its index lists" in refusal(WeightFileError, bare)
 
 
 def test_a_tensor_in_two_shards_is_refused(bare: Path) -> None:
@@ -291,6 +293,6 @@ def test_a_tensor_in_two_shards_is_refused(bare: Path) -> None:
     assert "model-2.safetensors holds a, which another file" in refusal(WeightFileError, bare)
 
 
-def test_an_empty_source_is_not_the_folder_that_one_is_in() -> None:
+def test_an_empty_source_does_not_mean_the_current_folder() -> None:
     with pytest.raises(SourceError, match="the source is empty"):
         open_checkpoint("")

@@ -1,4 +1,4 @@
-"""`GPT2Config`: what exists is valid, and every field of a config.json counts, has no effect, or is refused."""
+"""`GPT2Config`: every instance is valid, and every field of a config.json is used, inert or refused."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ SIZES = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner")
 FLAGS = ("scale_attn_weights", "scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn", "tie_word_embeddings")
 RATES = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
 
-# The config.json of checkpoints on the hub, as they are published.
+# config.json of checkpoints on the Hub, as published.
 PUBLISHED = json.loads((Path(__file__).parent / "data" / "published_configs.json").read_text(encoding="utf-8"))
 SIZES_OF_PUBLISHED = {
     "openai-community/gpt2": (12, 12, 768),
@@ -53,7 +53,7 @@ def test_a_size_is_a_whole_number_from_one_to_what_an_index_can_count(size: str,
 
 
 @pytest.mark.parametrize("size", [size for size in SIZES if size != "n_inner"])
-def test_only_the_inner_size_may_be_left_open(size: str) -> None:
+def test_only_the_inner_size_may_be_none(size: str) -> None:
     with pytest.raises(ConfigError, match=f"{size} is None"):
         GPT2Config(**{size: None})
     assert GPT2Config(n_inner=None).inner_size == 3072
@@ -83,17 +83,17 @@ def test_a_rate_of_one_would_leave_nothing(number: str) -> None:
 def test_every_field_is_checked() -> None:
     unchecked = {field.name for field in dataclasses.fields(GPT2Config)}
     unchecked -= {*SIZES, *FLAGS, *RATES, "layer_norm_epsilon", "initializer_range", "activation_function"}
-    assert not unchecked, "a new field needs its test of bad values above"
+    assert not unchecked, "a new field needs a test of bad values above"
 
 
 @pytest.mark.parametrize("value", ["quick_gelu", "GELU", "", None, 3])
-def test_an_activation_is_one_of_those_known_which_the_refusal_lists(value: object) -> None:
+def test_an_unknown_activation_is_refused_listing_the_known_ones(value: object) -> None:
     with pytest.raises(ConfigError, match=re.escape(repr(value))) as caught:
         GPT2Config(activation_function=value)  # type: ignore[arg-type]
     assert all(name in str(caught.value) for name in ACTIVATION_FUNCTIONS)
 
 
-def test_the_heads_share_the_width_without_remainder() -> None:
+def test_the_width_must_be_a_multiple_of_the_heads() -> None:
     with pytest.raises(ConfigError, match="n_embd is 10, not a multiple of n_head, 4"):
         GPT2Config(n_embd=10, n_head=4)
 
@@ -103,7 +103,7 @@ def test_a_config_cannot_be_changed() -> None:
         GPT2Config().n_layer = 3  # type: ignore[misc]
 
 
-def test_sizes_are_given_by_name_only() -> None:
+def test_sizes_are_keyword_only() -> None:
     with pytest.raises(TypeError):
         GPT2Config(50257)  # type: ignore[misc]
 
@@ -128,7 +128,7 @@ def test_the_published_file_is_the_default() -> None:
 
 
 @pytest.mark.parametrize("name", SIZES_OF_PUBLISHED)
-def test_a_published_file_is_read_without_a_remark(name: str) -> None:
+def test_a_published_file_is_read_without_a_warning(name: str) -> None:
     config, remarks = read_hf(PUBLISHED[name])
     n_layer, n_head, n_embd = SIZES_OF_PUBLISHED[name]
     assert config == GPT2Config(n_layer=n_layer, n_head=n_head, n_embd=n_embd)
@@ -146,7 +146,7 @@ def test_an_alias_means_the_field(alias: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(("alias", "name"), ALIASES.items())
-def test_an_alias_at_odds_with_the_field_is_refused_in_either_order(alias: str, name: str) -> None:
+def test_an_alias_that_contradicts_the_field_is_refused_in_either_order(alias: str, name: str) -> None:
     for fields in ({alias: 24, name: 36}, {name: 36, alias: 24}):
         message = refusal(**fields)
         assert name in message
@@ -161,7 +161,7 @@ def test_n_ctx_stands_for_n_positions_where_that_is_absent() -> None:
 
 @pytest.mark.parametrize("name", ["n_positions", "max_position_embeddings"])
 @pytest.mark.parametrize("n_ctx", [32, 4096, "much", [1], 1.5])
-def test_n_ctx_at_odds_with_n_positions_only_warns_in_either_order(name: str, n_ctx: object) -> None:
+def test_n_ctx_that_contradicts_n_positions_only_warns_in_either_order(name: str, n_ctx: object) -> None:
     for fields in ({"n_ctx": n_ctx, name: 64}, {name: 64, "n_ctx": n_ctx}):
         with pytest.warns(CheckpointWarning, match=re.escape(f"n_ctx is {n_ctx!r} but n_positions is 64")):
             assert GPT2Config.from_hf(hf(**fields)).n_positions == 64
@@ -196,7 +196,7 @@ def test_several_unknown_fields_are_refused_at_once_and_many_are_counted() -> No
         ("eos_token", "eos_token_id"),
     ],
 )
-def test_a_field_that_is_nearly_a_known_one_is_refused_with_that(typo: str, meant: str) -> None:
+def test_a_misspelt_field_is_refused_with_the_nearest_name(typo: str, meant: str) -> None:
     assert f"did you mean {meant}?" in refusal(**{typo: 1})
     assert "did you mean" not in refusal(rotary_dim=1)
 
@@ -212,7 +212,7 @@ def test_null_means_absent(name: str) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         assert GPT2Config.from_hf(hf(**{name: None})) == GPT2Config()
-    # Where a default decides the arithmetic instead, that is said.
+    # A warning where a default decides the arithmetic instead.
     decides = name in ALIASES or (
         name not in INERT and name not in REQUIRED_VALUES and name not in ("n_ctx", "n_inner")
     )
@@ -220,11 +220,11 @@ def test_null_means_absent(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["rope_theta", "quantization_config", "auto_map", "x"])
-def test_an_unknown_field_that_is_null_is_as_absent_too(name: str) -> None:
+def test_an_unknown_field_that_is_null_counts_as_absent_too(name: str) -> None:
     assert read_hf(hf(**{name: None})) == (GPT2Config(), ())
 
 
-def test_a_field_whose_content_is_not_what_it_seems_says_what_to_do() -> None:
+def test_a_quantization_or_custom_code_field_is_refused_with_the_remedy() -> None:
     message = refusal(quantization_config={"load_in_8bit": True})
     assert "quantization_config is {'load_in_8bit': True}: the weights are quantized" in message
     assert "model.dequantize()" in message
@@ -272,7 +272,7 @@ def test_an_unknown_field_does_not_flood_the_message_with_its_value() -> None:
     ],
     ids=lambda fields: next(iter(fields)),
 )
-def test_arithmetic_that_is_not_done_here_is_refused_by_name(fields: dict[str, Any]) -> None:
+def test_arithmetic_that_is_not_implemented_is_refused_by_name(fields: dict[str, Any]) -> None:
     ((name, value),) = fields.items()
     message = refusal(**fields)
     assert name in message
@@ -280,7 +280,7 @@ def test_arithmetic_that_is_not_done_here_is_refused_by_name(fields: dict[str, A
 
 
 @pytest.mark.parametrize("name", sorted(REQUIRED_VALUES))
-def test_a_field_that_asks_for_what_is_done_anyway_is_taken(name: str) -> None:
+def test_a_field_that_requires_the_default_behaviour_is_accepted(name: str) -> None:
     assert GPT2Config.from_hf(hf() | {name: REQUIRED_VALUES[name]}) == GPT2Config()
 
 
@@ -306,14 +306,14 @@ def test_a_field_without_effect_may_hold_anything(name: str) -> None:
     assert GPT2Config.from_hf(hf(**{name: ["anything"]})) == GPT2Config()
 
 
-def test_a_field_is_known_if_it_is_judged_by_itself() -> None:
+def test_is_known_covers_every_field_that_from_hf_reads() -> None:
     judged = {field.name for field in dataclasses.fields(GPT2Config)}.union(ALIASES, REQUIRED_VALUES, INERT)
     assert all(map(is_known, judged))
     assert not is_known("rope_theta")
     assert not is_known("auto_map")
 
 
-def test_every_inert_field_has_a_reason_and_none_is_judged_otherwise() -> None:
+def test_every_inert_field_has_a_reason_and_no_other_meaning() -> None:
     assert all(reason.strip() for reason in INERT.values())
     assert INERT.keys() >= GENERATION_FIELDS
     own = {field.name for field in dataclasses.fields(GPT2Config)}
@@ -321,7 +321,7 @@ def test_every_inert_field_has_a_reason_and_none_is_judged_otherwise() -> None:
 
 
 @pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
-def test_either_name_of_the_stored_type_is_read_past(name: str) -> None:
+def test_either_name_of_the_stored_dtype_is_ignored(name: str) -> None:
     assert GPT2Config.from_hf(hf(**{name: "float16"})) == GPT2Config()
 
 
@@ -345,5 +345,5 @@ def test_bad_values_are_refused_from_a_file_too() -> None:
         **{flag: st.booleans() for flag in FLAGS},
     )
 )
-def test_a_config_comes_back_from_its_own_file(config: GPT2Config) -> None:
+def test_a_config_round_trips_through_its_file(config: GPT2Config) -> None:
     assert GPT2Config.from_hf(config.to_hf()) == config

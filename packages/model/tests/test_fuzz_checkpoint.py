@@ -1,4 +1,4 @@
-"""Whatever lies in a checkpoint's folder: it loads, or one short line says why not; nothing else is raised."""
+"""Whatever is in a checkpoint folder, it loads or one short line says why not; no other exception escapes."""
 
 import json
 import pickle
@@ -42,7 +42,7 @@ def model(make_model: MakeModel) -> GPT2:
 
 
 def attempt(folder: Path, **options: Any) -> str:
-    """The message, empty where the checkpoint was read; what is no error of ours is raised."""
+    """The error message, empty if the checkpoint loaded; any exception that is not ours escapes."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -89,7 +89,7 @@ def test_any_config_at_length(model: GPT2, changes: dict[str, Any]) -> None:
 
 
 def any_names(model: GPT2, data: st.DataObject) -> None:
-    """Renamed, reshaped, retyped, dropped: some of the tensors."""
+    """Some of the tensors renamed, reshaped, retyped or dropped."""
     parts = st.sampled_from([*PREFIXES, *INNER, "lora_A.", "v_head.", "score.", "transformer.", ""]) | st.text(
         max_size=9
     )

@@ -1,4 +1,4 @@
-"""The decode loop: what it yields, when it stops, and exactly which distribution it draws from."""
+"""The decode loop: what it yields, when it stops, and exactly which distribution it samples."""
 
 import math
 from typing import Any
@@ -9,7 +9,7 @@ from gpt2_model import GPT2, generate
 from gpt2_model.generate import choose, keep_top_k, keep_top_p
 from torch import Tensor
 
-PROMPT = [20, 30, 40]  # the likeliest token after each of these is another
+PROMPT = [20, 30, 40]  # each of these is followed by a different likeliest token
 HALVES = torch.tensor([0.5, 0.25, 0.125, 0.125], dtype=torch.float64)  # sums of these are exact
 
 
@@ -23,14 +23,14 @@ def seeded(seed: int) -> torch.Generator:
 
 @pytest.fixture
 def drawn_from(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
-    """The probability vectors that are drawn from, as they are handed to torch."""
-    seen: list[Tensor] = []
+    """The probability vectors handed to torch for sampling."""
+    vectors: list[Tensor] = []
     draw = torch.multinomial
-    monkeypatch.setattr(torch, "multinomial", lambda p, *args, **named: seen.append(p) or draw(p, *args, **named))
-    return seen
+    monkeypatch.setattr(torch, "multinomial", lambda p, *args, **named: vectors.append(p) or draw(p, *args, **named))
+    return vectors
 
 
-def test_greedy_takes_the_likeliest_token_after_all_of_the_text_so_far(model: GPT2) -> None:
+def test_greedy_takes_the_likeliest_token_after_the_whole_text_so_far(model: GPT2) -> None:
     text = list(PROMPT)
     for token in ids(model):
         assert token == int(model(torch.tensor([text]))[0][0, -1].argmax())
@@ -69,7 +69,7 @@ def test_a_full_context_still_yields_one_token_which_is_not_read(model: GPT2, le
     assert len(ids(model, [7] * length, max_new_tokens=99)) == room
 
 
-def test_no_new_tokens_are_none(model: GPT2) -> None:
+def test_zero_new_tokens_yields_nothing(model: GPT2) -> None:
     assert ids(model, max_new_tokens=0) == []
 
 
@@ -85,8 +85,8 @@ def test_the_callers_gradients_stay_on_between_tokens(model: GPT2) -> None:
 
 
 def test_top_k_keeps_the_k_likeliest() -> None:
-    kept = keep_top_k(HALVES.log(), 2).softmax(dim=-1)
-    torch.testing.assert_close(kept, torch.tensor([2 / 3, 1 / 3, 0, 0], dtype=torch.float64), rtol=0, atol=1e-15)
+    filtered = keep_top_k(HALVES.log(), 2).softmax(dim=-1)
+    torch.testing.assert_close(filtered, torch.tensor([2 / 3, 1 / 3, 0, 0], dtype=torch.float64), rtol=0, atol=1e-15)
 
 
 @pytest.mark.parametrize(("k", "tokens"), [(1, 1), (2, 2), (3, 4), (4, 4), (99, 4)])
@@ -105,8 +105,8 @@ def test_top_p_keeps_the_fewest_that_reach_p(p: float, tokens: int) -> None:
 
 def test_top_p_keeps_the_likeliest_where_they_stand() -> None:
     logits = torch.tensor([0.1, 0.6, 0.05, 0.25], dtype=torch.float64).log()
-    kept = keep_top_p(logits, 0.8).softmax(dim=-1)
-    torch.testing.assert_close(kept, torch.tensor([0, 12 / 17, 0, 5 / 17], dtype=torch.float64), rtol=0, atol=1e-15)
+    filtered = keep_top_p(logits, 0.8).softmax(dim=-1)
+    torch.testing.assert_close(filtered, torch.tensor([0, 12 / 17, 0, 5 / 17], dtype=torch.float64), rtol=0, atol=1e-15)
 
 
 def test_temperature_comes_before_the_filters(drawn_from: list[Tensor]) -> None:

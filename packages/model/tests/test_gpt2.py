@@ -1,4 +1,4 @@
-"""The network: each part has the property that makes it what it is, and a text reads the same in pieces and rows."""
+"""The network: each part has its defining property, and a text reads the same in pieces and in rows."""
 
 import math
 from collections.abc import Callable
@@ -20,13 +20,13 @@ CLOSE = {"rtol": 0.0, "atol": 1e-12}  # float64: only the order of sums may diff
 
 
 def stream(model: GPT2, length: int = 5) -> Tensor:
-    """A residual stream (1, T, C) to run one part of the network on."""
+    """A residual stream (1, T, C) as input to one part of the network."""
     rng = torch.Generator().manual_seed(2)
     return torch.randn(1, length, model.config.n_embd, generator=rng, dtype=torch.float64)
 
 
 def at_start(part: CausalSelfAttention | Block) -> Callable[[Tensor], Tensor]:
-    """Attention or a block as a function of the stream alone: nothing read before, no padding."""
+    """Attention or a block as a function of the stream alone: no cache, no padding."""
 
     def run(x: Tensor) -> Tensor:
         nothing = x.new_empty(len(x), 3, 0, 4)
@@ -37,7 +37,7 @@ def at_start(part: CausalSelfAttention | Block) -> Callable[[Tensor], Tensor]:
 
 
 def reads(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """(T, T): whether the output at a place moves with the input at another."""
+    """(T, T): whether the output at one position depends on the input at another."""
     slopes = jacobian(lambda row: function(row[None])[0], x[0])  # (T, C, T, C)
     return slopes.abs().amax(dim=(1, 3)) > 0
 
@@ -47,11 +47,11 @@ def test_attention_reads_the_present_and_the_past_and_nothing_else(model: GPT2) 
     assert torch.equal(table, torch.ones(5, 5, dtype=torch.bool).tril())
 
 
-def test_the_mlp_reads_its_own_place_and_nothing_else(model: GPT2) -> None:
+def test_the_mlp_reads_its_own_position_and_nothing_else(model: GPT2) -> None:
     assert torch.equal(reads(model.h[0].mlp, stream(model)), torch.eye(5, dtype=torch.bool))
 
 
-def test_the_mlp_commutes_with_any_order_of_the_places(model: GPT2) -> None:
+def test_the_mlp_commutes_with_any_permutation_of_the_positions(model: GPT2) -> None:
     x, order = stream(model), torch.tensor([3, 0, 4, 1, 2])
     torch.testing.assert_close(model.h[0].mlp(x[:, order]), model.h[0].mlp(x)[:, order], **CLOSE)
 
@@ -85,7 +85,7 @@ def test_gradient_flows_through_a_block_to_every_parameter(make_model: Callable[
     assert [name for name, gradient in gradients.items() if gradient is None or not gradient.any()] == []
 
 
-def test_a_block_adds_attention_and_then_the_mlp_each_to_the_stream_and_of_its_norm(model: GPT2) -> None:
+def test_a_block_adds_attention_and_then_the_mlp_each_of_the_normed_stream(model: GPT2) -> None:
     block, x = model.h[0], stream(model)
     attended = x + at_start(block.attn)(block.ln_1(x))
     torch.testing.assert_close(at_start(block)(x), attended + block.mlp(block.ln_2(attended)), **CLOSE)
@@ -192,7 +192,7 @@ def test_a_padded_row_equals_the_row_alone_in_the_prompt_and_after_it(model: GPT
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
-def test_padding_with_nothing_to_look_at_is_not_nan(make_model: Callable[..., GPT2], dtype: torch.dtype) -> None:
+def test_padding_with_nothing_to_attend_to_is_not_nan(make_model: Callable[..., GPT2], dtype: torch.dtype) -> None:
     mask = torch.ones(3, LENGTH, dtype=torch.long)
     mask[0, :4] = 0
     assert make_model(dtype=dtype)(TEXT, attention_mask=mask)[0].isfinite().all()
@@ -203,7 +203,7 @@ def test_positions_count_the_text_and_skip_the_padding(model: GPT2) -> None:
     assert model.positions(mask).tolist() == [[0, 1, 2, 3], [0, 0, 0, 1], [0, 1, 1, 1], [0, 0, 0, 1]]
 
 
-def test_positions_that_are_given_are_used(model: GPT2) -> None:
+def test_explicit_positions_are_used(model: GPT2) -> None:
     counted = torch.arange(LENGTH).expand(3, -1)
     assert torch.equal(model(TEXT, position_ids=counted)[0], model(TEXT)[0])
     assert not torch.allclose(model(TEXT, position_ids=counted.flip(1))[0], model(TEXT)[0])
@@ -224,7 +224,7 @@ def test_a_tied_head_is_the_embedding_and_learns_with_it(make_model: Callable[..
     assert "lm_head.weight" not in dict(model.named_parameters())
     model.loss(TEXT % 49).backward()
     assert model.wte.weight.grad is not None
-    assert model.wte.weight.grad[49].any(), "a token that is not in the text learns too: the head scores it"
+    assert model.wte.weight.grad[49].any(), "a token that is not in the text has a gradient too: the head scores it"
 
 
 def test_an_untied_head_is_a_parameter_of_its_own(make_model: Callable[..., GPT2]) -> None:
@@ -248,8 +248,8 @@ def test_an_untrained_model_loses_about_log_v(tied: bool) -> None:
 
 
 def test_the_loss_is_the_mean_surprise_at_each_next_token(model: GPT2) -> None:
-    said = model(TEXT)[0].log_softmax(dim=-1)
-    surprises = [-said[row, t, TEXT[row, t + 1]] for row in range(3) for t in range(LENGTH - 1)]
+    log_probs = model(TEXT)[0].log_softmax(dim=-1)
+    surprises = [-log_probs[row, t, TEXT[row, t + 1]] for row in range(3) for t in range(LENGTH - 1)]
     torch.testing.assert_close(model.loss(TEXT), torch.stack(surprises).mean(), **CLOSE)
 
 
@@ -275,9 +275,7 @@ def test_each_dropout_rate_acts_on_its_own(make_model: Callable[..., GPT2], rate
 
 
 @pytest.mark.parametrize("part", ["attn", "mlp"])
-def test_what_a_part_adds_to_the_stream_is_thinned_and_what_is_kept_made_up(
-    make_model: Callable[..., GPT2], part: str
-) -> None:
+def test_dropout_thins_what_a_part_adds_and_rescales_the_rest(make_model: Callable[..., GPT2], part: str) -> None:
     model = make_model(embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.5)
     module, x = model.h[0].get_submodule(part), stream(model)
     run = module if isinstance(module, MLP) else at_start(module)

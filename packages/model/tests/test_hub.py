@@ -1,6 +1,6 @@
-"""The hub: what is asked of it, what is fetched, and what is said when it does not answer as hoped.
+"""The Hub: which requests are made, what is downloaded, and the messages when it fails.
 
-Each call runs in an interpreter of its own, against a server on this machine: the hub's address is read once, when
+Each call runs in its own interpreter against a server on this machine: the Hub's address is read once, when
 huggingface_hub is imported.
 """
 
@@ -70,7 +70,7 @@ def cache(tmp_path: Path) -> Path:
 
 
 def ask_all(questions: list[tuple[str, dict[str, Any]]], environment: dict[str, str]) -> list[dict[str, Any]]:
-    """What opening each source comes to, in a fresh interpreter that takes the environment's address for the hub."""
+    """The outcome of opening each source, in a fresh interpreter whose environment names the Hub's address."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     command = [sys.executable, "-W", "error", "-c", PROGRAM, json.dumps(questions)]
     ended = subprocess.run(command, env=kept | environment, capture_output=True, text=True, timeout=120, check=False)
@@ -86,13 +86,11 @@ def ask(address: str, cache: Path, source: str = "org/name", **options: Any) -> 
     return answer
 
 
-def test_a_repository_is_opened_at_the_commit_that_its_revision_is(
-    hub: Hub, repository: Repository, cache: Path
-) -> None:
+def test_a_repository_is_opened_at_the_commit_of_its_revision(hub: Hub, repository: Repository, cache: Path) -> None:
     first = repository.branches["v1"]
     newer = repository.commit(FILES | {"vocab.json": b'{"newer": 1}'})
-    asked = [("org/name", {"revision": revision}) for revision in ("v1", first, "main")]
-    at_tag, at_commit, at_main = ask_all(asked, hub.settings(cache))
+    requests = [("org/name", {"revision": revision}) for revision in ("v1", first, "main")]
+    at_tag, at_commit, at_main = ask_all(requests, hub.settings(cache))
     assert at_tag["tensors"] == {"wte.weight": 6.0}
     assert [at_tag["revision"], at_commit["revision"], at_main["revision"]] == [first, first, newer]
 
@@ -125,7 +123,7 @@ def test_a_repository_without_readable_weights_is_refused_before_anything_is_fet
     assert not list(cache.rglob("config.json"))
 
 
-def test_a_pickle_is_fetched_by_leave_and_never_where_there_are_safetensors(
+def test_a_pickle_is_fetched_only_if_allowed_and_never_beside_safetensors(
     hub: Hub, cache: Path, tmp_path: Path
 ) -> None:
     torch.save({"wte.weight": torch.zeros(1)}, tmp_path / "pickle")
@@ -138,25 +136,25 @@ def test_a_pickle_is_fetched_by_leave_and_never_where_there_are_safetensors(
     assert "pytorch_model.bin" not in both["files"]
 
 
-def test_what_the_hub_does_not_give_is_refused_with_the_remedy(hub: Hub, repository: Repository, cache: Path) -> None:
+def test_every_refusal_of_the_hub_is_reported_with_the_remedy(hub: Hub, repository: Repository, cache: Path) -> None:
     hub.add("org/gated", FILES, refuses={"resolve": GATED})
     hub.add("org/closed", FILES, refuses={"info": FORBIDDEN})
     hub.add("org/ill", FILES, refuses={"info": (500, {})})
     hub.add("org/private", FILES, private=True)
     sources = ["org/gone", "org/private", "org/gated", "org/closed", "org/ill"]
-    asked = [(source, {}) for source in sources] + [("org/name", {"revision": "no-such-branch"})]
-    answers = ask_all(asked, hub.settings(cache))
+    requests = [(source, {}) for source in sources] + [("org/name", {"revision": "no-such-branch"})]
+    answers = ask_all(requests, hub.settings(cache))
     assert {answer["error"] for answer in answers} == {"SourceError"}
     messages = [answer["message"] for answer in answers]
     for message, source in zip(messages, sources, strict=False):
         assert source in message
-    for message in messages[:2]:  # the hub does not tell which of them is there
+    for message in messages[:2]:  # the Hub hides private repositories
         assert message.startswith("there is no folder org/")
         assert message.endswith("check the name; for a private one set HF_TOKEN or run `hf auth login`")
-    assert "only to those whom its authors let in; ask them on its page" in messages[2]
-    assert "refuses org/closed: 403 Forbidden: You do not have the rights" in messages[3]
+    assert "is gated: request access on its page" in messages[2]
+    assert "refused org/closed: 403 Forbidden: You do not have the rights" in messages[3]
     assert "500" in messages[4]
-    assert messages[5] == "org/name has no revision 'no-such-branch' on the hub; name a branch, a tag or a commit"
+    assert messages[5] == "org/name has no revision 'no-such-branch' on the Hub; name a branch, a tag or a commit"
 
 
 @pytest.mark.parametrize("as_file", [False, True])
@@ -169,16 +167,16 @@ def test_the_users_token_opens_a_private_repository(hub: Hub, cache: Path, as_fi
         del environment["HF_TOKEN"]
     (answer,) = ask_all([("org/name", {})], environment)
     assert "tensors" in answer, answer
-    assert {token for _, _, token in hub.asked} == {f"Bearer {hub.token}"}
+    assert {token for _, _, token in hub.requests} == {f"Bearer {hub.token}"}
 
 
-def test_a_token_that_is_not_accepted_is_told_from_a_repository_that_is_not_there(hub: Hub, cache: Path) -> None:
+def test_a_rejected_token_is_distinguished_from_a_missing_repository(hub: Hub, cache: Path) -> None:
     hub.add("org/name", FILES, refuses={"info": BAD_TOKEN})
     (answer,) = ask_all([("org/name", {})], hub.settings(cache, HF_TOKEN="hf_expired"))
-    assert answer["message"].startswith("the hub does not accept your token for org/name; set HF_TOKEN")
+    assert answer["message"].startswith("the Hub rejected your token for org/name; set HF_TOKEN")
 
 
-def test_a_branch_that_moves_between_two_questions_is_not_mixed_of_both(
+def test_a_branch_that_moves_between_two_requests_is_not_a_mix_of_both(
     hub: Hub, repository: Repository, cache: Path
 ) -> None:
     first = repository.branches["main"]
@@ -186,18 +184,18 @@ def test_a_branch_that_moves_between_two_questions_is_not_mixed_of_both(
     repository.branches["main"], repository.moves_to = first, newer
     moved, again = ask_all([("org/name", {}), ("org/name", {})], hub.settings(cache))
     assert moved["error"] == "SourceError"
-    assert f"moved from {first} to {newer}" in moved["message"]
+    assert f"changed from {first} to {newer}" in moved["message"]
     assert again["revision"] == newer
 
 
-def test_a_download_that_is_cut_is_resumed_where_it_ended(hub: Hub, cache: Path) -> None:
+def test_an_interrupted_download_is_resumed_where_it_stopped(hub: Hub, cache: Path) -> None:
     pieces = save({"wte.weight": torch.ones(6_000_000)})  # the library keeps whole pieces of 10 MiB
     hub.add("org/name", {"config.json": b"{}", "model.safetensors": pieces}, cuts=1)
     assert ask(hub.address, cache)["tensors"] == {"wte.weight": 6_000_000}
     assert hub.ranges == [f"bytes={10 << 20}-"]
 
 
-def test_a_file_with_another_hash_than_the_hub_tells_is_refused_and_fetched_anew(hub: Hub, cache: Path) -> None:
+def test_a_file_whose_hash_is_not_the_hubs_is_refused_and_fetched_again(hub: Hub, cache: Path) -> None:
     """Of the same size, which is all that huggingface_hub compares."""
     names = {"org/small": "config.json", "org/large": "model.safetensors"}
     repositories = [hub.add(repository, FILES, garbles={name}) for repository, name in names.items()]
@@ -205,14 +203,16 @@ def test_a_file_with_another_hash_than_the_hub_tells_is_refused_and_fetched_anew
         ask_all([(repository, {}) for repository in names], hub.settings(cache)), names.items(), strict=True
     ):
         assert refused["error"] == "WeightFileError"
-        assert refused["message"].startswith(f"{repository}: {name} came with another hash than the hub tells")
+        assert refused["message"].startswith(
+            f"{repository}: checksum mismatch for {name}; deleted from the Hub's cache"
+        )
     for repository in repositories:
         repository.garbles.clear()
     for answer in ask_all([(repository, {}) for repository in names], hub.settings(cache)):
         assert answer["tensors"] == {"wte.weight": 6.0}
 
 
-def test_a_cached_file_that_was_changed_since_is_found(hub: Hub, repository: Repository, cache: Path) -> None:
+def test_a_cached_file_that_was_changed_is_detected(hub: Hub, repository: Repository, cache: Path) -> None:
     ask(hub.address, cache)
     (path,) = cache.rglob("snapshots/*/model.safetensors")
     path.write_bytes(path.read_bytes()[:-1] + b"!")
@@ -223,19 +223,19 @@ def test_a_cached_file_that_was_changed_since_is_found(hub: Hub, repository: Rep
 def test_a_hub_that_cannot_be_reached_is_one_line_with_the_remedy(cache: Path) -> None:
     answer = ask(NOWHERE, cache)
     assert answer["error"] == "SourceError"
-    assert answer["message"].startswith("there is no folder org/name, and as a repository it cannot be fetched")
+    assert answer["message"].startswith("there is no folder org/name, and the repository cannot be downloaded")
     assert "check the name, the connection" in answer["message"]
 
 
-def test_offline_never_asks_the_hub_and_says_what_to_do(hub: Hub, repository: Repository, cache: Path) -> None:
+def test_offline_makes_no_request_and_says_what_to_do(hub: Hub, repository: Repository, cache: Path) -> None:
     answer = ask(hub.address, cache, offline=True)
     assert answer["error"] == "SourceError"
-    assert "org/name is neither a folder nor in the hub's cache" in answer["message"]
+    assert "org/name is not a folder, is not in the Hub's cache" in answer["message"]
     assert "without offline" in answer["message"]
-    assert hub.asked == []
+    assert hub.requests == []
 
 
-def test_bars_are_drawn_in_a_terminal_and_ended_before_what_follows(
+def test_bars_are_drawn_in_a_terminal_and_closed_before_what_follows(
     hub: Hub, repository: Repository, cache: Path
 ) -> None:
     ours, theirs = pty.openpty()
@@ -255,7 +255,7 @@ def test_bars_are_drawn_in_a_terminal_and_ended_before_what_follows(
 
 
 def read(descriptor: int) -> bytes:
-    """What a terminal shows next; nothing where its other end is closed and all is read."""
+    """The terminal's next output; empty once its other end is closed and everything is read."""
     try:
         return os.read(descriptor, 4096)
     except OSError:

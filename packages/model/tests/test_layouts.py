@@ -1,4 +1,4 @@
-"""Checkpoints of wrappers and other programs become transformers' names and layout exactly, with a warning."""
+"""Checkpoints of wrappers and other programs convert exactly to transformers' layout, with a warning."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -29,10 +29,10 @@ def untied(make_model: MakeModel) -> GPT2:
     return make_model(dtype=torch.float32, tie_word_embeddings=False)
 
 
-def assert_same(found: Checkpoint, expected: Tensors) -> None:
-    assert found.tensors.keys() == expected.keys()
+def assert_same(checkpoint: Checkpoint, expected: Tensors) -> None:
+    assert checkpoint.tensors.keys() == expected.keys()
     for name, tensor in expected.items():
-        assert torch.equal(found.tensors[name](), tensor), name
+        assert torch.equal(checkpoint.tensors[name](), tensor), name
 
 
 def linear(tensors: Tensors) -> Tensors:
@@ -62,15 +62,15 @@ WRAPPED = [*PREFIXES, "module._orig_mod.", "_orig_mod.module.", "model.base_mode
 
 @pytest.mark.parametrize("prefix", WRAPPED)
 @pytest.mark.parametrize("bare", [False, True], ids=["GPT2LMHeadModel", "GPT2Model"])
-def test_a_wrappers_prefix_on_every_name_is_taken_off(
+def test_a_wrappers_prefix_on_every_name_is_removed(
     prefix: str, bare: bool, model: GPT2, make_folder: MakeFolder
 ) -> None:
     tensors = stored_tensors(model)
     if bare:
         tensors = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
-    found = open_checkpoint(make_folder(model, tensors={prefix + name: each for name, each in tensors.items()}))
-    assert_same(found, tensors)
-    (warning,) = found.warnings
+    checkpoint = open_checkpoint(make_folder(model, tensors={prefix + name: each for name, each in tensors.items()}))
+    assert_same(checkpoint, tensors)
+    (warning,) = checkpoint.warnings
     assert f"begins with {prefix}, a prefix left by " in warning
 
 
@@ -83,7 +83,9 @@ def test_an_untied_head_and_masks_have_the_prefix_too(untied: GPT2, make_folder:
 
 
 @pytest.mark.parametrize("prefix", WRAPPED)
-def test_a_prefix_on_some_of_the_names_is_one_sentence(prefix: str, model: GPT2, make_folder: MakeFolder) -> None:
+def test_a_prefix_on_only_some_names_is_refused_in_one_sentence(
+    prefix: str, model: GPT2, make_folder: MakeFolder
+) -> None:
     tensors = {prefix + name if "h.1." in name else name: tensor for name, tensor in stored_tensors(model).items()}
     message = refusal(TensorError, make_folder(model, tensors=tensors))
     assert "12 of 28 tensor names begin with " in message
@@ -92,15 +94,15 @@ def test_a_prefix_on_some_of_the_names_is_one_sentence(prefix: str, model: GPT2,
 
 @pytest.mark.parametrize("part", INNER)
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_what_the_wrapping_of_single_blocks_leaves_within_names_is_taken_out(
+def test_the_inner_names_of_wrapped_blocks_are_removed(
     part: str, prefix: str, model: GPT2, make_folder: MakeFolder
 ) -> None:
-    """As accelerate's regional compilation and activation checkpointing save them."""
+    """As saved by accelerate's regional compilation and by activation checkpointing."""
     tensors = stored_tensors(model)
     wrapped = {prefix + re.sub(r"\.h\.(\d+)\.", rf".h.\1.{part}", name): each for name, each in tensors.items()}
-    found = open_checkpoint(make_folder(model, tensors=wrapped))
-    assert_same(found, tensors)
-    assert f"tensor names contain {part}, left by {INNER[part]}; it was removed" in found.warnings
+    checkpoint = open_checkpoint(make_folder(model, tensors=wrapped))
+    assert_same(checkpoint, tensors)
+    assert f"tensor names contain {part}, left by {INNER[part]}; it was removed" in checkpoint.warnings
 
 
 def test_a_block_with_and_without_its_wrapping_is_refused(model: GPT2, make_folder: MakeFolder) -> None:
@@ -118,7 +120,7 @@ HEADS = {
     "v_head.summary.weight": "TRL's value head",
     "v_head.0.weight": "TRL's value head",
     "multiple_choice_head.summary.weight": "GPT2DoubleHeadsModel's second head",
-    "summary.weight": "a head that sums up a sequence",
+    "summary.weight": "a sequence summary head",
     "score.weight": "GPT2ForSequenceClassification",
     "classifier.weight": "GPT2ForTokenClassification",
     "qa_outputs.bias": "GPT2ForQuestionAnswering",
@@ -127,14 +129,14 @@ HEADS = {
 
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("prefix", ["", "module.", "pretrained_model."])
-def test_a_language_model_with_another_head_is_read_without_that(
+def test_a_language_model_with_another_head_is_read_without_it(
     head: str, prefix: str, model: GPT2, make_folder: MakeFolder
 ) -> None:
     tensors = {prefix + name: tensor for name, tensor in stored_tensors(model).items()}
     beside = head if prefix == "pretrained_model." else prefix + head  # TRL keeps it beside the model
-    found = open_checkpoint(make_folder(model, tensors=tensors | {beside: torch.ones(2, 12)}))
-    assert_same(found, stored_tensors(model))
-    assert f"{head} was left out: {HEADS[head]}" in found.warnings
+    checkpoint = open_checkpoint(make_folder(model, tensors=tensors | {beside: torch.ones(2, 12)}))
+    assert_same(checkpoint, stored_tensors(model))
+    assert f"{head} was left out: {HEADS[head]}" in checkpoint.warnings
 
 
 def test_many_tensors_of_a_head_are_counted(model: GPT2, make_folder: MakeFolder) -> None:
@@ -159,7 +161,7 @@ def test_a_bare_classifier_is_refused_by_its_class(
 
 @pytest.mark.parametrize("classes", [None, [], ["GPT2Model"], "GPT2LMHeadModel", [7, None], {"a": 1}])
 @pytest.mark.parametrize("head", ["score.weight", "classifier.bias", "qa_outputs.weight"])
-def test_a_classifiers_head_is_refused_where_no_class_says_that_it_is_a_language_model(
+def test_a_classifiers_head_is_refused_unless_the_class_is_a_language_model(
     classes: object, head: str, model: GPT2, make_folder: MakeFolder
 ) -> None:
     tensors = stored_tensors(model) | {head: torch.ones(2)}
@@ -169,10 +171,10 @@ def test_a_classifiers_head_is_refused_where_no_class_says_that_it_is_a_language
 
 
 @pytest.mark.parametrize("name", [*CLASSIFIERS, "GPT2LMHeadModel"])
-def test_a_classifier_with_a_language_models_head_is_one(name: str, untied: GPT2, make_folder: MakeFolder) -> None:
+def test_a_classifier_with_a_language_model_head_is_read(name: str, untied: GPT2, make_folder: MakeFolder) -> None:
     tensors = stored_tensors(untied) | {"score.weight": torch.ones(2, 12)}
-    found = open_checkpoint(make_folder(untied, tensors=tensors, config={"architectures": [name]}))
-    assert_same(found, stored_tensors(untied))
+    checkpoint = open_checkpoint(make_folder(untied, tensors=tensors, config={"architectures": [name]}))
+    assert_same(checkpoint, stored_tensors(untied))
 
 
 @pytest.mark.parametrize(
@@ -199,37 +201,37 @@ def test_an_adapter_that_is_not_merged_is_refused_as_one(
 
 
 @pytest.mark.parametrize("fields", [{}, {"n_inner": 12}, {"n_inner": 36}, {"n_inner": 5}, {"n_embd": 3, "n_head": 1}])
-def test_linear_matrices_are_read_transposed_square_ones_too(
+def test_linear_matrices_are_transposed_square_ones_too(
     fields: dict[str, int], make_model: MakeModel, make_folder: MakeFolder
 ) -> None:
     model = make_model(dtype=torch.float32, **fields)
-    found = open_checkpoint(make_folder(model, tensors=linear(stored_tensors(model))))
-    assert_same(found, stored_tensors(model))
-    assert any("each was transposed" in warning for warning in found.warnings)
+    checkpoint = open_checkpoint(make_folder(model, tensors=linear(stored_tensors(model))))
+    assert_same(checkpoint, stored_tensors(model))
+    assert any("each was transposed" in warning for warning in checkpoint.warnings)
     with pytest.warns(CheckpointWarning, match="each was transposed"):
-        loaded = load(found.folder)
+        loaded = load(checkpoint.folder)
     ids = torch.tensor([[1, 2, 3]])
     torch.testing.assert_close(loaded(ids)[0], model(ids)[0])
 
 
-def test_a_linear_model_without_any_bias_has_zeros(model: GPT2, make_folder: MakeFolder) -> None:
+def test_a_linear_model_without_any_bias_gets_zeros(model: GPT2, make_folder: MakeFolder) -> None:
     tensors = stored_tensors(model)
-    found = open_checkpoint(make_folder(model, tensors=without_biases(linear(tensors))))
-    assert_same(found, with_zero_biases(tensors))
-    assert any("there are no biases" in warning for warning in found.warnings)
+    checkpoint = open_checkpoint(make_folder(model, tensors=without_biases(linear(tensors))))
+    assert_same(checkpoint, with_zero_biases(tensors))
+    assert any("there are no biases" in warning for warning in checkpoint.warnings)
 
 
 @pytest.mark.parametrize(
-    "kept", ["transformer.h.0.ln_1.bias", "transformer.ln_f.bias", "transformer.h.1.mlp.c_fc.bias"]
+    "bias", ["transformer.h.0.ln_1.bias", "transformer.ln_f.bias", "transformer.h.1.mlp.c_fc.bias"]
 )
-def test_biases_of_which_one_is_there_may_not_be_absent(kept: str, model: GPT2, make_folder: MakeFolder) -> None:
+def test_biases_may_not_be_absent_if_one_is_there(bias: str, model: GPT2, make_folder: MakeFolder) -> None:
     tensors = linear(stored_tensors(model))
-    message = refusal(TensorError, make_folder(model, tensors=without_biases(tensors) | {kept: tensors[kept]}))
+    message = refusal(TensorError, make_folder(model, tensors=without_biases(tensors) | {bias: tensors[bias]}))
     assert "missing" in message
 
 
-def test_masks_are_no_biases(model: GPT2, make_folder: MakeFolder) -> None:
-    """minGPT and nanoGPT without flash attention save them."""
+def test_masks_are_not_biases(model: GPT2, make_folder: MakeFolder) -> None:
+    """minGPT saves them, and nanoGPT without flash attention."""
     tensors = stored_tensors(model)
     masks = {f"transformer.h.{i}.attn.bias": torch.ones(1, 1, 16, 16).tril() for i in (0, 1)}
     with pytest.warns(CheckpointWarning) as caught:
@@ -244,7 +246,7 @@ def test_absent_biases_of_transformers_own_layout_are_missing(model: GPT2, make_
 
 
 @pytest.mark.parametrize("back", ["h.0.attn.c_attn", "h.1.mlp.c_fc", "h.0.mlp.c_proj"])
-def test_one_matrix_against_the_others_is_refused(back: str, model: GPT2, make_folder: MakeFolder) -> None:
+def test_one_matrix_in_another_layout_than_the_rest_is_refused(back: str, model: GPT2, make_folder: MakeFolder) -> None:
     tensors, name = linear(stored_tensors(model)), f"transformer.{back}.weight"
     folder = make_folder(model, tensors=tensors | {name: tensors[name].t().contiguous()})
     assert "has shape" in refusal(TensorError, folder)
@@ -261,28 +263,28 @@ def test_a_padded_vocabulary_is_cut_to_what_the_config_states(
         name: torch.cat((tensor, torch.ones(14, 12))) if name in (EMBEDDING, "lm_head.weight") else tensor
         for name, tensor in tensors.items()
     }
-    found = open_checkpoint(make_folder(model, tensors=disguise(padded)))
-    assert_same(found, tensors)
+    checkpoint = open_checkpoint(make_folder(model, tensors=disguise(padded)))
+    assert_same(checkpoint, tensors)
     warning = "the embedding has 64 rows, config.json's vocab_size is 50; the rows beyond it were cut as padding"
-    assert warning in found.warnings
+    assert warning in checkpoint.warnings
 
 
 @pytest.mark.parametrize(("rows", "stated"), [(53, 50), (64, 70), (192, 50), (63, 50), (128, None), (64, "50")])
-def test_other_rows_than_the_config_says_are_no_padding(
+def test_a_row_count_that_cannot_be_padding_is_not_cut(
     rows: int, stated: object, model: GPT2, make_folder: MakeFolder
 ) -> None:
     tensors = stored_tensors(model) | {EMBEDDING: torch.ones(rows, 12)}
-    found = open_checkpoint(make_folder(model, tensors=tensors, config={"vocab_size": stated}))
-    assert found.tensors[EMBEDDING]().shape[0] == rows
-    assert found.warnings == ()
+    checkpoint = open_checkpoint(make_folder(model, tensors=tensors, config={"vocab_size": stated}))
+    assert checkpoint.tensors[EMBEDDING]().shape[0] == rows
+    assert checkpoint.warnings == ()
 
 
 def shuffled(names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: name[::-1])
 
 
-def test_all_of_it_at_once_is_read(make_model: MakeModel, make_folder: MakeFolder) -> None:
-    """Compiled, distributed, Linear, without biases, padded, with a head and masks beside."""
+def test_every_conversion_at_once(make_model: MakeModel, make_folder: MakeFolder) -> None:
+    """Compiled, distributed, Linear, without biases, padded, with another head and masks."""
     model = make_model(dtype=torch.float32)
     tensors = without_biases(linear(stored_tensors(model)))
     tensors[EMBEDDING] = torch.cat((tensors[EMBEDDING], torch.ones(14, 12)))
@@ -291,11 +293,11 @@ def test_all_of_it_at_once_is_read(make_model: MakeModel, make_folder: MakeFolde
     with pytest.warns(CheckpointWarning) as caught:
         loaded = load(make_folder(model, tensors=wrapped))
     assert len(caught) == 5
-    found = stored_tensors(loaded)
-    assert all(torch.equal(found[name], each) for name, each in with_zero_biases(stored_tensors(model)).items())
+    checkpoint = stored_tensors(loaded)
+    assert all(torch.equal(checkpoint[name], each) for name, each in with_zero_biases(stored_tensors(model)).items())
 
 
-def test_names_that_are_like_a_prefix_or_a_head_are_not_taken_for_one(model: GPT2, make_folder: MakeFolder) -> None:
+def test_names_that_resemble_a_prefix_or_a_head_are_left_alone(model: GPT2, make_folder: MakeFolder) -> None:
     for name in ("modules.wte.weight", "my_score.weight", "v_heads.a", "xlora_A", "score", "module"):
         folder = make_folder(model, tensors=stored_tensors(model) | {name: torch.ones(1)}, name=name)
         assert re.search(rf"unexpected {name}\b", refusal(TensorError, folder))

@@ -1,4 +1,4 @@
-"""minGPT's model.pt: read behind leave, with the network that its own config.json names and a head of its own."""
+"""minGPT's model.pt: read if pickles are allowed, with the network of its own config.json and an untied head."""
 
 import json
 from collections.abc import Callable
@@ -52,25 +52,25 @@ def write(tmp_path: Path, model: GPT2) -> Callable[..., Path]:
 
 
 @pytest.mark.parametrize("fields", [{}, {"model_type": None, "n_layer": 3, "n_head": 3, "n_embd": 48}])
-def test_it_is_read_with_the_network_that_its_config_names(
+def test_it_is_read_with_the_network_of_its_config(
     write: Callable[..., Path], model: GPT2, fields: dict[str, Any]
 ) -> None:
     loaded = load(write(**fields), allow_pickle=True)
     assert (loaded.config.n_head, loaded.config.vocab_size, loaded.config.n_positions) == (3, 50, 16)
     assert loaded.config.activation_function == "gelu_new"
     assert loaded.config.attn_pdrop == 0.0
-    found, expected = stored_tensors(loaded), stored_tensors(model)
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    read, expected = stored_tensors(loaded), stored_tensors(model)
+    assert read.keys() == expected.keys()
+    assert all(torch.equal(read[name], expected[name]) for name in expected)
 
 
 @pytest.mark.parametrize("kind", ["gpt-huge", None, 7, ["gpt2"]])
-def test_a_kind_that_is_unknown_is_refused_with_those_that_are_not(write: Callable[..., Path], kind: object) -> None:
+def test_an_unknown_model_type_is_refused_listing_the_known_ones(write: Callable[..., Path], kind: object) -> None:
     with pytest.raises(ConfigError, match=r"config\.json is minGPT's, and its model_type is") as caught:
         load(write(model_type=kind), allow_pickle=True)
     assert all(name in str(caught.value) for name in KINDS)
 
 
-def test_another_kind_than_the_tensors_is_refused(write: Callable[..., Path]) -> None:
+def test_a_model_type_that_contradicts_the_tensors_is_refused(write: Callable[..., Path]) -> None:
     with pytest.raises(TensorError, match=r"config\.json says n_embd 192, the tensors 48"):
         load(write(model_type="gpt-mini"), allow_pickle=True)

@@ -1,4 +1,4 @@
-"""What is said of tensors that do not fit is a few lines at most, whatever the model's size."""
+"""The message for tensors that do not fit is a few lines at most, whatever the model's size."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -93,7 +93,7 @@ def test_ten_thousand_tensors_are_counted(make_model: MakeModel, make_folder: Ma
         st.lists(st.text(max_size=30).map("missing {}".format), max_size=60),
     )
 )
-def test_whatever_does_not_fit_is_counted_and_is_short(misfits: dict[str, list[str]]) -> None:
+def test_every_misfit_is_counted_and_the_message_is_short(misfits: dict[str, list[str]]) -> None:
     message = report(misfits, {})
     count = sum(map(len, misfits.values()))
     assert message.startswith("1 tensor does not fit" if count == 1 else f"{count} tensors do not fit")
@@ -102,7 +102,7 @@ def test_whatever_does_not_fit_is_counted_and_is_short(misfits: dict[str, list[s
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("n_inner", [None, 7])
-def test_the_shapes_that_are_counted_are_those_of_the_network(tied: bool, n_inner: int | None) -> None:
+def test_parameter_shapes_are_those_of_the_network(tied: bool, n_inner: int | None) -> None:
     config = GPT2Config(
         vocab_size=11, n_positions=5, n_embd=6, n_layer=3, n_head=2, n_inner=n_inner, tie_word_embeddings=tied
     )

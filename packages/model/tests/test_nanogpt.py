@@ -1,4 +1,4 @@
-"""nanoGPT's ckpt.pt: read behind leave, with the config that it states, computing what nanoGPT computes."""
+"""nanoGPT's ckpt.pt: read if pickles are allowed, with its own config, computing the same as nanoGPT."""
 
 import json
 from collections.abc import Callable
@@ -20,7 +20,7 @@ ARGS = {"n_layer": 2, "n_head": 3, "n_embd": 12, "block_size": 16, "bias": True,
 
 
 class NanoGPT(nn.Module):
-    """What nanoGPT computes, from its tensors: torch's Linear and LayerNorm without biases, the exact GELU."""
+    """nanoGPT's network on its own tensors: torch's Linear and LayerNorm without biases, the exact GELU."""
 
     def __init__(self, tensors: Tensors, n_layer: int, n_head: int) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class NanoGPT(nn.Module):
 
 @pytest.fixture(scope="module")
 def tensors(make_model: MakeModel) -> Tensors:
-    """As nanoGPT saves them, a head that is the embedding among them."""
+    """As nanoGPT saves them, including the tied head."""
     stored = stored_tensors(make_model(dtype=torch.float32))
     turned = {name: each.t().contiguous() if name.endswith(MATRICES) else each for name, each in stored.items()}
     return turned | {"lm_head.weight": turned["transformer.wte.weight"]}
@@ -75,7 +75,7 @@ def write(tmp_path: Path, tensors: Tensors) -> Callable[..., Path]:
 
 @pytest.mark.filterwarnings("ignore::gpt2_model.CheckpointWarning")
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_ckpt_computes_what_nanogpt_computes(write: Callable[..., Path], tensors: Tensors, bias: bool) -> None:
+def test_a_ckpt_computes_the_same_as_nanogpt(write: Callable[..., Path], tensors: Tensors, bias: bool) -> None:
     if not bias:
         tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith(".bias")}
     loaded = load(write(ARGS | {"bias": bias}, tensors=tensors), allow_pickle=True)
@@ -86,28 +86,30 @@ def test_a_ckpt_computes_what_nanogpt_computes(write: Callable[..., Path], tenso
     assert loaded.lm_head.weight is loaded.wte.weight
 
 
-def test_it_is_read_only_with_leave(write: Callable[..., Path]) -> None:
+def test_it_is_read_only_if_pickles_are_allowed(write: Callable[..., Path]) -> None:
     with pytest.raises(SourceError, match=r"only as a pickle, ckpt\.pt, .* \(--allow-pickle\)"):
         open_checkpoint(write())
 
 
-def test_what_was_done_is_said(write: Callable[..., Path]) -> None:
-    found = open_checkpoint(write(), allow_pickle=True)
-    assert [warning.partition(":")[0] for warning in found.warnings] == [
+def test_every_conversion_is_reported(write: Callable[..., Path]) -> None:
+    checkpoint = open_checkpoint(write(), allow_pickle=True)
+    assert [warning.partition(":")[0] for warning in checkpoint.warnings] == [
         "ckpt.pt",
         "ckpt.pt does not say which GELU it was trained with",
         "every tensor name begins with _orig_mod., a prefix left by torch.compile; it was removed",
-        "matrices are stored [out, in], as torch's Linear keeps them (nanoGPT, minGPT); each was transposed",
+        "matrices are stored [out, in], as in torch's Linear (nanoGPT, minGPT); each was transposed",
     ]
-    assert "left out: best_val_loss, config, iter_num and 1 more" in found.warnings[0]
+    assert "left out: best_val_loss, config, iter_num and 1 more" in checkpoint.warnings[0]
 
 
 @pytest.mark.filterwarnings("ignore::gpt2_model.CheckpointWarning")
-def test_a_config_beside_it_decides_what_it_does_not_state(write: Callable[..., Path]) -> None:
-    found = open_checkpoint(write(config={"activation_function": "gelu_new", "eos_token_id": 7}), allow_pickle=True)
-    assert not [warning for warning in found.warnings if "GELU" in warning]
-    assert found.config["eos_token_id"] == 7
-    assert load(found.folder, allow_pickle=True).config.activation_function == "gelu_new"
+def test_a_config_beside_it_adds_what_it_does_not_state(write: Callable[..., Path]) -> None:
+    checkpoint = open_checkpoint(
+        write(config={"activation_function": "gelu_new", "eos_token_id": 7}), allow_pickle=True
+    )
+    assert not [warning for warning in checkpoint.warnings if "GELU" in warning]
+    assert checkpoint.config["eos_token_id"] == 7
+    assert load(checkpoint.folder, allow_pickle=True).config.activation_function == "gelu_new"
 
 
 @pytest.mark.filterwarnings("ignore::gpt2_model.CheckpointWarning")
@@ -148,7 +150,7 @@ def test_a_config_that_contradicts_it_is_refused(
         (ARGS | {"vocab_size": None}, "model_args lacks vocab_size"),
         ({}, "model_args lacks n_layer, n_head, n_embd and 2 more"),
         (ARGS | {"use_rmsnorm": True}, "model_args has use_rmsnorm, which nanoGPT does not"),
-        ([1, 2], "model_args is [1, 2], must be a table of nanoGPT's settings"),
+        ([1, 2], "model_args is [1, 2]; it must be a table of nanoGPT's settings"),
         (ARGS | {"n_layer": "2"}, "n_layer is '2'; it must be a whole number"),
         (ARGS | {"n_layer": 10**9}, "config.json says 1000000000 layers, but there are 29 tensors in all"),
         (ARGS | {"n_embd": 3 * 10**8}, "config.json says n_embd 300000000, the tensors 12"),
@@ -163,8 +165,8 @@ def test_settings_of_another_network_are_refused(write: Callable[..., Path], arg
     assert complaint in str(caught.value)
 
 
-def test_matrices_of_the_other_layout_are_refused(write: Callable[..., Path], tensors: Tensors) -> None:
-    """Its layout is stated, so what does not have it is wrong."""
+def test_matrices_in_conv1d_layout_are_refused(write: Callable[..., Path], tensors: Tensors) -> None:
+    """nanoGPT always uses Linear, so a Conv1D matrix is wrong."""
     turned = {name: each.t().contiguous() if name.endswith(MATRICES) else each for name, each in tensors.items()}
     with pytest.raises(TensorError, match=r"c_attn\.weight has shape \[36, 12\], config\.json says \[12, 36\]"):
         load(write(tensors=turned), allow_pickle=True)

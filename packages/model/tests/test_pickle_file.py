@@ -1,4 +1,4 @@
-"""Pickles of tensors: refused without leave, never run, and read from whatever a trainer wraps them in."""
+"""Pickles of tensors: refused unless allowed, never executed, and read from any trainer's wrapping."""
 
 import json
 import pickle
@@ -22,7 +22,7 @@ def folder(model: GPT2, make_folder: MakeFolder) -> Path:
 
 @pytest.fixture
 def bare(tmp_path: Path) -> Path:
-    """A folder that has a config.json, and no weights yet."""
+    """A folder with a config.json and no weights yet."""
     bare = tmp_path / "bare"
     bare.mkdir()
     (bare / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
@@ -30,7 +30,7 @@ def bare(tmp_path: Path) -> Path:
 
 
 def refusal(kind: type[Exception], source: str | Path, **options: Any) -> str:
-    """The message, which is one line."""
+    """The error message, checked to be one line."""
     with pytest.raises(kind) as caught:
         open_checkpoint(source, **options)
     message = str(caught.value)
@@ -39,7 +39,7 @@ def refusal(kind: type[Exception], source: str | Path, **options: Any) -> str:
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "the format of 2019"])
-def test_a_pickle_is_refused_without_leave_and_loads_exactly_with_it(
+def test_a_pickle_is_refused_unless_allowed_and_then_loads_exactly(
     model: GPT2, make_folder: MakeFolder, zipped: bool
 ) -> None:
     folder = make_folder(model)
@@ -54,22 +54,22 @@ def test_a_pickle_is_refused_without_leave_and_loads_exactly_with_it(
     assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
 
 
-def test_a_sharded_pickle_loads_exactly_with_leave(model: GPT2, make_folder: MakeFolder) -> None:
+def test_a_sharded_pickle_loads_exactly_if_allowed(model: GPT2, make_folder: MakeFolder) -> None:
     folder = make_folder(model)
     (folder / "model.safetensors").unlink()
     tensors = {name: tensor.float() for name, tensor in stored_tensors(model).items()}
     names = list(tensors)
     shards = {"pytorch_model-1.bin": names[::2], "pytorch_model-2.bin": names[1::2]}
-    for file, held in shards.items():
-        torch.save({name: tensors[name] for name in held}, folder / file)
-    weight_map = {name: file for file, held in shards.items() for name in held}
+    for file, group in shards.items():
+        torch.save({name: tensors[name] for name in group}, folder / file)
+    weight_map = {name: file for file, group in shards.items() for name in group}
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
     assert "only as a pickle" in refusal(SourceError, folder)
     loaded = stored_tensors(load(folder, allow_pickle=True))
     assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
 
 
-def test_safetensors_are_read_where_there_is_a_pickle_too(folder: Path) -> None:
+def test_safetensors_are_preferred_to_a_pickle(folder: Path) -> None:
     (folder / "pytorch_model.bin").write_bytes(b"not even a pickle")
     assert open_checkpoint(folder, allow_pickle=True).tensors
 
@@ -93,7 +93,7 @@ def test_a_malicious_pickle_is_refused_and_does_not_run(bare: Path, tmp_path: Pa
     crater.unlink()
     torch.save(content, bare / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
     message = refusal(WeightFileError, bare, allow_pickle=True)
-    assert message.startswith(f"{bare / 'pytorch_model.bin'} cannot be loaded as weights alone: ")
+    assert message.startswith(f"{bare / 'pytorch_model.bin'} cannot be loaded as weights only: ")
     assert not crater.exists()
 
 
@@ -106,7 +106,7 @@ def test_a_damaged_pickle_is_refused(bare: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("content", [[torch.ones(2)], {"a": 1}, {"model": {"a": 1}}, 7])
-def test_a_pickle_of_something_else_than_a_table_of_tensors_is_refused(bare: Path, content: object) -> None:
+def test_a_pickle_that_is_not_a_state_dict_is_refused(bare: Path, content: object) -> None:
     torch.save(content, bare / "pytorch_model.bin")
     assert "is not a state dict" in refusal(WeightFileError, bare, allow_pickle=True)
 
@@ -123,7 +123,7 @@ ODD = {
 
 @pytest.mark.filterwarnings("ignore:Sparse .* tensor support is in beta", "ignore:The PyTorch API of nested tensors")
 @pytest.mark.parametrize("form", ODD)
-def test_a_tensor_that_is_no_plain_array_is_refused_by_name(
+def test_a_tensor_that_is_not_a_plain_array_is_refused_by_name(
     model: GPT2, make_folder: MakeFolder, tmp_path: Path, form: str
 ) -> None:
     folder = make_folder(model)
@@ -131,7 +131,7 @@ def test_a_tensor_that_is_no_plain_array_is_refused_by_name(
     file = folder / "pytorch_model.bin"
     torch.save(stored_tensors(model) | {"transformer.ln_f.bias": ODD[form]()}, file)
     assert refusal(WeightFileError, folder, allow_pickle=True) == (
-        f"{file} holds transformer.ln_f.bias ({form}), only dense tensors with numbers are read; "
+        f"{file} holds transformer.ln_f.bias ({form}), only dense tensors of numbers are read; "
         "save it with those (to_dense)"
     )
 
@@ -147,7 +147,7 @@ WRAPPED = {
 
 @pytest.mark.parametrize("wrapper", WRAPPED)
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "the format of 2019"])
-def test_a_table_is_read_from_what_a_trainer_wraps_it_in_and_what_is_beside_it_is_said(
+def test_a_state_dict_is_read_from_a_trainers_wrapping_and_the_rest_is_reported(
     model: GPT2, make_folder: MakeFolder, wrapper: str, zipped: bool
 ) -> None:
     folder = make_folder(model)
@@ -178,14 +178,14 @@ def test_a_table_is_read_from_what_a_trainer_wraps_it_in_and_what_is_beside_it_i
     ],
     ids=["unknown name", "many", "two tables", "too deep", "a number among tensors"],
 )
-def test_a_pickle_whose_table_is_not_certain_is_refused(bare: Path, content: object, complaint: str) -> None:
+def test_a_pickle_without_one_certain_state_dict_is_refused(bare: Path, content: object, complaint: str) -> None:
     torch.save(content, bare / "pytorch_model.bin")
     message = refusal(WeightFileError, bare, allow_pickle=True)
     assert complaint in message
     assert len(message) < 400
 
 
-def test_a_pickle_that_holds_itself_ends(bare: Path) -> None:
+def test_a_pickle_that_contains_itself_is_refused(bare: Path) -> None:
     content: dict[str, Any] = {}
     content["model"] = content
     torch.save(content, bare / "pytorch_model.bin")

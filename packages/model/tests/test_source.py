@@ -1,4 +1,4 @@
-"""The network is written by hand: what would do the work instead is nowhere in the package's syntax trees."""
+"""The network is written from scratch: no ready-made transformer occurs in the package's syntax trees."""
 
 import ast
 import re
@@ -16,7 +16,7 @@ FILES = sorted(Path(gpt2_model.__file__).parent.rglob("*.py"))
 
 
 def names(tree: ast.AST) -> Iterator[str]:
-    """Every name that code can reach something by, whole strings included: getattr and import_module take those."""
+    """Every name by which code can reach something, whole strings included, for getattr and import_module."""
     for node in ast.walk(tree):
         match node:
             case ast.Name(id=name) | ast.Attribute(attr=name) | ast.Constant(value=str(name)):
@@ -36,7 +36,7 @@ def test_no_file_uses_a_ready_made_transformer(file: Path) -> None:
     assert forbidden(file.read_text(encoding="utf-8")) == []
 
 
-def test_every_room_of_the_package_is_read() -> None:
+def test_every_folder_of_the_package_is_read() -> None:
     assert {file.stem for file in FILES} >= {"config", "gpt2", "weights", "checkpoint", "generate", "errors"}
 
 
@@ -72,5 +72,5 @@ def test_each_way_of_using_one_is_recognised(code: str) -> None:
         "nn.Linear(3, 4)",
     ],
 )
-def test_prose_and_likenesses_are_not_mistaken_for_one(code: str) -> None:
+def test_prose_and_similar_names_are_allowed(code: str) -> None:
     assert not forbidden(code)

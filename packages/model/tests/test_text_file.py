@@ -1,4 +1,4 @@
-"""A text file of a checkpoint is regular, of a bounded size, and UTF-8; anything else is refused at once."""
+"""A checkpoint's text file is a regular file of a bounded size in UTF-8; anything else is refused at once."""
 
 import json
 import os
@@ -49,7 +49,7 @@ WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.b
 @pytest.mark.filterwarnings("ignore:unclosed")
 @pytest.mark.parametrize("make", KINDS, ids=lambda make: make.__name__)
 @pytest.mark.parametrize("name", [*DOCUMENTS, *WEIGHTS])
-def test_what_is_no_regular_file_is_refused_at_once(folder: Path, name: str, make: Callable[[Path], None]) -> None:
+def test_a_file_that_is_not_regular_is_refused_at_once(folder: Path, name: str, make: Callable[[Path], None]) -> None:
     if name in WEIGHTS:
         (folder / "model.safetensors").unlink()
     (folder / name).unlink(missing_ok=True)
@@ -59,7 +59,7 @@ def test_what_is_no_regular_file_is_refused_at_once(folder: Path, name: str, mak
     assert str(caught.value) == f"{folder / name} is {KINDS[make]}, not a plain file; put the file itself there"
 
 
-def test_a_link_to_a_regular_file_is_one(folder: Path, tmp_path: Path) -> None:
+def test_a_link_to_a_regular_file_is_read(folder: Path, tmp_path: Path) -> None:
     for name in ("config.json", "model.safetensors"):
         (folder / name).rename(tmp_path / name)
         (folder / name).symlink_to(tmp_path / name)
@@ -67,8 +67,8 @@ def test_a_link_to_a_regular_file_is_one(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [*DOCUMENTS, *WEIGHTS])
-def test_a_link_to_nothing_is_not_an_absent_file(folder: Path, name: str) -> None:
-    """As in a snapshot of the hub's cache that was copied without its blobs."""
+def test_a_broken_link_is_refused_as_one(folder: Path, name: str) -> None:
+    """As in a snapshot of the Hub's cache copied without its blobs."""
     if name in WEIGHTS:
         (folder / "model.safetensors").unlink()
     (folder / name).unlink(missing_ok=True)
@@ -83,12 +83,12 @@ def test_a_link_to_nothing_is_not_an_absent_file(folder: Path, name: str) -> Non
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer.json", "vocab.json"])
 def test_a_file_larger_than_any_real_one_is_not_read(folder: Path, name: str) -> None:
     with (folder / name).open("ab") as file:
-        file.truncate(2**40)  # no room is taken
+        file.truncate(2**40)  # takes no disk space
     with pytest.raises(SourceError, match=rf"{name} has 1,099,511,627,776 bytes, a file of that name has at most"):
         open_checkpoint(folder)
 
 
-def test_the_largest_is_read(tmp_path: Path) -> None:
+def test_a_file_of_the_largest_size_is_read(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text("{}" + " " * (LARGEST_BYTES - 2))
     assert read_json(path) == {}
@@ -104,18 +104,18 @@ def test_a_byte_order_mark_is_dropped(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "model.safetensors.index.json"])
-def test_a_pointer_of_git_lfs_is_named_with_the_command_that_fetches_the_file(folder: Path, name: str) -> None:
+def test_a_git_lfs_pointer_is_refused_with_the_command_that_fetches_the_file(folder: Path, name: str) -> None:
     if name.endswith("index.json"):
         (folder / "model.safetensors").unlink()
     (folder / name).write_text(POINTER)
     with pytest.raises(SourceError) as caught:
         open_checkpoint(folder)
-    message = f"{folder / name} is a pointer of Git LFS, not the file itself; run `git lfs pull` in {folder}"
+    message = f"{folder / name} is a Git LFS pointer, not the file itself; run `git lfs pull` in {folder}"
     assert str(caught.value) == message
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "latin-1"])
-def test_another_encoding_is_no_json(tmp_path: Path, encoding: str) -> None:
+def test_another_encoding_is_not_json(tmp_path: Path, encoding: str) -> None:
     (tmp_path / "config.json").write_bytes('{"ä": 1}'.encode(encoding))
     with pytest.raises(ConfigError, match=r"config\.json is not valid JSON: 'utf-8' codec"):
         read_json(tmp_path / "config.json")
@@ -126,7 +126,7 @@ def test_another_encoding_is_no_json(tmp_path: Path, encoding: str) -> None:
     ['{"a":' * 100_000, "[" * 1_000_000, '{"n_embd": ' + "9" * 5000 + "}", "\0", "nul", '{"a": 1,}'],
     ids=["deep objects", "deep lists", "a number of 5,000 digits", "NUL", "a word", "a comma"],
 )
-def test_what_the_parser_cannot_take_is_one_line(tmp_path: Path, content: str) -> None:
+def test_any_parser_error_is_reported_in_one_line(tmp_path: Path, content: str) -> None:
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(ConfigError, match="is not valid JSON") as caught:
         read_json(tmp_path / "config.json")

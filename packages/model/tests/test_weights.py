@@ -1,4 +1,4 @@
-"""A checkpoint's tensors become the network's parameters exactly, or are refused by name, all of them at once."""
+"""A checkpoint's tensors become the network's parameters exactly, or are all refused by name at once."""
 
 import json
 import re
@@ -34,7 +34,7 @@ def without_prefix(tensors: Tensors) -> Tensors:
 
 
 def with_mask_buffers(tensors: Tensors) -> Tensors:
-    """As old transformers saved them: the causal mask, and the number that masked scores were set to."""
+    """As old transformers saved them: the causal mask and the constant for masked scores."""
     buffers = {}
     for layer in range(2):
         buffers[f"transformer.h.{layer}.attn.bias"] = torch.ones(1, 1, 16, 16, dtype=torch.uint8).tril()
@@ -60,10 +60,10 @@ def as_openai_published_it(tensors: Tensors) -> Tensors:
 
 
 def assert_same_parameters(loaded: GPT2, expected: GPT2) -> None:
-    found = dict(loaded.named_parameters())
-    assert found.keys() == dict(expected.named_parameters()).keys()
+    parameters = dict(loaded.named_parameters())
+    assert parameters.keys() == dict(expected.named_parameters()).keys()
     for name, parameter in expected.named_parameters():
-        torch.testing.assert_close(found[name], parameter, rtol=0, atol=0)
+        torch.testing.assert_close(parameters[name], parameter, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -94,16 +94,16 @@ def test_a_sharded_checkpoint_loads_exactly(model: GPT2, make_folder: MakeFolder
     tensors = stored_tensors(model)
     names = sorted(tensors)
     shards = {f"model-0000{i + 1}-of-00003.safetensors": names[i::3] for i in range(3)}
-    for file, held in shards.items():
-        save_file({name: tensors[name] for name in held}, folder / file)
-    weight_map = {name: file for file, held in shards.items() for name in held}
+    for file, group in shards.items():
+        save_file({name: tensors[name] for name in group}, folder / file)
+    weight_map = {name: file for file, group in shards.items() for name in group}
     index = {"metadata": {"total_size": 1}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     assert_same_parameters(GPT2.from_pretrained(folder), model)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_read_as_the_very_numbers_that_it_holds(
+def test_half_precision_values_are_read_exactly(
     dtype: torch.dtype, model: GPT2, make_model: MakeModel, make_folder: MakeFolder
 ) -> None:
     halves = {name: tensor.to(dtype) for name, tensor in stored_tensors(model).items()}
@@ -113,9 +113,7 @@ def test_half_precision_is_read_as_the_very_numbers_that_it_holds(
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_weights_are_computed_in_the_type_that_was_asked_for(
-    dtype: torch.dtype, model: GPT2, make_folder: MakeFolder
-) -> None:
+def test_weights_are_loaded_in_the_requested_dtype(dtype: torch.dtype, model: GPT2, make_folder: MakeFolder) -> None:
     loaded = GPT2.from_pretrained(make_folder(model), dtype=dtype)
     assert {parameter.dtype for parameter in loaded.parameters()} == {dtype}
     assert loaded(torch.tensor([[1, 2]]))[0].dtype == dtype
@@ -125,7 +123,7 @@ def test_weights_are_computed_in_the_type_that_was_asked_for(
     ("place", "name"),
     [
         ("attn.c_attn", "transformer.h.1.attn.c_attn"),
-        ("attn.c_proj", "transformer.h.1.attn.c_proj"),  # square: its shape does not tell
+        ("attn.c_proj", "transformer.h.1.attn.c_proj"),  # square: the shape does not decide
         ("mlp.c_fc", "transformer.h.1.mlp.c_fc"),
         ("mlp.c_proj", "transformer.h.1.mlp.c_proj"),
     ],
@@ -133,7 +131,7 @@ def test_weights_are_computed_in_the_type_that_was_asked_for(
 def test_a_projection_multiplies_by_the_files_matrix_from_the_right(
     place: str, name: str, make_model: MakeModel, make_folder: MakeFolder
 ) -> None:
-    model = make_model(dtype=torch.float32, n_inner=12)  # so that both of the MLP's are square too
+    model = make_model(dtype=torch.float32, n_inner=12)  # makes both MLP matrices square too
     tensors = stored_tensors(model)
     loaded = GPT2.from_pretrained(make_folder(model, tensors=tensors))
     projection = loaded.h[1].get_submodule(place)
@@ -141,19 +139,19 @@ def test_a_projection_multiplies_by_the_files_matrix_from_the_right(
     torch.testing.assert_close(projection(x), x @ tensors[f"{name}.weight"] + tensors[f"{name}.bias"])
 
 
-def test_a_head_of_its_own_is_honoured(untied: GPT2, make_folder: MakeFolder) -> None:
+def test_an_untied_head_is_kept(untied: GPT2, make_folder: MakeFolder) -> None:
     loaded = GPT2.from_pretrained(make_folder(untied))
     assert_same_parameters(loaded, untied)
     assert not torch.equal(loaded.lm_head.weight, loaded.wte.weight)
 
 
 @pytest.mark.parametrize("name", [HEAD, "lm_head.decoder.weight"])
-def test_a_head_that_differs_is_honoured_although_the_config_ties_it(
+def test_a_head_that_differs_is_kept_although_the_config_ties_it(
     name: str, untied: GPT2, make_folder: MakeFolder
 ) -> None:
     tensors = stored_tensors(untied)
     tensors[name] = tensors.pop(HEAD)
-    with pytest.warns(CheckpointWarning, match="the file has another head: it is kept, untied"):
+    with pytest.warns(CheckpointWarning, match="the file has a different head: it is kept, untied"):
         loaded = GPT2.from_pretrained(make_folder(untied, tensors=tensors, config={"tie_word_embeddings": True}))
     assert_same_parameters(loaded, untied)
     assert loaded.config.tie_word_embeddings is False
@@ -166,17 +164,17 @@ def test_an_untied_model_may_have_two_equal_matrices(model: GPT2, make_folder: M
     assert torch.equal(loaded.lm_head.weight, model.wte.weight)
 
 
-def test_a_vocabulary_that_was_resized_loads_with_its_config(make_model: MakeModel, make_folder: MakeFolder) -> None:
+def test_a_resized_vocabulary_loads_with_its_config(make_model: MakeModel, make_folder: MakeFolder) -> None:
     resized = make_model(dtype=torch.float32, vocab_size=53)
     assert_same_parameters(GPT2.from_pretrained(make_folder(resized)), resized)
 
 
-def test_what_is_stored_loads_back(untied: GPT2, make_folder: MakeFolder) -> None:
+def test_stored_tensors_load_back(untied: GPT2, make_folder: MakeFolder) -> None:
     again = make_folder(untied, tensors=stored_tensors(GPT2.from_pretrained(make_folder(untied))), name="again")
     assert_same_parameters(GPT2.from_pretrained(again), untied)
 
 
-def test_what_is_stored_has_the_names_and_shapes_that_transformers_gives_it(model: GPT2, untied: GPT2) -> None:
+def test_stored_tensors_have_transformers_names_and_shapes(model: GPT2, untied: GPT2) -> None:
     stored = {name: tuple(tensor.shape) for name, tensor in stored_tensors(model).items()}
     layer = {
         "ln_1.weight": (12,),
@@ -208,11 +206,11 @@ def refusal(folder: Path) -> str:
     return message
 
 
-def test_everything_that_does_not_fit_is_named_in_one_message(model: GPT2, make_folder: MakeFolder) -> None:
+def test_every_misfit_is_named_in_one_message(model: GPT2, make_folder: MakeFolder) -> None:
     tensors = stored_tensors(model)
     del tensors["transformer.h.0.ln_1.bias"], tensors["transformer.ln_f.weight"]
     tensors["transformer.h.0.attn.rotary.inv_freq"] = torch.ones(4)
-    tensors["transformer.h.2.ln_1.bias"] = torch.ones(12)  # of a third layer, which the config does not have
+    tensors["transformer.h.2.ln_1.bias"] = torch.ones(12)  # a third layer, which the config does not have
     tensors["transformer.wpe.weight"] = torch.ones(8, 12)
     tensors["transformer.h.1.mlp.c_fc.bias"] = torch.ones(48, dtype=torch.int64)
     message = refusal(make_folder(model, tensors=tensors))
@@ -240,15 +238,13 @@ def test_an_untied_model_without_a_head_is_refused(model: GPT2, make_folder: Mak
     assert "missing lm_head.weight" in refusal(make_folder(model, config={"tie_word_embeddings": False}))
 
 
-def test_more_layers_than_tensors_are_refused_without_laying_them_out(model: GPT2, make_folder: MakeFolder) -> None:
-    message = refusal(make_folder(model, config={"n_layer": 10**9}))  # to lay them out would take days
+def test_more_layers_than_tensors_are_refused_without_planning_them(model: GPT2, make_folder: MakeFolder) -> None:
+    message = refusal(make_folder(model, config={"n_layer": 10**9}))  # planning them would take days
     assert message.endswith("config.json says 1000000000 layers, but there are 28 tensors in all")
 
 
 @pytest.mark.parametrize("name", ["attn.c_attn", "mlp.c_fc", "mlp.c_proj"])
-def test_a_matrix_that_is_stored_the_other_way_round_is_refused(
-    name: str, model: GPT2, make_folder: MakeFolder
-) -> None:
+def test_a_matrix_stored_transposed_is_refused(name: str, model: GPT2, make_folder: MakeFolder) -> None:
     tensors, name = stored_tensors(model), f"transformer.h.0.{name}.weight"
     stored = list(tensors[name].shape)
     folder = make_folder(model, tensors=tensors | {name: tensors[name].t().contiguous()})
@@ -300,7 +296,7 @@ def test_two_names_for_one_parameter_are_refused(one: str, other: str, untied: G
         "TRANSFORMER.wte.weight",
     ],
 )
-def test_a_name_that_is_only_like_a_known_one_is_unexpected(name: str, model: GPT2, make_folder: MakeFolder) -> None:
+def test_a_name_that_only_resembles_a_known_one_is_unexpected(name: str, model: GPT2, make_folder: MakeFolder) -> None:
     tensors = stored_tensors(model) | {name: torch.ones(2)}
     assert f"unexpected {name}" in refusal(make_folder(model, tensors=tensors))
 
@@ -314,7 +310,7 @@ def test_dropping_the_masks_drops_no_bias(model: GPT2, make_folder: MakeFolder) 
     assert matched == masks_only
 
 
-@pytest.mark.skipif(not MAPS.exists(), reason="only Linux tells what is mapped")
+@pytest.mark.skipif(not MAPS.exists(), reason="only Linux lists mapped files")
 def test_weights_are_mapped_from_their_file_and_not_copied(model: GPT2, make_folder: MakeFolder) -> None:
     folder = make_folder(model)
     one, other = load(folder), load(folder)
@@ -328,7 +324,7 @@ def test_weights_are_mapped_from_their_file_and_not_copied(model: GPT2, make_fol
             assert any(start <= parameter.data_ptr() < end for start, end in ranges), name
 
 
-def test_training_what_was_loaded_never_writes_into_the_file(model: GPT2, make_folder: MakeFolder) -> None:
+def test_training_a_loaded_model_never_writes_to_the_file(model: GPT2, make_folder: MakeFolder) -> None:
     folder = make_folder(model)
     before = (folder / "model.safetensors").read_bytes()
     loaded = load(folder)
@@ -339,7 +335,7 @@ def test_training_what_was_loaded_never_writes_into_the_file(model: GPT2, make_f
     assert_same_parameters(load(folder), model)
 
 
-def test_what_was_loaded_can_be_trained(model: GPT2, make_folder: MakeFolder) -> None:
+def test_a_loaded_model_can_be_trained(model: GPT2, make_folder: MakeFolder) -> None:
     loaded = load(make_folder(model))
     loaded.loss(torch.arange(16)[None]).backward()
     assert [name for name, p in loaded.named_parameters() if p.grad is None or not p.grad.any()] == []

@@ -1,20 +1,20 @@
-"""GPT-2 written out by hand in PyTorch.
+"""GPT-2 from scratch in PyTorch.
 
 config.py       GPT2Config: the sizes and flags of the arithmetic
-inert_fields.py the fields of config.json on which no logit depends, with reasons
+inert_fields.py the fields of config.json that cannot change a logit, with reasons
 gpt2.py         the network
-checkpoint.py   a folder or a hub repository -> config.json and mapped tensors
-  hub.py          what is fetched, and held to its hashes
-  weight_files.py the files that hold tensors: which are read, and each tensor mapped; pickle_file.py
+checkpoint.py   a folder or a Hub repository -> config.json and mapped tensors
+  hub.py          downloads a repository's files and checks their hashes
+  weight_files.py picks the weight files and maps each tensor; pickle_file.py
   layouts.py      wrapped names, other heads, Linear matrices, padding -> transformers' names and layout
-  nanogpt.py      what nanoGPT's checkpoint says of itself -> config.json's fields; mingpt.py, the same of minGPT
-  foreign.py      what is not read, and what to do about it
-  text_file.py    text files: plain, of a bounded size
-weights.py      tensors -> the network's parameters: one table; misfits.py, what does not fit it
+  nanogpt.py      nanoGPT's model_args -> config.json's fields; mingpt.py, the same for minGPT
+  foreign.py      formats that are not read, and what to do about each
+  text_file.py    reads text files: regular files of a bounded size
+weights.py      tensors -> the network's parameters: one table; misfits.py reports what does not fit
 quoting.py      how names and values are shown in messages
-compiler.py     torch's compiler, and the folder that it need not make
+compiler.py     keeps torch's compiler from making its cache folder
 generate.py     the plain decode loop
-errors.py       what can go wrong
+errors.py       the tree of errors
 """
 
 from gpt2_model.config import GPT2Config

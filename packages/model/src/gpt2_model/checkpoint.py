@@ -1,7 +1,7 @@
-"""`Checkpoint`: a config.json and tensors on disk, from a local folder or the Hugging Face hub.
+"""`Checkpoint`: a config.json and tensors on disk, from a local folder or the Hugging Face Hub.
 
-Tensors are mapped from their file, not read: a checkpoint of any size opens at once, and memory is touched only as
-tensors are used. They bear transformers' names and are in its layout, whatever the source's.
+Tensors are memory-mapped, not read: a checkpoint of any size opens at once, and memory is touched only as tensors are
+used. They have transformers' names and layout, whatever the source.
 """
 
 import re
@@ -29,12 +29,12 @@ class Checkpoint:
     """A checkpoint whose files are on this machine.
 
     Attributes:
-        source: what the caller asked for.
+        source: as the caller named it.
         folder: where the files are.
-        revision: the commit on the hub, None for a local folder.
+        revision: the commit on the Hub, None for a local folder.
         config: the parsed config.json.
-        tensors: each tensor's name, as transformers gives it, and how to map it into memory, in transformers' layout.
-        warnings: what was read otherwise than the files have it, or left out.
+        tensors: transformers' name of each tensor -> a function that maps it into memory, in transformers' layout.
+        warnings: what was changed or left out.
     """
 
     source: str
@@ -52,27 +52,27 @@ def open_checkpoint(
     offline: bool = False,
     allow_pickle: bool = False,
 ) -> Checkpoint:
-    """Finds a checkpoint, fetching it from the hub where `source` is no local folder.
+    """Opens a checkpoint; one that is not a local folder is downloaded from the Hub.
 
     Args:
-        source: a folder, or a repository on the hub ("gpt2", "org/name").
-        revision: branch, tag or commit on the hub; refused for a folder.
-        offline: look for a hub checkpoint only in the hub's cache on this machine.
-        allow_pickle: read pytorch_model.bin, or nanoGPT's ckpt.pt, where there are no safetensors (with torch's
-            weights-only unpickler).
+        source: a folder, or a repository on the Hub ("gpt2", "org/name").
+        revision: branch, tag or commit on the Hub; refused for a folder.
+        offline: use only the Hub's cache on this machine.
+        allow_pickle: read pytorch_model.bin or nanoGPT's ckpt.pt if there are no safetensors, with torch's weights-only
+            unpickler.
 
     Raises:
-        SourceError: there is no such folder or repository, or no weights of a kind that is read here.
+        SourceError: no such folder or repository, or no weights in a format that is read.
         WeightFileError: a file is damaged.
-        ConfigError: config.json is no JSON object.
-        TensorError: some of the tensors' names have a wrapper's prefix, and others not.
+        ConfigError: config.json is not a JSON object.
+        TensorError: some tensor names have a wrapper's prefix and others do not.
     """
     folder = Path(source)
     if not str(source):
-        raise SourceError("the source is empty; name a folder, or a repository on the hub")
+        raise SourceError("the source is empty; name a folder, or a repository on the Hub")
     if folder.is_dir():
         if revision is not None:
-            raise SourceError(f"revision {revision!r} was asked for, but {folder} is a local folder; leave it out")
+            raise SourceError(f"revision is {revision!r}, but {folder} is a local folder; leave revision out")
     elif HUB_ID.fullmatch(str(source)) and not folder.exists():
         folder, revision = fetch(str(source), revision, offline=offline, allow_pickle=allow_pickle)
     else:
@@ -96,12 +96,12 @@ def open_checkpoint(
 
 
 def _config(folder: Path, files: WeightFiles) -> tuple[Mapping[str, Any], tuple[str, ...]]:
-    """What config.json says, in transformers' fields or in minGPT's, or a ckpt.pt of itself, or both."""
+    """The config in transformers' fields: from config.json (transformers' or minGPT's), ckpt.pt, or both."""
     if MODEL_ARGS not in files.beside:
         document = read_json(folder / CONFIG)
         return mingpt.config(document, files.tensors) if mingpt.is_config(document) else document, ()
-    given = read_json(folder / CONFIG) if (folder / CONFIG).exists() else {}
-    return nanogpt.config(files.beside[MODEL_ARGS], given)
+    document = read_json(folder / CONFIG) if (folder / CONFIG).exists() else {}
+    return nanogpt.config(files.beside[MODEL_ARGS], document)
 
 
 def _top_level(folder: Path) -> set[str]:
@@ -112,12 +112,12 @@ def _top_level(folder: Path) -> set[str]:
 
 
 def _no_folder(source: str | PathLike[str]) -> str:
-    """What is said of a source that is there but no folder, or neither there nor a repository's name."""
+    """The message for a source that is neither a folder nor a repository's name."""
     path = Path(source)
     if not path.is_file():
-        return f"{source} is neither a folder nor the name of a repository on the hub"
+        return f"{source} is neither a folder nor the name of a repository on the Hub"
     if path.suffix == ".gguf":
         return f"{path} is a GGUF file, llama.cpp's format; name the folder of the checkpoint it was made from"
     if path.suffix in (".safetensors", ".bin", ".pt", ".json"):
-        return f"{path} is a file, one of a checkpoint's; name its folder, {path.parent}"
+        return f"{path} is one file of a checkpoint; name its folder, {path.parent}"
     return f"{path} is a file; name a checkpoint's folder, with {CONFIG} and {SAFETENSORS}"

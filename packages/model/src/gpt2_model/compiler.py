@@ -1,4 +1,4 @@
-"""torch's compiler, which is imported here and compiles nothing."""
+"""Keeps torch's compiler, which is imported but never used, from making its cache folder."""
 
 import os
 from collections.abc import Iterator
@@ -13,9 +13,9 @@ FOLDER = "TORCHINDUCTOR_CACHE_DIR"
 def no_compiler_folder() -> Iterator[None]:
     """Keeps torch from making a folder for compiled code in the temporary directory.
 
-    It does so when its compiler is imported, as the first tensor without data and each export do, even where nothing is
-    compiled. In here it is shown a folder that exists, its own; what others compile afterwards goes where it always
-    goes. A folder that the environment names is left to torch.
+    Importing the compiler makes that folder, and the first meta tensor and every export import it, even if nothing is
+    compiled. Inside this context torch is pointed at its own package folder, which exists; later compilation is not
+    affected. A folder named in the environment is left alone.
 
     >>> with no_compiler_folder(), torch.device("meta"):
     ...     torch.zeros(10**6, 10**6).shape
@@ -24,7 +24,7 @@ def no_compiler_folder() -> Iterator[None]:
     if FOLDER in os.environ:
         yield
         return
-    os.environ[FOLDER] = os.path.dirname(torch.__file__)  # noqa: PTH120 - a text, as the environment has it
+    os.environ[FOLDER] = os.path.dirname(torch.__file__)  # noqa: PTH120 - os.environ takes a string
     try:
         yield
     finally:

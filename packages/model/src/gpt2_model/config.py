@@ -1,4 +1,4 @@
-"""`GPT2Config`: the numbers and flags that decide what the network computes, and nothing else."""
+"""`GPT2Config`: the sizes and flags that decide what the network computes."""
 
 import math
 import warnings
@@ -13,10 +13,10 @@ from gpt2_model.quoting import name_shown, shown
 
 ACTIVATION_FUNCTIONS = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu", "relu", "silu", "swish")
 
-MAX_UNKNOWN_SHOWN = 4  # fields in one message
-LARGEST_SIZE = 2**31  # of one axis; far above any model, and below what overflows an index
+MAX_UNKNOWN_SHOWN = 4  # unknown fields listed in one message
+LARGEST_SIZE = 2**31  # of one axis: far above any model, below what overflows an index
 
-# config.json may use the generic name of a size, which transformers reads too.
+# Generic names of sizes, which transformers also reads.
 ALIASES = {
     "hidden_size": "n_embd",
     "max_position_embeddings": "n_positions",
@@ -24,7 +24,7 @@ ALIASES = {
     "num_hidden_layers": "n_layer",
 }
 
-# Fields that would change the arithmetic, with the only value under which they do not.
+# Fields that would change the arithmetic, each with the only value that does not.
 REQUIRED_VALUES: dict[str, Any] = {
     "model_type": "gpt2",
     "add_cross_attention": False,
@@ -37,14 +37,14 @@ REQUIRED_VALUES: dict[str, Any] = {
     "multi_query": False,
 }
 
-# Fields that say that the weights are not what they seem, and what to do.
+# Fields that mean the weights are not what they seem, and what to do.
 REFUSED_FIELDS = {
     "quantization_config": (
-        "the weights are quantized, and only plain numbers are read; save the model unquantized "
+        "the weights are quantized, and only unquantized weights are read; save the model unquantized "
         "(model.dequantize(), then save_pretrained), or name the checkpoint it was made from"
     ),
     "auto_map": (
-        "the model may be computed by code of its own; if that computes what GPT-2 does, pass "
+        "the model may come with its own code; if that computes the same as GPT-2, pass "
         'ignore=("auto_map",) (--ignore-config auto_map)'
     ),
 }
@@ -54,11 +54,11 @@ REFUSED_FIELDS = {
 class GPT2Config:
     """Sizes and flags of a GPT-2; the defaults are the published 124M model's.
 
-    Field names are those of Hugging Face's config.json. An instance that exists is valid: every value is checked on
-    construction and none can be changed afterwards (use `dataclasses.replace`).
+    Field names are those of Hugging Face's config.json. Every instance is valid: values are checked on
+    construction and cannot be changed afterwards (use `dataclasses.replace`).
 
     Raises:
-        ConfigError: a value is of the wrong type, out of range, or at odds with another.
+        ConfigError: a value has the wrong type, is out of range, or contradicts another.
 
     >>> GPT2Config().head_size
     64
@@ -112,7 +112,7 @@ class GPT2Config:
 
     @property
     def inner_size(self) -> int:
-        """Width of the MLP's hidden layer: `n_inner`, or four times `n_embd` where that is not set."""
+        """Width of the MLP's hidden layer: `n_inner`, or 4 * `n_embd` if that is not set."""
         return 4 * self.n_embd if self.n_inner is None else self.n_inner
 
     def attention_scale(self, layer: int) -> float:
@@ -128,16 +128,16 @@ class GPT2Config:
 
     @classmethod
     def from_hf(cls, document: Mapping[str, Any], *, ignore: Collection[str] = ()) -> "GPT2Config":
-        """Reads the content of a Hugging Face config.json; each field counts, or has no effect, or is refused.
+        """Reads a Hugging Face config.json; every field is used, known to have no effect, or refused.
 
-        A field that is null is read as absent. What is read otherwise than it may have been meant is warned of.
+        A null field counts as absent. Anything that may not be read as intended raises a warning.
 
         Args:
             document: the parsed JSON object.
-            ignore: names of fields, unknown here, that the caller knows not to change the logits.
+            ignore: unknown fields to skip; only if they cannot change the logits.
 
         Raises:
-            ConfigError: a field is unknown, or asks for arithmetic that is not done here; all such fields are named.
+            ConfigError: a field is unknown, or needs arithmetic that is not implemented; all such fields are named.
 
         >>> GPT2Config.from_hf({"model_type": "gpt2", "n_layer": 6, "use_cache": True}).n_layer
         6
@@ -162,13 +162,13 @@ class GPT2Config:
 
 
 def read_hf(document: Mapping[str, Any], *, ignore: Collection[str] = ()) -> tuple[GPT2Config, tuple[str, ...]]:
-    """What `GPT2Config.from_hf` returns, and the remarks that it warns with.
+    """The config that `GPT2Config.from_hf` returns, and the text of its warnings.
 
     >>> read_hf({"model_type": "gpt2", "n_positions": 64, "n_ctx": 32})[1]
     ('config.json: n_ctx is 32 but n_positions is 64, which decides, as in transformers',)
     """
     own = {field.name for field in fields(GPT2Config)}
-    given: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     remarks, unknown = [], []
     complaints = [] if document.get("model_type") is not None else ["model_type is absent, it must be 'gpt2'"]
     for key, value in document.items():
@@ -177,8 +177,8 @@ def read_hf(document: Mapping[str, Any], *, ignore: Collection[str] = ()) -> tup
             if name in own and name != "n_inner":
                 remarks.append(f"config.json: {key} is null, read as absent")
         elif name in own:
-            if given.setdefault(name, value) != value:
-                complaints.append(f"{key} is {shown(value)} but {name} is {shown(given[name])}")
+            if values.setdefault(name, value) != value:
+                complaints.append(f"{key} is {shown(value)} but {name} is {shown(values[name])}")
         elif key in REQUIRED_VALUES:
             if value != REQUIRED_VALUES[key] and (value or REQUIRED_VALUES[key]):
                 complaints.append(f"{key} is {shown(value)}, only {REQUIRED_VALUES[key]!r} is computed here")
@@ -186,19 +186,19 @@ def read_hf(document: Mapping[str, Any], *, ignore: Collection[str] = ()) -> tup
             complaints.append(f"{key} is {shown(value)}: {REFUSED_FIELDS[key]}")
         elif not is_known(key) and key not in ignore:
             unknown.append(key)
-    n_ctx = document.get("n_ctx")  # n_positions' second name until transformers 4, which then read it no more
-    if n_ctx is not None and given.setdefault("n_positions", n_ctx) != n_ctx:
-        conflict = f"n_ctx is {shown(n_ctx)} but n_positions is {shown(given['n_positions'])}"
+    n_ctx = document.get("n_ctx")  # the second name of n_positions until transformers 4, which stopped reading it
+    if n_ctx is not None and values.setdefault("n_positions", n_ctx) != n_ctx:
+        conflict = f"n_ctx is {shown(n_ctx)} but n_positions is {shown(values['n_positions'])}"
         remarks.append(f"config.json: {conflict}, which decides, as in transformers")
     if unknown:
         complaints.append(_unknown(unknown, document))
     if complaints:
         raise ConfigError("config.json: " + "; ".join(complaints))
-    return GPT2Config(**given), tuple(remarks)
+    return GPT2Config(**values), tuple(remarks)
 
 
 def is_known(name: str) -> bool:
-    """Whether a field of config.json is one that `from_hf` judges by itself."""
+    """Whether `from_hf` knows this field of config.json."""
     return name in _known()
 
 
@@ -208,7 +208,7 @@ def _known() -> set[str]:
 
 
 def _unknown(names: list[str], document: Mapping[str, Any]) -> str:
-    """What is said of unknown fields: their values, a name that may have been meant, and how to ignore them."""
+    """The message for unknown fields: their values, the nearest known names, and how to ignore them."""
     first = names[:MAX_UNKNOWN_SHOWN]
     described = []
     for name in first:

@@ -1,23 +1,23 @@
-"""What can go wrong between a checkpoint and a running model.
+"""The errors between a checkpoint and a running model.
 
     GPT2Error                   everything below; each message says what, the value, the limit and the remedy
-    ├── ConfigError             a field of config.json: unknown, out of range, or arithmetic that is not done here
+    ├── ConfigError             a field of config.json: unknown, out of range, or arithmetic that is not implemented
     └── CheckpointError         something about the source of the weights
-        ├── SourceError         no such folder, no such repository, no network, no weights of a kind that is read
-        ├── WeightFileError     a file of weights that cannot be read: truncated, hostile, a pickle without leave
-        └── TensorError         tensors missing, unexpected, of a wrong shape or type, or not finite
+        ├── SourceError         no such folder or repository, no network, or no weights in a format that is read
+        ├── WeightFileError     a weight file that cannot be read: truncated, malicious, a pickle that is not allowed
+        └── TensorError         tensors missing, unexpected, of the wrong shape or type, or not finite
 
-What was read all the same, though it may not have been meant so, comes as a `CheckpointWarning`.
+Where a checkpoint loads but may not be read as intended, a `CheckpointWarning` is raised.
 Mistakes in a call (a negative temperature, a prompt that is too long) are plain `ValueError`s.
 """
 
 
 class GPT2Error(Exception):
-    """Base of every error of this package."""
+    """Base of this package's errors."""
 
 
 class ConfigError(GPT2Error):
-    """A configuration that does not describe a GPT-2 which can be computed exactly."""
+    """A configuration that is not a GPT-2 this package can compute exactly."""
 
 
 class CheckpointError(GPT2Error):
@@ -25,16 +25,16 @@ class CheckpointError(GPT2Error):
 
 
 class SourceError(CheckpointError):
-    """Nothing to load from at the place named."""
+    """Nothing to load at the given source."""
 
 
 class WeightFileError(CheckpointError):
-    """A file of weights that cannot be read."""
+    """A weight file that cannot be read."""
 
 
 class TensorError(CheckpointError):
-    """Tensors that are not those of the model which the configuration describes."""
+    """Tensors that do not fit the configuration."""
 
 
 class CheckpointWarning(UserWarning):
-    """A checkpoint was read, but something of it otherwise than it says, or not at all; the message says what."""
+    """A checkpoint loaded, but part of it was changed or left out; the message says what."""

@@ -1,10 +1,10 @@
-"""What a folder or repository has that is not read here, and what to do about it."""
+"""Formats that are not read, and what to do about each."""
 
 import re
 from collections.abc import Collection
 from fnmatch import fnmatchcase
 
-# What lies at a source's top level, folders with a slash at the end -> what that is. The first that is there is named.
+# Names at a source's top level (folders end with a slash) -> what they are. The first match is reported.
 FOREIGN = (
     (("zero_to_fp32.py", "global_step*/", "mp_rank_*"), "a DeepSpeed checkpoint; run its zero_to_fp32.py on it first"),
     (
@@ -25,17 +25,17 @@ FOREIGN = (
     (("rust_model.ot",), "rust-bert's weights; name the checkpoint they were made from"),
     (
         ("model.ckpt*", "hparams.json"),
-        "OpenAI's own TensorFlow checkpoint; its converted weights are the hub's openai-community/gpt2",
+        "OpenAI's own TensorFlow checkpoint; its converted weights are the Hub's openai-community/gpt2",
     ),
     (
         ("gpt2_[0-9]*M*.bin", "model_[0-9]*.bin"),
         "a checkpoint of llm.c; convert it with llm.c's dev/eval/export_hf.py",
     ),
     (("*.npz",), "arrays of NumPy or MLX; save the model with save_pretrained"),
-    (("*.safetensors",), "of another name than is read; if it holds the whole model, rename it to model.safetensors"),
+    (("*.safetensors",), "not the name that is read; if it holds the whole model, rename it to model.safetensors"),
     (
         ("*.pt", "*.pth", "*.ckpt", "*.bin"),
-        "a pickle of another name than is read; if it holds the model, rename it to pytorch_model.bin",
+        "a pickle, not under the name that is read; if it holds the model, rename it to pytorch_model.bin",
     ),
 )
 
@@ -46,16 +46,16 @@ TRAINERS_FOLDER = re.compile(r"checkpoint-(\d+)/")
 
 
 def adapter_among(names: Collection[str]) -> str:
-    """What is said of an adapter's files; nothing where there are none.
+    """The message for an adapter's files; empty if there are none.
 
-    Beside whole weights too: transformers then applies the adapter, and whether that was merged already is not said.
+    Applies beside whole weights too: transformers would apply the adapter, and it may be merged already.
     """
     there = [name for name in ADAPTER if name in names]
     return f"it has {there[0]}: a LoRA adapter; {MERGE}, or remove it if it is merged already" if there else ""
 
 
 def foreign_among(names: Collection[str]) -> str:
-    """What a source without weights that are read here has instead, and what to do.
+    """What a source without readable weights has instead, and what to do.
 
     >>> foreign_among({"config.json", "gpt2.f16.gguf"})
     "it has gpt2.f16.gguf: GGUF, llama.cpp's format; name the checkpoint it was made from"
@@ -71,5 +71,5 @@ def foreign_among(names: Collection[str]) -> str:
             if any(fnmatchcase(name, pattern) for pattern in patterns):
                 return f"it has {name.rstrip('/')}: {what}"
     if {"snapshots/", "blobs/"} <= {*names}:
-        return "it is a repository in the hub's cache; name the repository, or a commit's folder in its snapshots"
+        return "it is a repository in the Hub's cache; name the repository, or a commit's folder in its snapshots"
     return "is it a checkpoint's folder?"

@@ -1,4 +1,4 @@
-"""The plain decode loop: read, choose, read what was chosen. Obvious, so that faster ones can be held to it."""
+"""The plain decode loop, kept obvious: the reference for the faster ones."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -20,20 +20,20 @@ def generate(
     eos_token_id: int | None = None,
     generator: torch.Generator | None = None,
 ) -> Iterator[int]:
-    """Yields the tokens that follow the prompt, one by one.
+    """Yields the tokens after the prompt, one by one.
 
-    It ends after `max_new_tokens`, before `eos_token_id` (which is not yielded), or when the context is full: the model
-    reads at most n_positions tokens, and the last one yielded need not be read.
+    Stops after `max_new_tokens`, at `eos_token_id` (which is not yielded), or when the context is full: the model reads
+    at most n_positions tokens, and the last one yielded need not be read.
 
     Args:
         model: in eval mode.
         prompt_ids: 1 to n_positions token ids, each below the vocabulary's size.
-        max_new_tokens: at most so many, 0 or more.
-        temperature: above 0; or 0, the default, for the likeliest token every time (greedy).
-        top_k: choose among the k likeliest; none is all.
-        top_p: choose among the fewest likeliest tokens whose probabilities reach p, 0 < p <= 1; none is all.
-        eos_token_id: the token that ends a text, 50256 for the published models; none never ends one.
-        generator: where the random numbers come from; seed it to repeat a text.
+        max_new_tokens: the most tokens to yield, 0 or more.
+        temperature: 0, the default, is greedy: always the likeliest token; else above 0.
+        top_k: sample from the k likeliest tokens; None means all.
+        top_p: sample from the smallest set of likeliest tokens whose probabilities reach p, 0 < p <= 1; None means all.
+        eos_token_id: the token that ends a text, 50256 for the published models; None means no such token.
+        generator: source of random numbers; seed it to repeat a text.
 
     Raises:
         ValueError: an argument is out of range.
@@ -77,7 +77,7 @@ def choose(
     top_p: float | None = None,
     generator: torch.Generator | None = None,
 ) -> int:
-    """One token id for the logits (V,): the likeliest at temperature 0, else a draw from the filtered distribution."""
+    """A token id from the logits (V,): the likeliest at temperature 0, else a sample of the filtered distribution."""
     if temperature == 0:
         return int(logits.argmax())
     logits = logits / temperature
@@ -89,7 +89,7 @@ def choose(
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
-    """The k largest logits (V,), and those equal to the last of them; -inf elsewhere."""
+    """The k largest logits (V,) and any equal to the kth; -inf elsewhere."""
     kth = logits.topk(min(k, logits.shape[-1])).values[-1]
     return logits.masked_fill(logits < kth, -torch.inf)
 
@@ -114,9 +114,9 @@ def _check(
     limit, vocab_size = model.config.n_positions, model.config.vocab_size
     if not 1 <= len(prompt_ids) <= limit:
         raise ValueError(f"prompt has {len(prompt_ids)} tokens, the model reads 1 to {limit}; change the prompt")
-    strange = [token for token in prompt_ids if not 0 <= token < vocab_size]
-    if strange:
-        raise ValueError(f"token id {strange[0]} in the prompt; the vocabulary has ids 0 to {vocab_size - 1}")
+    invalid = [token for token in prompt_ids if not 0 <= token < vocab_size]
+    if invalid:
+        raise ValueError(f"token id {invalid[0]} in the prompt; the vocabulary has ids 0 to {vocab_size - 1}")
     if max_new_tokens < 0:
         raise ValueError(f"max_new_tokens is {max_new_tokens}; it must be 0 or more")
     if not 0 <= temperature < float("inf"):

@@ -1,13 +1,13 @@
 """GPT-2, the whole network: token ids and a cache in, logits and the longer cache out.
 
-The letters of the shapes, in this file and in every other:
+Letters in shapes, in this file and everywhere else:
 
     B  rows of the batch        P  tokens read before, whose keys and values are in the cache
     T  tokens read now          C  width of the residual stream, n_embd
     H  heads                    D  width of a head, C / H          V  size of the vocabulary
 
-Module names are the names in OpenAI's checkpoint (`h.0.attn.c_attn`), so that no list of renamings is needed to follow
-a tensor from the file to its place in the arithmetic.
+Module names are those of OpenAI's checkpoint (`h.0.attn.c_attn`), so a tensor can be followed from the file to its
+place in the arithmetic without a table.
 
 Source: Radford et al., "Language Models are Unsupervised Multitask Learners" (2019), and the published model's code.
 """
@@ -24,14 +24,14 @@ from gpt2_model.config import GPT2Config
 
 
 class KeyValue(NamedTuple):
-    """What one layer remembers of the tokens it has read."""
+    """The keys and values of the tokens one layer has read."""
 
     key: Tensor  # (B, H, P, D)
     value: Tensor  # (B, H, P, D)
 
 
 Cache = tuple[KeyValue, ...]
-"""One `KeyValue` per layer. It is passed in and comes out, and is never changed in place."""
+"""One `KeyValue` per layer. Passed in and returned, never changed in place."""
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class CausalSelfAttention(nn.Module):
-    """Each token looks at itself and at those before it."""
+    """Each token attends to itself and to those before it."""
 
     def __init__(self, config: GPT2Config, layer: int) -> None:
         super().__init__()
@@ -70,11 +70,11 @@ class CausalSelfAttention(nn.Module):
         return self.resid_dropout(self.c_proj(y)), present
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, past: KeyValue, mask: Tensor) -> tuple[Tensor, KeyValue]:
-        """softmax(q kᵀ · scale) v over the past and the present; `mask` is true where a query may look."""
+        """softmax(q kᵀ · scale) v over the past and the present; `mask` is true where a query may attend."""
         k = torch.cat((past.key, k), dim=2)  # (B, H, P, D), (B, H, T, D) -> (B, H, P+T, D)
         v = torch.cat((past.value, v), dim=2)
         scores = self.scores(q, k)  # (B, H, T, D), (B, H, P+T, D) -> (B, H, T, P+T)
-        # The lowest finite number, not -inf: a row with nothing to look at (padding) must not become NaN.
+        # The lowest finite number, not -inf: a row with nothing to attend to (padding) must not become NaN.
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
         weights = scores.softmax(dim=-1).to(v.dtype)
         return self.attn_dropout(weights) @ v, KeyValue(k, v)
@@ -93,7 +93,7 @@ class CausalSelfAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Each token on its own: out to the inner width, a nonlinearity, and back."""
+    """Each token on its own: up to the inner width, a nonlinearity, and back."""
 
     def __init__(self, config: GPT2Config) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Communicate, then compute; each reads a normalised stream and adds to the stream itself."""
+    """Attention, then the MLP; each reads the normalised stream and adds to it."""
 
     def __init__(self, config: GPT2Config, layer: int) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ class Block(nn.Module):
 
 
 class GPT2(nn.Module):
-    """The language model: for every token read, a score for every token that might come next.
+    """The language model: for every token read, a logit for every token that might come next.
 
     >>> model = GPT2(GPT2Config(vocab_size=100, n_positions=16, n_embd=12, n_layer=2, n_head=3)).eval()
     >>> logits, cache = model(torch.tensor([[7, 8, 9]]))
@@ -160,15 +160,15 @@ class GPT2(nn.Module):
 
         Args:
             input_ids: (B, T) int64, each below V.
-            cache: of P tokens, as an earlier call returned it; none is the start of the text.
-            attention_mask: (B, P+T), nonzero for text and 0 for padding, on either side; none is all text.
-            position_ids: (B, T) int64, each below n_positions; none counts the text and skips the padding.
+            cache: of P tokens, from an earlier call; None at the start of the text.
+            attention_mask: (B, P+T), nonzero for text, 0 for padding on either side; None means all text.
+            position_ids: (B, T) int64, each below n_positions; None counts the text and skips the padding.
 
         Returns:
             logits (B, T, V), and the cache of P+T tokens.
 
         Raises:
-            ValueError: P+T is more than n_positions, and position_ids does not say which of them to use.
+            ValueError: P+T is more than n_positions, and position_ids is not given.
         """
         B, T = input_ids.shape
         if cache is None:
@@ -191,10 +191,10 @@ class GPT2(nn.Module):
 
         Args:
             input_ids: (B, T) int64.
-            labels: (B, T) int64, what to predict at each place, input_ids where none is given; -100 is not counted.
+            labels: (B, T) int64, the targets; None means input_ids. -100 is not counted.
 
         Returns:
-            a scalar; about log(V) for a model that has learnt nothing.
+            a scalar; about log(V) for an untrained model.
         """
         logits, _ = self(input_ids)
         labels = input_ids if labels is None else labels
@@ -207,7 +207,7 @@ class GPT2(nn.Module):
         return tuple(KeyValue(weight.new_empty(shape), weight.new_empty(shape)) for _ in self.h)
 
     def positions(self, attention_mask: Tensor) -> Tensor:
-        """The place of each token within its row's text: (B, P+T) -> (B, P+T); padding before the text is at 0."""
+        """The position of each token in its row's text: (B, P+T) -> (B, P+T); padding before the text is at 0."""
         length = attention_mask.shape[1]
         if length > self.config.n_positions:
             raise ValueError(
@@ -219,22 +219,22 @@ class GPT2(nn.Module):
     def from_pretrained(
         cls, source: str | PathLike[str], *, revision: str | None = None, dtype: torch.dtype = torch.float32
     ) -> "GPT2":
-        """Loads a checkpoint, in eval mode; `gpt2_model.weights.load` has every option and says what is refused.
+        """Loads a checkpoint, in eval mode; `gpt2_model.weights.load` has more options and lists the errors.
 
         Args:
-            source: a repository on the Hugging Face hub ("gpt2", "distilgpt2", "org/name") or a local folder.
-            revision: branch, tag or commit on the hub.
-            dtype: what the weights are computed in, whatever the file stores.
+            source: a repository on the Hugging Face Hub ("gpt2", "distilgpt2", "org/name") or a local folder.
+            revision: branch, tag or commit on the Hub.
+            dtype: the type to compute in, whatever the file stores.
         """
         from gpt2_model import (
             weights,
-        )  # the one arrow back, inside the call: the network itself knows no files
+        )  # imported inside the call: the network itself knows nothing of files
 
         return weights.load(source, revision=revision, dtype=dtype)
 
 
 def causal_mask(attention_mask: Tensor, T: int) -> Tensor:
-    """True where one of the last T tokens may look: not ahead, and not at padding. (B, P+T) -> (B, 1, T, P+T)."""
+    """True where one of the last T tokens may attend: not ahead, and not to padding. (B, P+T) -> (B, 1, T, P+T)."""
     length = attention_mask.shape[1]
     place = torch.arange(length, device=attention_mask.device)
     not_ahead = place[None, :] <= place[length - T :, None]  # (T, P+T)
@@ -242,7 +242,7 @@ def causal_mask(attention_mask: Tensor, T: int) -> Tensor:
 
 
 def initialise(model: GPT2) -> None:
-    """GPT-2's own start: normal weights, zero biases, and smaller steps onto the stream the more layers add to it."""
+    """GPT-2's initialisation: normal weights, zero biases, residual projections scaled down with depth."""
     std = model.config.initializer_range
     for name, parameter in model.named_parameters():
         if name.endswith("c_proj.weight"):

@@ -1,6 +1,6 @@
-"""The Hugging Face hub: a repository's files, brought into the cache of huggingface_hub and held to their hashes.
+"""Downloads a repository's files from the Hugging Face Hub into huggingface_hub's cache and checks their hashes.
 
-The only file that opens the network.
+The only module that uses the network.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from typing import Any
 from gpt2_model.errors import CheckpointError, SourceError, WeightFileError
 from gpt2_model.weight_files import SAFETENSORS, SAFETENSORS_INDEX, choose
 
-# What a checkpoint may hold beside its weights, and what is fetched of it.
+# The files beside the weights that are downloaded.
 DOCUMENTS = (
     "config.json",
     "generation_config.json",
@@ -27,46 +27,48 @@ DOCUMENTS = (
 
 
 def fetch(source: str, revision: str | None, *, offline: bool, allow_pickle: bool) -> tuple[Path, str]:
-    """Brings the files that are needed, and no others, into the hub's cache; returns their folder and their commit."""
-    from huggingface_hub import snapshot_download  # imported here: half a second that a local folder need not wait
+    """Downloads the files that are needed into the Hub's cache; returns their folder and commit."""
+    from huggingface_hub import snapshot_download  # imported here: half a second saved for local folders
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     at = f" at revision {revision!r}" if revision else ""
     try:
         if offline:
-            # The library asks whether all that matches is there, so name what would have been fetched.
-            wanted = [*DOCUMENTS, SAFETENSORS, SAFETENSORS_INDEX, "model-*-of-*.safetensors"]
-            folder = Path(snapshot_download(source, revision=revision, allow_patterns=wanted, local_files_only=True))
+            # The library checks that every match is cached, so list what would have been downloaded.
+            patterns = [*DOCUMENTS, SAFETENSORS, SAFETENSORS_INDEX, "model-*-of-*.safetensors"]
+            folder = Path(snapshot_download(source, revision=revision, allow_patterns=patterns, local_files_only=True))
         else:
-            commit, hashes = _wanted(source, revision, allow_pickle)
+            commit, hashes = _files_to_download(source, revision, allow_pickle)
             with _bars() as bars:
-                # By the name that was asked for, so that the cache learns it and `offline` finds it again.
+                # By the revision's given name, so that the cache records it for `offline`.
                 fetched = snapshot_download(source, revision=revision, allow_patterns=[*hashes], tqdm_class=bars)
             folder = Path(fetched)
             if folder.name != commit:
-                raise SourceError(f"{source}{at} moved from {commit} to {folder.name} meanwhile; run it again")
+                raise SourceError(
+                    f"{source}{at} changed from {commit} to {folder.name} during the download; run it again"
+                )
             _refuse_damaged(source, folder, hashes)
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         remedy = "run once without offline" if offline else "check the connection, or name a local folder"
         raise SourceError(
-            f"{source}{at} is neither a folder nor in the hub's cache, nor can it be fetched; {remedy}"
+            f"{source}{at} is not a folder, is not in the Hub's cache and cannot be downloaded; {remedy}"
         ) from error
     except HfHubHTTPError as error:
         raise SourceError(_refusal(error, source, at)) from error
     except CheckpointError:
         raise
-    except Exception as error:  # whatever the library's transport raises, under names that change with it
+    except Exception as error:  # the library's transport raises many kinds
         raise SourceError(
-            f"there is no folder {source}, and as a repository{at} it cannot be fetched from the hub: {error}; "
-            "check the name, the connection and the disk, or take what the hub's cache has with offline (--offline)"
+            f"there is no folder {source}, and the repository{at} cannot be downloaded from the Hub: {error}; "
+            "check the name, the connection and the disk, or use the Hub's cache with offline (--offline)"
         ) from error
-    return folder, folder.name  # the cache keeps each commit in a folder of its name
+    return folder, folder.name  # the cache names a folder after each commit
 
 
-def _wanted(source: str, revision: str | None, allow_pickle: bool) -> tuple[str, dict[str, str | None]]:
-    """The commit that the revision is now, and the files to fetch, the documents and one set of weights.
+def _files_to_download(source: str, revision: str | None, allow_pickle: bool) -> tuple[str, dict[str, str | None]]:
+    """The revision's commit, and the files to download: the documents and one set of weights.
 
-    Of each file the hash that the hub tells of it: the sha256 of a large one, git's own of a small one.
+    Each file comes with its hash on the Hub: sha256 for a large file, git's blob id for a small one.
     """
     from huggingface_hub import HfApi
 
@@ -80,7 +82,7 @@ def _wanted(source: str, revision: str | None, allow_pickle: bool) -> tuple[str,
 
 @contextmanager
 def _bars() -> Iterator[type]:
-    """The library's progress bars: in a terminal only, and ended with the block, not whenever they are collected."""
+    """The library's progress bars: only in a terminal, and closed with the block instead of by garbage collection."""
     from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]  # exported, but not in mypy's sense
 
     drawn = []
@@ -98,7 +100,7 @@ def _bars() -> Iterator[type]:
 
 
 def _refuse_damaged(source: str, folder: Path, hashes: Mapping[str, str | None]) -> None:
-    """Raises WeightFileError where a file is not the one that the hub describes; the library compares sizes alone."""
+    """Raises WeightFileError if a file's hash is not the Hub's; the library compares only sizes."""
     damaged = [name for name, expected in hashes.items() if expected and _hash(folder / name, expected) != expected]
     for name in damaged:
         path = folder / name
@@ -109,13 +111,13 @@ def _refuse_damaged(source: str, folder: Path, hashes: Mapping[str, str | None])
         path.unlink(missing_ok=True)
     if damaged:
         raise WeightFileError(
-            f"{source}: {', '.join(damaged)} came with another hash than the hub tells; removed from the hub's cache, "
+            f"{source}: checksum mismatch for {', '.join(damaged)}; deleted from the Hub's cache, "
             "run it again to download it"
         )
 
 
 def _hash(path: Path, like: str) -> str:
-    """A file's sha256, or its name as a blob of git where `like` is as short as those are."""
+    """A file's sha256, or its git blob id if `like` has the length of one."""
     kind = "sha256" if len(like) == 64 else "sha1"
     with path.open("rb") as file:
         head = b"" if kind == "sha256" else b"blob %d\0" % path.stat().st_size
@@ -123,20 +125,20 @@ def _hash(path: Path, like: str) -> str:
 
 
 def _refusal(error: Any, source: str, at: str) -> str:
-    """What an answer of the hub means for the user, and what to do."""
+    """The message for an error of the Hub: what it means and what to do."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     log_in = "set HF_TOKEN or run `hf auth login`"
     if isinstance(error, GatedRepoError):
-        return f"the hub shows {source} only to those whom its authors let in; ask them on its page, then {log_in}"
+        return f"{source} is gated: request access on its page, then {log_in}"
     if isinstance(error, RepositoryNotFoundError):
         return (
-            f"there is no folder {source}, and no such repository on the hub, or none that it shows you; "
+            f"there is no folder {source}, and no such repository on the Hub, or it is private; "
             f"check the name; for a private one {log_in}"
         )
     if isinstance(error, RevisionNotFoundError):
-        return f"{source} has no revision{at.removeprefix(' at revision')} on the hub; name a branch, a tag or a commit"
+        return f"{source} has no revision{at.removeprefix(' at revision')} on the Hub; name a branch, a tag or a commit"
     if error.response.status_code == 401:
-        return f"the hub does not accept your token for {source}{at}; {log_in}"
+        return f"the Hub rejected your token for {source}{at}; {log_in}"
     reason = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
-    return f"the hub refuses {source}{at}: {reason}; try again later, or look at the repository's page"
+    return f"the Hub refused {source}{at}: {reason}; try again later, or look at the repository's page"

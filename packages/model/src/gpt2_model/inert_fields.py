@@ -1,10 +1,10 @@
-"""`INERT`: the fields of config.json on which no logit depends, each with the reason.
+"""`INERT`: the fields of config.json that cannot change a logit, each with the reason.
 
 Collected from the attributes of GPT2Config and PretrainedConfig in transformers 2 to 5, and from the files published
 for gpt2 (all sizes), distilgpt2, DialoGPT, ruGPT-3, KoGPT-2, Cerebras-GPT, codeparrot and CRFM's models.
 """
 
-# How to sample: what generation_config.json holds today. Where that is absent, transformers reads it in config.json.
+# Sampling settings, today in generation_config.json. Where that is absent, transformers reads them from config.json.
 # fmt: off
 GENERATION_FIELDS = frozenset((
     "max_length", "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups", "diversity_penalty",
@@ -21,7 +21,7 @@ _FIELDS_BY_REASON: dict[str, tuple[str, ...]] = {
         "transformers_weights", "tokenizer_class", "license", "author", "created_date", "finetuning_task",
         "unsloth_version",
     ),
-    "how the file stores numbers; the file itself says it too, and is believed": ("dtype", "torch_dtype"),
+    "the stored dtype; the weight file's own is used": ("dtype", "torch_dtype"),
     "which implementation transformers picks": (
         "_attn_implementation", "_attn_implementation_internal", "_attn_implementation_autoset",
         "attn_implementation", "_experts_implementation", "_experts_implementation_internal",
@@ -31,20 +31,20 @@ _FIELDS_BY_REASON: dict[str, tuple[str, ...]] = {
         "use_cache", "output_attentions", "_output_attentions", "output_hidden_states", "output_past",
         "output_scores", "return_dict", "use_return_dict", "return_dict_in_generate",
     ),
-    "for encoders and decoders that are one model; add_cross_attention itself is checked": (
+    "for encoder-decoder models; add_cross_attention itself is checked": (
         "is_decoder", "cross_attention_hidden_size", "decoder_start_token_id",
     ),
     "a special token, for the tokenizer and the decode loop": (
         "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "cls_token_id", "eos_token_ids", "prefix",
     ),
-    "GPT-1's room for special tokens; GPT-2 never read it, vocab_size counts all rows": (
+    "GPT-1's count of special tokens; GPT-2 never read it, vocab_size counts all rows": (
         "n_special", "predict_special_tokens",
     ),
-    "another head's, not the language model's": (
+    "for another head, not the language model's": (
         "id2label", "label2id", "num_labels", "_num_labels", "problem_type", "summary_activation",
         "summary_first_dropout", "summary_proj_to_labels", "summary_type", "summary_use_proj", "num_choices",
     ),
-    "how pipelines sampled, by task": ("task_specific_params",),
+    "sampling settings of pipelines, by task": ("task_specific_params",),
     "another runtime's own settings": ("transformers.js_config",),
 }
 # fmt: on

@@ -1,7 +1,7 @@
-"""Other layouts than transformers': wrapped names, other heads, Linear matrices, no biases, a padded vocabulary.
+"""Converts other layouts: wrapped names, other heads, Linear matrices, no biases, a padded vocabulary.
 
-Each function takes a checkpoint's tensors and gives them under the names and in the layout of `weights.TABLE`, with
-a warning of what it did. Nothing is copied: a matrix is turned as a view of its file.
+Each function takes a checkpoint's tensors and returns them under the names and in the layout of `weights.TABLE`, with
+a warning about what it did. Nothing is copied: a transposed matrix is a view of its file.
 """
 
 import re
@@ -18,7 +18,7 @@ from gpt2_model.quoting import listed, name_shown
 Tensors = Mapping[str, Callable[[], Tensor]]
 Read = tuple[Tensors, tuple[str, ...]]
 
-# What stands before every name where a wrapper was saved in place of the model in it -> whose it is.
+# Prefix of every name in a checkpoint saved from a wrapper -> the wrapper.
 PREFIXES = {
     "module.": "DataParallel",
     "_orig_mod.": "torch.compile",
@@ -29,18 +29,18 @@ PREFIXES = {
     "model.": "a wrapping module",
 }
 
-# What stands within names where parts of the model were wrapped -> whose it is. Nothing of GPT-2's is called so.
+# Inner part of the names where parts of the model were wrapped -> the wrapper. None is a name in GPT-2.
 INNER = {
     "_orig_mod.": "torch.compile",
     "_checkpoint_wrapped_module.": "activation checkpointing",
     "_fsdp_wrapped_module.": "FullyShardedDataParallel",
 }
 
-# Heads beside the language model's, and whose they are. A classifier has no language model's head unless it is there.
+# Other heads -> what they are. A classifier has a language model head only if the file has one.
 HEADS = {
     r"v_head\..+": "TRL's value head",
     r"multiple_choice_head\..+": "GPT2DoubleHeadsModel's second head",
-    r"summary\..+": "a head that sums up a sequence",
+    r"summary\..+": "a sequence summary head",
 }
 CLASSIFIERS = {
     r"score\..+": "GPT2ForSequenceClassification",
@@ -53,27 +53,27 @@ HEAD = re.compile(r"lm_head\.(decoder\.)?weight")
 
 ADAPTERS = re.compile(r"\b(lora_|base_layer\.|modules_to_save\.|original_module\.|ia3_l\b|hada_w\d)")
 
-# The matrices of a block. transformers' Conv1D keeps each [in, out], torch's Linear (nanoGPT, minGPT) [out, in].
+# The matrices of a block: [in, out] in transformers' Conv1D, [out, in] in torch's Linear (nanoGPT, minGPT).
 MATRIX = re.compile(r"(?:transformer\.)?h\.\d+\.(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight")
 BIASED = re.compile(
     r"((?:transformer\.)?(?:h\.\d+\.(?:ln_1|ln_2|attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)|ln_f))\.weight"
 )
 EMBEDDING = re.compile(r"(transformer\.)?wte\.weight")
-PADDED_TO, PADDED_BY = 64, 128  # rows of an embedding: a multiple of the one, fewer than the other more than tokens
+PADDED_TO, PADDED_BY = 64, 128  # embedding rows: a multiple of 64, fewer than 128 more than the vocabulary
 
 
 def as_transformers(tensors: Tensors, config: Mapping[str, Any], where: object, *, linear: bool = False) -> Read:
-    """The tensors as transformers names and keeps them, and what was done to them.
+    """The tensors under transformers' names and in its layout, and the warnings.
 
     Args:
-        tensors: as the files hold them.
-        config: of config.json; its architectures decide whether a classifier is beside a language model.
-        where: they come from, for messages.
-        linear: the source says that its matrices are Linear's.
+        tensors: as stored in the files.
+        config: config.json; its architectures decide whether the model is a classifier.
+        where: the source's name, for messages.
+        linear: the source's matrices are known to be Linear's.
 
     Raises:
-        SourceError: the tensors are an adapter's, or a classifier's alone.
-        TensorError: some names have a wrapper's prefix and others not.
+        SourceError: the tensors are an adapter or a classifier.
+        TensorError: some names have a wrapper's prefix and others do not.
     """
     refuse_adapter(tensors, where)
     tensors, unwrapped = without_prefixes(tensors, where)
@@ -85,14 +85,14 @@ def as_transformers(tensors: Tensors, config: Mapping[str, Any], where: object, 
 
 
 def refuse_adapter(tensors: Tensors, where: object) -> None:
-    """Raises SourceError where tensors are those of an adapter that is not merged into the model."""
+    """Raises SourceError for the tensors of an adapter that is not merged into the model."""
     adapters = [name for name in tensors if ADAPTERS.search(name)]
     if adapters:
         raise SourceError(f"{where} holds an adapter that is not merged ({listed(adapters)}); {MERGE}")
 
 
 def without_inner(tensors: Tensors, where: object) -> Read:
-    """The names without what the wrapping of single blocks leaves within them.
+    """The tensors without the inner names that wrapped blocks leave.
 
     >>> names, _ = without_inner({"h.0._orig_mod.ln_1.bias": print}, "x")
     >>> list(names)
@@ -109,7 +109,7 @@ def without_inner(tensors: Tensors, where: object) -> Read:
 
 
 def without_prefixes(tensors: Tensors, where: object) -> Read:
-    """The names without what wrappers put before all of them, however many wrappers there were.
+    """The tensors without the prefixes of any number of wrappers.
 
     >>> names, _ = without_prefixes({"module._orig_mod.wte.weight": print}, "x")
     >>> list(names)
@@ -117,7 +117,7 @@ def without_prefixes(tensors: Tensors, where: object) -> Read:
     """
     stripped: list[str] = []
     while prefix := next((prefix for prefix in PREFIXES if any(name.startswith(prefix) for name in tensors)), None):
-        own = [name for name in tensors if not _head_of(name)]  # TRL keeps its head beside the wrapped model
+        own = [name for name in tensors if not _head_of(name)]  # TRL keeps its head outside the wrapped model
         bare = [name for name in own if not name.startswith(prefix)]
         if bare:
             raise TensorError(
@@ -134,41 +134,41 @@ def without_prefixes(tensors: Tensors, where: object) -> Read:
 
 
 def without_other_heads(tensors: Tensors, config: Mapping[str, Any], where: object) -> Read:
-    """The language model of a checkpoint with another head beside it.
+    """The language model of a checkpoint that has another head too.
 
     Raises:
-        SourceError: it is a classifier, which has no language model's head: config.json says so, or says nothing.
+        SourceError: it is a classifier without a language model head, or its config.json names no class.
     """
     others = {name: whose for name in tensors if (whose := _head_of(name))}
     classes = config.get("architectures")
     classes = [each for each in classes if isinstance(each, str)] if isinstance(classes, list) else []
     if not any(HEAD.fullmatch(name) for name in tensors):
-        said = [each for each in classes if CLASSIFIER_CLASS.fullmatch(each)]
+        classifiers = [each for each in classes if CLASSIFIER_CLASS.fullmatch(each)]
         scores = [name for name, whose in others.items() if whose in CLASSIFIERS.values()]
-        if said or (scores and not any(LANGUAGE_MODELS.fullmatch(each) for each in classes)):
-            what = name_shown(said[0]) if said else f"{others[scores[0]]} ({listed(scores)})"
+        if classifiers or (scores and not any(LANGUAGE_MODELS.fullmatch(each) for each in classes)):
+            what = name_shown(classifiers[0]) if classifiers else f"{others[scores[0]]} ({listed(scores)})"
             raise SourceError(
                 f"{where} is a classifier, {what}: it has no language model head; "
                 "name the language model it was made from"
             )
-    kept = {name: tensor for name, tensor in tensors.items() if name not in others}
+    language_model = {name: tensor for name, tensor in tensors.items() if name not in others}
     warning = (
         f"{listed(others)} {'was' if len(others) == 1 else 'were'} left out: {', '.join(sorted({*others.values()}))}"
     )
-    return kept, (warning,) if others else ()
+    return language_model, (warning,) if others else ()
 
 
 def turned(tensors: Tensors, *, stated: bool) -> Read:
-    """Linear's matrices as Conv1D's, and zeros for the biases that a model without any has.
+    """Linear matrices transposed to Conv1D's layout, and zero biases for a model without biases.
 
-    A square matrix looks the same both ways, so no tensor is judged alone: that a file's layout is Linear's is stated
-    by its source, or seen from every c_attn in it (thrice as wide as high, so never square) with no c_fc against it.
+    A square matrix looks the same both ways, so no tensor is judged alone: the source states that it uses Linear, or
+    every c_attn shows it (three times as wide as high, so never square) and no c_fc contradicts it.
     """
     matrices = [name for name in tensors if MATRIX.fullmatch(name)]
     if not matrices or not (stated or _are_linear({name: tensors[name]().shape for name in matrices})):
         return tensors, ()
     read = {name: _transposed(tensor) if name in matrices else tensor for name, tensor in tensors.items()}
-    warning = "matrices are stored [out, in], as torch's Linear keeps them (nanoGPT, minGPT); each was transposed"
+    warning = "matrices are stored [out, in], as in torch's Linear (nanoGPT, minGPT); each was transposed"
     layers = {match[1]: name for name in tensors if (match := BIASED.fullmatch(name))}
     if any(f"{layer}.bias" in tensors for layer in layers):
         return read, (warning,)
@@ -177,9 +177,9 @@ def turned(tensors: Tensors, *, stated: bool) -> Read:
 
 
 def without_padding(tensors: Tensors, config: Mapping[str, Any]) -> Read:
-    """The embedding and the head without the rows that only fill it up to a multiple of 64, as nanoGPT and llm.c do.
+    """The embedding and the head without the rows that pad them to a multiple of 64, as nanoGPT and llm.c do.
 
-    The smaller number must be stated in config.json.
+    config.json must state the smaller number.
     """
     size = config.get("vocab_size")
     padded = {name for name in tensors if EMBEDDING.fullmatch(name) or HEAD.fullmatch(name)}
@@ -194,7 +194,7 @@ def without_padding(tensors: Tensors, config: Mapping[str, Any]) -> Read:
 
 
 def _head_of(name: str) -> str:
-    """Whose head a tensor is, where it is not the language model's."""
+    """The head that a tensor belongs to; empty if it is the language model's."""
     return next((whose for head, whose in (HEADS | CLASSIFIERS).items() if re.fullmatch(head, name)), "")
 
 
@@ -210,7 +210,7 @@ def _linear_width(shape: torch.Size) -> int | None:
 
 
 def _may_be_linear(name: str, shape: torch.Size, width: int) -> bool:
-    """Whether a matrix may be [out, in] in a network of a width: c_fc reads the stream, both c_proj write to it."""
+    """Whether a matrix may be [out, in] in a network of this width: c_fc reads the stream, both c_proj write to it."""
     return shape[1] == width if name.endswith("c_fc.weight") else "c_attn" in name or shape[0] == width
 
 

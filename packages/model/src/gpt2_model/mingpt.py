@@ -1,4 +1,4 @@
-"""minGPT's model.pt: the config.json that its projects write beside it names a kind of network, or its sizes."""
+"""minGPT's model.pt: the config.json beside it names a model type or its sizes."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from torch import Tensor
 from gpt2_model.errors import ConfigError
 from gpt2_model.quoting import shown
 
-# What minGPT's model_type stands for: layers, heads, width.
+# minGPT's model types: layers, heads, width.
 KINDS = {
     "openai-gpt": (12, 12, 768),
     "gpt2": (12, 12, 768),
@@ -32,17 +32,17 @@ FIXED = {
 
 
 def is_config(document: Mapping[str, Any]) -> bool:
-    """Whether a config.json is minGPT's: of a system, a trainer and a model, with no model_type of its own."""
+    """Whether a config.json is minGPT's: it has a model and a trainer, and no model_type at its top level."""
     return "model_type" not in document and isinstance(document.get("model"), dict) and "trainer" in document
 
 
 def config(document: Mapping[str, Any], tensors: Mapping[str, Callable[[], Tensor]]) -> dict[str, Any]:
-    """What minGPT's config.json says, as transformers says it.
+    """minGPT's config.json in transformers' fields.
 
-    It is written before the data are known, so that vocabulary and positions are those of the tensors.
+    minGPT writes it before it knows the data, so the sizes of vocabulary and context come from the tensors.
 
     Raises:
-        ConfigError: it says neither a kind of network that is known nor all of its sizes.
+        ConfigError: it has neither a known model_type nor all the sizes.
     """
     model = document["model"]
     kind = model.get("model_type")

@@ -1,4 +1,4 @@
-"""How names and values of files are shown in a message: short, few, and nothing that moves a terminal's cursor."""
+"""Quotes names and values from files in messages: short, few, and safe for a terminal."""
 
 from collections.abc import Collection
 from typing import Any
@@ -8,7 +8,7 @@ MOST = 3  # names of many
 
 
 def shown(value: object) -> str:
-    """A value as Python writes it, cut where it is long.
+    """A value's repr, cut if it is long.
 
     >>> shown("x\\n"), len(shown("x" * 1000))
     ("'x\\\\n'", 60)
@@ -27,7 +27,7 @@ def name_shown(name: str) -> str:
 
 
 def listed(names: Collection[str], most: int = MOST) -> str:
-    """The first few of many names, and the number of the others.
+    """The first few names, and the number of the rest.
 
     >>> listed(["a", "b", "c", "d", "e"])
     'a, b, c and 2 more'
@@ -38,7 +38,7 @@ def listed(names: Collection[str], most: int = MOST) -> str:
 
 
 def escaped(text: str, keep: str = "") -> str:
-    """A stranger's text on one line, without what a terminal would obey; `keep` is left as it is.
+    """Untrusted text on one line, without terminal control characters; those in `keep` stay.
 
     >>> print(escaped("GPT\\n\\x1b[2J-2 é"))
     GPT\\n\\x1b[2J-2 é
@@ -47,7 +47,7 @@ def escaped(text: str, keep: str = "") -> str:
 
 
 def all_escaped(document: Any) -> Any:
-    """A JSON document with each of its names and texts `escaped`.
+    """A JSON value with every name and string `escaped`.
 
     >>> all_escaped({"name": ["a\\tb", 1]})
     {'name': ['a\\\\tb', 1]}

@@ -1,4 +1,4 @@
-"""The files that hold a checkpoint's tensors: which of them to read, and each tensor mapped from its file."""
+"""Picks a checkpoint's weight files and maps each tensor from its file."""
 
 import re
 from collections.abc import Callable, Collection, Mapping, Set
@@ -26,7 +26,7 @@ Tensors = dict[str, Callable[[], Tensor]]
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """The file of weights to read, or the index of several, and what the names of those are."""
+    """The weight file to read, or the index of several and the pattern of their names."""
 
     file: str
     shard: re.Pattern[str] | None = None
@@ -44,11 +44,11 @@ CHOICES = (
 
 @dataclass(frozen=True, kw_only=True)
 class WeightFiles:
-    """What the files of weights hold.
+    """The contents of the weight files.
 
     Attributes:
-        tensors: each tensor's name, and how to map it into memory.
-        beside: what a pickle holds beside its table of tensors, such as nanoGPT's model_args.
+        tensors: each tensor's name -> a function that maps it into memory.
+        beside: what a pickle holds beside its state dict, such as nanoGPT's model_args.
         warnings: what was left out.
     """
 
@@ -58,16 +58,16 @@ class WeightFiles:
 
 
 def choose(source: object, names: Set[str], *, allow_pickle: bool) -> Choice:
-    """Which weights to read among the names at a source's top level, folders with a slash at the end.
+    """Picks the weights to read from the names at a source's top level; folders end with a slash.
 
     Raises:
-        SourceError: there are none that are read here, or only pickles without leave, or an adapter's.
+        SourceError: none can be read, only pickles that are not allowed, or only an adapter.
     """
     adapter = adapter_among(names)
     if adapter:
         raise SourceError(f"{source} cannot be read as it is; {adapter}")
     for choice in CHOICES:
-        if not names & {choice.file, f"{choice.file}/"}:  # a folder of that name is refused where it is opened
+        if not names & {choice.file, f"{choice.file}/"}:  # a folder of that name is refused on opening
             continue
         if not choice.file.startswith(SAFETENSORS) and not allow_pickle:
             raise SourceError(
@@ -79,23 +79,23 @@ def choose(source: object, names: Set[str], *, allow_pickle: bool) -> Choice:
 
 
 def open_weights(folder: Path, choice: Choice) -> WeightFiles:
-    """Every tensor of the chosen files.
+    """Maps every tensor of the chosen files.
 
     Raises:
-        SourceError: a file is not there as a file.
-        WeightFileError: a file is damaged, or not what its index says.
+        SourceError: a file is absent or not a file.
+        WeightFileError: a file is damaged or contradicts its index.
     """
     path = folder / choice.file
     if choice.shard is None and not choice.file.startswith(SAFETENSORS):
         _refuse_no_file(path)
-        held = pickle_file.read(path)
-        return WeightFiles(tensors=held.tensors, beside=held.beside, warnings=held.warnings)
+        pickled = pickle_file.read(path)
+        return WeightFiles(tensors=pickled.tensors, beside=pickled.beside, warnings=pickled.warnings)
     return _open_all(folder, {choice.file: ()} if choice.shard is None else _shards(path))
 
 
 def _shards(index: Path) -> dict[str, set[str]]:
-    """File -> the tensors that an index promises to be in it."""
-    suffix = ".safetensors" if index.name == SAFETENSORS_INDEX else ".bin"  # the one must not lead to the other
+    """File -> the tensors that the index lists for it."""
+    suffix = ".safetensors" if index.name == SAFETENSORS_INDEX else ".bin"  # safetensors must not lead to a pickle
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise WeightFileError(f"{index} has no weight_map; download it again")
@@ -103,7 +103,7 @@ def _shards(index: Path) -> dict[str, set[str]]:
     for tensor, file in weight_map.items():
         if not isinstance(file, str) or not _is_file_name(file) or not file.endswith(suffix):
             raise WeightFileError(
-                f"{index} says that {name_shown(tensor)} is in {shown(file)}, which is no {suffix} file beside it"
+                f"{index} says that {name_shown(tensor)} is in {shown(file)}, which is not a {suffix} file beside it"
             )
         shards.setdefault(file, set()).add(tensor)
     absent = sorted(file for file in shards if not (index.parent / file).exists())
@@ -123,22 +123,22 @@ def _open_all(folder: Path, files: Mapping[str, Collection[str]]) -> WeightFiles
         path = folder / name
         _refuse_no_file(path)
         if path.suffix == ".safetensors":
-            found = _open_safetensors(path)
+            opened = _open_safetensors(path)
         else:
-            held = pickle_file.read(path)
-            found, warnings = held.tensors, warnings + held.warnings
-        missing = sorted(set(promised) - found.keys())
+            pickled = pickle_file.read(path)
+            opened, warnings = pickled.tensors, warnings + pickled.warnings
+        missing = sorted(set(promised) - opened.keys())
         if missing:
-            raise WeightFileError(f"{path} lacks {listed(missing)}, which its index promises; download it again")
-        twice = sorted(found.keys() & tensors.keys())
+            raise WeightFileError(f"{path} lacks {listed(missing)}, which its index lists; download it again")
+        twice = sorted(opened.keys() & tensors.keys())
         if twice:
             raise WeightFileError(f"{path} holds {listed(twice)}, which another file of {folder} holds too")
-        tensors |= found
+        tensors |= opened
     return WeightFiles(tensors=tensors, beside={}, warnings=warnings)
 
 
 def _refuse_no_file(path: Path) -> None:
-    """Reading a pipe or a device may never end; a pointer of Git LFS is a text where the weights should be."""
+    """Raises SourceError for a pipe or a device, whose reading may never end, and for a Git LFS pointer."""
     refuse_broken_link(path)
     try:
         refuse_irregular(path, path.stat())
@@ -153,7 +153,7 @@ def _refuse_no_file(path: Path) -> None:
 def _open_safetensors(path: Path) -> Tensors:
     try:
         file: Any = safe_open(path, framework="pt")
-        return {name: partial(_mapped, file, path, name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+        return {name: partial(_mapped, file, path, name) for name in file.keys()}  # noqa: SIM118 (it is not a dict)
     except (SafetensorError, ValueError) as error:
         raise WeightFileError(
             f"{path} ({path.stat().st_size} bytes) is not a whole safetensors file: {error}; download it again"
@@ -165,6 +165,6 @@ def _open_safetensors(path: Path) -> Tensors:
 def _mapped(file: Any, path: Path, name: str) -> Tensor:
     try:
         tensor: Tensor = file.get_tensor(name)
-    except (SafetensorError, TypeError, AttributeError) as error:  # types of number that this torch does not have
+    except (SafetensorError, TypeError, AttributeError) as error:  # a dtype that this torch does not have
         raise WeightFileError(f"{path}: {name_shown(name)} cannot be read: {error}") from error
     return tensor

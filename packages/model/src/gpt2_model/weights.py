@@ -1,8 +1,8 @@
 """A checkpoint's tensors -> the network's parameters, by name, strict in both directions.
 
-`TABLE` is the whole mapping from transformers' names; `layouts` brings those of other programs to it. A row says what a
-kind of tensor is called in files, what the network calls it, and whether it is turned: OpenAI's Conv1D stores [in,
-out], torch's Linear [out, in]. It is the name that decides, never the shape: a square matrix looks the same both ways.
+`TABLE` maps all of transformers' names; `layouts` converts other programs' names to those. A row has a tensor's name
+in files, its name in the network, and whether it is transposed: OpenAI's Conv1D stores [in, out], torch's Linear
+[out, in]. The name decides, never the shape: a square matrix looks the same both ways.
 """
 
 import re
@@ -24,8 +24,8 @@ from gpt2_model.quoting import name_shown
 
 KEEP, TRANSPOSE, DROP = "keep", "transpose", "drop"
 
-# Name in the file, name in the network, what happens. `transformer.` before a name is optional: openai-community/gpt2
-# itself and whatever was saved as a bare GPT2Model do without it.
+# Name in the file, name in the network, action. The prefix `transformer.` is optional: openai-community/gpt2 and
+# anything saved as a bare GPT2Model lack it.
 TABLE = (
     (r"wte\.weight", r"wte.weight", KEEP),
     (r"wpe\.weight", r"wpe.weight", KEEP),
@@ -38,13 +38,13 @@ TABLE = (
     (r"lm_head\.decoder\.weight", r"lm_head.weight", KEEP),  # old DialoGPT
 )
 
-UNTIED = "config.json ties the head to the embedding, but the file has another head: it is kept, untied"
+UNTIED = "config.json ties the head to the embedding, but the file has a different head: it is kept, untied"
 READ_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One tensor of a file and the parameter that it becomes."""
+    """One tensor of a file and the parameter it becomes."""
 
     stored_name: str
     parameter: str
@@ -53,9 +53,9 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class WeightPlan:
-    """How a checkpoint's tensors make a model: a config that is tied if they are, and one entry a parameter.
+    """How a checkpoint's tensors make a model: a config (tied if they are) and one entry per parameter.
 
-    `warnings` says what was read otherwise than the checkpoint may have meant it.
+    `warnings` lists what may not be read as intended.
     """
 
     config: GPT2Config
@@ -64,7 +64,7 @@ class WeightPlan:
 
 
 def map_tensor_name(stored_name: str) -> tuple[str, str]:
-    """What `TABLE` says of a tensor: the parameter's name and what happens to it; ("", "") of an unknown one.
+    """The parameter's name and the action for a tensor, from `TABLE`; ("", "") if it is unknown.
 
     >>> map_tensor_name("transformer.h.3.mlp.c_fc.weight")
     ('h.3.mlp.c_fc.weight', 'transpose')
@@ -79,17 +79,17 @@ def map_tensor_name(stored_name: str) -> tuple[str, str]:
 
 
 def plan_weights(checkpoint: Checkpoint, *, ignore_config: Collection[str] = ()) -> WeightPlan:
-    """Finds the tensor of each parameter, and whether the head is the embedding's.
+    """Matches a tensor to each parameter, and decides whether the head is tied.
 
-    A head in the file that differs from the embedding is kept although config.json says that they are tied, as
-    transformers 5 does (4 tied it, and changed what the model says).
+    A head that differs from the embedding is kept even if config.json ties them, as in transformers 5 (version 4 tied
+    it and so changed the model's output).
 
     Raises:
         ConfigError: config.json is refused.
-        TensorError: tensors are missing, unexpected, there twice, of a wrong shape or type.
+        TensorError: tensors are missing, unexpected, duplicated, or of the wrong shape or type.
     """
     config, remarks = read_hf(checkpoint.config, ignore=ignore_config)
-    found: dict[str, Entry] = {}
+    entries: dict[str, Entry] = {}
     misfits: dict[str, list[str]] = {kind: [] for kind in (MISSING, UNEXPECTED, TWICE, SHAPE, DTYPE)}
     for stored_name in sorted(checkpoint.tensors):
         parameter, action = map_tensor_name(stored_name)
@@ -97,34 +97,34 @@ def plan_weights(checkpoint: Checkpoint, *, ignore_config: Collection[str] = ())
             continue
         if not action:
             misfits[UNEXPECTED].append(f"unexpected {name_shown(stored_name)}")
-        elif parameter in found:
-            twice = f"{name_shown(found[parameter].stored_name)} and {name_shown(stored_name)}"
+        elif parameter in entries:
+            twice = f"{name_shown(entries[parameter].stored_name)} and {name_shown(stored_name)}"
             misfits[TWICE].append(f"{twice} are the same parameter")
         else:
-            found[parameter] = Entry(stored_name=stored_name, parameter=parameter, transposed=action == TRANSPOSE)
+            entries[parameter] = Entry(stored_name=stored_name, parameter=parameter, transposed=action == TRANSPOSE)
 
-    if config.tie_word_embeddings and "lm_head.weight" in found:
-        head = found.pop("lm_head.weight")
-        if "wte.weight" not in found:
-            found["wte.weight"] = replace(head, parameter="wte.weight")
-        elif not _equal(checkpoint, head.stored_name, found["wte.weight"].stored_name):
+    if config.tie_word_embeddings and "lm_head.weight" in entries:
+        head = entries.pop("lm_head.weight")
+        if "wte.weight" not in entries:
+            entries["wte.weight"] = replace(head, parameter="wte.weight")
+        elif not _equal(checkpoint, head.stored_name, entries["wte.weight"].stored_name):
             config = replace(config, tie_word_embeddings=False)
-            found["lm_head.weight"] = head
+            entries["lm_head.weight"] = head
             remarks += (UNTIED,)
 
-    if config.n_layer > len(checkpoint.tensors):  # a network of a million layers takes minutes to lay out
+    if config.n_layer > len(checkpoint.tensors):  # planning a network of a million layers takes minutes
         raise TensorError(
             f"{checkpoint.folder}: config.json says {config.n_layer} layers, "
             f"but there are {len(checkpoint.tensors)} tensors in all"
         )
     expected = parameter_shapes(config)
-    shapes = {name: tuple(checkpoint.tensors[entry.stored_name]().shape) for name, entry in found.items()}
+    shapes = {name: tuple(checkpoint.tensors[entry.stored_name]().shape) for name, entry in entries.items()}
     misfits[UNEXPECTED] += [
-        f"unexpected {name_shown(found[name].stored_name)}" for name in sorted(found.keys() - expected.keys())
+        f"unexpected {name_shown(entries[name].stored_name)}" for name in sorted(entries.keys() - expected.keys())
     ]
-    misfits[MISSING] += [f"missing {name}" for name in expected if name not in found]
-    for name in (name for name in expected if name in found):
-        entry = found[name]
+    misfits[MISSING] += [f"missing {name}" for name in expected if name not in entries]
+    for name in (name for name in expected if name in entries):
+        entry = entries[name]
         shape = expected[name][::-1] if entry.transposed else expected[name]
         if shapes[name] != shape:
             misfits[SHAPE].append(f"{entry.stored_name} has shape {list(shapes[name])}, config.json says {list(shape)}")
@@ -135,14 +135,14 @@ def plan_weights(checkpoint: Checkpoint, *, ignore_config: Collection[str] = ())
     if any(misfits.values()):
         raise TensorError(f"{checkpoint.folder}: {report(misfits, _sizes(config, shapes))}")
     return WeightPlan(
-        config=config, entries=tuple(found[name] for name in expected), warnings=checkpoint.warnings + remarks
+        config=config, entries=tuple(entries[name] for name in expected), warnings=checkpoint.warnings + remarks
     )
 
 
 def parameter_shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
-    """The name and shape of each parameter, in the order of the network; a tied head has none of its own.
+    """The name and shape of each parameter, in the network's order; a tied head is not listed.
 
-    Counted, not allocated: what config.json says may be too large for any memory.
+    Nothing is allocated: the sizes in config.json may be too large for any memory.
 
     >>> parameter_shapes(GPT2Config())["h.0.attn.c_attn.weight"]
     (2304, 768)
@@ -177,45 +177,45 @@ def load(
     ignore_config: Collection[str] = (),
     dtype: torch.dtype = torch.float32,
 ) -> GPT2:
-    """A checkpoint as a network in eval mode; weights of the right type stay mapped from the file.
+    """Loads a checkpoint as a network in eval mode; weights of the right type stay memory-mapped.
 
     Args:
-        source: a folder, or a repository on the hub.
-        revision: branch, tag or commit on the hub.
-        offline: never open the network.
-        allow_pickle: read pytorch_model.bin where there are no safetensors.
-        ignore_config: fields of config.json, unknown here, that do not change the logits.
-        dtype: what the weights are computed in.
+        source: a folder, or a repository on the Hub.
+        revision: branch, tag or commit on the Hub.
+        offline: never use the network.
+        allow_pickle: read pytorch_model.bin if there are no safetensors.
+        ignore_config: unknown fields of config.json to skip; only if they cannot change the logits.
+        dtype: the type to compute in.
 
     Raises:
         GPT2Error: see `gpt2_model.errors`.
 
     Warns:
-        CheckpointWarning: something was read otherwise than the checkpoint says, or left out.
+        CheckpointWarning: part of the checkpoint was changed or left out.
     """
     checkpoint = open_checkpoint(source, revision=revision, offline=offline, allow_pickle=allow_pickle)
-    layout = plan_weights(checkpoint, ignore_config=ignore_config)
-    for warning in layout.warnings:
+    plan = plan_weights(checkpoint, ignore_config=ignore_config)
+    for warning in plan.warnings:
         warnings.warn(warning, CheckpointWarning, stacklevel=2)
-    parameters = {entry.parameter: checkpoint.tensors[entry.stored_name]().to(dtype) for entry in layout.entries}
-    return build(layout, parameters)
+    parameters = {entry.parameter: checkpoint.tensors[entry.stored_name]().to(dtype) for entry in plan.entries}
+    return build(plan, parameters)
 
 
-def build(layout: WeightPlan, stored: Mapping[str, Tensor]) -> GPT2:
-    """The network around tensors that are in the file's layout, keyed by parameter; nothing is copied."""
+def build(plan: WeightPlan, stored: Mapping[str, Tensor]) -> GPT2:
+    """The network around tensors in the file's layout, keyed by parameter; nothing is copied."""
     with no_compiler_folder(), torch.device("meta"):
-        model = GPT2(layout.config)
-    turned = {e.parameter: stored[e.parameter].t() if e.transposed else stored[e.parameter] for e in layout.entries}
-    if layout.config.tie_word_embeddings:
+        model = GPT2(plan.config)
+    turned = {e.parameter: stored[e.parameter].t() if e.transposed else stored[e.parameter] for e in plan.entries}
+    if plan.config.tie_word_embeddings:
         turned["lm_head.weight"] = turned["wte.weight"]
     model.load_state_dict(turned, strict=True, assign=True)
-    if layout.config.tie_word_embeddings:
-        model.lm_head.weight = model.wte.weight  # assigning made two parameters of one tensor
+    if plan.config.tie_word_embeddings:
+        model.lm_head.weight = model.wte.weight  # assigning made two parameters from one tensor
     return model.eval()
 
 
 def stored_tensors(model: GPT2) -> dict[str, Tensor]:
-    """The network's parameters as a file holds them: transformers' names, Conv1D's [in, out], a tied head once.
+    """The network's parameters as stored in a file: transformers' names, Conv1D's [in, out], a tied head once.
 
     >>> tiny = GPT2(GPT2Config(vocab_size=9, n_positions=4, n_embd=6, n_layer=1, n_head=2))
     >>> stored_tensors(tiny)["transformer.h.0.attn.c_attn.weight"].shape
@@ -228,7 +228,7 @@ def stored_tensors(model: GPT2) -> dict[str, Tensor]:
 
 
 def stored_name(parameter: str) -> str:
-    """What transformers' GPT2LMHeadModel calls a parameter.
+    """The name of a parameter in transformers' GPT2LMHeadModel.
 
     >>> stored_name("wte.weight"), stored_name("lm_head.weight")
     ('transformer.wte.weight', 'lm_head.weight')
@@ -242,7 +242,7 @@ def _equal(checkpoint: Checkpoint, one: str, other: str) -> bool:
 
 
 def _sizes(config: GPT2Config, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, int]]:
-    """Sizes that config.json says, each with the one that the tensors have."""
+    """Sizes in config.json, each with that of the tensors."""
     seen: dict[str, tuple[int, int]] = {}
     for field, name, axis in (("vocab_size", "wte", 0), ("n_embd", "wte", 1), ("n_positions", "wpe", 0)):
         shape = shapes.get(f"{name}.weight", ())
@@ -253,7 +253,7 @@ def _sizes(config: GPT2Config, shapes: Mapping[str, tuple[int, ...]]) -> dict[st
 
 
 def plain(dtype: torch.dtype) -> str:
-    """What a type is called in config.json.
+    """A dtype's name in config.json.
 
     >>> plain(torch.float64)
     'float64'

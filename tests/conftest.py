@@ -1,4 +1,4 @@
-"""What the tests between the packages share; it imports none of them, for `tests/cuda` has only the runtime."""
+"""Fixtures of the tests between the packages; it imports none of them, because `tests/cuda` has only the runtime."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -31,26 +31,26 @@ def tokenizer_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> "Shared":
-    """Makes a folder under a name, once for all workers of a run."""
+    """Makes a folder by name, once for all workers of a run."""
     from shared import shared_below
 
     return shared_below(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _traced_once() -> Iterator[None]:
+def _cached_traces() -> Iterator[None]:
     if find_spec("gpt2_export") is None:
         yield
         return
-    from trace_cache import once, traced
+    from trace_cache import cached, traced
 
-    with traced(once):
+    with traced(cached):
         yield
 
 
 @pytest.fixture(scope="session")
 def demo_folder(shared: "Shared") -> Path:
-    """The demo model's folder, unverified: a model of real text, which repeats itself as a random one does not."""
+    """The demo model's folder, unverified: a trained model, which repeats itself as a random one does not."""
     from gpt2_export import export_graphs, freeze_checkpoint
 
     def write(place: Path) -> None:
@@ -61,7 +61,7 @@ def demo_folder(shared: "Shared") -> Path:
 
 
 class Made(NamedTuple):
-    """A checkpoint as transformers saved it, and the folder that was made of it."""
+    """A checkpoint as transformers saved it, and the folder made from it."""
 
     source: Path
     folder: Path
@@ -69,7 +69,7 @@ class Made(NamedTuple):
 
 @pytest.fixture(scope="session")
 def made(shared: "Shared") -> Callable[[str], Made]:
-    """Makes the folder of a variant (see `checkpoints.py`), once a run and without verifying: that is done here."""
+    """Makes a variant's folder (see `checkpoints.py`), once per run and unverified: the tests do that."""
     from checkpoints import EXPLAINED, VARIANTS, network
     from gpt2_export import freeze_checkpoint
     from gpt2_export.graphs.explain import EXPLAIN
@@ -90,9 +90,9 @@ def made(shared: "Shared") -> Callable[[str], Made]:
 
 @pytest.fixture(scope="session")
 def full_size(shared: "Shared") -> Made:
-    """124M weights of transformers' own initialiser, and their folder without the explaining graph.
+    """124M weights from transformers' initialiser, and their folder without the explain graph.
 
-    Nothing reads that here, and of twelve layers it takes 20 seconds; the demo is made with it.
+    No test reads that, and with twelve layers it takes 20 seconds; the demo is made with it.
     """
     import torch
     from gpt2_export import freeze_checkpoint

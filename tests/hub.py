@@ -1,7 +1,7 @@
-"""A stand-in for the Hugging Face hub: as much of its HTTP API as huggingface_hub asks for model repositories.
+"""A stand-in for the Hugging Face Hub: the part of its HTTP API that huggingface_hub uses for model repositories.
 
-It keeps commits in memory, stores large files as LFS does, and misbehaves where a repository is told to. It does not
-offer Xet storage: set HF_HUB_DISABLE_XET where hf_xet may be installed and something is pushed.
+It keeps commits in memory, stores large files as LFS does, and misbehaves where a repository is set to. It does not
+offer Xet storage: set HF_HUB_DISABLE_XET if hf_xet may be installed and something is pushed.
 """
 
 import base64
@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import unquote
 
 NOWHERE = "http://127.0.0.1:9"  # the port of the discard service, where nothing listens
-LARGE = (".safetensors", ".onnx", ".bin", ".h5")  # stored by LFS, as the hub's own .gitattributes says
+LARGE = (".safetensors", ".onnx", ".bin", ".h5")  # stored by LFS, as the Hub's own .gitattributes says
 CREATED = {".gitattributes": b"*.onnx filter=lfs diff=lfs merge=lfs -text\n"}  # the commit that a new repository has
 GATED = (403, {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to model is restricted"})
 FORBIDDEN = (403, {"X-Error-Message": "You do not have the rights"})
@@ -32,15 +32,15 @@ class Repository:
     """One repository: its commits, and how it misbehaves.
 
     Attributes:
-        commits: commit -> the files of it.
+        commits: commit -> its files.
         branches: branch or tag -> commit.
-        messages: commit -> what was said of it.
-        card_data: the metadata of its card, as the API tells it.
-        private: whether it is shown only with the hub's token.
+        messages: commit -> its message.
+        card_data: the metadata of its card, as the API returns it.
+        private: whether it is visible only with the Hub's token.
         moves_to: main becomes this commit after the first answer.
-        cuts: how many downloads of a large file end in the middle.
-        garbles: files that come with other bytes than the API tells the hash of.
-        refuses: a question ("info", "resolve", "create", "preupload", "batch", "upload", "commit") -> the answer to it.
+        cuts: how many downloads of a large file are cut in the middle.
+        garbles: files served with bytes that do not match their hash in the API.
+        refuses: a request ("info", "resolve", "create", "preupload", "batch", "upload", "commit") -> its answer.
     """
 
     commits: dict[str, Files]
@@ -55,11 +55,11 @@ class Repository:
 
     @property
     def files(self) -> Files:
-        """Those of main."""
+        """The files on main."""
         return self.commits[self.branches["main"]]
 
     def commit(self, files: Files, branch: str = "main", message: str = "") -> str:
-        """Adds a commit with these files, and no others."""
+        """Adds a commit with exactly these files."""
         content = json.dumps([len(self.commits), {name: sha256(data) for name, data in sorted(files.items())}])
         name = hashlib.sha1(content.encode(), usedforsecurity=False).hexdigest()
         self.commits[name], self.branches[branch], self.messages[name] = dict(files), name, message
@@ -67,14 +67,14 @@ class Repository:
 
 
 class Hub(ThreadingHTTPServer):
-    """The server; `asked` is what it was asked for, and by whom.
+    """The server; `requests` lists what was requested, and by whom.
 
     Attributes:
         repositories: name -> repository.
         stored: the content of large files that were uploaded, by sha256.
-        token: what a private repository is shown for, and any is written with.
-        asked: method, path and Authorization of each question.
-        ranges: the Range of each question that had one.
+        token: needed to see a private repository, and to write to any.
+        requests: method, path and Authorization of each request.
+        ranges: the Range of each request that had one.
     """
 
     def __init__(self) -> None:
@@ -82,18 +82,18 @@ class Hub(ThreadingHTTPServer):
         self.repositories: dict[str, Repository] = {}
         self.stored: Files = {}
         self.token = "hf_standin"
-        self.asked: list[tuple[str, str, str | None]] = []
+        self.requests: list[tuple[str, str, str | None]] = []
         self.ranges: list[str] = []
         self.address = f"http://127.0.0.1:{self.server_port}"
 
-    def add(self, name: str, files: Files, **said: Any) -> Repository:
+    def add(self, name: str, files: Files, **options: Any) -> Repository:
         """A repository with one commit, on main."""
-        repository = self.repositories[name] = Repository(commits={}, branches={}, **said)
+        repository = self.repositories[name] = Repository(commits={}, branches={}, **options)
         repository.commit(files)
         return repository
 
     def settings(self, home: Path, **more: str) -> dict[str, str]:
-        """The environment in which huggingface_hub takes this server for the hub, and `home` for its cache."""
+        """The environment in which huggingface_hub uses this server as the Hub, and `home` for its cache."""
         return settings(self.address, home, **more)
 
 
@@ -113,7 +113,7 @@ def settings(address: str, home: Path, **more: str) -> dict[str, str]:
 def running() -> Iterator[Hub]:
     """A hub that answers until the block ends."""
     with Hub() as hub:
-        thread = Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.02})  # what it takes to stop
+        thread = Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.02})  # the time it takes to stop
         thread.start()
         try:
             yield hub
@@ -127,12 +127,12 @@ def sha256(data: bytes) -> str:
 
 
 def git_oid(data: bytes) -> str:
-    """The name that git gives to a file's content."""
+    """Git's name for a file's content."""
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
 def described(name: str, data: bytes) -> dict[str, Any]:
-    """A file as the API tells of it; a large one's `oid` is that of the pointer which git keeps."""
+    """A file's entry in the API; a large one's `oid` is that of the pointer in git."""
     if not name.endswith(LARGE):
         return {"size": len(data), "oid": git_oid(data)}
     lfs = {"oid": sha256(data), "sha256": sha256(data), "size": len(data), "pointerSize": 134}
@@ -159,10 +159,10 @@ class Answer(BaseHTTPRequestHandler):
     def handle_one_question(self) -> None:
         path, _, self.query = self.path.partition("?")
         self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        self.server.asked.append((self.command, self.path, self.headers.get("Authorization")))
+        self.server.requests.append((self.command, self.path, self.headers.get("Authorization")))
         method = "GET" if self.command == "HEAD" else self.command
-        for asked, pattern, question in self.questions:
-            match = re.fullmatch(pattern, path) if asked == method else None
+        for verb, pattern, question in self.questions:
+            match = re.fullmatch(pattern, path) if verb == method else None
             if match:
                 self.answer_question(question, {key: unquote(value) for key, value in match.groupdict("").items()})
                 return
@@ -172,8 +172,8 @@ class Answer(BaseHTTPRequestHandler):
 
     def answer_question(self, question: str, about: dict[str, str]) -> None:
         if question == "create":
-            wanted = json.loads(self.body)
-            about["name"] = f"{wanted['organization']}/{wanted['name']}"
+            request = json.loads(self.body)
+            about["name"] = f"{request['organization']}/{request['name']}"
         repository = self.server.repositories.get(about.get("name", ""))
         with_token = self.headers.get("Authorization") == f"Bearer {self.server.token}"
         if repository and question in repository.refuses:
@@ -195,8 +195,8 @@ class Answer(BaseHTTPRequestHandler):
             return
         siblings = []
         for file, data in repository.commits[commit].items():
-            found = described(file, data)
-            blob = {"size": found["size"], "blobId": found["oid"]} | {k: found[k] for k in ("lfs",) if k in found}
+            entry = described(file, data)
+            blob = {"size": entry["size"], "blobId": entry["oid"]} | {k: entry[k] for k in ("lfs",) if k in entry}
             siblings.append({"rfilename": file} | (blob if "blobs=" in self.query.lower() else {}))
         self.answer(
             200,
@@ -262,21 +262,21 @@ class Answer(BaseHTTPRequestHandler):
         if commit is None:
             return
         files = []
-        for wanted in json.loads(self.body)["files"]:
-            there = repository.commits[commit].get(wanted["path"])
-            mode = "lfs" if wanted["path"].endswith(LARGE) else "regular"
+        for request in json.loads(self.body)["files"]:
+            there = repository.commits[commit].get(request["path"])
+            mode = "lfs" if request["path"].endswith(LARGE) else "regular"
             oid = None if there is None else (sha256(there) if mode == "lfs" else git_oid(there))
-            files.append({"path": wanted["path"], "uploadMode": mode, "shouldIgnore": False, "oid": oid})
+            files.append({"path": request["path"], "uploadMode": mode, "shouldIgnore": False, "oid": oid})
         self.answer(200, {"files": files})
 
     def on_batch(self, repository: Repository, name: str) -> None:
         objects = []
-        for wanted in json.loads(self.body)["objects"]:
+        for request in json.loads(self.body)["objects"]:
             actions = {
-                "upload": {"href": f"{self.server.address}/upload/{name}/{wanted['oid']}"},
+                "upload": {"href": f"{self.server.address}/upload/{name}/{request['oid']}"},
                 "verify": {"href": f"{self.server.address}/verify/{name}"},
             }
-            objects.append(wanted if wanted["oid"] in self.server.stored else wanted | {"actions": actions})
+            objects.append(request if request["oid"] in self.server.stored else request | {"actions": actions})
         self.answer(200, {"transfer": "basic", "objects": objects})
 
     def on_upload(self, name: str, oid: str) -> None:
@@ -285,8 +285,8 @@ class Answer(BaseHTTPRequestHandler):
         self.answer(200, b"")
 
     def on_verify(self, name: str) -> None:
-        wanted = json.loads(self.body)
-        whole = len(self.server.stored.get(wanted["oid"], b"")) == wanted["size"]
+        request = json.loads(self.body)
+        whole = len(self.server.stored.get(request["oid"], b"")) == request["size"]
         self.answer(200 if whole else 404, {})
 
     def on_commit(self, repository: Repository, name: str, revision: str) -> None:
@@ -316,7 +316,7 @@ class Answer(BaseHTTPRequestHandler):
         self.answer(status, {"error": headers.get("X-Error-Message", "refused")}, headers)
 
     def commit_of(self, repository: Repository, revision: str) -> str | None:
-        """The commit that a revision means; where there is none, that is answered."""
+        """The commit of a revision; if there is none, answers with an error."""
         commit = repository.branches.get(revision, revision)
         if commit in repository.commits:
             return commit

@@ -1,12 +1,12 @@
-"""What `gpt2-export verify` says at every point of `points.py`: of the right network, and of each mistake in it.
+"""What `gpt2-export verify` reports at every point of `points.py`, for the correct network and for each known bug.
 
-    python tests/proof.py [NAME...]           the errors of the right networks, torch's own, and the limits: of all
-                                              points, or of those whose name begins so
-    python tests/proof.py mistakes [NAME...]  how many times the limit each mistake is, where it is the least: of all
-                                              configs, or of those named
+    python tests/proof.py [NAME...]           the errors of the correct networks, torch's own, and the limits: for
+                                              all points, or those whose name begins so
+    python tests/proof.py mistakes [NAME...]  how many times the limit each bug is, where it is least: for all
+                                              configs, or those named
 
-Whether a mistake is refused does not depend on a checkpoint's weights: it is refused on the weights of
-`stress.py`, which a config alone decides. So mistakes are tried once a config, not once a point.
+Whether a bug is refused does not depend on a checkpoint's weights: it is refused on the stress weights of `stress.py`,
+which depend only on the config. So bugs are tried once per config, not once per point.
 """
 
 import sys
@@ -36,7 +36,7 @@ from gpt2_export.verification.sweep import Case, cases
 from gpt2_export.verification.tolerance import stress_limit
 from gpt2_model import GPT2, GPT2Config
 from mutants import INVISIBLE_IN_FLOAT32, MUTANTS
-from trace_cache import add_graphs, once, traced
+from trace_cache import add_graphs, cached, traced
 
 GRAPHS = {PORTABLE: graph_mutants.MUTANTS, SERVING: graph_mutants.SERVING, EXPLAIN: graph_mutants.EXPLAIN}
 NETWORK = "the network"
@@ -58,7 +58,7 @@ def usual_scale(config: GPT2Config) -> bool:
     return config.scale_attn_weights and not config.scale_attn_by_inverse_layer_idx
 
 
-# Where a mistake is none, or is not to be seen: the reason, and the configs.
+# Bugs that are none or cannot be seen: the reason, and the configs.
 NONE: dict[str, tuple[str, Callable[[GPT2Config], bool]]] = {
     "erf GELU instead of tanh": ("it has the erf one", lambda c: c.activation_function == "gelu"),
     "tanh GELU instead of erf": ("it has the tanh one", tanh_gelu),
@@ -79,9 +79,9 @@ NONE: dict[str, tuple[str, Callable[[GPT2Config], bool]]] = {
         "the operator's own is the same",
         lambda c: c.layer_norm_epsilon == 1e-5,
     ),
-    # The formula is right there. The graphs read the file's own bytes, and their places are tried by other mistakes.
+    # The formula is correct there. The graphs read the file's own bytes, and other bugs test their places.
     "one weight of a thousand wrong by a thousandth": (
-        "one of so many is below the limit",
+        "one of that many is below the limit",
         lambda c: c.n_embd >= 192,
     ),
     "padding counted in the positions": ("verify gives the positions", lambda c: True),
@@ -91,7 +91,7 @@ NONE: dict[str, tuple[str, Callable[[GPT2Config], bool]]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Stressed:
-    """A folder on its stress weights, and what its network computes."""
+    """A folder with its stress weights, and its network's exact results."""
 
     folder: Path
     config: GPT2Config
@@ -103,14 +103,14 @@ class Stressed:
         return stress_limit(max(float(np.abs(logits).max()) for logits in self.exact))
 
     def of_step(self, step: backends.Step) -> float:
-        """How many times the limit its error is; NaN is infinitely many."""
+        """A backend's error as a multiple of the limit; NaN counts as infinite."""
         return float(np.nan_to_num(stress.difference(step, self.exact, self.sweep) / self.limit, nan=np.inf))
 
 
 @contextmanager
 def made(config: GPT2Config, kinds: tuple[Kind, ...] = KINDS) -> Iterator[Path]:
-    """The folder of a network."""
-    with tempfile.TemporaryDirectory() as name, traced(once):
+    """Makes the folder of a network."""
+    with tempfile.TemporaryDirectory() as name, traced(cached):
         points.write(GPT2(config), Path(name) / "source")
         freeze_checkpoint(Path(name) / "source", Path(name) / "folder")
         add_graphs(Path(name) / "folder", kinds)
@@ -125,13 +125,13 @@ def stressed(config: GPT2Config) -> Iterator[Stressed]:
 
 
 def mistaken(place: Stressed, where: str, name: str) -> float | None:
-    """How many times the limit a mistake is; None where the network has nothing to make it in."""
+    """A bug's error as a multiple of the limit; None if the network has no place for it."""
     if name in NONE and NONE[name][1](place.config):
         return None
     if where == NETWORK:
         model = GPT2.from_pretrained(place.folder)
         for parameter in model.parameters():
-            parameter.data = parameter.data.clone()  # a mistake may be made in place, and they are mapped
+            parameter.data = parameter.data.clone()  # a bug may be made in place, and they are mapped
         with pytest.MonkeyPatch.context() as patch:
             (MUTANTS | INVISIBLE_IN_FLOAT32)[name].make(model, patch)
             return place.of_step(backends.stepped(model))
@@ -151,7 +151,7 @@ def mistaken(place: Stressed, where: str, name: str) -> float | None:
     try:
         if kind is EXPLAIN:
             figures = explain_parity.compare(place.folder, limit=stress_limit)
-            times = [found["max_difference"] / found["tolerance"] for found in figures.values()]
+            times = [entry["max_difference"] / entry["tolerance"] for entry in figures.values()]
             return float(np.nan_to_num(times, nan=np.inf).max())
         return place.of_step(backends.graph(kind.name, place.folder))
     except (RuntimeError, GraphError):
@@ -161,8 +161,8 @@ def mistaken(place: Stressed, where: str, name: str) -> float | None:
 
 
 def right(point: points.Point, seed: int = 0) -> dict[str, Any]:
-    """The report of a right network, or a VerificationError."""
-    with tempfile.TemporaryDirectory() as name, traced(once):
+    """The report of a correct network, or a VerificationError."""
+    with tempfile.TemporaryDirectory() as name, traced(cached):
         points.write(points.model(point, seed), Path(name) / "source")
         freeze_checkpoint(Path(name) / "source", Path(name) / "folder")
         add_graphs(Path(name) / "folder", KINDS)
@@ -189,7 +189,7 @@ def main(arguments: list[str]) -> None:
             continue
         report = right(point)
         worst = max(figures["max_logit_difference"] for figures in report["backends"].values())
-        stressed_share = max(found["max_difference"] / found["tolerance"] for found in report["stress"].values())
+        stressed_share = max(entry["max_difference"] / entry["tolerance"] for entry in report["stress"].values())
         shown = [
             f"{what} {figures['max_difference']:.1e} {figures['float32_error']:.1e} {figures['tolerance']:.1e}"
             for what, figures in report["explaining"].items()

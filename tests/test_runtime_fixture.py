@@ -1,4 +1,4 @@
-"""The folder that the runtime's tests run on, where there is no torch, is still what the export makes."""
+"""The committed folder that the runtime's tests use, without torch, is still what export makes."""
 
 import re
 import runpy
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from gpt2_export.folder import manifest
 from safetensors.numpy import load_file
-from trace_cache import anew, traced
+from trace_cache import traced, uncached
 
 DATA = Path(__file__).parents[1] / "packages/runtime/tests/data"
 
@@ -17,8 +17,8 @@ def names(text: str) -> list[str]:
     return re.findall(r'"([^"\n]+)": ', text)
 
 
-def test_the_committed_folder_is_what_the_export_makes_today(tmp_path: Path) -> None:
-    with traced(anew):
+def test_the_committed_folder_is_what_export_makes_today(tmp_path: Path) -> None:
+    with traced(uncached):
         runpy.run_path(str(DATA / "make_tiny.py"))["main"](tmp_path / "tiny")
     committed, made = DATA / "tiny", tmp_path / "tiny"
     assert sorted(path.name for path in made.iterdir()) == sorted(path.name for path in committed.iterdir())

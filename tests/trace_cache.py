@@ -1,7 +1,7 @@
-"""`export.trace` takes seconds and depends on kind and config alone: a process traces each once, and clones it.
+"""Caches `export.trace`, which takes seconds and depends only on kind and config: each is traced once and then cloned.
 
-That a trace is the same each time is proven where another process makes a folder's bytes again. A clone is the same
-graph, but the nodes that join it later are numbered otherwise: where bytes are compared, `anew` is wanted.
+Another test proves that a trace is always the same, by making a folder's bytes again in another process. A clone is the
+same graph, but nodes added later get other numbers: where bytes are compared, use `uncached`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,29 +17,29 @@ from gpt2_export.graphs.export import Kind
 from gpt2_model import GPT2Config
 
 _trace = export.trace
-_kept: dict[tuple[Kind, GPT2Config], ir.Model] = {}
+_traces: dict[tuple[Kind, GPT2Config], ir.Model] = {}
 
 
-def anew(kind: Kind, config: GPT2Config) -> ir.Model:
+def uncached(kind: Kind, config: GPT2Config) -> ir.Model:
     model = _trace(kind, config)
-    _kept[kind, config] = model.clone()
+    _traces[kind, config] = model.clone()
     return model
 
 
-def once(kind: Kind, config: GPT2Config) -> ir.Model:
-    return _kept[kind, config].clone() if (kind, config) in _kept else anew(kind, config)
+def cached(kind: Kind, config: GPT2Config) -> ir.Model:
+    return _traces[kind, config].clone() if (kind, config) in _traces else uncached(kind, config)
 
 
 @contextmanager
 def traced(trace: Callable[[Kind, GPT2Config], ir.Model]) -> Iterator[None]:
-    """By `once` or `anew`."""
+    """Exports with `cached` or `uncached` traces inside the block."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export, "trace", trace)
         yield
 
 
 def add_graphs(folder: Path, wanted: Sequence[Kind]) -> None:
-    """`export_graphs` of some kinds alone, where nothing reads the others."""
+    """`export_graphs` for only some kinds, if nothing reads the others."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kinds, "trace_all", partial(kinds.trace_all, kinds=wanted))
         export_graphs(folder)

@@ -1,4 +1,4 @@
-"""Checkpoints on disk whose weights show every mistake, one made folder for all tests to read, and the command."""
+"""Checkpoints on disk whose weights expose every mistake, one made folder shared by all tests, and the command."""
 
 import json
 import os
@@ -25,20 +25,20 @@ from safetensors.torch import save_file
 from shared import Shared, shared_below
 from tokenizers import ByteLevelBPETokenizer
 from torch import Tensor
-from trace_cache import anew, once, traced
+from trace_cache import cached, traced, uncached
 
 telemetry.switch_off()  # some tests import onnxruntime themselves
 
-# The same examples on every run: a red run can be repeated, and a green one means the same everywhere.
+# The same examples on every run: a failure can be repeated, and a pass means the same everywhere.
 settings.register_profile("repeatable", derandomize=True, database=None, deadline=None, max_examples=25)
 settings.load_profile("repeatable")
 
-# Verification runs transformers where it is installed; tests/ has that. These tests are the same with and without it.
+# Verification runs transformers if it is installed, which tests/ covers. These tests run without it everywhere.
 sys.modules["transformers"] = None  # type: ignore[assignment]
 
-torch.set_num_threads(1)  # these networks are so small that a second thread costs more than it brings
+torch.set_num_threads(1)  # these networks are too small to gain from a second thread
 
-# Sizes that all differ, so that no axis can be taken for another; two heads, two layers.
+# All sizes differ, so that no axis can be mistaken for another; two heads, two layers.
 SIZES = {"vocab_size": 300, "n_positions": 24, "n_embd": 16, "n_layer": 2, "n_head": 2}
 
 MakeModel = Callable[..., GPT2]
@@ -47,7 +47,7 @@ MakeCheckpoint = Callable[..., Path]
 Run = Callable[..., Result]
 Stage = tuple[str, int, int]
 
-# Runs command lines in one process (torch takes seconds to import) and prints what each of them did.
+# Runs command lines in one process (torch takes seconds to import) and prints each one's outcome.
 DRIVER = """
 import json, sys
 sys.modules["transformers"] = None
@@ -78,13 +78,13 @@ def make_model() -> MakeModel:
 
 @pytest.fixture(scope="session")
 def model() -> GPT2:
-    """For reading; a test that changes a network makes its own."""
+    """Shared and read-only; a test that changes a network makes its own."""
     return make_model_of_any_size()
 
 
 @pytest.fixture(scope="session")
 def make_checkpoint(tmp_path_factory: pytest.TempPathFactory, model: GPT2) -> MakeCheckpoint:
-    """Writes a checkpoint's folder: the tensors of `model` under transformers' names, unless others are given."""
+    """Writes a checkpoint folder: the tensors of `model` under transformers' names, unless `tensors` is given."""
 
     def make(
         *,
@@ -115,13 +115,13 @@ def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
-    """Makes a folder under a name, once for all workers of a run."""
+    """Makes a folder by name, once for all workers of a run."""
     return shared_below(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture(scope="session")
 def source(shared: Shared, make_checkpoint: MakeCheckpoint, vocabulary: Path) -> Path:
-    """A whole checkpoint, for reading: weights, config, tokenizer."""
+    """A whole checkpoint, read-only: weights, config, tokenizer."""
 
     def write(place: Path) -> None:
         shutil.copytree(make_checkpoint(config={"bos_token_id": 299, "eos_token_id": 299}), place / "checkpoint")
@@ -132,11 +132,11 @@ def source(shared: Shared, make_checkpoint: MakeCheckpoint, vocabulary: Path) ->
 
 @pytest.fixture(scope="session")
 def made(shared: Shared, source: Path) -> Path:
-    """`source`, made; for reading."""
+    """`source`, made; read-only."""
 
     def write(place: Path) -> None:
         stages: list[Stage] = []
-        with traced(anew):  # its bytes are compared
+        with traced(uncached):  # its bytes are compared
             make(source, place / "out", progress=lambda *stage: stages.append(stage))
         (place / "stages.json").write_text(json.dumps(stages))
 
@@ -145,13 +145,13 @@ def made(shared: Shared, source: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def stages(made: Path) -> list[Stage]:
-    """What `made` told its progress."""
+    """The calls of progress while `made` was made."""
     return [(name, done, total) for name, done, total in json.loads((made.parent / "stages.json").read_text())]
 
 
 @pytest.fixture(scope="session")
 def quantized(shared: Shared, made: Path) -> Path:
-    """`made` with every precision, for reading; so small and wild a network may lose what it wants."""
+    """`made` with every precision, read-only; with no limit on the loss of so small a network."""
 
     def write(place: Path) -> None:
         quantize(shutil.copytree(made, place / "out"), ["fp16", "int8", "int4"], max_ppl_increase=1000)
@@ -160,21 +160,21 @@ def quantized(shared: Shared, made: Path) -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _traced_once() -> Iterator[None]:
-    with traced(once):
+def _cached_traces() -> Iterator[None]:
+    with traced(cached):
         yield
 
 
 @pytest.fixture
-def _traced_anew() -> Iterator[None]:
-    """For what is true of tracing itself."""
-    with traced(anew):
+def _uncached_traces() -> Iterator[None]:
+    """For tests of tracing itself."""
+    with traced(uncached):
         yield
 
 
 @pytest.fixture
 def made_copy(made: Path, tmp_path: Path) -> Path:
-    """`made`, for changing."""
+    """A copy of `made` that a test may change."""
     copy = tmp_path / "made"
     copy.mkdir()
     for file in made.iterdir():
@@ -184,7 +184,7 @@ def made_copy(made: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def freeze_network() -> Freeze:
-    """Writes what a graph is exported from, and no more: weights and config."""
+    """Writes only what export needs: weights and config."""
 
     def freeze_network(model: GPT2, folder: Path) -> None:
         tensors = {name: tensor.numpy() for name, tensor in stored_tensors(model).items()}
@@ -198,14 +198,14 @@ def freeze_network() -> Freeze:
 
 @pytest.fixture(scope="session", params=KINDS, ids=lambda kind: str(kind.name))
 def kind(request: pytest.FixtureRequest) -> export.Kind:
-    """Each kind of graph: for what is true of all of them."""
+    """Each kind of graph, for tests that hold for all."""
     found: export.Kind = request.param
     return found
 
 
 @pytest.fixture
 def run() -> Run:
-    """The command, in this process; what it does not turn into an exit code is raised."""
+    """Runs the command in this process; an exception that it does not handle is raised."""
 
     def run(*arguments: str | Path) -> Result:
         result = CliRunner().invoke(main, [str(argument) for argument in arguments])
@@ -218,7 +218,7 @@ def run() -> Run:
 
 @pytest.fixture
 def refusal(run: Run) -> Callable[..., str]:
-    """Runs a command that must fail and returns its message: one line, the last of stderr, after only progress."""
+    """Runs a command that must fail and returns its message: the last line of stderr, after progress lines only."""
 
     def refusal(*arguments: str | Path) -> str:
         result = run(*arguments)
@@ -234,7 +234,7 @@ def refusal(run: Run) -> Callable[..., str]:
 
 @pytest.fixture(scope="session")
 def run_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[dict[str, Any]]]:
-    """The command lines in a process of their own, for what is decided when a process starts."""
+    """Runs command lines in a process of their own, for settings that are read at start."""
 
     def run_elsewhere(*lines: list[str], env: Mapping[str, str]) -> list[dict[str, Any]]:
         finished = subprocess.run(

@@ -50,11 +50,11 @@ QUICK = ("inspect", "json", "push", "verify", "force")
 
 @pytest.fixture(scope="module", autouse=True)
 def _bounded() -> Iterator[None]:
-    """No example holds a gigabyte more than there was before, however short a time; and none asks the hub."""
+    """No example may use a gigabyte more than before, however briefly, or contact the Hub."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hub, "_terms", lambda source: {})
         try:
-            Path("/proc/self/clear_refs").write_text("5")  # so Linux forgets the peak that was before
+            Path("/proc/self/clear_refs").write_text("5")  # resets Linux's record of the peak
         except OSError:
             yield
             return
@@ -109,7 +109,7 @@ def run(names: tuple[str, ...], folder: Path, source: Path) -> None:
 
 
 def sealed(folder: Path, name: str) -> None:
-    """Lets the manifest vouch for what a file has become, so that it reaches what reads it."""
+    """Updates the manifest's hash of a damaged file, so that its reader gets to see it."""
     document = manifest.read(folder)
     files = {**document.files, **manifest.entries(folder, [name])}
     (folder / manifest.MANIFEST).write_text(manifest.text(replace(document, files=files)))

@@ -243,7 +243,7 @@ def test_out_may_be_inside_the_source(source: Path, tmp_path: Path) -> None:
 
 def test_the_demo_takes_no_revision(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "DEMO", source)
-    with pytest.raises(SourceError, match="revision 'v2' was asked for"):
+    with pytest.raises(SourceError, match="revision is 'v2', but"):
         freeze_checkpoint("demo", tmp_path / "out", revision="v2")
 
 

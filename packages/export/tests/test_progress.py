@@ -1,4 +1,4 @@
-"""A log gets a line for each stage; a terminal gets a bar that its next line does not run into."""
+"""A log gets a line per stage; a terminal gets a bar that is cleared before the next line."""
 
 import io
 import os
@@ -22,7 +22,7 @@ def test_a_log_gets_one_line_when_a_stage_ends() -> None:
     assert log.getvalue() == "freeze: done in 0.0 s\n"
 
 
-def test_a_terminal_gets_a_bar_that_is_wiped_for_the_line() -> None:
+def test_a_terminal_gets_a_bar_that_is_cleared_for_the_line() -> None:
     terminal = Terminal()
     progress = progress_for(terminal)
     assert type(progress) is TerminalProgress
@@ -47,7 +47,7 @@ def test_a_bar_is_cut_to_the_terminal(monkeypatch: pytest.MonkeyPatch, columns: 
     assert len(terminal.getvalue().removeprefix("\r\033[K")) == columns - 1
 
 
-def test_a_stage_of_nothing_ends_at_once() -> None:
+def test_an_empty_stage_ends_at_once() -> None:
     terminal = Terminal()
     progress_for(terminal)("freeze", 0, 0)
     assert terminal.getvalue().endswith("freeze: done in 0.0 s\n")

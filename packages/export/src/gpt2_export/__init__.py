@@ -1,12 +1,12 @@
-"""A GPT-2 checkpoint -> one folder, verified, that transformers and ONNX runtimes open.
+"""A GPT-2 checkpoint -> one verified folder that transformers and ONNX runtimes open.
 
-pipeline.py     the steps, alone and in one
-weights/        the safetensors file and the places of tensors in it
+pipeline.py     the steps, one by one and all together
+weights/        the safetensors file and where each tensor is in it
 precision/      fp16, int8, int4
 freeze/         checkpoint -> frozen folder: weights, tokenizer, settings
-graphs/         network -> ONNX, whatever the kind
-folder/         manifest.json, and how a folder is changed whole or not at all
-verification/   what "verified" means: truth, limits, backends, quality
+graphs/         network -> ONNX graphs of every kind
+folder/         manifest.json, and all-or-nothing changes of a folder
+verification/   what "verified" means: reference, limits, backends, quality
 hub/            the model card, and the push
 cli/            the command
 """
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Where each public name lives; loaded on first use, so that the command's --help does not wait for torch.
+# The module of each public name; loaded on first use, so that --help does not wait for torch.
 HOMES = {
     "make": "pipeline",
     "freeze_checkpoint": "pipeline",
@@ -74,5 +74,5 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = globals()[name] = getattr(importlib.import_module(f"gpt2_export.{HOMES[name]}"), name)
-    return found
+    attribute = globals()[name] = getattr(importlib.import_module(f"gpt2_export.{HOMES[name]}"), name)
+    return attribute

@@ -1,15 +1,15 @@
-"""What can go wrong between a checkpoint and a made folder.
+"""The errors between a checkpoint and a made folder.
 
     GPT2ExportError                 everything below; each message says what, the value, the limit and the remedy
-    ├── FolderError             a folder that exists already, or is not one that was made here, or does not fit itself
+    ├── FolderError             a folder that exists already, was not made by gpt2-export, or contradicts itself
     ├── StorageError            the disk is full, or a file cannot be written
-    ├── GraphError              the exported graph is not the one that the contract describes
-    ├── HubError                the hub cannot be reached, or refuses what is pushed
-    ├── VerificationError       the folder computes something else than its checkpoint; carries the report
-    └── PrecisionError          weights that cannot be stored in fewer bits
-        └── QualityError        they can, but the text would be worse than is allowed; carries the report
+    ├── GraphError              the exported graph breaks its contract
+    ├── HubError                the Hub cannot be reached, or refuses the push
+    ├── VerificationError       the folder does not compute the same as its checkpoint; carries the report
+    └── PrecisionError          weights that cannot be stored in a precision
+        └── QualityError        they can, but the quality loss exceeds the limit; carries the report
 
-What is wrong with the checkpoint itself is `gpt2_model.errors.GPT2Error`.
+Errors in the checkpoint itself are `gpt2_model.errors.GPT2Error`.
 """
 
 from collections.abc import Mapping
@@ -17,15 +17,15 @@ from typing import Any
 
 
 class GPT2ExportError(Exception):
-    """Base of every error of this package."""
+    """Base of this package's errors."""
 
 
 class FolderError(GPT2ExportError):
-    """A folder that cannot be written to, or read as a made one."""
+    """A folder that cannot be written to, or that is not a made folder."""
 
 
 class StorageError(GPT2ExportError):
-    """The file system refuses."""
+    """The file system refuses: no space, no permission."""
 
 
 class GraphError(GPT2ExportError):
@@ -33,7 +33,7 @@ class GraphError(GPT2ExportError):
 
 
 class HubError(GPT2ExportError):
-    """The hub cannot be reached, or refuses what is pushed."""
+    """The Hub cannot be reached, or refuses the push."""
 
 
 class VerificationError(GPT2ExportError):
@@ -45,11 +45,11 @@ class VerificationError(GPT2ExportError):
 
 
 class PrecisionError(GPT2ExportError):
-    """A precision that the network cannot have, or that there is not."""
+    """A precision that is unknown, or that the network cannot have."""
 
 
 class QualityError(PrecisionError):
-    """More is lost than is allowed; `report` has the numbers, and which layers lose most."""
+    """The loss exceeds the limit; `report` has the numbers and the layers that lose most."""
 
     def __init__(self, message: str, report: Mapping[str, Any]) -> None:
         super().__init__(message)

@@ -50,9 +50,9 @@ def make(
     """A checkpoint -> a folder that is frozen, exported and verified; there is no OUT unless all of it held.
 
     Args:
-        source: a folder, a repository on the hub, or "demo", the small model that comes with this package.
+        source: a folder, a repository on the Hub, or "demo", the small model that comes with this package.
         out: the folder to make.
-        revision: branch, tag or commit on the hub.
+        revision: branch, tag or commit on the Hub.
         offline: never open the network.
         allow_pickle: read pytorch_model.bin where there are no safetensors.
         force: replace OUT if it was made here.
@@ -204,7 +204,7 @@ def quantize(
 
     >>> quantize("demo-folder", ["int3"])
     Traceback (most recent call last):
-    gpt2_export.errors.PrecisionError: precision is 'int3', must be of fp32, fp16, int8, int4
+    gpt2_export.errors.PrecisionError: unknown precision 'int3'; expected one of fp32, fp16, int8, int4
     """
     folder = Path(folder)
     asked = _asked(precision, eval_text, max_ppl_increase, keep)
@@ -240,7 +240,7 @@ def find(
     """The checkpoint that a user's word means."""
     if source == "demo":
         if revision is not None:
-            raise SourceError(f"revision {revision!r} was asked for, but the demo has none; leave it out")
+            raise SourceError(f"revision is {revision!r}, but the demo has none; leave revision out")
         return open_checkpoint(DEMO)
     progress("open", 0, 1)
     checkpoint = open_checkpoint(source, revision=revision, offline=offline, allow_pickle=allow_pickle)
@@ -256,9 +256,9 @@ def refuse_own_source(source: Source, out: Source) -> None:
 
 
 def provenance(checkpoint: Checkpoint) -> manifest.Source:
-    """What the manifest says of the source: its name and commit on the hub, or the last part of a local path.
+    """The source in the manifest: its name and commit on the Hub, or the last part of a local path.
 
-    The rest of a path tells of a machine and a person, and the folder is made to be given away.
+    The rest of a path describes a machine and a person, and folders are made to be shared.
     """
     name = checkpoint.source if checkpoint.revision else checkpoint.folder.resolve().name
     return manifest.Source(name=name, revision=checkpoint.revision)

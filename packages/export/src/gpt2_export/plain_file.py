@@ -1,4 +1,4 @@
-"""A file of a folder, read only where it is a plain one: a pipe hangs, a device never ends."""
+"""Reads only plain files: a pipe hangs, a device never ends."""
 
 import json
 import os
@@ -20,19 +20,19 @@ TEXT_BYTES = 64_000_000  # GPT-2's largest text file, tokenizer.json, has 3.6 mi
 
 
 def refuse_odd(path: Path) -> None:
-    """Raises FolderError where something lies there that is no plain file, itself or through a link.
+    """Raises FolderError if a path exists but is not a plain file, itself or through a link.
 
     >>> refuse_odd(Path("/dev/zero"))
     Traceback (most recent call last):
     gpt2_export.errors.FolderError: /dev/zero is a device, not a plain file; put the file itself there
     """
     try:
-        found = path.stat()
+        status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return
-    except (OSError, ValueError) as error:  # a link to itself, a name that is too long, NUL in it
+    except (OSError, ValueError) as error:  # a link to itself, a name too long, a NUL in it
         raise FolderError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    what = ODD.get(stat.S_IFMT(found.st_mode))
+    what = ODD.get(stat.S_IFMT(status.st_mode))
     if what is not None:
         link = f"a link to {os.path.realpath(path)}, " if path.is_symlink() else ""
         raise FolderError(f"{path} is {link}{what}, not a plain file; put the file itself there")
@@ -42,8 +42,8 @@ def read(path: Path, limit: int = TEXT_BYTES) -> bytes:
     """The bytes of a small file.
 
     Raises:
-        FileNotFoundError, NotADirectoryError: there is none.
-        FolderError: it cannot be read, is no plain file, or has more bytes than `limit`.
+        FileNotFoundError, NotADirectoryError: it does not exist.
+        FolderError: it cannot be read, is not a plain file, or has more bytes than `limit`.
     """
     refuse_odd(path)
     try:
@@ -59,16 +59,16 @@ def read(path: Path, limit: int = TEXT_BYTES) -> bytes:
 
 
 def read_json(path: Path, limit: int = TEXT_BYTES) -> Any:
-    """What is in a JSON file; a byte order mark is dropped.
+    """The content of a JSON file; a byte order mark is dropped.
 
     Raises:
-        FileNotFoundError, NotADirectoryError: there is none.
-        FolderError: it cannot be read, or is not JSON that every reader takes for the same.
+        FileNotFoundError, NotADirectoryError: it does not exist.
+        FolderError: it cannot be read, or readers of JSON may disagree on it.
     """
     content = read(path, limit)
     try:
         document = json.loads(content.decode("utf-8-sig"), object_pairs_hook=_without_twins)
-        json.dumps(document, ensure_ascii=False).encode()  # half a surrogate pair is no text
+        json.dumps(document, ensure_ascii=False).encode()  # half a surrogate pair is not text
     except UnicodeEncodeError as error:
         half = error.object[error.start]
         raise FolderError(f"{path} cannot be read: it has {half!a}, which is half a surrogate pair") from error
@@ -80,9 +80,9 @@ def read_json(path: Path, limit: int = TEXT_BYTES) -> Any:
 
 
 def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON; of two values under one name, readers take this one or that."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    """A JSON object; a duplicate name is refused, for readers disagree which value counts."""
+    result = dict(pairs)
+    if len(result) < len(pairs):
         (name, _), *_ = Counter(name for name, _ in pairs).most_common(1)
         raise ValueError(f"{name[:100]!a} is there twice")
-    return found
+    return result

@@ -1,6 +1,6 @@
-"""How far a long step is: stages report, a terminal shows a bar, a log gets a line for each stage.
+"""Progress of long steps: a bar in a terminal, a line per stage in a log.
 
-It looks as gpt2-runtime's does, in a file of its own there: the two packages share no code.
+It looks like gpt2-runtime's, which has its own file: the two packages share no code.
 """
 
 import os
@@ -11,9 +11,9 @@ from typing import TextIO
 import click
 
 Progress = Callable[[str, int, int], None]
-"""Called with the stage's name, how much of it is done, and how much there is; done == total ends the stage."""
+"""Called with the stage's name, the amount done and the total; done == total ends the stage."""
 
-COLUMNS = 80  # of a terminal that does not say
+COLUMNS = 80  # of a terminal whose width is unknown
 
 
 def silent(stage: str, done: int, total: int) -> None:
@@ -21,7 +21,7 @@ def silent(stage: str, done: int, total: int) -> None:
 
 
 class LogProgress:
-    """A line when a stage ends, with its seconds."""
+    """Prints a line with the seconds when a stage ends."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -36,7 +36,7 @@ class LogProgress:
 
 
 class TerminalProgress(LogProgress):
-    """The same, and in between a bar that is drawn over itself."""
+    """The same, and meanwhile a bar that is redrawn in place."""
 
     width = 30
 
@@ -54,10 +54,10 @@ class TerminalProgress(LogProgress):
 def _columns(stream: TextIO) -> int:
     try:
         return os.get_terminal_size(stream.fileno()).columns or COLUMNS
-    except (OSError, ValueError):  # no file of the system's
+    except (OSError, ValueError):  # not a real file
         return COLUMNS
 
 
 def progress_for(stream: TextIO) -> Progress:
-    """A bar where `stream` is a terminal, lines where it is a file."""
+    """A bar if `stream` is a terminal, else lines."""
     return TerminalProgress(stream) if stream.isatty() else LogProgress(stream)

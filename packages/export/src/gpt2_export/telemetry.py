@@ -1,4 +1,4 @@
-"""onnxruntime, loaded so that it reports nothing to its makers, unless the environment says otherwise."""
+"""Loads onnxruntime with its telemetry off, unless the environment says otherwise."""
 
 import os
 from types import ModuleType
@@ -7,12 +7,12 @@ VARIABLE = "ORT_DISABLE_TELEMETRY"
 
 
 def switch_off() -> None:
-    """Makes onnxruntime report nothing. To be called before anything imports it: later has no effect.
+    """Turns off onnxruntime's telemetry. Must be called before anything imports onnxruntime; later has no effect.
 
-    Its wheels for Linux (seen in 1.32) write a device id and a database below the home directory as they are imported,
-    and a file into the temporary directory; seconds later they look up their collector's name. Only this variable stops
-    that: `onnxruntime.disable_telemetry_events()` changes neither the files nor the look-up. A value that is there
-    already, whatever it is, is the user's decision.
+    On import its Linux wheels (seen in 1.32) write a device id and a database under the home directory and a file into
+    the temporary directory; seconds later they look up their collector's host name. Only this variable stops that:
+    `onnxruntime.disable_telemetry_events()` prevents neither the files nor the look-up. A value that is already set is
+    the user's decision.
 
     >>> switch_off()
     >>> VARIABLE in os.environ
@@ -22,7 +22,7 @@ def switch_off() -> None:
 
 
 def load_onnxruntime() -> ModuleType:
-    """The onnxruntime module, silent."""
+    """The onnxruntime module, with telemetry off."""
     switch_off()
     import onnxruntime
 

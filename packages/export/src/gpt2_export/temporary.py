@@ -1,7 +1,7 @@
-"""A temporary folder whose name proves that it was made here, locked while its process lives.
+"""Temporary folders whose names prove that gpt2-export made them, locked while their process lives.
 
-The name is a random number and a digest of that number with the owner's name. No one has such a name by chance, so
-that what a killed run left can be removed, and nothing else ever is.
+The name is a random number and a digest of that number with the owner's name. No other folder has such a name by
+chance, so the remains of a killed run can be removed, and nothing else ever is.
 """
 
 import fcntl
@@ -15,11 +15,11 @@ from pathlib import Path
 
 PREFIX = ".gpt2-export.partial-"
 DIGITS = 16  # of the random number, and of the proof
-JOURNAL = "journal.json"  # decides what the folder is for (see `journal.py`): one that has it is kept until it is done
+JOURNAL = "journal.json"  # commits a change (see `journal.py`): a folder with one is kept until the change is done
 
 
 def is_own(name: str, owner: str = "") -> bool:
-    """Whether a name is one that `folder` makes for that owner.
+    """Whether `folder` made this name for that owner.
 
     >>> is_own(f"{PREFIX}mine"), is_own(new_name("out"), "out"), is_own(new_name("out"), "other")
     (False, True, False)
@@ -29,18 +29,18 @@ def is_own(name: str, owner: str = "") -> bool:
 
 
 def new_name(owner: str = "") -> str:
-    """A name that no file or folder has."""
+    """A new unique name."""
     number = secrets.token_hex(DIGITS // 2)
     return f"{PREFIX}{number}{_proof(number, owner)}"
 
 
 @contextmanager
 def folder(place: Path, owner: str = "") -> Iterator[Path]:
-    """A new folder in `place`, gone when the block ends, unless a journal in it says that it is needed.
+    """A new folder in `place`, removed when the block ends unless it contains a journal.
 
     Args:
         place: an existing folder.
-        owner: whose it is, where `place` holds those of several.
+        owner: the owner's name, if `place` holds folders of several.
     """
     made, lock = _locked(place, owner)
     try:
@@ -48,15 +48,15 @@ def folder(place: Path, owner: str = "") -> Iterator[Path]:
     finally:
         os.close(lock)
         if not (made / JOURNAL).exists():
-            shutil.rmtree(made, ignore_errors=True)  # gone already if it became something
+            shutil.rmtree(made, ignore_errors=True)  # already gone if it was renamed
 
 
 def abandoned(place: Path, owner: str = "") -> Iterator[Path]:
-    """Those that killed runs of this user left, each locked for as long as it is looked at, and removed afterwards."""
+    """The folders that killed runs of this user left, each locked while it is inspected and then removed."""
     try:
         paths = sorted(path for path in place.iterdir() if is_own(path.name, owner))
     except OSError:
-        return  # there is no such place: nothing was left there
+        return  # no such place: nothing was left there
     for path in paths:
         try:
             lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -74,7 +74,7 @@ def abandoned(place: Path, owner: str = "") -> Iterator[Path]:
 
 @contextmanager
 def alone(place: Path) -> Iterator[bool]:
-    """Locks a folder for the block; False where another process has it."""
+    """Locks a folder for the block; yields False if another process holds it."""
     lock = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
     try:
         yield _lock(lock)
@@ -88,7 +88,7 @@ def _locked(place: Path, owner: str) -> tuple[Path, int]:
         made.mkdir(mode=0o700)
         lock = os.open(made, os.O_RDONLY | os.O_DIRECTORY)
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if made.exists():  # else another run took it for abandoned before it was locked
+        if made.exists():  # else another run removed it as abandoned before it was locked
             return made, lock
         os.close(lock)
 

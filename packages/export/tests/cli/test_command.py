@@ -1,4 +1,4 @@
-"""The command does what its help says, and a mistake is one line."""
+"""The command does what its help says, and an error is one line."""
 
 import json
 import os
@@ -66,8 +66,8 @@ def test_help_and_version_come_without_loading_torch() -> None:
         "cli.main(['--version'])",
     ],
 )
-def test_an_output_that_is_full_is_told_in_one_line(code: str) -> None:
-    """And not a second time, by Python, when it empties its buffer at the end."""
+def test_a_full_output_is_reported_in_one_line(code: str) -> None:
+    """And not a second time by Python when it flushes its buffer at exit."""
     code = f"from gpt2_export.cli import command as cli\n{code}"
     with Path("/dev/full").open("w") as full:
         environment = {**os.environ, "PYTHONUNBUFFERED": ""}
@@ -75,7 +75,7 @@ def test_an_output_that_is_full_is_told_in_one_line(code: str) -> None:
             [sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, env=environment
         )
     assert process.returncode == 1
-    message = "error: output cannot be written: No space left on device; make room, or write it elsewhere\n"
+    message = "error: output cannot be written: No space left on device; free some space, or write it elsewhere\n"
     assert process.stderr == message
 
 
@@ -102,8 +102,8 @@ def test_make_shows_its_stages_on_stderr_and_the_numbers_on_stdout(
 def test_a_warning_is_shown_and_kept(run: Run, make_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
     ran = run("freeze", make_checkpoint(config={"mystery": 3}), tmp_path / "out", "--ignore-config", "mystery")
     assert ran.exit_code == 0
-    assert "warning: config.json: mystery was left out, as asked\n" in ran.stderr
-    assert len(manifest.read(tmp_path / "out").warnings) == 2  # and that there is no tokenizer
+    assert "warning: config.json: mystery was left out, as requested\n" in ran.stderr
+    assert len(manifest.read(tmp_path / "out").warnings) == 2  # the other: no tokenizer
 
 
 def test_inspect_shows_a_table(run: Run, made: Path) -> None:
@@ -116,13 +116,13 @@ def test_inspect_shows_a_table(run: Run, made: Path) -> None:
 
 def test_inspect_prints_one_json_object(run: Run, made: Path) -> None:
     ran = run("inspect", made, "--json", "--check-hashes")
-    found = json.loads(ran.stdout)
-    assert found["differences"] == []
-    assert found["graphs"]["fp32"]["portable"]["operators"]["MatMul"] == 12
+    report = json.loads(ran.stdout)
+    assert report["differences"] == []
+    assert report["graphs"]["fp32"]["portable"]["operators"]["MatMul"] == 12
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])
-def test_a_changed_byte_is_found_and_the_exit_code_says_so(run: Run, made_copy: Path, options: list[str]) -> None:
+def test_a_changed_byte_is_detected_and_the_exit_code_is_1(run: Run, made_copy: Path, options: list[str]) -> None:
     content = bytearray((made_copy / "model.safetensors").read_bytes())
     content[-1] ^= 1
     (made_copy / "model.safetensors").write_bytes(content)
@@ -163,7 +163,7 @@ def test_an_interrupt_is_one_line_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("arguments", [["make"], ["make", "source"], ["mak"], ["inspect", "--nope"], ["freeze"]])
-def test_a_command_line_that_is_wrong_is_clicks_own_error(run: Run, arguments: list[str]) -> None:
+def test_a_wrong_command_line_is_clicks_own_error(run: Run, arguments: list[str]) -> None:
     ran = run(*arguments)
     assert ran.exit_code == 2
     assert "Usage: " in ran.stderr
@@ -171,7 +171,7 @@ def test_a_command_line_that_is_wrong_is_clicks_own_error(run: Run, arguments: l
 
 @pytest.mark.parametrize("command", [["onnx"], ["verify"], ["inspect"], ["push", "org/name"]])
 @pytest.mark.parametrize("kind", ["absent", "file", "checkpoint"])
-def test_a_folder_that_was_not_made_here_is_refused(
+def test_a_folder_that_gpt2_export_did_not_make_is_refused(
     refusal: Refusal, source: Path, tmp_path: Path, command: list[str], kind: str
 ) -> None:
     (tmp_path / "file").write_text("x")
@@ -184,7 +184,7 @@ def test_verify_refuses_a_changed_folder(refusal: Refusal, made_copy: Path) -> N
     assert "is not as it was made: config.json is missing; make it again" in refusal("verify", made_copy)
 
 
-def test_a_bar_that_is_drawn_is_ended_before_the_error(
+def test_a_progress_bar_is_cleared_before_the_error(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from gpt2_export.errors import GraphError
@@ -204,7 +204,7 @@ HOSTILE = "evil\x1b[2J\x1b]0;pwn\x07\nparity      all fine\u202e\x9b `é"
 
 @pytest.fixture
 def hostile(made_copy: Path) -> Path:
-    """A folder whose manifest would write on a terminal."""
+    """A folder whose manifest contains terminal control sequences."""
     document = manifest.read(made_copy).to_dict()
     document["source"]["name"] = document["generator"]["version"] = document["parity"]["reference"] = HOSTILE
     document["warnings"].append(HOSTILE)
@@ -213,7 +213,7 @@ def hostile(made_copy: Path) -> Path:
 
 
 @pytest.mark.parametrize("command", [["inspect"], ["inspect", "--json"], ["push", "org/name", "--dry-run"]])
-def test_a_strangers_manifest_cannot_write_on_the_terminal(run: Run, hostile: Path, command: list[str]) -> None:
+def test_an_untrusted_manifest_cannot_control_the_terminal(run: Run, hostile: Path, command: list[str]) -> None:
     ran = run(command[0], hostile, *command[1:])
     assert ran.exit_code == 0
     assert all(each.isprintable() for each in ran.stdout.split("\n"))
@@ -222,18 +222,18 @@ def test_a_strangers_manifest_cannot_write_on_the_terminal(run: Run, hostile: Pa
     assert ": `evil\\x1b[2J" in ran.stdout if command[0] == "push" else HOSTILE not in ran.stdout
 
 
-def test_json_of_a_strangers_manifest_is_the_same_text(run: Run, hostile: Path) -> None:
+def test_json_of_an_untrusted_manifest_is_the_same_text(run: Run, hostile: Path) -> None:
     assert json.loads(run("inspect", hostile, "--json").stdout)["source"]["name"] == HOSTILE
 
 
-def test_an_argument_cannot_write_on_the_terminal(refusal: Refusal) -> None:
+def test_an_argument_cannot_control_the_terminal(refusal: Refusal) -> None:
     message = refusal("inspect", "no\nsu\x1b[31mch")
     assert message.isprintable()
     assert "su\\x1b[31mch" in message
 
 
 @pytest.mark.parametrize("command", ["inspect nowhere", "push nowhere org/name --dry-run", "--help"])
-def test_a_standard_output_that_is_closed_is_refused_first(command: str) -> None:
+def test_a_closed_standard_output_is_refused_first(command: str) -> None:
     ran = subprocess.run(
         ["sh", "-c", f'exec "$0" -c "from gpt2_export.cli.entry import main; main()" {command} >&-', sys.executable],
         capture_output=True,

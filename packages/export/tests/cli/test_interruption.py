@@ -1,4 +1,4 @@
-"""Whenever Ctrl-C or TERM comes, the command ends with one line and 130 or 143, and nothing half-written stays."""
+"""On Ctrl-C or TERM at any moment the command ends with one line and 130 or 143, and nothing half-written stays."""
 
 import signal
 import subprocess
@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from interrupted import interrupted
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 
 ANSWERS = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminated")}
 UNDONE = "; nothing was left behind"
 
-# In the middle of a step that has made its temporary folder; {event} is what comes to pass there.
+# A step that has made its temporary folder; {event} happens inside it.
 STEP = """
 import pathlib, time
 from gpt2_export import temporary
@@ -34,9 +34,9 @@ def step(event: str, number: signal.Signals) -> str:
 KILL = "os.kill(os.getpid(), {number})"
 EVENTS = {
     "it comes": KILL,
-    "a library takes it for its own": f"try:\n    {KILL}\nexcept BaseException:\n    pass\ntime.sleep(30)",
+    "a library catches it": f"try:\n    {KILL}\nexcept BaseException:\n    pass\ntime.sleep(30)",
     "it becomes another error": f"try:\n    {KILL}\nexcept BaseException as error:\n    raise ImportError from error",
-    "a library goes on whatever comes": f"try:\n    {KILL}\nexcept BaseException:\n    pass\n"
+    "a library catches everything and continues": f"try:\n    {KILL}\nexcept BaseException:\n    pass\n"
     "try:\n    time.sleep(30)\nexcept BaseException:\n    pass\ntime.sleep(30)",
     "in a destructor": "Library()\ntime.sleep(30)",
     "twice": f"try:\n    {KILL}\nfinally:\n    {KILL}",
@@ -45,7 +45,7 @@ EVENTS = {
 
 @pytest.mark.parametrize("number", ANSWERS)
 @pytest.mark.parametrize("event", EVENTS)
-def test_a_step_is_undone_whatever_becomes_of_the_exception(event: str, number: signal.Signals, tmp_path: Path) -> None:
+def test_a_step_is_undone_even_if_the_exception_is_lost(event: str, number: signal.Signals, tmp_path: Path) -> None:
     more = step(EVENTS[event].replace("{number}", str(int(number))), number)
     ended = interrupted("gpt2_export", [], None, place=tmp_path, more=more)
     code, line = ANSWERS[number]
@@ -54,7 +54,7 @@ def test_a_step_is_undone_whatever_becomes_of_the_exception(event: str, number: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_being_removed_is_removed_before_a_second_signal_is_answered(tmp_path: Path) -> None:
+def test_a_removal_is_finished_before_a_second_signal_is_handled(tmp_path: Path) -> None:
     more = step(
         "plain = temporary.shutil.rmtree\n"
         "temporary.shutil.rmtree = lambda *a, **k: (os.kill(os.getpid(), 2), time.sleep(0.1), plain(*a, **k))\n"
@@ -67,7 +67,7 @@ def test_what_is_being_removed_is_removed_before_a_second_signal_is_answered(tmp
 
 
 def sweep(arguments: list[str], place: Path, delays: list[float], times: int = 1) -> int:
-    """Sends each signal after each delay; how often the command had not ended before."""
+    """Sends each signal after each delay; returns how often the command was still running."""
     answered = 0
     for number, (code, line) in ANSWERS.items():
         for delay in delays:
@@ -82,16 +82,16 @@ def sweep(arguments: list[str], place: Path, delays: list[float], times: int = 1
     return answered
 
 
-def test_a_signal_is_answered_while_everything_is_imported_and_run(tmp_path: Path) -> None:
+def test_a_signal_is_handled_during_imports_and_the_run(tmp_path: Path) -> None:
     assert sweep(["freeze", "demo", "out"], tmp_path, [0, 0.1, 0.4]) >= 2
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("times", [1, 2])
-def test_a_signal_is_answered_at_every_moment_of_freeze(times: int, tmp_path: Path) -> None:
+def test_a_signal_is_handled_at_every_moment_of_freeze(times: int, tmp_path: Path) -> None:
     assert sweep(["freeze", "demo", "out"], tmp_path, [step / 20 for step in range(41)], times=times) > 20
 
 
 @pytest.mark.nightly
-def test_a_signal_is_answered_at_every_stage_of_make(source: Path, tmp_path: Path) -> None:
+def test_a_signal_is_handled_at_every_stage_of_make(source: Path, tmp_path: Path) -> None:
     assert sweep(["make", str(source), "out"], tmp_path, [1.37 * step for step in range(20)]) > 10

@@ -1,4 +1,4 @@
-"""OUT is there whole or not at all, whatever ends the program, and nobody else's folder is touched."""
+"""OUT is complete or absent however the program ends, and no other folder is touched."""
 
 import errno
 import multiprocessing
@@ -44,7 +44,7 @@ def write(out: Path, *, force: bool = False) -> None:
 
 
 def is_whole(out: Path) -> bool:
-    """Every file is there, as the manifest says; `whole` would be said of an empty folder otherwise."""
+    """Every file of the manifest is there; an empty folder is not whole."""
     return manifest.differences(out, manifest.read(out)) == [] and {*FILES} < {path.name for path in out.iterdir()}
 
 
@@ -62,7 +62,7 @@ def test_out_appears_only_at_the_end(out: Path) -> None:
     with atomic.staging(out, force=False, needed_bytes=1) as folder:
         fill(folder)
         assert not out.exists()
-        assert folder.parent == out.parent  # on one file system, so that the rename is one step
+        assert folder.parent == out.parent  # on one file system, so that the rename is atomic
     assert is_whole(out)
     assert beside(out) == []
 
@@ -86,11 +86,11 @@ def test_an_exception_passes_through_and_leaves_nothing(out: Path, error: BaseEx
     assert beside(out) == []
 
 
-@pytest.mark.parametrize("kind", ["folder", "made folder", "file", "link to nothing"])
-def test_what_exists_is_refused_before_anything_is_written(out: Path, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["folder", "made folder", "file", "broken link"])
+def test_an_existing_out_is_refused_before_anything_is_written(out: Path, kind: str) -> None:
     if kind == "file":
         out.write_text("mine")
-    elif kind == "link to nothing":
+    elif kind == "broken link":
         out.symlink_to("nowhere")
     elif kind == "folder":
         out.mkdir()
@@ -101,7 +101,7 @@ def test_what_exists_is_refused_before_anything_is_written(out: Path, kind: str)
     assert beside(out) == []
 
 
-def test_force_replaces_a_folder_that_was_made_here(out: Path) -> None:
+def test_force_replaces_a_made_folder(out: Path) -> None:
     write(out)
     (out / "config.json").write_text("old")
     write(out, force=True)
@@ -117,13 +117,13 @@ def test_force_makes_a_folder_where_there_is_none(out: Path) -> None:
 @pytest.mark.parametrize(
     "content", [None, "", "{}", '{"name": "A web app", "start_url": "/"}', '{"schema": 1, "generator": {"name": "x"}}']
 )
-def test_force_never_replaces_a_folder_of_somebody_else(out: Path, content: str | None) -> None:
+def test_force_never_replaces_any_other_folder(out: Path, content: str | None) -> None:
     out.mkdir()
     (out / "thesis.tex").write_text("five years")
     if content is not None:  # manifest.json is a common name
         (out / "manifest.json").write_text(content)
     with pytest.raises(
-        FolderError, match=r"is no folder that gpt2-export made, so force \(--force\) does not replace it"
+        FolderError, match=r"gpt2-export did not make .*out, so force \(--force\) does not replace it"
     ):
         write(out, force=True)
     assert (out / "thesis.tex").read_text() == "five years"
@@ -131,7 +131,7 @@ def test_force_never_replaces_a_folder_of_somebody_else(out: Path, content: str 
 
 def test_force_never_replaces_a_file(out: Path) -> None:
     out.write_text("mine")
-    with pytest.raises(FolderError, match="is no folder that gpt2-export made"):
+    with pytest.raises(FolderError, match="gpt2-export did not make "):
         write(out, force=True)
     assert out.read_text() == "mine"
 
@@ -140,7 +140,7 @@ def test_force_never_goes_through_a_link(out: Path) -> None:
     write(out.with_name("target"))
     (out.with_name("target") / "config.json").write_text("old")
     out.symlink_to("target")
-    with pytest.raises(FolderError, match="is no folder that gpt2-export made"):
+    with pytest.raises(FolderError, match="gpt2-export did not make "):
         write(out, force=True)
     assert (out / "config.json").read_text() == "old"
 
@@ -173,9 +173,9 @@ def test_when_the_last_rename_fails_the_old_folder_stays(out: Path, monkeypatch:
 
 
 def interrupted_at_line(number: int, out: Path) -> bool:
-    """Replaces `out` in a process that gets Ctrl-C when it is about to execute its `number`th line of `WRITERS`."""
+    """Replaces `out` in a process that gets Ctrl-C before its `number`th line of `WRITERS`."""
     child = os.fork()
-    if child == 0:  # it never returns into pytest
+    if child == 0:  # it never returns to pytest
         lines = 0
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -223,7 +223,7 @@ def test_killed_at_any_change_it_leaves_no_folder_or_a_whole_one_and_the_next_ru
     assert beside(out) == []
 
 
-def test_interrupted_at_any_line_the_folder_that_was_to_be_replaced_is_there_or_the_new_one(
+def test_interrupted_at_any_line_the_old_folder_or_the_new_one_is_there(
     out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)
@@ -236,15 +236,15 @@ def test_interrupted_at_any_line_the_folder_that_was_to_be_replaced_is_there_or_
 
 
 @pytest.mark.parametrize("own", ["notes.txt", ".git", "README.md", "my.partial.txt"])
-def test_force_never_takes_somebodys_files_along(out: Path, own: str) -> None:
+def test_force_never_deletes_files_of_the_user(out: Path, own: str) -> None:
     write(out)
     (out / own).write_text("mine")
-    with pytest.raises(FolderError, match=f"out has files that gpt2-export did not make, {own}; move them away"):
+    with pytest.raises(FolderError, match=f"out has files that gpt2-export did not make: {own}; move them away"):
         write(out, force=True)
     assert (out / own).read_text() == "mine"
 
 
-def test_what_a_download_and_a_push_leave_is_nobodys_work(out: Path) -> None:
+def test_files_left_by_a_download_or_a_push_do_not_block_force(out: Path) -> None:
     write(out)
     (out / ".cache").mkdir()
     (out / ".gitattributes").write_text("* text")
@@ -253,13 +253,13 @@ def test_what_a_download_and_a_push_leave_is_nobodys_work(out: Path) -> None:
     assert is_whole(out)
 
 
-def test_parents_that_were_made_for_nothing_go_again(out: Path) -> None:
+def test_parents_made_in_vain_are_removed_again(out: Path) -> None:
     with pytest.raises(ZeroDivisionError), atomic.staging(out / "a" / "b", force=False, needed_bytes=1):
         _ = 1 / 0
     assert not out.exists()
 
 
-def test_what_a_living_run_writes_is_left_alone_and_the_slower_one_is_told(out: Path) -> None:
+def test_a_running_commands_files_are_left_alone_and_the_slower_one_is_refused(out: Path) -> None:
     def be_overtaken() -> None:
         with atomic.staging(out, force=False, needed_bytes=1) as slow:
             fill(slow)
@@ -276,15 +276,15 @@ def test_what_a_living_run_writes_is_left_alone_and_the_slower_one_is_told(out: 
 
 
 @pytest.mark.parametrize("name", ["out", "a b", "model[1]", "*", "..hidden"])
-def test_what_was_left_behind_is_removed_whatever_the_folder_is_called(out: Path, name: str) -> None:
+def test_remains_of_a_killed_run_are_removed_whatever_the_folders_name(out: Path, name: str) -> None:
     out = out.with_name(name)
     assert killed_at(6, partial(write, out))
-    assert beside(out), "the run was killed too early to leave something"
+    assert beside(out), "the run was killed too early to leave anything"
     write(out)
     assert beside(out) == []
 
 
-def test_what_another_out_left_behind_is_not_touched(out: Path) -> None:
+def test_remains_of_another_out_are_not_touched(out: Path) -> None:
     others = sorted(
         (temporary.new_name("other"), f"{temporary.PREFIX}mine", temporary.PREFIX, ".out.partial-mine", ".out.partial")
     )
@@ -297,7 +297,7 @@ def test_what_another_out_left_behind_is_not_touched(out: Path) -> None:
     assert all((out.parent / name / "precious").exists() for name in others)
 
 
-def test_what_a_link_leads_to_is_not_removed(out: Path) -> None:
+def test_the_target_of_a_link_is_not_removed(out: Path) -> None:
     (out.parent / "mine").mkdir()
     (out.parent / "mine" / "precious").write_text("five years")
     name = temporary.new_name("out")
@@ -306,13 +306,13 @@ def test_what_a_link_leads_to_is_not_removed(out: Path) -> None:
     assert (out.parent / "mine" / "precious").exists()
 
 
-def test_a_pipe_of_such_a_name_holds_nothing_up(out: Path) -> None:
+def test_a_pipe_with_such_a_name_does_not_block(out: Path) -> None:
     os.mkfifo(out.parent / temporary.new_name("out"))
     write(out)
     assert is_whole(out)
 
 
-def test_too_little_room_is_told_before_anything_is_written(out: Path) -> None:
+def test_too_little_space_is_reported_before_anything_is_written(out: Path) -> None:
     with (
         pytest.raises(StorageError, match=r"out needs about 1,000,000,000,000,000,000 bytes, .* has [\d,]+; free"),
         atomic.staging(out, force=False, needed_bytes=10**18),
@@ -334,7 +334,7 @@ def test_a_disk_that_fills_up_meanwhile_is_one_error_that_names_out(out: Path) -
 
 
 @pytest.mark.parametrize("below", ["out", "deeper/out"])
-def test_a_parent_that_is_a_file_is_told_so(out: Path, below: str) -> None:
+def test_a_parent_that_is_a_file_is_refused(out: Path, below: str) -> None:
     out.parent.joinpath("file").write_text("mine")
     with pytest.raises(StorageError, match=r"file.*: Not a directory"):
         write(out.parent / "file" / below)
@@ -368,7 +368,7 @@ def test_a_small_file_is_replaced_at_once_or_not_at_all(tmp_path: Path, monkeypa
     assert [entry.name for entry in tmp_path.iterdir()] == ["manifest.json"]
 
 
-def test_a_full_disk_is_told_before_anything_is_written(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_before_anything_is_written(tmp_path: Path) -> None:
     write(tmp_path / "out")
     with pytest.raises(StorageError, match=r"out needs about .* free some"):
         atomic.within(tmp_path / "out", needed_bytes=10**18).__enter__()

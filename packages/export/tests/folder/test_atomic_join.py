@@ -1,4 +1,4 @@
-"""Files join a folder from one within it, all at once, or it is as it was; whatever kills it, the folder opens."""
+"""Files join a folder from one inside it, all at once or not at all; however it is killed, the folder opens."""
 
 import json
 import os
@@ -19,12 +19,12 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def describe(folder: Path, files: dict[str, str], quality: dict[str, Any] | None = None) -> str:
-    """Writes files, and returns the manifest of them."""
+    """Writes files and returns their manifest."""
     for name, content in files.items():
         (folder / name).write_text(content)
-    told = {"source": SOURCE, "parity": None, "warnings": [], "tokenizer": None}
+    fields = {"source": SOURCE, "parity": None, "warnings": [], "tokenizer": None}
     listed = manifest.entries(folder, files)
-    return manifest.text(manifest.describe(quality=quality or {}, files=listed, **told))
+    return manifest.text(manifest.describe(quality=quality or {}, files=listed, **fields))
 
 
 SOURCE = manifest.Source(name="test", revision=None)
@@ -35,7 +35,7 @@ BETWEEN = {"config.json": "{}", "model.safetensors": "weights"}
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """One with a and b."""
+    """A folder with files a and b."""
     made = tmp_path / "out"
     made.mkdir()
     text = describe(made, BEFORE)
@@ -45,17 +45,17 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def texts(tmp_path: Path) -> dict[str, str]:
-    """The manifests of what `change` does."""
-    found = {}
+    """The manifests before, between and after `change`."""
+    manifests = {}
     for name, files in (("between", BETWEEN), ("after", AFTER)):
         place = tmp_path / name
         place.mkdir()
-        found[name] = describe(place, files)
-    return found
+        manifests[name] = describe(place, files)
+    return manifests
 
 
 def change(folder: Path, texts: dict[str, str]) -> None:
-    """a becomes new, b goes, c comes."""
+    """Replaces a, removes b, adds c."""
     with atomic.changing(folder), atomic.within(folder, needed_bytes=1) as inside:
         for name in ("a", "c", "not-this"):
             (inside / name).write_text(f"new {name}")
@@ -63,18 +63,18 @@ def change(folder: Path, texts: dict[str, str]) -> None:
 
 
 def state(folder: Path) -> dict[str, str]:
-    """The files that the manifest lists, which must be as it says; nothing that it lists may be lost."""
+    """The files in the manifest, checked against it; none may be missing."""
     document = manifest.read(folder)
     assert manifest.differences(folder, document) == []
     return {name: (folder / name).read_text() for name in document.files}
 
 
-def test_what_joins_a_folder_was_beside_it_until_then(folder: Path, texts: dict[str, str]) -> None:
+def test_files_are_outside_the_folders_manifest_until_they_join(folder: Path, texts: dict[str, str]) -> None:
     change(folder, texts)
     assert contents(folder) == {**AFTER, manifest.MANIFEST: texts["after"]}
 
 
-def test_nothing_of_it_stays_when_it_fails(folder: Path) -> None:
+def test_a_failed_change_leaves_nothing(folder: Path) -> None:
     before = contents(folder)
 
     def fail() -> None:
@@ -87,7 +87,7 @@ def test_nothing_of_it_stays_when_it_fails(folder: Path) -> None:
     assert contents(folder) == before
 
 
-def test_killed_before_any_change_the_folder_opens_and_the_next_change_mends_it(
+def test_killed_before_any_change_the_folder_opens_and_the_next_change_repairs_it(
     folder: Path, texts: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)
@@ -101,7 +101,7 @@ def test_killed_before_any_change_the_folder_opens_and_the_next_change_mends_it(
         opened = state(trial)
         states.append(opened)
         assert opened in (BEFORE, BETWEEN, AFTER), moments
-        assert manifest.foreign_files(trial) == ["notes.txt"], moments  # so that --force knows what is whose
+        assert manifest.foreign_files(trial) == ["notes.txt"], moments  # so that --force knows whose files are whose
         change(trial, texts)
         assert contents(trial) == {**AFTER, "notes.txt": "mine", manifest.MANIFEST: texts["after"]}, moments
     assert moments > 12
@@ -135,7 +135,7 @@ def test_stopped_at_any_move_it_is_all_or_nothing(
     assert not [path for path in folder.iterdir() if temporary.is_own(path.name)]
 
 
-def test_what_is_decided_is_void_where_somebody_changed_the_folder_since(folder: Path, texts: dict[str, str]) -> None:
+def test_a_committed_change_is_void_if_the_folder_was_changed_since(folder: Path, texts: dict[str, str]) -> None:
     for moment in range(30):
         trial = shutil.copytree(folder, folder.with_name(f"trial-{moment}"))
         if killed_at(moment, partial(change, trial, texts)) and journal.pending(trial):
@@ -145,7 +145,7 @@ def test_what_is_decided_is_void_where_somebody_changed_the_folder_since(folder:
                 assert state(trial) == other
             assert not journal.pending(trial)
             return
-    pytest.fail("no kill came after the decision")
+    pytest.fail("no kill came after the commit")
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_what_is_decided_is_void_where_somebody_changed_the_folder_since(folder:
     ],
     ids=["json", "deep", "list", "outside", "absolute", "type"],
 )
-def test_a_journal_that_came_with_a_folder_reaches_nothing_outside(folder: Path, content: str) -> None:
+def test_an_untrusted_journal_reaches_nothing_outside_its_folder(folder: Path, content: str) -> None:
     (folder.parent / "out-of-it").write_text("mine")
     inside = folder / temporary.new_name("")
     inside.mkdir()
@@ -168,9 +168,9 @@ def test_a_journal_that_came_with_a_folder_reaches_nothing_outside(folder: Path,
 
     def enter() -> None:
         with atomic.changing(folder):
-            pytest.fail("it was taken")
+            pytest.fail("the journal was accepted")
 
-    with pytest.raises(FolderError, match=r"is no journal of gpt2-export; remove "):
+    with pytest.raises(FolderError, match=r"is not a journal of gpt2-export; remove "):
         enter()
     assert (folder.parent / "out-of-it").read_text() == "mine"
 
@@ -186,7 +186,7 @@ def test_a_file_of_the_users_is_never_replaced(folder: Path, texts: dict[str, st
 def test_two_at_once_are_one_after_the_other(folder: Path, texts: dict[str, str]) -> None:
     with (
         atomic.changing(folder),
-        pytest.raises(FolderError, match=r"another gpt2-export is changing .*out; wait until it has ended"),
+        pytest.raises(FolderError, match=r"another gpt2-export is changing .*out; wait until it has finished"),
     ):
         change(folder, texts)
     assert json.loads((folder / manifest.MANIFEST).read_text())["files"].keys() == BEFORE.keys()

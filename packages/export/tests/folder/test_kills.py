@@ -1,4 +1,4 @@
-"""A command that is killed before any change of the file system: its folder is whole, and the same command mends it."""
+"""However early a command is killed, its folder is whole, and running the same command repairs it."""
 
 import os
 import shutil
@@ -22,13 +22,13 @@ Command = Callable[[Path], object]
 
 @pytest.fixture
 def instant(quantized: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a command computes is there at once: only how it changes the folder is looked at."""
+    """Makes every computation instant: only the changes of the folder are tested."""
     report = manifest.read(quantized).quality
 
     def add(precision: Precision, folder: Path, out: Path, *_: Any) -> Any:
         for name in INT8:
             content = (quantized / name).read_bytes()
-            (out / name).write_bytes(content + bytes((folder / name).exists()))  # the second time another one
+            (out / name).write_bytes(content + bytes((folder / name).exists()))  # differs the second time
         return report[precision.name]
 
     def write(model: Any, path: Path, *_: Any) -> None:
@@ -114,14 +114,14 @@ def test_a_disk_that_fills_up_at_any_moment_leaves_the_folder_as_it_was(
 
 @pytest.mark.usefixtures("instant")
 @pytest.mark.parametrize("interrupted", [_quantize, pytest.param(None, marks=pytest.mark.nightly)])
-def test_a_folder_that_is_replaced_is_there_or_the_next_command_brings_it_back(
+def test_a_folder_being_replaced_is_there_or_the_next_command_restores_it(
     source: Path, made: Path, tmp_path: Path, interrupted: Command | None
 ) -> None:
     def replace(out: Path) -> object:
         return freeze_checkpoint(source, out, force=True)
 
     folder = Path(shutil.copytree(made, tmp_path / "folder"))
-    if interrupted:  # its change was decided, and is not done
+    if interrupted:  # its change is committed, but not finished
         assert any(killed_at(moment, partial(interrupted, folder)) and _is_decided(folder) for moment in range(40))
     moments = absent = 0
     while True:

@@ -1,4 +1,4 @@
-"""A folder whose files are links, as DVC, git-annex, Nix or the hub lay them out: it works, or one line says why."""
+"""A folder whose files are links, as with DVC, git-annex, Nix or the Hub's cache: it works, or one line says why."""
 
 import shutil
 from collections.abc import Callable
@@ -11,7 +11,7 @@ Refusal = Callable[..., str]
 
 @pytest.fixture
 def linked(made: Path, tmp_path: Path) -> Path:
-    """Each file in a place of its own."""
+    """Each file is a link to a different folder."""
     (tmp_path / "linked").mkdir()
     for file in made.iterdir():
         (tmp_path / "store" / file.name).mkdir(parents=True)
@@ -24,11 +24,11 @@ def test_it_is_inspected(run: Callable[..., object], linked: Path) -> None:
     assert "hashes fit" in run("inspect", linked, "--check-hashes").stdout  # type: ignore[attr-defined]
 
 
-def test_verify_says_what_is_a_link(refusal: Refusal, linked: Path) -> None:
+def test_verify_names_the_link(refusal: Refusal, linked: Path) -> None:
     target = linked.parent / "store" / "model.safetensors" / "model.safetensors"
     assert refusal("verify", linked) == (
         f"{linked}/model.safetensors is a link to {target}, and onnxruntime reads weights only beside the graph; "
-        "copy the folder with cp -rL"
+        "copy the folder with `cp -rL`"
     )
 
 
@@ -37,7 +37,7 @@ def test_a_copy_that_follows_the_links_is_verified(run: Callable[..., object], l
     assert run("verify", tmp_path / "copy").exit_code == 0  # type: ignore[attr-defined]
 
 
-def test_so_is_the_hubs_cache_as_it_is(run: Callable[..., object], made: Path, tmp_path: Path) -> None:
+def test_the_hubs_cache_is_verified_as_it_is(run: Callable[..., object], made: Path, tmp_path: Path) -> None:
     for part in ("blobs", "snapshots"):
         (tmp_path / part).mkdir()
     for number, file in enumerate(made.iterdir()):

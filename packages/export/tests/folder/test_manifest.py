@@ -38,9 +38,9 @@ def described(folder: Path) -> Manifest:
     return document
 
 
-def test_every_file_but_itself_has_its_bytes_and_its_sha256(folder: Path) -> None:
+def test_every_file_but_itself_has_its_size_and_sha256(folder: Path) -> None:
     described(folder)
-    document = described(folder)  # with a manifest lying there already
+    document = described(folder)  # with a manifest already there
     assert document.files == {
         name: File(
             bytes=(folder / name).stat().st_size,
@@ -50,7 +50,7 @@ def test_every_file_but_itself_has_its_bytes_and_its_sha256(folder: Path) -> Non
     }
 
 
-def test_it_says_where_the_folder_is_from_and_what_made_it(folder: Path) -> None:
+def test_it_names_the_source_and_the_generator(folder: Path) -> None:
     document = described(folder)
     assert document.source == Source(name="org/name", revision="abc")
     assert document.generator == Generator(name="gpt2-export", version=importlib.metadata.version("gpt2-export"))
@@ -59,12 +59,12 @@ def test_it_says_where_the_folder_is_from_and_what_made_it(folder: Path) -> None
     assert document.precisions == (PrecisionFacts(name="fp32", cache_type="float32"),)
 
 
-def test_what_is_written_is_read(folder: Path) -> None:
+def test_it_round_trips(folder: Path) -> None:
     document = described(folder)
     assert manifest.read(folder) == document
 
 
-def test_a_folder_inside_is_no_file_of_it(folder: Path) -> None:
+def test_a_folder_inside_is_not_listed(folder: Path) -> None:
     (folder / ".cache").mkdir()  # `hf download` leaves one
     assert described(folder).files.keys() == {"config.json", "model.safetensors"}
 
@@ -75,17 +75,17 @@ def test_a_whole_folder_has_no_differences_and_may_hold_more_files(folder: Path)
     assert manifest.differences(folder, document) == []
 
 
-def test_the_manifest_of_an_older_version_is_read_without_what_that_did_not_say(folder: Path) -> None:
+def test_a_manifest_of_an_older_version_is_read_without_its_newer_fields(folder: Path) -> None:
     older = described(folder).to_dict()
     for name in ("precisions", "tokenizer", "quality"):
         del older[name]
     (folder / manifest.MANIFEST).write_text(json.dumps(older))
-    found = manifest.read(folder)
-    assert (found.precisions, found.tokenizer, found.quality) == ((), None, {})
-    assert manifest.again(found).precisions == (PrecisionFacts(name="fp32", cache_type="float32"),)
+    older_manifest = manifest.read(folder)
+    assert (older_manifest.precisions, older_manifest.tokenizer, older_manifest.quality) == ((), None, {})
+    assert manifest.again(older_manifest).precisions == (PrecisionFacts(name="fp32", cache_type="float32"),)
 
 
-def test_each_kind_of_difference_is_told_with_the_files_name(folder: Path) -> None:
+def test_each_kind_of_difference_is_reported_with_the_files_name(folder: Path) -> None:
     document = described(folder)
     content = bytearray((folder / "model.safetensors").read_bytes())
     content[-1] ^= 1
@@ -112,7 +112,7 @@ def test_each_kind_of_difference_is_told_with_the_files_name(folder: Path) -> No
         (b'{"schema": 1, "files": {"config.json": 3}}', r"manifest\.json"),
     ],
 )
-def test_a_manifest_that_is_none_is_refused(folder: Path, content: bytes, complaint: str) -> None:
+def test_an_invalid_manifest_is_refused(folder: Path, content: bytes, complaint: str) -> None:
     (folder / manifest.MANIFEST).write_bytes(content)
     with pytest.raises(FolderError, match=complaint):
         manifest.read(folder)
@@ -145,7 +145,7 @@ REAL = {"bytes": 2, "sha256": "0" * 64}
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"schema": True}, "schema is true, must be 1"),
         ({"precisions": {}}, "precisions is {}, must be a list"),
@@ -179,11 +179,12 @@ REAL = {"bytes": 2, "sha256": "0" * 64}
     ],
     ids=str,
 )
-def test_a_manifest_with_something_else_in_a_field_is_refused_by_its_name(
-    folder: Path, change: dict[str, Any], told: str
+def test_a_manifest_with_a_wrong_field_is_refused_by_its_name(
+    folder: Path, change: dict[str, Any], message: str
 ) -> None:
     (folder / manifest.MANIFEST).write_text(json.dumps(described(folder).to_dict() | change), encoding="utf-8")
-    with pytest.raises(FolderError, match=rf"manifest\.json is damaged: .*{re.escape(told)}.*; make the folder again"):
+    damage = rf"manifest\.json is damaged: .*{re.escape(message)}.*; make the folder again"
+    with pytest.raises(FolderError, match=damage):
         manifest.read(folder)
 
 
@@ -200,7 +201,7 @@ def test_a_name_that_may_leave_the_folder_is_refused(folder: Path, name: str) ->
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (b'{"a":' * 10**5, "it is too deep"),
         (b'{"schema": 1, "schema": 1}', "'schema' is there twice"),
@@ -211,9 +212,9 @@ def test_a_name_that_may_leave_the_folder_is_refused(folder: Path, name: str) ->
     ],
     ids=["deep", "twice", "twice of many", "surrogate", "digits", "huge"],
 )
-def test_json_that_no_reader_should_take_is_refused(folder: Path, content: bytes, told: str) -> None:
+def test_json_that_no_reader_should_accept_is_refused(folder: Path, content: bytes, message: str) -> None:
     (folder / manifest.MANIFEST).write_bytes(content)
-    with pytest.raises(FolderError, match=told):
+    with pytest.raises(FolderError, match=message):
         manifest.read(folder)
     assert not manifest.made_by_export(folder)
     assert manifest.foreign_files(folder) == ["config.json", "model.safetensors"]
@@ -226,7 +227,7 @@ def test_a_byte_order_mark_is_dropped(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("odd", ODD)
-def test_what_is_no_plain_file_is_refused_at_once(folder: Path, odd: str) -> None:
+def test_a_manifest_that_is_not_a_plain_file_is_refused_at_once(folder: Path, odd: str) -> None:
     document = described(folder)
     for name in ("config.json", manifest.MANIFEST):
         make_odd(folder / name, odd)

@@ -24,7 +24,7 @@ Tensors = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Frozen:
-    """What a frozen folder holds."""
+    """The content of a frozen folder."""
 
     folder: Path
     warnings: list[str]
@@ -73,10 +73,10 @@ def with_old_dialogpt_head(tensors: Tensors) -> Tensors:
     return tensors | {"lm_head.decoder.weight": tensors["transformer.wte.weight"].clone()}
 
 
-def same(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:
-    """Names, types, shapes and every bit."""
-    return found.keys() == expected.keys() and all(
-        found[name].dtype == expected[name].dtype and torch.equal(found[name], expected[name]) for name in expected
+def same(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:
+    """Compares names, dtypes, shapes and every bit."""
+    return actual.keys() == expected.keys() and all(
+        actual[name].dtype == expected[name].dtype and torch.equal(actual[name], expected[name]) for name in expected
     )
 
 
@@ -88,9 +88,9 @@ def same(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:
 def test_every_way_of_naming_freezes_to_the_same_tensors(
     make_checkpoint: MakeCheckpoint, frozen: Freeze, model: GPT2, variant: Callable[[Tensors], Tensors]
 ) -> None:
-    found = frozen(make_checkpoint(tensors=variant(stored_tensors(model))))
-    assert same(found.tensors, stored_tensors(model))
-    assert found.json("config.json")["tie_word_embeddings"] is True
+    result = frozen(make_checkpoint(tensors=variant(stored_tensors(model))))
+    assert same(result.tensors, stored_tensors(model))
+    assert result.json("config.json")["tie_word_embeddings"] is True
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -98,8 +98,8 @@ def test_half_precision_is_widened_to_float32_exactly(
     make_checkpoint: MakeCheckpoint, frozen: Freeze, model: GPT2, dtype: torch.dtype
 ) -> None:
     halves = {name: tensor.to(dtype) for name, tensor in stored_tensors(model).items()}
-    found = frozen(make_checkpoint(tensors=halves))
-    assert same(found.tensors, {name: tensor.float() for name, tensor in halves.items()})
+    result = frozen(make_checkpoint(tensors=halves))
+    assert same(result.tensors, {name: tensor.float() for name, tensor in halves.items()})
 
 
 def test_shards_become_one_file(make_checkpoint: MakeCheckpoint, frozen: Freeze, model: GPT2) -> None:
@@ -110,12 +110,12 @@ def test_shards_become_one_file(make_checkpoint: MakeCheckpoint, frozen: Freeze,
         weight_map[name] = f"model-{number:05}-of-00099.safetensors"
         save_file({name: tensor}, folder / weight_map[name])
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
-    found = frozen(folder)
-    assert same(found.tensors, stored_tensors(model))
-    assert not [path for path in found.folder.iterdir() if "-of-" in path.name or "index" in path.name]
+    result = frozen(folder)
+    assert same(result.tensors, stored_tensors(model))
+    assert not [path for path in result.folder.iterdir() if "-of-" in path.name or "index" in path.name]
 
 
-def test_a_pickle_is_frozen_where_that_is_allowed(make_checkpoint: MakeCheckpoint, frozen: Freeze, model: GPT2) -> None:
+def test_a_pickle_is_frozen_if_allowed(make_checkpoint: MakeCheckpoint, frozen: Freeze, model: GPT2) -> None:
     folder = make_checkpoint()
     (folder / "model.safetensors").unlink()
     torch.save(stored_tensors(model), folder / "pytorch_model.bin")
@@ -125,31 +125,31 @@ def test_a_pickle_is_frozen_where_that_is_allowed(make_checkpoint: MakeCheckpoin
 def test_the_embedding_of_a_tied_model_is_stored_once(
     make_checkpoint: MakeCheckpoint, frozen: Freeze, model: GPT2
 ) -> None:
-    found = frozen(make_checkpoint(tensors=with_tied_head(stored_tensors(model))))
-    assert "lm_head.weight" not in found.tensors
+    result = frozen(make_checkpoint(tensors=with_tied_head(stored_tensors(model))))
+    assert "lm_head.weight" not in result.tensors
     parameters = sum(parameter.numel() for parameter in model.parameters())  # torch counts a tied one once
-    assert 0 < (found.folder / "model.safetensors").stat().st_size - 4 * parameters < 4096  # the header
+    assert 0 < (result.folder / "model.safetensors").stat().st_size - 4 * parameters < 4096  # the header
 
 
 def test_a_head_of_an_untied_model_is_kept_beside_the_embedding(
     make_checkpoint: MakeCheckpoint, frozen: Freeze, make_model: MakeModel
 ) -> None:
     untied = make_model(tie_word_embeddings=False)
-    found = frozen(make_checkpoint(model=untied))
-    assert same(found.tensors, stored_tensors(untied))
-    assert found.json("config.json")["tie_word_embeddings"] is False
-    assert not [warning for warning in found.warnings if "head" in warning]
+    result = frozen(make_checkpoint(model=untied))
+    assert same(result.tensors, stored_tensors(untied))
+    assert result.json("config.json")["tie_word_embeddings"] is False
+    assert not [warning for warning in result.warnings if "head" in warning]
 
 
-def test_another_head_than_the_tied_one_is_kept_and_warned_of(
+def test_a_head_that_differs_from_the_tied_one_is_kept_with_a_warning(
     make_checkpoint: MakeCheckpoint, frozen: Freeze, model: GPT2, make_model: MakeModel
 ) -> None:
     tensors = stored_tensors(make_model(tie_word_embeddings=False))
-    found = frozen(make_checkpoint(model=model, tensors=tensors))
-    assert same(found.tensors, tensors)
-    assert found.json("config.json")["tie_word_embeddings"] is False
-    assert "config.json ties the head to the embedding, but the file has another head: it is kept, untied" in (
-        found.warnings
+    result = frozen(make_checkpoint(model=model, tensors=tensors))
+    assert same(result.tensors, tensors)
+    assert result.json("config.json")["tie_word_embeddings"] is False
+    assert "config.json ties the head to the embedding, but the file has a different head: it is kept, untied" in (
+        result.warnings
     )
 
 
@@ -160,30 +160,28 @@ def test_a_value_that_is_not_finite_is_refused_with_the_tensors_name(
 ) -> None:
     tensors = {name: tensor.to(dtype, copy=True) for name, tensor in stored_tensors(model).items()}
     tensors["transformer.h.1.mlp.c_fc.weight"].view(-1)[[3, 77]] = value
-    with pytest.raises(TensorError, match=r"transformer\.h\.1\.mlp\.c_fc\.weight has 2 values .* NaN or infinite"):
+    with pytest.raises(TensorError, match=r"transformer\.h\.1\.mlp\.c_fc\.weight has 2 of \d+ values NaN or infinite"):
         frozen(make_checkpoint(tensors=tensors))
 
 
-def test_a_mask_that_is_dropped_may_hold_anything(make_checkpoint: MakeCheckpoint, frozen: Freeze, model: GPT2) -> None:
+def test_a_dropped_mask_may_hold_anything(make_checkpoint: MakeCheckpoint, frozen: Freeze, model: GPT2) -> None:
     tensors = stored_tensors(model) | {"transformer.h.0.attn.masked_bias": torch.tensor(-float("inf"))}
     assert same(frozen(make_checkpoint(tensors=tensors)).tensors, stored_tensors(model))
 
 
-def test_config_says_what_the_frozen_weights_are(make_checkpoint: MakeCheckpoint, frozen: Freeze) -> None:
+def test_config_describes_the_frozen_weights(make_checkpoint: MakeCheckpoint, frozen: Freeze) -> None:
     config = {"torch_dtype": "float16", "dtype": "float16", "architectures": ["GPT2Model"], "_name_or_path": "/home/me"}
-    found = frozen(make_checkpoint(config=config)).json("config.json")
-    assert found["dtype"] == "float32"
-    assert found["architectures"] == ["GPT2LMHeadModel"]
-    assert not {"torch_dtype", "_name_or_path"} & found.keys()
+    result = frozen(make_checkpoint(config=config)).json("config.json")
+    assert result["dtype"] == "float32"
+    assert result["architectures"] == ["GPT2LMHeadModel"]
+    assert not {"torch_dtype", "_name_or_path"} & result.keys()
 
 
-def test_config_leads_transformers_js_to_the_graph_that_is_there(
-    make_checkpoint: MakeCheckpoint, frozen: Freeze
-) -> None:
-    """What the source says is of the source's graphs: names, pieces and precisions that the folder does not have."""
+def test_config_points_transformers_js_to_an_existing_graph(make_checkpoint: MakeCheckpoint, frozen: Freeze) -> None:
+    """The source's setting describes its own graphs: names, pieces and precisions that the folder does not have."""
     theirs = {"dtype": "q4", "use_external_data_format": {"model_q4.onnx": 2}, "kv_cache_dtype": {"q4": "float16"}}
-    found = frozen(make_checkpoint(config={"transformers.js_config": theirs})).json("config.json")
-    assert found["transformers.js_config"] == {"dtype": "fp32"}
+    result = frozen(make_checkpoint(config={"transformers.js_config": theirs})).json("config.json")
+    assert result["transformers.js_config"] == {"dtype": "fp32"}
 
 
 def test_config_keeps_the_sources_own_fields(make_checkpoint: MakeCheckpoint, frozen: Freeze) -> None:
@@ -191,32 +189,30 @@ def test_config_keeps_the_sources_own_fields(make_checkpoint: MakeCheckpoint, fr
     assert own.items() <= frozen(make_checkpoint(config=own)).json("config.json").items()
 
 
-def test_generic_names_of_sizes_become_gpt2s(make_checkpoint: MakeCheckpoint, frozen: Freeze, model: GPT2) -> None:
+def test_generic_size_names_become_gpt2s(make_checkpoint: MakeCheckpoint, frozen: Freeze, model: GPT2) -> None:
     folder = make_checkpoint()
     generic = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2, "max_position_embeddings": 24}
     (folder / "config.json").write_text(json.dumps({"model_type": "gpt2", "vocab_size": 300} | generic))
-    found = frozen(folder).json("config.json")
-    assert not generic.keys() & found.keys()
-    assert GPT2Config.from_hf(found) == model.config
+    result = frozen(folder).json("config.json")
+    assert not generic.keys() & result.keys()
+    assert GPT2Config.from_hf(result) == model.config
 
 
-def test_a_field_that_is_to_be_ignored_is_left_out_with_a_warning(
-    make_checkpoint: MakeCheckpoint, frozen: Freeze
-) -> None:
-    found = frozen(make_checkpoint(config={"mystery": 3}), ignore=["mystery"])
-    assert "mystery" not in found.json("config.json")
-    assert "config.json: mystery was left out, as asked" in found.warnings
+def test_an_ignored_field_is_left_out_with_a_warning(make_checkpoint: MakeCheckpoint, frozen: Freeze) -> None:
+    result = frozen(make_checkpoint(config={"mystery": 3}), ignore=["mystery"])
+    assert "mystery" not in result.json("config.json")
+    assert "config.json: mystery was left out, as requested" in result.warnings
 
 
 @pytest.mark.parametrize("field", ["n_embd", "activation_function"])
-def test_a_field_that_counts_is_not_said_to_be_left_out(
+def test_a_field_that_counts_is_never_reported_as_left_out(
     make_checkpoint: MakeCheckpoint, frozen: Freeze, field: str
 ) -> None:
     try:
         warnings = frozen(make_checkpoint(), ignore=[field]).warnings
     except ConfigError:
         return  # a refusal would be as honest
-    assert f"config.json: {field} was left out, as asked" not in warnings
+    assert f"config.json: {field} was left out, as requested" not in warnings
 
 
 def test_the_frozen_config_and_weights_are_the_same_network(
@@ -229,20 +225,22 @@ def test_the_frozen_config_and_weights_are_the_same_network(
         assert torch.equal(again(ids)[0], model(ids)[0])
 
 
-def test_generation_config_is_taken_as_it_is(make_checkpoint: MakeCheckpoint, frozen: Freeze) -> None:
+def test_generation_config_is_copied_unchanged(make_checkpoint: MakeCheckpoint, frozen: Freeze) -> None:
     folder = make_checkpoint(config={"eos_token_id": 7})
     (folder / "generation_config.json").write_text('{"eos_token_id": [7, 8], "do_sample": true}')
     assert frozen(folder).json("generation_config.json") == {"eos_token_id": [7, 8], "do_sample": True}
 
 
-def test_generation_config_is_made_of_the_special_tokens_that_config_names(
+def test_a_missing_generation_config_is_made_from_configs_special_tokens(
     make_checkpoint: MakeCheckpoint, frozen: Freeze
 ) -> None:
     folder = make_checkpoint(config={"eos_token_id": 7, "bos_token_id": 0, "pad_token_id": None})
     assert frozen(folder).json("generation_config.json") == {"eos_token_id": 7, "bos_token_id": 0}
 
 
-def test_a_generation_config_is_made_of_how_config_samples_too(make_checkpoint: MakeCheckpoint, frozen: Freeze) -> None:
+def test_a_missing_generation_config_includes_configs_sampling_settings(
+    make_checkpoint: MakeCheckpoint, frozen: Freeze
+) -> None:
     settings = {"repetition_penalty": 1.3, "do_sample": True, "top_k": 7, "no_repeat_ngram_size": 2}
     folder = make_checkpoint(config=settings)
     assert frozen(folder).json("generation_config.json") == settings
@@ -251,28 +249,28 @@ def test_a_generation_config_is_made_of_how_config_samples_too(make_checkpoint: 
 def test_onnxruntime_genai_stops_where_transformers_does(make_checkpoint: MakeCheckpoint, frozen: Freeze) -> None:
     folder = make_checkpoint(config={"eos_token_id": 299, "bos_token_id": 299})
     (folder / "generation_config.json").write_text('{"eos_token_id": [299, 125]}')
-    found = frozen(folder).json("genai_config.json")["model"]
-    assert (found["bos_token_id"], found["eos_token_id"], found["pad_token_id"]) == (299, [299, 125], 299)
+    result = frozen(folder).json("genai_config.json")["model"]
+    assert (result["bos_token_id"], result["eos_token_id"], result["pad_token_id"]) == (299, [299, 125], 299)
 
 
-def test_special_tokens_that_the_model_lacks_are_told_and_not_in_genai_config(
+def test_special_tokens_outside_the_vocabulary_raise_a_warning_and_are_not_in_genai_config(
     make_checkpoint: MakeCheckpoint, frozen: Freeze
 ) -> None:
-    found = frozen(make_checkpoint(config={"eos_token_id": 50256, "bos_token_id": 50256}))  # transformers' defaults
-    told = "_token_id is 50256, the model has tokens 0 to 299: what it lacks never comes"
-    assert {f"bos{told}", f"eos{told}"} <= set(found.warnings)
-    assert not [name for name in found.json("genai_config.json")["model"] if name.endswith("_token_id")]
+    result = frozen(make_checkpoint(config={"eos_token_id": 50256, "bos_token_id": 50256}))  # transformers' defaults
+    rest = "_token_id is 50256, the vocabulary has ids 0 to 299: others are never generated"
+    assert {f"bos{rest}", f"eos{rest}"} <= set(result.warnings)
+    assert not [name for name in result.json("genai_config.json")["model"] if name.endswith("_token_id")]
 
 
 @pytest.mark.parametrize(("name", "value"), [("bos_token_id", "x"), ("eos_token_id", [1, True]), ("pad_token_id", [1])])
-def test_special_tokens_that_are_no_ids_are_refused(
+def test_special_tokens_that_are_not_ids_are_refused(
     make_checkpoint: MakeCheckpoint, frozen: Freeze, name: str, value: object
 ) -> None:
     with pytest.raises(ConfigError, match=f"{name} is .*, must be a token id"):
         frozen(make_checkpoint(config={name: value}))
 
 
-def test_what_transformers_could_not_open_is_left_out_of_config(
+def test_fields_that_transformers_cannot_open_are_left_out_of_config(
     make_checkpoint: MakeCheckpoint, frozen: Freeze
 ) -> None:
     fields = {"return_dict": False, "use_return_dict": True, "transformers_weights": "other.safetensors"}
@@ -286,7 +284,7 @@ def test_half_a_surrogate_pair_in_config_is_refused(make_checkpoint: MakeCheckpo
         frozen(make_checkpoint(config={"license": "\ud800"}))
 
 
-def test_a_generation_config_that_is_no_json_is_refused(make_checkpoint: MakeCheckpoint, frozen: Freeze) -> None:
+def test_a_generation_config_that_is_not_json_is_refused(make_checkpoint: MakeCheckpoint, frozen: Freeze) -> None:
     folder = make_checkpoint()
     (folder / "generation_config.json").write_text("{")
     with pytest.raises(ConfigError, match=r"generation_config\.json is not valid JSON"):
@@ -295,7 +293,7 @@ def test_a_generation_config_that_is_no_json_is_refused(make_checkpoint: MakeChe
 
 def test_no_warning_names_a_place_on_this_machine(make_checkpoint: MakeCheckpoint, frozen: Freeze) -> None:
     folder = make_checkpoint(config={"mystery": 3})
-    warnings = frozen(folder, ignore=["mystery"]).warnings  # of the absent tokenizer, too
+    warnings = frozen(folder, ignore=["mystery"]).warnings  # about the missing tokenizer, too
     assert len(warnings) == 2
     assert not [warning for warning in warnings if str(folder.parent) in warning]  # they go into manifest.json
 
@@ -320,9 +318,9 @@ def test_weights_pass_through_memory_a_tensor_at_a_time(
     lazy = {name: read(tensor.half()) for name, tensor in stored_tensors(model).items()}
     gc.collect()
     frozen(Checkpoint(**vars(checkpoint) | {"tensors": lazy}))
-    assert 1 <= most <= 2  # the one that is done with may go as the next one comes
+    assert 1 <= most <= 2  # one may be freed as the next is read
 
 
-def test_the_room_for_the_weights_is_known_before_they_are_read(make_checkpoint: MakeCheckpoint, model: GPT2) -> None:
+def test_the_size_of_the_weights_is_known_before_they_are_read(make_checkpoint: MakeCheckpoint, model: GPT2) -> None:
     halves = {name: tensor.half() for name, tensor in stored_tensors(model).items()}
     assert frozen_bytes(open_checkpoint(make_checkpoint(tensors=halves))) == 4 * sum(t.numel() for t in halves.values())

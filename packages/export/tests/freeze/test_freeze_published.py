@@ -1,4 +1,4 @@
-"""What the README lists can be frozen: each published config.json, around a network small enough to write to disk."""
+"""Every model in the README can be frozen: each published config.json, with a network small enough to write to disk."""
 
 import json
 from collections.abc import Callable
@@ -33,16 +33,16 @@ def test_a_published_config_is_frozen_with_the_weights_of_its_network(
     (source / "config.json").write_text(json.dumps(shrunk(PUBLISHED[name], model)))
     warnings = freeze(open_checkpoint(source), tmp_path)
     assert not [warning for warning in warnings if "config.json" in warning]
-    found, expected = load_file(tmp_path / "model.safetensors"), stored_tensors(model)
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[tensor], expected[tensor]) for tensor in expected)
+    actual, expected = load_file(tmp_path / "model.safetensors"), stored_tensors(model)
+    assert actual.keys() == expected.keys()
+    assert all(torch.equal(actual[tensor], expected[tensor]) for tensor in expected)
     config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     assert GPT2Config.from_hf(config) == model.config
-    said = {field: value for field, value in shrunk(PUBLISHED[name], model).items() if value is not None}
-    assert said.items() <= config.items()
+    stated = {field: value for field, value in shrunk(PUBLISHED[name], model).items() if value is not None}
+    assert stated.items() <= config.items()
 
 
-def test_an_n_ctx_that_differs_warns_and_is_mended(
+def test_an_n_ctx_that_differs_warns_and_is_corrected(
     make_checkpoint: MakeCheckpoint, model: GPT2, tmp_path: Path
 ) -> None:
     warnings = freeze(open_checkpoint(make_checkpoint(config={"n_ctx": 512})), tmp_path)

@@ -1,4 +1,4 @@
-"""genai_config.json says what onnxruntime-genai was seen to need."""
+"""genai_config.json has what onnxruntime-genai was observed to need."""
 
 from typing import Any
 
@@ -15,11 +15,11 @@ def model_section(**document: Any) -> dict[str, Any]:
 
 
 def test_sizes_are_the_networks() -> None:
-    found = model_section()
-    assert (found["type"], found["vocab_size"], found["context_length"]) == ("decoder", 300, 24)
+    section = model_section()
+    assert (section["type"], section["vocab_size"], section["context_length"]) == ("decoder", 300, 24)
     sizes = ("hidden_size", "head_size", "num_attention_heads", "num_key_value_heads", "num_hidden_layers")
-    assert [found["decoder"][size] for size in sizes] == [16, 8, 2, 2, 2]
-    assert found["decoder"]["filename"] == PORTABLE.file == "model.onnx"
+    assert [section["decoder"][size] for size in sizes] == [16, 8, 2, 2, 2]
+    assert section["decoder"]["filename"] == PORTABLE.file == "model.onnx"
 
 
 def test_names_are_the_portable_graphs() -> None:
@@ -41,16 +41,16 @@ def test_names_are_the_portable_graphs() -> None:
         ({"bos_token_id": 0, "eos_token_id": None}, {"bos_token_id": 0}),
     ],
 )
-def test_special_tokens_are_configs_and_padding_falls_back_to_the_end_of_text(
+def test_special_tokens_come_from_config_and_padding_falls_back_to_the_end_of_text(
     document: dict[str, Any], expected: dict[str, Any]
 ) -> None:
-    found = model_section(**document)
-    assert {name: value for name, value in found.items() if name.endswith("_token_id")} == expected
+    section = model_section(**document)
+    assert {name: value for name, value in section.items() if name.endswith("_token_id")} == expected
 
 
-def test_an_empty_list_of_ends_is_no_end_to_pad_with() -> None:
+def test_an_empty_list_of_end_tokens_gives_no_padding_token() -> None:
     assert "pad_token_id" not in model_section(eos_token_id=[])
 
 
-def test_the_length_of_a_search_is_the_context_and_its_cache_is_not_shared() -> None:
+def test_the_search_length_is_the_context_and_its_cache_is_not_shared() -> None:
     assert genai_config.config(CONFIG, {})["search"] == {"max_length": 24, "past_present_share_buffer": False}

@@ -1,4 +1,4 @@
-"""What wrappers, trainers and other programs write is frozen exactly, with a warning, or refused with the remedy."""
+"""Checkpoints of wrappers, trainers and other programs freeze exactly with a warning, or are refused with a remedy."""
 
 import json
 import os
@@ -30,8 +30,8 @@ def warnings_of(ran: Result) -> list[str]:
 
 
 def in_manifest(folder: Path) -> list[str]:
-    found: list[str] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["warnings"]
-    return found
+    actual: list[str] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["warnings"]
+    return actual
 
 
 def linear(tensors: Tensors) -> Tensors:
@@ -62,16 +62,16 @@ DISGUISES: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
 
 
 @pytest.mark.parametrize("disguise", DISGUISES)
-def test_a_disguise_is_frozen_to_the_very_weights_and_the_manifest_says_what_was_done(
+def test_a_disguised_checkpoint_freezes_to_the_same_weights_and_the_manifest_lists_the_warnings(
     disguise: str, run: Run, make_checkpoint: MakeCheckpoint, model: GPT2, tmp_path: Path
 ) -> None:
     wear, expected_text = DISGUISES[disguise]
     warnings = warnings_of(run("freeze", make_checkpoint(tensors=wear(stored_tensors(model))), tmp_path / "out"))
     assert any(expected_text in warning for warning in warnings), warnings
     assert warnings == in_manifest(tmp_path / "out")
-    found, expected = load_file(tmp_path / "out" / "model.safetensors"), stored_tensors(model)
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    actual, expected = load_file(tmp_path / "out" / "model.safetensors"), stored_tensors(model)
+    assert actual.keys() == expected.keys()
+    assert all(torch.equal(actual[name], expected[name]) for name in expected)
     config = json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))
     assert GPT2Config.from_hf(config) == model.config
 
@@ -82,12 +82,12 @@ def test_a_linear_model_without_biases_is_frozen_with_zeros(
     tensors = {name: each for name, each in linear(stored_tensors(model)).items() if not name.endswith(".bias")}
     warnings = freeze(open_checkpoint(make_checkpoint(tensors=tensors)), tmp_path)
     assert any("there are no biases" in warning for warning in warnings)
-    found = load_file(tmp_path / "model.safetensors")
+    actual = load_file(tmp_path / "model.safetensors")
     for name, expected in stored_tensors(model).items():
-        assert torch.equal(found[name], expected * (not name.endswith(".bias"))), name
+        assert torch.equal(actual[name], expected * (not name.endswith(".bias"))), name
 
 
-def test_nanogpts_checkpoint_is_frozen_with_the_config_that_it_states(run: Run, model: GPT2, tmp_path: Path) -> None:
+def test_nanogpts_checkpoint_is_frozen_with_its_own_config(run: Run, model: GPT2, tmp_path: Path) -> None:
     args = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 24, "bias": True, "vocab_size": 300}
     source = tmp_path / "out-shakespeare"
     source.mkdir()
@@ -95,8 +95,8 @@ def test_nanogpts_checkpoint_is_frozen_with_the_config_that_it_states(run: Run, 
     torch.save({"model": tensors, "model_args": args, "iter_num": 5}, source / "ckpt.pt")
     ran = run("freeze", source, tmp_path / "frozen", "--allow-pickle")
     assert any("does not say which GELU" in warning for warning in warnings_of(ran))
-    found, expected = load_file(tmp_path / "frozen" / "model.safetensors"), stored_tensors(model)
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    actual, expected = load_file(tmp_path / "frozen" / "model.safetensors"), stored_tensors(model)
+    assert all(torch.equal(actual[name], expected[name]) for name in expected)
     config = json.loads((tmp_path / "frozen" / "config.json").read_text(encoding="utf-8"))
     assert config["activation_function"] == "gelu"
     assert config["n_positions"] == 24
@@ -110,11 +110,11 @@ def test_float64_weights_are_rounded_and_the_warning_says_by_how_much(
     warnings = freeze(open_checkpoint(make_checkpoint(tensors=tensors)), tmp_path)
     expected_text = "28 tensors were float64: rounded to float32, which changed no value by more than 3.0e-08 of itself"
     assert expected_text in warnings
-    found = load_file(tmp_path / "model.safetensors")
-    assert all(torch.equal(found[name], tensor.float()) for name, tensor in tensors.items())
+    actual = load_file(tmp_path / "model.safetensors")
+    assert all(torch.equal(actual[name], tensor.float()) for name, tensor in tensors.items())
 
 
-def test_a_float64_value_that_float32_rounds_to_nothing_is_said(
+def test_a_float64_value_that_float32_rounds_to_zero_is_reported(
     make_checkpoint: MakeCheckpoint, model: GPT2, tmp_path: Path
 ) -> None:
     tensors = stored_tensors(model) | {"transformer.ln_f.bias": torch.full((16,), 1e-300, dtype=torch.float64)}
@@ -127,8 +127,8 @@ def test_a_float64_value_that_float32_rounds_to_nothing_is_said(
 @pytest.mark.parametrize(
     ("value", "expected_text"),
     [
-        (1e300, "has 1 values that float32 cannot hold, of 16; the weights are written in float32"),
-        (float("inf"), "has 1 values that are NaN or infinite, of 16"),
+        (1e300, "has 1 of 16 values beyond float32; the weights are written in float32"),
+        (float("inf"), "has 1 of 16 values NaN or infinite"),
     ],
 )
 def test_a_float64_value_that_float32_cannot_hold_is_refused(
@@ -207,7 +207,7 @@ def as_endless(folder: Path) -> Path:
 
 
 REFUSED: dict[Callable[[Path], Path], str] = {
-    as_pointer: "is a pointer of Git LFS, not the file itself; run `git lfs pull` in ",
+    as_pointer: "is a Git LFS pointer, not the file itself; run `git lfs pull` in ",
     as_trainers_output: "it is a trainer's output, its newest checkpoint is checkpoint-1000; name that folder",
     as_gguf: "GGUF, llama.cpp's format; name the checkpoint it was made from",
     as_adapter: "a LoRA adapter; merge it into its base model first (merge_and_unload in PEFT",
@@ -221,7 +221,7 @@ REFUSED: dict[Callable[[Path], Path], str] = {
 
 
 @pytest.mark.parametrize("make", REFUSED, ids=lambda make: make.__name__.removeprefix("as_"))
-def test_another_source_is_one_line_that_says_what_it_is_and_what_to_do(
+def test_an_unsupported_source_is_one_line_that_says_what_it_is_and_what_to_do(
     make: Callable[[Path], Path], refusal: Refusal, place: Path
 ) -> None:
     message = refusal("freeze", make(place), place.parent / "out")
@@ -239,7 +239,9 @@ FIELDS = (*GPT2Config().to_hf(), *SPECIAL, "n_ctx", "torch_dtype", "id2label", "
 
 @pytest.mark.parametrize("file", ["config.json", "generation_config.json"])
 @pytest.mark.parametrize("value", NASTY, ids=lambda value: repr(value)[:12])
-def test_whatever_a_field_holds_is_frozen_or_one_line(file: str, value: object, place: Path, model: GPT2) -> None:
+def test_any_value_of_a_field_is_frozen_or_refused_in_one_line(
+    file: str, value: object, place: Path, model: GPT2
+) -> None:
     for field in FIELDS:
         (place / file).write_text(json.dumps(model.config.to_hf() | {field: value}))
         out = place.parent / f"out-{field}"

@@ -48,7 +48,7 @@ def out(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def having(tmp_path: Path, vocabulary: Path) -> Callable[..., Path]:
-    """A folder that has only the named files, of a tokenizer with one vocabulary."""
+    """A folder with only the named files, all of one tokenizer."""
 
     def having(*names: str) -> Path:
         folder = tmp_path / "source"
@@ -71,7 +71,7 @@ def names(folder: Path) -> set[str]:
 
 
 def ids_of_pair(folder: Path, *texts: str) -> list[list[int]]:
-    """What vocab.json and merges.txt say, with the end of text cut out by hand."""
+    """The ids by vocab.json and merges.txt, with the end of text split off by hand."""
     bare = Tokenizer(models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt")))
     bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
 
@@ -91,7 +91,7 @@ def change_json(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 @pytest.mark.parametrize("files", [PAIR, {"tokenizer.json"}, PAIR | {"tokenizer.json"}], ids=["pair", "json", "both"])
-def test_from_any_of_them_all_are_made_and_give_the_ids_of_the_pair(
+def test_from_any_set_of_files_all_are_made_and_give_the_ids_of_the_pair(
     having: Callable[..., Path], out: Path, vocabulary: Path, files: set[str]
 ) -> None:
     assert tokenizer_files.copy(having(*files), out, CONFIG).warnings == ()
@@ -104,7 +104,9 @@ def test_from_any_of_them_all_are_made_and_give_the_ids_of_the_pair(
 
 
 @pytest.mark.parametrize("files", [PAIR, {"tokenizer.json"}, PAIR | {"tokenizer.json"}], ids=["pair", "json", "both"])
-def test_what_the_source_has_is_taken_byte_for_byte(having: Callable[..., Path], out: Path, files: set[str]) -> None:
+def test_the_sources_own_files_are_copied_byte_for_byte(
+    having: Callable[..., Path], out: Path, files: set[str]
+) -> None:
     source = having(*files)
     tokenizer_files.copy(source, out, CONFIG)
     (source / "tokenizer_config.json").write_bytes((out / "tokenizer_config.json").read_bytes() + b" ")
@@ -115,7 +117,7 @@ def test_what_the_source_has_is_taken_byte_for_byte(having: Callable[..., Path],
 
 
 @pytest.mark.parametrize("files", [set(), {"vocab.json"}, {"merges.txt"}], ids=["none", "vocab", "merges"])
-def test_a_source_with_too_few_files_is_warned_of_and_leaves_none(
+def test_a_source_with_too_few_files_raises_a_warning_and_leaves_none(
     having: Callable[..., Path], out: Path, files: set[str]
 ) -> None:
     source = having(*files)
@@ -126,7 +128,7 @@ def test_a_source_with_too_few_files_is_warned_of_and_leaves_none(
 
 
 @pytest.mark.parametrize("lone", sorted(PAIR))
-def test_a_lone_half_of_the_pair_is_replaced_from_tokenizer_json(
+def test_one_file_of_the_pair_alone_is_replaced_from_tokenizer_json(
     having: Callable[..., Path], out: Path, vocabulary: Path, lone: str
 ) -> None:
     source = having("tokenizer.json")
@@ -160,7 +162,7 @@ def test_added_tokens_of_a_tokenizer_json_are_in_the_vocabulary(having: Callable
 
 def test_added_tokens_beside_a_pair_are_in_the_tokenizer_json(having: Callable[..., Path], out: Path) -> None:
     source = having(*PAIR)
-    (source / "added_tokens.json").write_text('{"<|pad|>": 300}')  # how transformers 4's slow tokenizers save them
+    (source / "added_tokens.json").write_text('{"<|pad|>": 300}')  # as transformers 4's slow tokenizers save them
     tokenizer_files.copy(source, out, CONFIG | {"vocab_size": 301})
     ids = Tokenizer.from_file(str(out / "tokenizer.json")).encode("fox<|pad|>fox").ids
     (fox,) = ids_of_pair(source, "fox")
@@ -182,7 +184,7 @@ def test_a_vocabulary_without_an_end_of_text_gets_none(having: Callable[..., Pat
     assert Tokenizer.from_file(str(out / "tokenizer.json")).token_to_id(END) is None
 
 
-def test_an_end_of_text_that_the_model_has_a_row_for_is_added_as_by_transformers(
+def test_an_end_of_text_that_the_model_has_a_row_for_is_added_as_in_transformers(
     having: Callable[..., Path], out: Path
 ) -> None:
     source = having(*PAIR)
@@ -192,7 +194,7 @@ def test_an_end_of_text_that_the_model_has_a_row_for_is_added_as_by_transformers
 
 
 @pytest.mark.parametrize(("vocab_size", "warned"), [(299, True), (300, False), (301, False)])
-def test_a_tokenizer_with_more_ids_than_the_model_is_warned_of(
+def test_a_tokenizer_with_more_ids_than_the_model_raises_a_warning(
     having: Callable[..., Path], out: Path, vocab_size: int, warned: bool
 ) -> None:
     warnings = tokenizer_files.copy(having(*PAIR), out, CONFIG | {"vocab_size": vocab_size}).warnings
@@ -237,7 +239,7 @@ def added_tokens_that_are_null(document: dict[str, Any]) -> None:
     ids=lambda damage: damage.__name__,
 )
 @pytest.mark.parametrize("files", [{"tokenizer.json"}, PAIR | {"tokenizer.json"}], ids=["json", "both"])
-def test_a_tokenizer_json_that_is_no_bpe_is_refused_by_name(
+def test_a_tokenizer_json_that_is_not_a_bpe_is_refused_by_name(
     having: Callable[..., Path], out: Path, damage: Callable[[dict[str, Any]], None], files: set[str]
 ) -> None:
     source = having(*files)
@@ -265,7 +267,7 @@ def test_a_tokenizer_json_may_have_no_added_tokens(having: Callable[..., Path], 
         ("merges.txt", "#version: 0.2\nnot a merge at all\n"),
     ],
 )
-def test_a_pair_that_is_no_bpe_is_refused_by_name(
+def test_a_pair_that_is_not_a_bpe_is_refused_by_name(
     having: Callable[..., Path], out: Path, name: str, content: str
 ) -> None:
     source = having(*PAIR)
@@ -300,6 +302,6 @@ def test_gpt2s_own_vocabulary_gives_its_own_ids(real_pair: Path, out: Path) -> N
     from_json = Tokenizer.from_file(str(out / "tokenizer.json"))
     assert from_json.encode("Hello world").ids == [15496, 995]
     assert from_json.encode(END).ids == [50256]
-    found = [from_json.encode(text).ids for text in HARD_TEXTS]
-    assert found == ids_of_pair(real_pair, *HARD_TEXTS)
-    assert [from_json.decode(ids, skip_special_tokens=False) for ids in found] == HARD_TEXTS
+    encoded = [from_json.encode(text).ids for text in HARD_TEXTS]
+    assert encoded == ids_of_pair(real_pair, *HARD_TEXTS)
+    assert [from_json.decode(ids, skip_special_tokens=False) for ids in encoded] == HARD_TEXTS

@@ -1,4 +1,4 @@
-"""A graph that was not made here is refused before onnxruntime sees it."""
+"""A graph that gpt2-export did not make is refused before onnxruntime sees it."""
 
 import re
 from collections.abc import Callable
@@ -24,11 +24,11 @@ def admit(path: Path, kind: Kind) -> None:
     admission.admit(path, kind, network.of(path.parent), WEIGHTS)
 
 
-def test_what_was_made_here_is_let_in(made: Path, kind: Kind) -> None:
+def test_a_made_graph_is_admitted(made: Path, kind: Kind) -> None:
     admit(made / kind.file, kind)
 
 
-def test_so_are_graphs_of_another_one_of_the_kinds_never(made: Path) -> None:
+def test_a_graph_of_another_kind_is_not_admitted(made: Path) -> None:
     for kind in kinds.KINDS:
         for other in kinds.KINDS:
             if other is not kind:
@@ -94,19 +94,19 @@ CHANGES: dict[str, tuple[Change, str]] = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_graph_that_could_not_be_made_here_is_refused_by_what_it_has(made_copy: Path, kind: Kind, name: str) -> None:
-    change, told = CHANGES[name]
+def test_a_foreign_graph_is_refused_by_what_it_has(made_copy: Path, kind: Kind, name: str) -> None:
+    change, message = CHANGES[name]
     proto = onnx.load(made_copy / kind.file, load_external_data=False)
     change(proto)
     (made_copy / kind.file).write_bytes(proto.SerializeToString())
-    with pytest.raises(GraphError, match=re.escape(told)) as caught:
+    with pytest.raises(GraphError, match=re.escape(message)) as caught:
         admit(made_copy / kind.file, kind)
     assert "; export it again with `gpt2-export onnx`" in str(caught.value)
     assert len(str(caught.value)) < 600
 
 
 @pytest.mark.parametrize("content", [b"", b"\x08", b"\xff" * 99, b"\n" * 10**5, b"\x3a\x04\x0a\x02\x0a\x00"])
-def test_what_is_no_graph_at_all_is_refused(made_copy: Path, kind: Kind, content: bytes) -> None:
+def test_a_file_that_is_not_a_graph_is_refused(made_copy: Path, kind: Kind, content: bytes) -> None:
     (made_copy / kind.file).write_bytes(content)
     with pytest.raises(GraphError, match=re.escape(kind.file)):
         admit(made_copy / kind.file, kind)
@@ -120,7 +120,7 @@ def test_a_graph_as_large_as_memory_is_refused(made_copy: Path, kind: Kind) -> N
 
 
 @pytest.mark.parametrize("odd", ODD)
-def test_what_is_no_plain_file_is_refused_at_once(
+def test_a_graph_that_is_not_a_plain_file_is_refused_at_once(
     made_copy: Path, kind: Kind, odd: str, refusal: Callable[..., str]
 ) -> None:
     make_odd(made_copy / kind.file, odd)
@@ -129,7 +129,7 @@ def test_what_is_no_plain_file_is_refused_at_once(
         assert re.search(rf"{kind.file} (is .*, not a plain file|cannot be read)", refusal(*words))
 
 
-def test_verify_and_quantize_run_nothing_else(made_copy: Path) -> None:
+def test_verify_and_quantize_run_no_foreign_graph(made_copy: Path) -> None:
     proto = onnx.load(made_copy / "model_serving.onnx", load_external_data=False)
     proto.graph.node.append(_loop())
     (made_copy / "model_serving.onnx").write_bytes(proto.SerializeToString())

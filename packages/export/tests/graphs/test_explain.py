@@ -1,4 +1,4 @@
-"""The explaining graph: its contract, and that what it shows is what the network computes, or is refused."""
+"""The explain graph: its contract, and that it shows what the network computes or is refused."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -58,7 +58,7 @@ def test_operators_are_exactly_these_and_onnxs_own(proto: onnx.ModelProto) -> No
     assert [opset.domain for opset in proto.opset_import] == [""]
 
 
-def test_every_lens_reads_the_same_place_of_the_file(proto: onnx.ModelProto) -> None:
+def test_every_lens_reads_the_same_place_in_the_file(proto: onnx.ModelProto) -> None:
     heads = [node.input[1] for node in proto.graph.node if node.op_type == "Gemm"]
     assert heads == ["transformer.wte.weight"] * 3
 
@@ -69,7 +69,7 @@ def test_the_network_adds_no_weight_to_its_own(model: GPT2) -> None:
 
 
 @pytest.mark.parametrize("top", [1, 7, 300])
-def test_any_number_of_guesses_is_given_at_each_place(made: Path, top: int) -> None:
+def test_any_number_of_predictions_is_returned_at_each_position(made: Path, top: int) -> None:
     session = onnxruntime.InferenceSession(made / EXPLAIN.file)
     ids = np.random.default_rng(0).integers(300, size=(2, 24))
     feeds = {"input_ids": ids, "target_ids": ids, "top_k": np.array(top)}
@@ -77,11 +77,11 @@ def test_any_number_of_guesses_is_given_at_each_place(made: Path, top: int) -> N
     assert guesses.shape == log_probs.shape == (3, 2, 24, top)
     expected = torch.from_numpy(logits).log_softmax(dim=-1).sort(descending=True)
     np.testing.assert_allclose(log_probs[-1], expected.values[..., :top], rtol=0, atol=1e-4)
-    found = np.take_along_axis(logits, guesses[-1], axis=-1)
-    np.testing.assert_allclose(found, np.take_along_axis(logits, expected.indices[..., :top].numpy(), axis=-1))
+    actual = np.take_along_axis(logits, guesses[-1], axis=-1)
+    np.testing.assert_allclose(actual, np.take_along_axis(logits, expected.indices[..., :top].numpy(), axis=-1))
 
 
-def test_attention_adds_up_to_one_and_never_looks_ahead(made: Path) -> None:
+def test_attention_sums_to_one_and_never_looks_ahead(made: Path) -> None:
     session = onnxruntime.InferenceSession(made / EXPLAIN.file)
     ids = np.random.default_rng(0).integers(300, size=(1, 9))
     _, _, _, _, *attentions = session.run(None, {"input_ids": ids, "target_ids": ids, "top_k": np.array(1)})
@@ -107,7 +107,7 @@ def test_every_kind_of_network_shows_what_it_computes(
     export.write(export.build(EXPLAIN, model.config, tmp_path / "model.safetensors"), tmp_path / EXPLAIN.file)
     figures = explain_parity.compare(tmp_path)
     assert explain_parity.beyond(figures) == []
-    assert all(found["tolerance"] < 1e-3 for found in figures.values())
+    assert all(entry["tolerance"] < 1e-3 for entry in figures.values())
 
 
 def swapped_attentions(proto: onnx.GraphProto) -> None:
@@ -152,7 +152,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.__name__)
-def test_a_graph_that_shows_something_else_is_refused(
+def test_a_graph_that_shows_wrong_results_is_refused(
     made_copy: Path, mistake: Callable[[onnx.GraphProto], None]
 ) -> None:
     path = made_copy / EXPLAIN.file
@@ -163,7 +163,7 @@ def test_a_graph_that_shows_something_else_is_refused(
     assert failure.startswith(f"{MISTAKES[mistake]} differs by ")
 
 
-def test_a_figure_that_is_no_number_is_refused() -> None:
+def test_nan_figures_are_refused() -> None:
     fine = {"max_difference": 0.0, "float32_error": 0.0, "tolerance": 1e-4}
     assert explain_parity.beyond({"lens": fine}) == []
     wrong = {"attention": fine, "lens": fine | {"max_difference": float("nan")}}

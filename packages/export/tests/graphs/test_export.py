@@ -1,4 +1,4 @@
-"""What is true of every kind of graph: no weight of its own, no trace of the machine, written whole or not at all."""
+"""Every kind of graph: no weight of its own, no trace of the machine, written completely or not at all."""
 
 import re
 import shutil
@@ -33,14 +33,14 @@ def frozen(model: GPT2, freeze_network: Freeze, tmp_path: Path) -> Path:
     return folder
 
 
-def test_onnxruntime_finds_the_contracts_names_and_axes(made: Path, model: GPT2, kind: Kind) -> None:
+def test_onnxruntime_reports_the_contracts_names_and_axes(made: Path, model: GPT2, kind: Kind) -> None:
     session = onnxruntime.InferenceSession(made / kind.file, providers=["CPUExecutionProvider"])
     inputs, outputs = kind.inputs(model.config), kind.outputs(model.config)
-    for found, promised in ((session.get_inputs(), inputs), (session.get_outputs(), outputs)):
-        assert [(value.name, value.shape) for value in found] == [(name, [*s.axes]) for name, s in promised.items()]
+    for actual, promised in ((session.get_inputs(), inputs), (session.get_outputs(), outputs)):
+        assert [(value.name, value.shape) for value in actual] == [(name, [*s.axes]) for name, s in promised.items()]
 
 
-def test_opset_and_ir_version_are_those_that_every_runtime_tried_loads(proto: onnx.ModelProto) -> None:
+def test_opset_and_ir_version_are_those_that_every_tested_runtime_loads(proto: onnx.ModelProto) -> None:
     assert next(opset.version for opset in proto.opset_import if not opset.domain) == 20
     assert proto.ir_version == 9
     assert not proto.functions
@@ -59,15 +59,15 @@ def test_every_weight_is_a_place_in_the_file_of_weights(made: Path, proto: onnx.
         assert tuple(tensor.dims) == stored[tensor.name].shape
 
 
-def test_nothing_of_a_weights_size_is_inside(made: Path, kind: Kind, proto: onnx.ModelProto) -> None:
+def test_nothing_as_large_as_a_weight_is_inside(made: Path, kind: Kind, proto: onnx.ModelProto) -> None:
     inside = [t for t in proto.graph.initializer if t.data_location != onnx.TensorProto.EXTERNAL]
     inside += [a.t for node in proto.graph.node for a in node.attribute if a.type == onnx.AttributeProto.TENSOR]
-    assert inside  # small constants there must be
+    assert inside  # there must be small constants
     assert max(onnx.numpy_helper.to_array(tensor).size for tensor in inside) <= 4
     assert (made / kind.file).stat().st_size < 20_000
 
 
-def test_the_bytes_tell_nothing_of_the_machine(made: Path, kind: Kind, proto: onnx.ModelProto) -> None:
+def test_the_bytes_reveal_nothing_about_the_machine(made: Path, kind: Kind, proto: onnx.ModelProto) -> None:
     words = re.findall(rb"[ -~]{4,}", (made / kind.file).read_bytes())
     assert b"input_ids" in b" ".join(words)
     assert not [word for word in words if re.search(rb"/[\w.-]*/|\.py|File|torch|pkg|gpt2_model|namespace", word)]
@@ -85,13 +85,13 @@ def test_every_node_reads_what_an_earlier_one_wrote_and_nothing_is_left_over(
         assert set(node.input) - {""} <= known, node.name
         known |= set(node.output)
         read |= set(node.input)
-    # Of what an operator returns by position, only the last may go unread: mean and deviation stand before the sum.
+    # Of an operator's outputs only the last may be unread: mean and deviation come before the sum.
     unread = {name for node in proto.graph.node for name in node.output[1:-1]} - kind.outputs(model.config).keys()
     assert known - read - unread == {value.name for value in proto.graph.output} - read
 
 
 @pytest.mark.parametrize("where", ["saving", "checking"])
-def test_a_graph_that_cannot_be_written_leaves_the_one_before(
+def test_a_graph_that_cannot_be_written_leaves_the_previous_one(
     made: Path, kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     def fail(*_: object, **__: object) -> None:
@@ -102,7 +102,7 @@ def test_a_graph_that_cannot_be_written_leaves_the_one_before(
         fail()
 
     model = ir.load(made / kind.file)
-    (tmp_path / kind.file).write_bytes(b"the one before")
+    (tmp_path / kind.file).write_bytes(b"the previous one")
     if where == "saving":
         monkeypatch.setattr(ir, "save", save_half)
     else:
@@ -110,10 +110,10 @@ def test_a_graph_that_cannot_be_written_leaves_the_one_before(
     with pytest.raises(OSError, match="no space left"):
         export.write(model, tmp_path / kind.file)
     assert [file.name for file in tmp_path.iterdir()] == [kind.file]
-    assert (tmp_path / kind.file).read_bytes() == b"the one before"
+    assert (tmp_path / kind.file).read_bytes() == b"the previous one"
 
 
-def test_a_written_graph_holds_no_path_of_where_it_was_made(made: Path, kind: Kind, frozen: Path) -> None:
+def test_a_written_graph_contains_no_path_of_this_machine(made: Path, kind: Kind, frozen: Path) -> None:
     before = (frozen / WEIGHTS).read_bytes()
     export.write(ir.load(made / kind.file), frozen / kind.file)
     assert sorted(file.name for file in frozen.iterdir()) == sorted(["config.json", kind.file, WEIGHTS])
@@ -122,8 +122,8 @@ def test_a_written_graph_holds_no_path_of_where_it_was_made(made: Path, kind: Ki
     onnx.checker.check_model(Path(moved) / kind.file, full_check=True)
 
 
-@pytest.mark.usefixtures("_traced_anew")
-def test_the_exporters_remarks_on_itself_are_not_shown(
+@pytest.mark.usefixtures("_uncached_traces")
+def test_the_exporters_own_warnings_are_not_shown(
     made: Path, kind: Kind, frozen: Path, model: GPT2, capfd: pytest.CaptureFixture[str]
 ) -> None:
     built = export.build(kind, model.config, frozen / WEIGHTS)  # warnings are errors here
@@ -133,8 +133,8 @@ def test_the_exporters_remarks_on_itself_are_not_shown(
     assert np.array_equal(load_file(frozen / WEIGHTS)["transformer.ln_f.bias"], model.ln_f.bias.detach().numpy())
 
 
-def test_weights_that_are_equal_stay_apart(kind: Kind, model: GPT2, freeze_network: Freeze, tmp_path: Path) -> None:
-    """As they are before training: norms of ones, biases of zeros. In another precision they need not be equal."""
+def test_equal_weights_are_not_merged(kind: Kind, model: GPT2, freeze_network: Freeze, tmp_path: Path) -> None:
+    """Before training norms are ones and biases zeros. In another precision they may differ."""
     untrained = GPT2(model.config)
     freeze_network(untrained, tmp_path)
     base = export.base(kind, untrained.config, tmp_path / WEIGHTS)

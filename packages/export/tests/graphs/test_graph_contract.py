@@ -1,4 +1,4 @@
-"""`graph.check` refuses every graph that is not the contract's, and lets the contract's own pass."""
+"""`export.check` accepts only graphs that meet the contract."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -134,9 +134,9 @@ def attention_lost(model: ir.Model) -> None:
 ANY = [
     (
         operator_of_another_domain,
-        "operators com.example::Gather, which the (portable|serving|explaining) one must not have",
+        "operators com.example::Gather, which the (portable|serving|explaining) graph must not have",
     ),
-    (unknown_operator, "operators Einsum, which the (portable|serving|explaining) one must not have"),
+    (unknown_operator, "operators Einsum, which the (portable|serving|explaining) graph must not have"),
     (input_of_another_name, r"of the contract: 'ids' instead of 'input_ids'"),
     (output_of_another_name, "'present_0'"),
     (one_input_more, "'use_cache_branch'"),
@@ -150,13 +150,13 @@ ANY = [
     (lost_normalisation, "(4 LayerNormalization instead of 5|6 LayerNormalization instead of 7)"),
 ]
 OWN = [
-    (PORTABLE, contrib_gelu, "operators com.microsoft::Gelu, which the portable one must not have"),
+    (PORTABLE, contrib_gelu, "operators com.microsoft::Gelu, which the portable graph must not have"),
     (EXPLAIN, lens_lost, "2 TopK instead of 3; a fusion or a folding was lost"),
-    (SERVING, masked, "operators Not, which the serving one must not have"),
+    (SERVING, masked, "operators Not, which the serving graph must not have"),
     (SERVING, extra_residual, "12 Add instead of 11; a fusion or a folding was lost"),
-    (SERVING, fused_norm, "operators com.microsoft::SkipLayerNormalization, which the serving one must not have"),
+    (SERVING, fused_norm, "operators com.microsoft::SkipLayerNormalization, which the serving graph must not have"),
     (SERVING, lost_bias_of_the_gelu, "1 FastGelu instead of 2"),
-    (SERVING, attention_lost, "operators com.microsoft::MultiHeadAttention, which the serving one must not have"),
+    (SERVING, attention_lost, "operators com.microsoft::MultiHeadAttention, which the serving graph must not have"),
 ]
 Change = Callable[[ir.Model], None]
 
@@ -173,7 +173,7 @@ def test_a_graph_that_breaks_the_contract_is_refused(
 @pytest.mark.parametrize(
     ("of", "change", "complaint"), OWN, ids=lambda value: value.__name__ if callable(value) else ""
 )
-def test_what_only_one_kind_must_not_lose_or_have_is_refused(
+def test_a_breach_of_one_kinds_contract_is_refused(
     made: Path, config: GPT2Config, of: Kind, change: Change, complaint: str
 ) -> None:
     model = ir.load(made / of.file)

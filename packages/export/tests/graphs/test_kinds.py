@@ -1,4 +1,4 @@
-"""Every graph that a network can have is made, all or none; of what it cannot have, none is left from before."""
+"""Every graph that a network can have is made, all or none; a graph it cannot have does not survive."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,12 +19,12 @@ from gpt2_model import GPT2, GPT2Config
 NARROW = GPT2Config(vocab_size=50, n_positions=16, n_embd=12, n_layer=1, n_head=3)
 NARROWS = {"portable": "model.onnx", "explaining": "model_explain.onnx"}
 ALL = NARROWS | {"serving": "model_serving.onnx"}
-REFUSED = "no serving graph: heads are 4 wide, no multiple of 8, which GroupQueryAttention needs; "
+REFUSED = "no serving graph: the head size is 4, but GroupQueryAttention needs a multiple of 8; "
 
 
 @pytest.fixture
 def without_tracing(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The kinds that were built, each at once."""
+    """The kinds that were built, without tracing."""
     built: list[str] = []
 
     def base(kind: export.Kind, *_: object) -> Any:
@@ -44,23 +44,23 @@ def test_names_and_files_are_each_kinds_own() -> None:
 
 
 def test_the_portable_graph_has_the_name_that_other_programs_look_for() -> None:
-    """Optimum prefers model.onnx to any other; transformers.js adds a precision to "model", and the others are none."""
+    """Optimum prefers model.onnx; transformers.js appends a precision to "model", unlike the other names."""
     assert PORTABLE.file == "model.onnx"
     suffixes = ("", "_fp16", "_int8", "_uint8", "_q8", "_quantized", "_q4", "_q4f16", "_bnb4")
     assert {SERVING.file, EXPLAIN.file}.isdisjoint(f"model{suffix}.onnx" for suffix in suffixes)
 
 
 def test_all_are_made_and_progress_counts_them(without_tracing: list[str], model: GPT2, tmp_path: Path) -> None:
-    told: list[tuple[str, int, int]] = []
-    bases, refusals = kinds.trace_all(model.config, tmp_path / "weights", progress=lambda *stage: told.append(stage))
+    calls: list[tuple[str, int, int]] = []
+    bases, refusals = kinds.trace_all(model.config, tmp_path / "weights", progress=lambda *stage: calls.append(stage))
     kinds.write_all(bases, model.config, tmp_path)
     assert refusals == []
     assert without_tracing == ["portable", "serving", "explaining"]
     assert kinds.graphs_in(tmp_path) == {"fp32": ALL}
-    assert told == [("export", done, 3) for done in range(4)]
+    assert calls == [("export", done, 3) for done in range(4)]
 
 
-def test_the_explaining_graph_is_of_float32_alone(without_tracing: list[str], model: GPT2, tmp_path: Path) -> None:
+def test_the_explain_graph_exists_only_in_float32(without_tracing: list[str], model: GPT2, tmp_path: Path) -> None:
     bases, _ = kinds.trace_all(model.config, tmp_path / "weights")
     kinds.write_all(bases, model.config, tmp_path, (INT8, tmp_path / "int8"))
     assert kinds.graphs_in(tmp_path) == {"int8": {"portable": "model_int8.onnx", "serving": "model_serving_int8.onnx"}}
@@ -69,7 +69,7 @@ def test_the_explaining_graph_is_of_float32_alone(without_tracing: list[str], mo
     assert without_tracing == ["portable", "serving"]
 
 
-def test_when_one_fails_none_is_written(model: GPT2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_if_one_fails_none_is_written(model: GPT2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def finished(base: object, kind: export.Kind, *_: object) -> str:
         if kind is SERVING:
             raise GraphError("a fusion was lost")
@@ -83,7 +83,7 @@ def test_when_one_fails_none_is_written(model: GPT2, tmp_path: Path, monkeypatch
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("model.onnx", "old")]
 
 
-def test_what_is_refused_is_told(without_tracing: list[str], tmp_path: Path) -> None:
+def test_a_refused_kind_is_reported(without_tracing: list[str], tmp_path: Path) -> None:
     bases, (warning,) = kinds.trace_all(NARROW, tmp_path / "weights")
     kinds.write_all(bases, NARROW, tmp_path)
     assert warning.startswith(REFUSED)
@@ -92,7 +92,7 @@ def test_what_is_refused_is_told(without_tracing: list[str], tmp_path: Path) -> 
     assert kinds.graphs_in(tmp_path) == {"fp32": NARROWS}
 
 
-def test_a_folder_that_was_only_frozen_holds_none(tmp_path: Path) -> None:
+def test_a_frozen_folder_has_no_graphs(tmp_path: Path) -> None:
     assert kinds.graphs_in(tmp_path) == {}
 
 
@@ -125,7 +125,7 @@ def test_a_graph_that_is_refused_now_does_not_survive_and_is_refused_once(narrow
         document = export_graphs(out)
         assert document.graphs == {"fp32": NARROWS}
         assert len([warning for warning in document.warnings if kinds.is_refusal(warning)]) == 1
-        assert len(document.warnings) == 2  # and that there is no tokenizer
+        assert len(document.warnings) == 2  # the other: no tokenizer
         assert manifest.differences(out, document) == []
         assert document.files.keys() == {path.name for path in out.iterdir()} - {"manifest.json"}
 

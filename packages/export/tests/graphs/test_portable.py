@@ -17,7 +17,7 @@ MakeModel = Callable[..., GPT2]
 Freeze = Callable[[GPT2, Path], None]
 WEIGHTS = "model.safetensors"
 
-# The tied network of two layers. A fusion that is lost, or a transpose that comes back, changes a number here.
+# A tied network of two layers. A lost fusion or an extra transpose changes a number here.
 CENSUS = {
     "Reshape": 13, "Add": 13, "MatMul": 12, "Transpose": 10, "Concat": 7, "LayerNormalization": 5, "Shape": 4,
     "Squeeze": 3, "Unsqueeze": 3, "Not": 2, "Gather": 2, "Split": 2, "Mul": 2, "Where": 2, "Softmax": 2, "Gelu": 2,
@@ -66,21 +66,21 @@ def test_operators_are_exactly_these_and_onnxs_own(proto: onnx.ModelProto) -> No
 
 
 def test_gpt2s_own_gelu_is_the_tanh_one(proto: onnx.ModelProto) -> None:
-    found = [a.s for node in proto.graph.node if node.op_type == "Gelu" for a in node.attribute]
-    assert found == [b"tanh", b"tanh"]
+    kinds = [a.s for node in proto.graph.node if node.op_type == "Gelu" for a in node.attribute]
+    assert kinds == [b"tanh", b"tanh"]
 
 
 @pytest.mark.parametrize(
     ("fields", "operators"),
     [
-        # the exact GELU; a head of its own; wide enough for the size to be the weights'
+        # the exact GELU; an untied head; wide enough that weights dominate the size
         ({"activation_function": "gelu", "tie_word_embeddings": False, "n_embd": 256, "vocab_size": 900}, {"Gelu": 1}),
         ({"activation_function": "relu"}, {"Relu": 1}),
         ({"activation_function": "silu", "n_inner": 20, "reorder_and_upcast_attn": True}, {"Sigmoid": 1, "Mul": 2}),
     ],
     ids=["gelu-untied", "relu", "silu"],
 )
-def test_every_kind_of_network_is_exported_as_it_is(
+def test_every_kind_of_network_is_exported_correctly(
     make_model: MakeModel, freeze_network: Freeze, tmp_path: Path, fields: dict[str, Any], operators: dict[str, int]
 ) -> None:
     model = make_model(n_layer=1, **fields)
@@ -93,8 +93,8 @@ def test_every_kind_of_network_is_exported_as_it_is(
     positions = np.arange(7)[None].repeat(2, axis=0)
     with torch.no_grad():
         expected = model(torch.from_numpy(ids))[0].numpy()
-    found, _ = backends.portable(tmp_path)(ids, np.ones_like(ids), positions, None)
-    assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
+    actual, _ = backends.portable(tmp_path)(ids, np.ones_like(ids), positions, None)
+    assert np.abs(actual - expected).max() < 1e-5 * np.abs(expected).max()
 
     (head,) = (node for node in proto.graph.node if node.op_type == "Gemm")
     assert head.input[1] == ("transformer.wte.weight" if model.config.tie_word_embeddings else "lm_head.weight")

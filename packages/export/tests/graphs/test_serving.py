@@ -1,4 +1,4 @@
-"""The serving graph: the names, types and axes that the runtime feeds, and its operators, each of them counted."""
+"""The serving graph: the names, types and axes that the runtime feeds, and the count of each operator."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +18,7 @@ MakeModel = Callable[..., GPT2]
 Freeze = Callable[[GPT2, Path], None]
 WEIGHTS = "model.safetensors"
 
-# The tied network of two layers. A fusion that is lost with another torch or onnxscript changes a number here.
+# A tied network of two layers. A fusion lost with another torch or onnxscript changes a number here.
 CENSUS = {
     "Add": 11, "MatMul": 8, "LayerNormalization": 5, "Gather": 3, "GroupQueryAttention": 2, "FastGelu": 2,
     "Reshape": 2, "Cast": 1, "Gemm": 1,
@@ -82,7 +82,7 @@ def test_each_attention_has_the_networks_heads_and_scale_and_its_own_layers_cach
     for layer, node in enumerate(nodes(proto, "GroupQueryAttention")):
         assert attributes(node) == {"num_heads": 2, "kv_num_heads": 2, "scale": pytest.approx(8**-0.5)}
         parts = [f"{layer}.key", f"{layer}.value"]
-        # queries, keys and values are one tensor, which the operator splits
+        # queries, keys and values are one tensor that the operator splits
         assert node.input[1:3] == ["", ""]
         assert node.input[3:5] == [f"past_key_values.{part}" for part in parts]
         assert node.input[5:] == ["seqlens_k", "total_sequence_length"]
@@ -94,7 +94,7 @@ def test_each_norm_has_the_networks_epsilon(proto: onnx.ModelProto) -> None:
     assert [attributes(node)["epsilon"] for node in norms] == [pytest.approx(1e-5)] * 5
 
 
-def test_the_tied_head_is_another_name_for_the_place_of_the_embedding(proto: onnx.ModelProto) -> None:
+def test_the_tied_head_is_another_name_for_the_embeddings_place(proto: onnx.ModelProto) -> None:
     (head,) = nodes(proto, "Gemm")
     assert head.input[1] == "lm_head.weight"
     places = {tensor.name: [(e.key, e.value) for e in tensor.external_data] for tensor in proto.graph.initializer}
@@ -107,13 +107,13 @@ def test_the_tied_head_is_another_name_for_the_place_of_the_embedding(proto: onn
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_large_head_is_cut_into_pieces_that_are_the_whole(
+def test_a_large_head_is_cut_into_pieces_that_add_up_to_it(
     make_model: MakeModel, freeze_network: Freeze, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tied: bool
 ) -> None:
     model = make_model(n_layer=1, tie_word_embeddings=tied)
     freeze_network(model, tmp_path)
     V, C = model.lm_head.weight.shape
-    monkeypatch.setattr(serving, "PIECE_BYTES", V * C * 4 // 6)  # which does not divide the vocabulary
+    monkeypatch.setattr(serving, "PIECE_BYTES", V * C * 4 // 6)  # does not divide the vocabulary
     export.write(export.build(SERVING, model.config, tmp_path / WEIGHTS), tmp_path / SERVING.file)
 
     proto = export.load(tmp_path / SERVING.file)
@@ -132,8 +132,8 @@ def test_a_large_head_is_cut_into_pieces_that_are_the_whole(
     ids = np.random.default_rng(0).integers(V, size=(2, 7))
     with torch.no_grad():
         expected = model(torch.from_numpy(ids))[0].numpy()
-    found, _ = backends.serving(tmp_path)(ids, np.ones_like(ids), np.arange(7)[None].repeat(2, axis=0), None)
-    assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
+    actual, _ = backends.serving(tmp_path)(ids, np.ones_like(ids), np.arange(7)[None].repeat(2, axis=0), None)
+    assert np.abs(actual - expected).max() < 1e-5 * np.abs(expected).max()
 
 
 def test_the_head_of_gpt2_is_sixteen_pieces() -> None:
@@ -141,7 +141,7 @@ def test_the_head_of_gpt2_is_sixteen_pieces() -> None:
 
 
 VARIANTS: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
-    # a head of its own, and wide enough for the size of the folder to be that of the weights
+    # an untied head, and wide enough that weights dominate the folder's size
     "gelu-untied": (
         {"activation_function": "gelu", "tie_word_embeddings": False, "n_embd": 256, "vocab_size": 900, "n_layer": 1},
         {"BiasGelu": 1, "Add": 6, "MatMul": 4, "Gemm": 1},
@@ -157,7 +157,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_kind_of_network_is_exported_as_it_is(
+def test_every_kind_of_network_is_exported_correctly(
     make_model: MakeModel, freeze_network: Freeze, tmp_path: Path, variant: str
 ) -> None:
     fields, operators = VARIANTS[variant]
@@ -173,28 +173,28 @@ def test_every_kind_of_network_is_exported_as_it_is(
     positions = np.arange(7)[None].repeat(2, axis=0)
     with torch.no_grad():
         expected = model(torch.from_numpy(ids))[0].numpy()
-    found, _ = backends.serving(tmp_path)(ids, np.ones_like(ids), positions, None)
-    assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
+    actual, _ = backends.serving(tmp_path)(ids, np.ones_like(ids), positions, None)
+    assert np.abs(actual - expected).max() < 1e-5 * np.abs(expected).max()
     if variant == "gelu-untied":
         weights = sum(parameter.numel() * 4 for parameter in model.parameters())
         assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 1.02 * weights
 
 
 @pytest.mark.parametrize(("fields", "width"), [({"n_embd": 12, "n_head": 3}, 4), ({"n_embd": 18, "n_head": 1}, 18)])
-def test_heads_that_the_operator_does_not_take_are_refused_with_their_width(fields: dict[str, int], width: int) -> None:
+def test_a_head_size_that_the_operator_does_not_support_is_refused(fields: dict[str, int], width: int) -> None:
     config = GPT2Config(vocab_size=50, n_positions=16, n_layer=1, **fields)
     assert serving.refusal(config) == (
-        f"heads are {width} wide, no multiple of 8, which GroupQueryAttention needs; "
-        "the runtime uses the portable one, which is slower"
+        f"the head size is {width}, but GroupQueryAttention needs a multiple of 8; "
+        "the runtime uses the portable graph, which is slower"
     )
 
 
 @pytest.mark.parametrize("fields", [{"n_embd": 768, "n_head": 12}, {"n_embd": 8, "n_head": 1}])
-def test_the_heads_of_published_models_are_taken(fields: dict[str, int]) -> None:
+def test_the_heads_of_published_models_are_accepted(fields: dict[str, int]) -> None:
     assert serving.refusal(GPT2Config(vocab_size=50, n_positions=16, n_layer=1, **fields)) is None
 
 
-def test_outside_the_exporter_its_attention_refuses_to_make_up_zeros(model: GPT2) -> None:
+def test_outside_the_exporter_its_attention_refuses_to_return_zeros(model: GPT2) -> None:
     network = ServingGPT2(model.config)
     with pytest.raises(RuntimeError, match="SharedCacheAttention is for the exporter; run the graph that it exports"):
         network(*serving.example(model.config))
@@ -205,7 +205,7 @@ def test_the_attention_adds_no_weight_to_the_networks_own(model: GPT2) -> None:
     assert names == model.state_dict().keys()
 
 
-def test_a_fusion_that_is_lost_is_an_error_and_not_a_slower_graph(
+def test_a_lost_fusion_is_an_error_and_not_a_slower_graph(
     model: GPT2, made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(serving.GELU, "rules", [])
@@ -213,8 +213,8 @@ def test_a_fusion_that_is_lost_is_an_error_and_not_a_slower_graph(
         export.build(SERVING, model.config, made / WEIGHTS)
 
 
-def test_only_the_places_that_are_asked_for_are_scored(made: Path, model: GPT2) -> None:
-    """In any order and any number, none included."""
+def test_only_the_requested_positions_get_logits(made: Path, model: GPT2) -> None:
+    """In any order and number, including none."""
     ids = np.random.default_rng(0).integers(300, size=(2, 5))
     with torch.no_grad():
         expected = model(torch.from_numpy(ids))[0].numpy().reshape(10, 300)
@@ -228,6 +228,6 @@ def test_only_the_places_that_are_asked_for_are_scored(made: Path, model: GPT2) 
             "total_sequence_length": np.array(5, np.int32),
             "logits_index": np.array(places, np.int64),
         }
-        found = backends._run_in_place(session, feeds, slots)
-        assert found.shape == (len(places), 300)
-        np.testing.assert_allclose(found, expected[places], rtol=0, atol=1e-4)
+        actual = backends._run_in_place(session, feeds, slots)
+        assert actual.shape == (len(places), 300)
+        np.testing.assert_allclose(actual, expected[places], rtol=0, atol=1e-4)

@@ -1,4 +1,4 @@
-"""A card says what is true of the folder, in metadata that the hub understands."""
+"""A card describes the folder correctly, in metadata that the Hub understands."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -21,11 +21,11 @@ def document(made: Path) -> Manifest:
 def metadata(text: str) -> dict[str, Any]:
     start, block, _ = text.split("---\n", 2)
     assert start == ""
-    found: dict[str, Any] = yaml.safe_load(block)
-    return found
+    fields: dict[str, Any] = yaml.safe_load(block)
+    return fields
 
 
-def test_the_metadata_of_a_folder_of_ones_own(made: Path, document: Manifest) -> None:
+def test_the_metadata_of_a_local_source(made: Path, document: Manifest) -> None:
     assert metadata(model_card.render(made, document, "org/name", {})) == {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
@@ -33,13 +33,13 @@ def test_the_metadata_of_a_folder_of_ones_own(made: Path, document: Manifest) ->
     }
 
 
-def test_what_comes_from_the_hub_names_its_base_and_its_license(made: Path, document: Manifest) -> None:
+def test_a_source_on_the_hub_gives_base_model_and_license(made: Path, document: Manifest) -> None:
     source = Source(name="someone/tiny", revision="0" * 40)
     terms = {"license": "other", "license_name": "no: yaml", "license_link": "https://example.org/#terms"}
     text = model_card.render(made, replace(document, source=source), "org/name", terms)
-    found = metadata(text)
-    assert found["base_model"] == "someone/tiny"
-    assert {name: found[name] for name in terms} == terms
+    fields = metadata(text)
+    assert fields["base_model"] == "someone/tiny"
+    assert {name: fields[name] for name in terms} == terms
     assert f"[someone/tiny](https://huggingface.co/someone/tiny/tree/{'0' * 40})" in text
 
 
@@ -62,8 +62,8 @@ def test_the_figures_are_the_manifests(made: Path, document: Manifest) -> None:
     assert f"GPT-2, {inspection.inspect(made)['parameters']:,} parameters" in text
 
 
-def test_what_fewer_bits_cost_is_told(made: Path, document: Manifest, quantized: Path) -> None:
-    assert "## What fewer bits cost" not in model_card.render(made, document, "org/name", MIT)
+def test_the_quality_loss_is_reported(made: Path, document: Manifest, quantized: Path) -> None:
+    assert "## Quality loss" not in model_card.render(made, document, "org/name", MIT)
     text = model_card.render(quantized, manifest.read(quantized), "org/name", MIT)
     for line in inspection.precision_lines(quantized, manifest.read(quantized)):
         assert line in text
@@ -71,12 +71,12 @@ def test_what_fewer_bits_cost_is_told(made: Path, document: Manifest, quantized:
     assert "| `model_serving_q4.onnx` | the serving graph, int4 |" in text
 
 
-def test_a_warning_of_the_manifest_is_told(made: Path, document: Manifest) -> None:
+def test_a_warning_of_the_manifest_is_shown(made: Path, document: Manifest) -> None:
     text = model_card.render(made, replace(document, warnings=("the head is kept",)), "org/name", MIT)
-    assert "## What to know\n\n- the head is kept\n" in text
+    assert "## Notes\n\n- the head is kept\n" in text
 
 
-def test_every_program_is_of_the_repository(made: Path, document: Manifest) -> None:
+def test_every_program_names_the_repository(made: Path, document: Manifest) -> None:
     text = model_card.render(made, document, "some-org/its-name", MIT)
     assert "org/name" not in text.replace("some-org/its-name", "")
     for title in ("transformers", "gpt2-runtime", "Optimum", "onnxruntime-genai", "transformers.js"):
@@ -90,13 +90,13 @@ def test_a_folder_without_a_tokenizer_is_run_with_ids(made: Path, document: Mani
     assert "quick brown fox" not in text
 
 
-def test_a_card_is_known_by_its_mark(made: Path, document: Manifest) -> None:
+def test_a_card_is_recognised_by_its_mark(made: Path, document: Manifest) -> None:
     text = model_card.render(made, document, "org/name", MIT)
     assert model_card.is_generated(text)
     assert not model_card.is_generated(text.replace(model_card.MARK, ""))
 
 
-def test_no_path_of_this_machine_is_told(made: Path, document: Manifest) -> None:
+def test_no_path_of_this_machine_is_shown(made: Path, document: Manifest) -> None:
     text = model_card.render(made, document, "org/name", MIT)
     assert str(made.parent) not in text
     assert str(made.parent) not in manifest.text(document)

@@ -1,4 +1,4 @@
-"""A push brings what the manifest lists and a card, in one commit or not at all; the hub is a stand-in."""
+"""A push uploads the manifest's files and a card, in one commit or not at all; the Hub is a stand-in."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ LATER = {"README.md": b"# later"}
 
 @dataclass(frozen=True)
 class Ran:
-    """What each command did, by its name, and the hub after all of them."""
+    """The outcome of each command, by name, and the Hub after all of them."""
 
     results: dict[str, dict[str, Any]]
     hub: Hub
@@ -32,12 +32,12 @@ class Ran:
         return repository.commits[repository.branches[branch]]
 
     def line(self, name: str) -> str:
-        """What a push that went well says."""
+        """The output of a successful push."""
         assert self.results[name]["code"] == 0, self.results[name]
         return str(self.results[name]["out"])
 
     def refusal(self, name: str) -> str:
-        """What one that did not says."""
+        """The message of a failed push."""
         ran = self.results[name]
         assert (ran["code"], ran["out"], ran["raised"]) == (1, "", None), ran
         *before, last = ran["err"].splitlines()
@@ -47,7 +47,7 @@ class Ran:
 
 @pytest.fixture(scope="module")
 def cluttered(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A made folder, of a repository on the hub, with files in it that are not the manifest's."""
+    """A made folder, from a repository on the Hub, with files that are not in its manifest."""
     folder = Path(shutil.copytree(made, tmp_path_factory.mktemp("pushed") / "tiny"))
     document = replace(manifest.read(folder), source=manifest.Source(name="someone/source", revision="main"))
     (folder / manifest.MANIFEST).write_text(manifest.text(document))
@@ -59,12 +59,12 @@ def cluttered(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def ran(made: Path, cluttered: Path, tmp_path_factory: pytest.TempPathFactory, run_elsewhere: Run) -> Ran:
-    """All pushes of this file, in three processes: with a token, without, without a hub."""
+    """All pushes of this file, in three processes: with a token, without one, without a Hub."""
     place = tmp_path_factory.mktemp("hub")
     own = Path(shutil.copytree(made, place / "own"))
     (own / "README.md").write_text(OWN_CARD)
     commands = {
-        "full": [made],  # first: what is stored already is not uploaded again
+        "full": [made],  # first: stored files are not uploaded again
         "new": [cluttered],
         "again": [cluttered],
         "private": [made, "--private"],
@@ -110,14 +110,14 @@ def ran(made: Path, cluttered: Path, tmp_path_factory: pytest.TempPathFactory, r
         return Ran(results, hub)
 
 
-def test_a_push_is_one_commit_of_what_the_manifest_lists(ran: Ran, cluttered: Path) -> None:
+def test_a_push_is_one_commit_of_the_manifests_files(ran: Ran, cluttered: Path) -> None:
     files = ran.files("new")
     listed = {*manifest.read(cluttered).files, "manifest.json"}
     assert files.keys() == listed | {"README.md", ".gitattributes"}
     for name in listed:
         assert files[name] == (cluttered / name).read_bytes()
     repository = ran.hub.repositories["org/new"]
-    assert list(repository.messages.values()) == ["", "Upload tiny"]  # the hub's own first, then ours
+    assert list(repository.messages.values()) == ["", "Upload tiny"]  # the Hub's own first, then ours
     assert [line.split(":")[0] for line in ran.results["new"]["err"].splitlines()] == ["check", "push"]  # no bars
     size = sum(len(data) for name, data in files.items() if name != ".gitattributes")
     commit = f"{ran.hub.address}/org/new/commit/{repository.branches['main']}"
@@ -125,7 +125,7 @@ def test_a_push_is_one_commit_of_what_the_manifest_lists(ran: Ran, cluttered: Pa
 
 
 def test_large_files_go_through_lfs(ran: Ran, cluttered: Path) -> None:
-    uploads = {path for method, path, _ in ran.hub.asked if method == "PUT"}
+    uploads = {path for method, path, _ in ran.hub.requests if method == "PUT"}
     for name in ("model.safetensors", "model.onnx", "model_serving.onnx"):
         assert f"/upload/org/new/{manifest.read(cluttered).files[name].sha256}" in uploads
 
@@ -151,48 +151,48 @@ def test_a_private_repository_is_made_private_and_a_public_one_is_not_filled(ran
     assert "manifest.json" in ran.files("private")
     assert ran.hub.repositories["org/private"].private
     assert ran.refusal("public") == (
-        "org/public is there already, and public; make it private on its page first, or leave out private (--private)"
+        "org/public exists and is public; make it private on its page first, or leave out private (--private)"
     )
     assert len(ran.hub.repositories["org/public"].commits) == 1
 
 
-def test_a_branch_is_made_and_main_stays(ran: Ran) -> None:
+def test_a_branch_is_created_and_main_stays(ran: Ran) -> None:
     repository = ran.hub.repositories["org/branch"]
     assert "manifest.json" in ran.files("branch", "next")
     assert repository.files.keys() == {".gitattributes"}
     assert repository.messages[repository.branches["next"]] == "The next one"
 
 
-def test_a_pull_request_is_told_by_its_address(ran: Ran) -> None:
+def test_a_pull_request_is_reported_with_its_url(ran: Ran) -> None:
     assert ran.line("request").endswith(f"{ran.hub.address}/org/request/discussions/1\n")
     assert "manifest.json" in ran.files("request", "refs/pr/1")
     assert ran.files("request").keys() == {".gitattributes"}
     assert "org/no-branch has no branch 'gone'" in ran.refusal("no-branch")
 
 
-def test_a_card_that_somebody_wrote_is_kept(ran: Ran) -> None:
+def test_a_handwritten_card_is_kept(ran: Ran) -> None:
     assert ran.files("own")["README.md"].decode() == OWN_CARD
     assert ran.files("kept")["README.md"] == b"# Somebody's"
-    assert "warning: org/kept has a README.md that somebody wrote; it was kept" in ran.results["kept"]["err"]
-    assert ran.files("replaced")["README.md"].decode() == OWN_CARD  # the folder's is the user's last word
+    assert "warning: org/kept has a README.md written by hand; it was kept" in ran.results["kept"]["err"]
+    assert ran.files("replaced")["README.md"].decode() == OWN_CARD  # the folder's own card wins
 
 
-def test_what_an_earlier_push_brought_and_this_one_does_not_is_removed(ran: Ran) -> None:
+def test_files_of_an_earlier_push_that_this_one_lacks_are_removed(ran: Ran) -> None:
     files = ran.files("earlier")
-    assert "removed model_int4.onnx, which an earlier push brought\n" in ran.line("earlier")
+    assert "removed model_int4.onnx, from an earlier push\n" in ran.line("earlier")
     assert "model_int4.onnx" not in files
-    assert "mine.txt" in files  # it is not ours
+    assert "mine.txt" in files  # not ours
     assert b"of another time" not in files["README.md"]
 
 
 @pytest.mark.parametrize(
     ("name", "complaint", "remedy"),
     [
-        ("closed", "your token may not write to org/closed", "create_pr (--create-pr) to propose the change"),
+        ("closed", "your token cannot write to org/closed", "create_pr (--create-pr) to propose the change"),
         ("full", "the push to org/full failed: Error while uploading", "push again"),
-        ("ill", "the hub refuses the push to org/ill: ", "look at its page, and push again"),
-        ("raced", "somebody else committed to org/raced meanwhile", "push again"),
-        ("no-token", "the hub has no valid token of yours to write to org/no-token with", "set HF_TOKEN"),
+        ("ill", "the Hub refused the push to org/ill: ", "look at its page, and push again"),
+        ("raced", "org/raced got another commit during the push", "push again"),
+        ("no-token", "no valid Hub token for org/no-token", "set HF_TOKEN"),
         ("nowhere", "the push to org/nowhere failed: ", "check the connection"),
     ],
 )
@@ -204,10 +204,10 @@ def test_a_push_that_fails_is_one_line_and_commits_nothing(ran: Ran, name: str, 
         assert "manifest.json" not in ran.files(name)
 
 
-def test_a_folder_that_is_not_as_it_was_made_is_refused(refusal: Refusal, made_copy: Path) -> None:
+def test_a_changed_folder_is_refused(refusal: Refusal, made_copy: Path) -> None:
     (made_copy / "config.json").write_text("{}")
     message = refusal("push", made_copy, "org/name")
-    assert message.startswith(f"{made_copy} is not as it was made: config.json has 2 bytes instead of ")
+    assert message.startswith(f"{made_copy} was changed after it was made: config.json has 2 bytes instead of ")
 
 
 def test_a_folder_that_is_not_verified_is_refused(refusal: Refusal, made_copy: Path) -> None:
@@ -218,7 +218,7 @@ def test_a_folder_that_is_not_verified_is_refused(refusal: Refusal, made_copy: P
     )
 
 
-def test_a_card_that_is_no_text_is_refused(refusal: Refusal, made_copy: Path) -> None:
+def test_a_card_that_is_not_text_is_refused(refusal: Refusal, made_copy: Path) -> None:
     (made_copy / "README.md").write_bytes("# Größe".encode("latin-1"))
     for options in ([], ["--dry-run"]):
         assert refusal("push", made_copy, "org/name", *options) == (
@@ -227,13 +227,13 @@ def test_a_card_that_is_no_text_is_refused(refusal: Refusal, made_copy: Path) ->
 
 
 @pytest.mark.parametrize("name", ["name", "", "org/", "a/b/c", "https://huggingface.co/org/name", "org/na me"])
-def test_a_name_that_is_none_is_refused_before_anything_is_read(refusal: Refusal, tmp_path: Path, name: str) -> None:
+def test_an_invalid_name_is_refused_before_anything_is_read(refusal: Refusal, tmp_path: Path, name: str) -> None:
     assert refusal("push", tmp_path / "gone", name) == (
         f"{name!r} does not name a repository; write it as org/name or user/name"
     )
 
 
-def test_a_dry_run_prints_the_card_and_the_files_and_asks_for_nothing_to_be_written(run: Run, made: Path) -> None:
+def test_a_dry_run_prints_the_card_and_the_files_and_uploads_nothing(run: Run, made: Path) -> None:
     ran = run("push", made, "org/name", "--dry-run")
     assert ran.exit_code == 0
     plan = prepare(made, "org/name")
@@ -243,8 +243,8 @@ def test_a_dry_run_prints_the_card_and_the_files_and_asks_for_nothing_to_be_writ
     assert int(shown[-2].replace(",", "")) == len(plan.card.encode())
 
 
-def test_a_card_in_the_folder_is_no_part_of_what_is_hashed(run: Run, made_copy: Path) -> None:
-    """So that a folder that was fetched from the hub can be verified and pushed again."""
+def test_a_card_in_the_folder_is_not_hashed(run: Run, made_copy: Path) -> None:
+    """So that a folder downloaded from the Hub can be verified and pushed again."""
     (made_copy / "README.md").write_text(f"{model_card.MARK}\nof the last push")
     (made_copy / ".gitattributes").write_text("")
     assert run("onnx", made_copy).exit_code == 0
@@ -253,25 +253,27 @@ def test_a_card_in_the_folder_is_no_part_of_what_is_hashed(run: Run, made_copy: 
 
 @pytest.mark.parametrize("name", ["merges.txt", "model.safetensors", "manifest.json", "README.md"])
 @pytest.mark.parametrize("dry", [[], ["--dry-run"]])
-def test_what_a_link_leads_to_is_never_uploaded(
+def test_the_target_of_a_link_is_never_uploaded(
     refusal: Refusal, made_copy: Path, tmp_path: Path, name: str, dry: list[str]
 ) -> None:
     secret = tmp_path / "secret"
     secret.write_bytes((made_copy / name).read_bytes() if (made_copy / name).exists() else b"# mine")
     (made_copy / name).unlink(missing_ok=True)
     (made_copy / name).symlink_to(secret)
-    told = refusal("push", made_copy, "org/name", *dry)
-    assert told.startswith(f"{made_copy / name} is a link to {secret}, outside the folder, and push uploads only what ")
-    assert told.endswith("; copy the folder with cp -rL, and push the copy")
+    message = refusal("push", made_copy, "org/name", *dry)
+    assert message.startswith(
+        f"{made_copy / name} is a link to {secret}, outside the folder, and push uploads only files "
+    )
+    assert message.endswith("; copy the folder with `cp -rL`, and push the copy")
 
 
-def test_a_link_within_the_folder_may_be_one(run: Run, made_copy: Path) -> None:
+def test_a_link_inside_the_folder_is_allowed(run: Run, made_copy: Path) -> None:
     (made_copy / "merges.txt").rename(made_copy / "the-merges")
     (made_copy / "merges.txt").symlink_to("the-merges")
     assert run("push", made_copy, "org/name", "--dry-run").exit_code == 0
 
 
-def test_a_file_that_the_manifest_has_outside_the_folder_is_refused(refusal: Refusal, made_copy: Path) -> None:
+def test_a_file_of_the_manifest_outside_the_folder_is_refused(refusal: Refusal, made_copy: Path) -> None:
     document = json.loads((made_copy / manifest.MANIFEST).read_text())
     document["files"]["/etc/hostname"] = {"bytes": 1, "sha256": "0" * 64}
     (made_copy / manifest.MANIFEST).write_text(json.dumps(document))

@@ -1,4 +1,4 @@
-"""A repository on the hub is fetched at a commit that the manifest keeps; the hub is a stand-in on this machine."""
+"""A repository on the Hub is downloaded at a commit that the manifest records; the Hub is a local stand-in."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ REPOSITORY = "someone/tiny"
 
 @dataclass(frozen=True)
 class Ran:
-    """What each command did, by the name of its OUT, and what the hub was asked for."""
+    """The outcome of each command, by the name of its OUT, and the paths requested from the Hub."""
 
     results: dict[str, dict[str, Any]]
     folder: Path
-    asked: list[str]
+    requested: list[str]
     commit: str
 
     def refusal(self, name: str) -> str:
@@ -32,7 +32,7 @@ class Ran:
 
 @pytest.fixture(scope="module")
 def ran(source: Path, tmp_path_factory: pytest.TempPathFactory, run_elsewhere: Callable[..., Any]) -> Ran:
-    """All the commands of this file, in two processes: one while the hub is there, one after."""
+    """All commands of this file, in two processes: one while the Hub is up, one after."""
     folder = tmp_path_factory.mktemp("hub")
     there = {
         "fetched": [REPOSITORY],
@@ -55,12 +55,12 @@ def ran(source: Path, tmp_path_factory: pytest.TempPathFactory, run_elsewhere: C
         files = {file.name: file.read_bytes() for file in source.iterdir()}
         repository = hub.add(REPOSITORY, files | {"training_args.bin": b"not ours to fetch"})
         results = run(there, hub.address)
-        asked = [path for _, path, _ in hub.asked]
-    return Ran(results | run(after, NOWHERE), folder, asked, repository.branches["main"])
+        requested = [path for _, path, _ in hub.requests]
+    return Ran(results | run(after, NOWHERE), folder, requested, repository.branches["main"])
 
 
 @pytest.mark.parametrize("name", ["fetched", "at-main"])
-def test_the_manifest_keeps_the_name_and_the_commit(ran: Ran, name: str) -> None:
+def test_the_manifest_records_the_name_and_the_commit(ran: Ran, name: str) -> None:
     assert ran.results[name]["code"] == 0, ran.results[name]
     document = manifest.read(ran.folder / name)
     assert document.source == manifest.Source(name=REPOSITORY, revision=ran.commit)
@@ -68,35 +68,35 @@ def test_the_manifest_keeps_the_name_and_the_commit(ran: Ran, name: str) -> None
 
 
 def test_only_what_is_needed_is_fetched(ran: Ran) -> None:
-    fetched = {path.rpartition("/")[2] for path in ran.asked if "/resolve/" in path}
+    fetched = {path.rpartition("/")[2] for path in ran.requested if "/resolve/" in path}
     assert fetched == {"config.json", "model.safetensors", "vocab.json", "merges.txt"}
 
 
-def test_offline_takes_what_the_cache_has(ran: Ran) -> None:
+def test_offline_uses_the_cache(ran: Ran) -> None:
     assert ran.results["cached"]["code"] == 0, ran.results["cached"]
     assert manifest.read(ran.folder / "cached") == manifest.read(ran.folder / "fetched")
 
 
-def test_offline_without_a_cached_copy_is_told_so(ran: Ran) -> None:
+def test_offline_without_a_cached_copy_is_refused(ran: Ran) -> None:
     assert ran.refusal("not-cached") == (
-        "someone/other is neither a folder nor in the hub's cache, nor can it be fetched; run once without offline"
+        "someone/other is not a folder, is not in the Hub's cache and cannot be downloaded; run once without offline"
     )
 
 
-def test_a_repository_that_is_not_there_is_told_so(ran: Ran) -> None:
+def test_a_repository_that_does_not_exist_is_refused(ran: Ran) -> None:
     assert ran.refusal("no-repository") == (
-        "there is no folder someone/nothing, and no such repository on the hub, or none that it shows you; "
+        "there is no folder someone/nothing, and no such repository on the Hub, or it is private; "
         "check the name; for a private one set HF_TOKEN or run `hf auth login`"
     )
 
 
-def test_a_revision_that_is_not_there_is_told_so(ran: Ran) -> None:
+def test_a_revision_that_does_not_exist_is_refused(ran: Ran) -> None:
     assert ran.refusal("no-revision") == (
-        "someone/tiny has no revision 'v9' on the hub; name a branch, a tag or a commit"
+        "someone/tiny has no revision 'v9' on the Hub; name a branch, a tag or a commit"
     )
 
 
-def test_a_hub_that_cannot_be_reached_is_told_so(ran: Ran) -> None:
+def test_a_hub_that_cannot_be_reached_is_reported(ran: Ran) -> None:
     message = ran.refusal("refused")
-    assert message.startswith("there is no folder someone/other, and as a repository it cannot be fetched from the hub")
+    assert message.startswith("there is no folder someone/other, and the repository cannot be downloaded from the Hub")
     assert "check the name, the connection" in message

@@ -1,4 +1,4 @@
-"""Blocks and scales are what onnxruntime's own operator multiplies by, and no number is further off than it must be."""
+"""onnxruntime's own operator multiplies by these blocks and scales, and no number is further off than necessary."""
 
 import numpy as np
 import onnx
@@ -15,7 +15,7 @@ def weights(N: int, K: int, seed: int = 0) -> np.ndarray:
 
 
 def multiplied(x: np.ndarray, made: tuple[np.ndarray, np.ndarray], bits: int) -> np.ndarray:
-    """What MatMulNBits makes of x with activations in float32: the plain meaning of blocks and scales."""
+    """MatMulNBits of x with activations in float32: the plain meaning of blocks and scales."""
     levels, scales = made
     N, count, _ = levels.shape
     K = x.shape[1]
@@ -34,7 +34,7 @@ def multiplied(x: np.ndarray, made: tuple[np.ndarray, np.ndarray], bits: int) ->
 
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("block", [16, 32, 64])
-def test_onnxruntime_multiplies_by_what_dequantize_says(bits: int, block: int) -> None:
+def test_onnxruntime_multiplies_by_the_dequantized_matrix(bits: int, block: int) -> None:
     weight, x = weights(24, 128), weights(5, 128, seed=1)
     made = blocks.quantize(weight, bits=bits, block=block)
     expected = x @ blocks.dequantize(*made, bits=bits).T
@@ -47,7 +47,7 @@ def test_no_number_is_off_by_more_than_its_blocks_largest_allows(seed: int, bits
     back = blocks.dequantize(*blocks.quantize(weight, bits=bits, block=32), bits=bits)
     largest = np.abs(weight.reshape(3, 2, 32)).max(-1, keepdims=True)
     step = largest / (127 if bits == 8 else 8)
-    # In four bits a scale may be smaller than the largest number asks for: what is cut off there is won elsewhere.
+    # In four bits a scale may clip the largest number: the loss there is gained elsewhere.
     limit = step * (0.51 if bits == 8 else 3)
     assert (np.abs(back - weight).reshape(3, 2, 32) <= limit).all()
 

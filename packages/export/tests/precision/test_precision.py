@@ -1,4 +1,4 @@
-"""Each precision's files: what they hold, what the graphs over them may do, and what is refused."""
+"""Each precision's files: their content, their graphs, and what is refused."""
 
 import dataclasses
 import shutil
@@ -50,24 +50,24 @@ def test_names_are_those_that_transformers_js_looks_for() -> None:
     ]
 
 
-def test_what_is_asked_for_comes_in_one_order_and_an_unknown_name_is_refused() -> None:
+def test_precisions_have_one_order_and_an_unknown_name_is_refused() -> None:
     assert named(["int4", "fp32", "int8"]) == (INT8, INT4)
     assert named(["fp32"]) == ()
-    with pytest.raises(PrecisionError, match="precision is 'int2', must be of fp32, fp16, int8, int4"):
+    with pytest.raises(PrecisionError, match="unknown precision 'int2'; expected one of fp32, fp16, int8, int4"):
         named(["int8", "int2"])
 
 
 @all_precisions
-def test_every_tensor_is_read_by_a_graph_and_nothing_is_there_twice(quantized: Path, precision: Precision) -> None:
+def test_every_tensor_is_read_by_a_graph_and_nothing_is_stored_twice(quantized: Path, precision: Precision) -> None:
     files = safetensors_file.places(quantized / precision.weights, tuple(safetensors_file.DTYPES))
     for kind in kinds.kinds_for(precision):
         proto = onnx.load(quantized / kinds.file_of(kind, precision), load_external_data=False)
         places = set()
         for tensor in proto.graph.initializer:
-            told = {entry.key: entry.value for entry in tensor.external_data}
-            if told:
-                assert told["location"] == precision.weights
-                places.add((int(told["offset"]), int(told["length"])))
+            place = {entry.key: entry.value for entry in tensor.external_data}
+            if place:
+                assert place["location"] == precision.weights
+                places.add((int(place["offset"]), int(place["length"])))
             else:
                 assert len(tensor.raw_data) <= 64
         covered = sum(length for _, length in places)
@@ -76,15 +76,15 @@ def test_every_tensor_is_read_by_a_graph_and_nothing_is_there_twice(quantized: P
 
 
 @blocked
-def test_blocks_stand_for_the_float32_weights(quantized: Path, model: GPT2, precision: Precision) -> None:
+def test_blocks_represent_the_float32_weights(quantized: Path, model: GPT2, precision: Precision) -> None:
     whole = nbits._smoothed(model.config, quantized / WEIGHTS, ())
-    found = values(quantized, precision)
-    matrices = [name for name in found if name.endswith(".blocks")]
+    stored = values(quantized, precision)
+    matrices = [name for name in stored if name.endswith(".blocks")]
     assert len(matrices) == 4 * 2 + 1
     for blocks in matrices:
         name = blocks.removesuffix(".blocks")
         bits = 4 if precision is INT4 and ".h." in name else 8
-        back = dequantize(found[blocks], found[f"{name}.scales"], bits=bits)
+        back = dequantize(stored[blocks], stored[f"{name}.scales"], bits=bits)
         weight = whole[name]()
         weight = weight.T if map_tensor_name(name)[1] == TRANSPOSE else weight
         assert np.abs(back - weight).max() < np.abs(weight).max() / (200 if bits == 8 else 6)
@@ -97,15 +97,15 @@ def test_products_are_of_blocks_and_round_activations_to_eight_bits(quantized: P
         products = [node for node in proto.graph.node if node.op_type == "MatMulNBits"]
         assert len(products) == 4 * 2 + 1
         for node in products:
-            told = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
-            assert told["accuracy_level"] == 4
-            assert told["bits"] == (4 if precision is INT4 and told["N"] != 300 else 8)
+            attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+            assert attributes["accuracy_level"] == 4
+            assert attributes["bits"] == (4 if precision is INT4 and attributes["N"] != 300 else 8)
         assert not [node for node in proto.graph.node if node.op_type == "Gemm"]
 
 
 @all_precisions
-def test_both_kinds_of_graph_say_what_the_weights_say(quantized: Path, precision: Precision) -> None:
-    """Their products are the same; attention rounds otherwise, and in eight bits that can move an activation a step."""
+def test_both_kinds_of_graph_agree_on_the_weights(quantized: Path, precision: Precision) -> None:
+    """Their products are the same; attention rounds differently, which can move an 8-bit activation by a step."""
     reference = logits(backends.graph("serving", quantized))
     found = [logits(backends.graph(kind.name, quantized, precision)) for kind in kinds.kinds_for(precision)]
     apart = np.abs(found[0] - found[1]).max()
@@ -114,7 +114,7 @@ def test_both_kinds_of_graph_say_what_the_weights_say(quantized: Path, precision
     assert apart < lost
 
 
-def test_half_the_cache_is_the_serving_graphs_alone() -> None:
+def test_only_the_serving_graph_has_a_half_precision_cache() -> None:
     config = GPT2Config(vocab_size=50, n_positions=16, n_embd=16, n_layer=1, n_head=2)
     for kind in kinds.kinds_for(FP16):
         inputs, outputs = kind.specs(config, FP16)
@@ -136,11 +136,11 @@ def test_in_half_precision_these_are_computed_in_float32(quantized: Path, operat
                 assert half_inputs == []
 
 
-def test_a_gpu_starts_few_kernels_for_a_layer_in_half_precision(quantized: Path) -> None:
-    """Of 2 layers: 4 products, attention and GELU in each; a norm with its residual but for the first and the last."""
+def test_a_layer_in_half_precision_launches_few_gpu_kernels(quantized: Path) -> None:
+    """Per layer 4 products, attention and GELU; every norm but the first and the last includes its residual."""
     found = export.op_counts(export.load(quantized / kinds.file_of(SERVING, FP16)))
     assert found == {
-        # before a product or after it; of c_attn's biases, the embeddings, the head, the places of the logits
+        # around products; c_attn's biases, the embeddings, the head, the logits' positions
         "Cast": 12 + 2 + 2 + 1 + 1,
         "MatMul": 8,
         "Add": 5,  # a bias before attention, the embeddings, the last residual and its bias
@@ -155,8 +155,8 @@ def test_a_gpu_starts_few_kernels_for_a_layer_in_half_precision(quantized: Path)
     assert "SkipLayerNormalization" not in export.op_counts(export.load(quantized / kinds.file_of(PORTABLE, FP16)))
 
 
-def test_a_matrix_that_is_kept_before_attention_gives_it_float32(model: GPT2, made: Path, tmp_path: Path) -> None:
-    """Then its bias is added in float32 too, and what comes of that is made half."""
+def test_a_kept_matrix_before_attention_outputs_float32(model: GPT2, made: Path, tmp_path: Path) -> None:
+    """Then its bias is added in float32 too, and the sum is rounded to half precision."""
     folder = tmp_path / "kept"
     shutil.copytree(made, folder)
     weights = FP16.freeze(model.config, folder / WEIGHTS, folder, ["h.0.attn.c_attn", "h.1.mlp"])
@@ -175,8 +175,8 @@ def test_a_weight_beyond_float16_is_refused_by_the_name_that_keeps_it(
         large.get_parameter(parameter)[3, 4] = 7e4
     freeze_network(large, tmp_path)
     source, name = tmp_path / WEIGHTS, parameter.removesuffix(".weight")
-    told = f"^{name} has a weight of 7e.04, float16 ends at 65504; leave it in float32 with keep .--keep {name}.$"
-    with pytest.raises(PrecisionError, match=told) as refused:
+    message = f"^{name} has a weight of 7e.04, float16 ends at 65504; keep it in float32 with keep .--keep {name}.$"
+    with pytest.raises(PrecisionError, match=message) as refused:
         FP16.freeze(large.config, source, tmp_path)
     FP16.freeze(large.config, source, tmp_path, [str(refused.value).split()[-1].rstrip(")")])
     assert values(tmp_path, FP16)[stored_name(parameter)].dtype == np.float32
@@ -195,30 +195,30 @@ def test_a_weight_beyond_float16_is_refused_by_the_name_that_keeps_it(
         ([], 0),
     ],
 )
-def test_what_is_kept_is_named_from_its_beginning(made: Path, names: list[str], count: int) -> None:
+def test_matrices_to_keep_are_named_by_prefix(made: Path, names: list[str], count: int) -> None:
     assert len(kept(made / WEIGHTS, names)) == count
 
 
 @pytest.mark.parametrize("name", ["h.2", "ln_f", "lm_head", "h.0.mlp.c", "h.0.mlp.c_fc.bias", ""])
-def test_a_matrix_that_is_not_there_cannot_be_kept(made: Path, name: str) -> None:
+def test_a_matrix_that_does_not_exist_cannot_be_kept(made: Path, name: str) -> None:
     with pytest.raises(PrecisionError, match=f"no matrix '{name}' to keep"):
         kept(made / WEIGHTS, [name])
 
 
 @all_precisions
-def test_where_no_token_follows_another_nothing_can_be_measured(precision: Precision) -> None:
+def test_a_context_of_one_token_cannot_be_measured(precision: Precision) -> None:
     config = GPT2Config(vocab_size=50, n_positions=1, n_embd=16, n_layer=1, n_head=2)
-    told = "n_positions is 1, but what is lost is measured on tokens that follow others, from 2 on"
-    assert precision.refusal(config) == told
+    expected = "n_positions is 1, but the loss of a precision is measured on tokens that follow others: 2 or more"
+    assert precision.refusal(config) == expected
     assert precision.refusal(dataclasses.replace(config, n_positions=2)) is None
 
 
 @blocked
 def test_rows_that_no_block_divides_are_refused(precision: Precision) -> None:
     config = GPT2Config(vocab_size=50, n_positions=16, n_embd=24, n_layer=1, n_head=3)
-    assert precision.refusal(config) == "n_embd is 24, no multiple of 16, the smallest block of MatMulNBits"
+    assert precision.refusal(config) == "n_embd is 24, not a multiple of 16, the smallest block of MatMulNBits"
     config = GPT2Config(vocab_size=50, n_positions=16, n_embd=32, n_layer=1, n_head=4, n_inner=40)
-    assert precision.refusal(config) == "n_inner is 40, no multiple of 16, the smallest block of MatMulNBits"
+    assert precision.refusal(config) == "n_inner is 40, not a multiple of 16, the smallest block of MatMulNBits"
     assert precision.refusal(GPT2Config(vocab_size=50, n_positions=16, n_embd=32, n_layer=1, n_head=4)) is None
 
 
@@ -251,7 +251,7 @@ def test_large_channels_of_every_norm_are_moved_and_far_less_is_lost(
     assert max(smooth) < 0.6 * min(lost(kind.name) for kind in kinds.kinds_for(INT8))
 
 
-def test_a_graph_that_passes_blocks_over_is_refused(model: GPT2, made: Path, tmp_path: Path) -> None:
+def test_a_graph_that_leaves_blocks_unread_is_refused(model: GPT2, made: Path, tmp_path: Path) -> None:
     bases, _ = kinds.trace_all(model.config, made / WEIGHTS, kinds=[SERVING])
     weights = INT8.freeze(model.config, made / WEIGHTS, tmp_path)
     proto = bases[SERVING]

@@ -1,4 +1,4 @@
-"""Precisions join a made folder whole, or the folder is as it was; a wrong question is answered in one line."""
+"""Precisions join a made folder completely, or the folder is as it was; a wrong argument is one line."""
 
 import shutil
 from collections.abc import Callable
@@ -34,18 +34,18 @@ def test_make_with_precisions_is_make_and_quantize(source: Path, made_copy: Path
     assert contents(tmp_path / "whole").keys() == whole.files.keys() | {"manifest.json"}
 
 
-def test_make_that_is_refused_a_precision_makes_nothing(run: Run, source: Path, tmp_path: Path) -> None:
+def test_make_with_a_refused_precision_makes_nothing(run: Run, source: Path, tmp_path: Path) -> None:
     ran = run("make", source, tmp_path / "out", "--precision", "fp32,int4", "--max-ppl-increase", "0")
     assert ran.exit_code == 1
-    told = ran.stderr.splitlines()
-    assert told[-1].startswith("error: int4 raises perplexity by ")
-    assert "0 % is allowed; name the layers that lose most in keep (--keep)" in told[-1]
-    first = told.index("matrices that lose most, each alone, by KL divergence") + 1
-    assert [line.split()[0].startswith(("h.", "wte")) for line in told[first:-1]] == [True] * 9
+    lines = ran.stderr.splitlines()
+    assert lines[-1].startswith("error: int4 raises perplexity by ")
+    assert "limit 0 %; name the layers that lose most in keep (--keep)" in lines[-1]
+    first = lines.index("matrices that lose most, each alone, by KL divergence") + 1
+    assert [line.split()[0].startswith(("h.", "wte")) for line in lines[first:-1]] == [True] * 9
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_command_says_what_is_lost_and_inspect_shows_it(run: Run, made_copy: Path) -> None:
+def test_the_command_reports_the_loss_and_inspect_shows_it(run: Run, made_copy: Path) -> None:
     ran = run("quantize", made_copy, *INT8, "--keep", "h.1")
     assert ran.exit_code == 0, ran.stderr
     assert "\n  kept in float32: h.1\n" in ran.stdout
@@ -59,19 +59,19 @@ def test_the_command_says_what_is_lost_and_inspect_shows_it(run: Run, made_copy:
 
 
 def test_sizes_are_of_weights_and_graphs(quantized: Path) -> None:
-    found = inspection.inspect(quantized)["precisions"]
+    precisions = inspection.inspect(quantized)["precisions"]
     files = {name: len(content) for name, content in contents(quantized).items()}
-    assert found["int4"]["bytes"] == sum(
+    assert precisions["int4"]["bytes"] == sum(
         files[f"model{name}"] for name in ("_q4.safetensors", "_q4.onnx", "_serving_q4.onnx")
     )
-    assert found["int4"]["of_fp32"] == found["int4"]["bytes"] / found["fp32"]["bytes"]
-    assert list(found) == ["fp32", "fp16", "int8", "int4"]
+    assert precisions["int4"]["of_fp32"] == precisions["int4"]["bytes"] / precisions["fp32"]["bytes"]
+    assert list(precisions) == ["fp32", "fp16", "int8", "int4"]
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
-        (["--precision", "int2"], "precision is 'int2', must be of fp32, fp16, int8, int4"),
+        (["--precision", "int2"], "unknown precision 'int2'; expected one of fp32, fp16, int8, int4"),
         (["--precision", "fp32"], "has fp32 already; name another precision: fp16, int8, int4"),
         ([*INT8, "--keep", "h.9"], "there is no matrix 'h.9' to keep"),
         ([*INT8, "--eval-text", "nowhere.txt"], "there is no text nowhere.txt to measure on"),
@@ -82,17 +82,17 @@ def test_sizes_are_of_weights_and_graphs(quantized: Path) -> None:
         (["--precision", "int8", "--max-ppl-increase", "nan"], "max_ppl_increase is nan, must be a percentage"),
     ],
 )
-def test_a_question_that_is_wrong_is_one_line_and_changes_nothing(
-    run: Run, made_copy: Path, options: list[str], told: str
+def test_a_wrong_argument_is_one_line_and_changes_nothing(
+    run: Run, made_copy: Path, options: list[str], message: str
 ) -> None:
     before = contents(made_copy)
     ran = run("quantize", made_copy, *options)
     assert ran.exit_code == 1
-    assert told in ran.stderr.splitlines()[-1]
+    assert message in ran.stderr.splitlines()[-1]
     assert contents(made_copy) == before
 
 
-def test_a_folder_that_is_not_verified_or_not_as_it_was_made_is_refused(made_copy: Path) -> None:
+def test_a_folder_that_is_unverified_or_changed_is_refused(made_copy: Path) -> None:
     (made_copy / "config.json").write_bytes((made_copy / "config.json").read_bytes() + b" ")
     with pytest.raises(FolderError, match=r"not as it was made: config\.json has"):
         quantize(made_copy, ["int8"])
@@ -107,7 +107,7 @@ def test_an_unverified_folder_is_refused_and_a_network_of_other_widths(
     with pytest.raises(FolderError, match=r"is not verified, .* run `gpt2-export verify`"):
         quantize(made_copy, ["int8"])
     narrow = make_checkpoint(model=make_model(n_embd=24, n_head=3, n_layer=1))
-    with pytest.raises(PrecisionError, match="int4 is not possible: n_embd is 24, no multiple of 16"):
+    with pytest.raises(PrecisionError, match="int4 is not possible: n_embd is 24, not a multiple of 16"):
         make(narrow, tmp_path / "narrow", precision=["int4"])
     assert not (tmp_path / "narrow").exists()
 
@@ -122,8 +122,8 @@ def test_a_context_of_one_token_has_no_precision(
 ) -> None:
     source = make_checkpoint(model=make_model(n_positions=1, n_layer=1))
     assert refusal("make", source, tmp_path / "out", "--precision", precision) == (
-        f"{precision} is not possible: n_positions is 1, but what is lost is measured on tokens that follow others, "
-        "from 2 on; leave it out"
+        f"{precision} is not possible: n_positions is 1, but the loss of a precision is measured on tokens "
+        "that follow others: 2 or more; leave it out"
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -136,7 +136,7 @@ def test_the_position_embedding_is_kept_where_float16_cannot_hold_it(
         model.wpe.weight[3, 4] = 7e4
     question = ["make", make_checkpoint(model=model), tmp_path / "out", "--precision", "fp16"]
     refused = run(*question).stderr.splitlines()[-1]
-    assert refused.endswith("; leave it in float32 with keep (--keep wpe)")
+    assert refused.endswith("; keep it in float32 with keep (--keep wpe)")
     ran = run(*question, *refused[:-1].replace("(", "").split()[-2:], "--max-ppl-increase", "1000")
     assert ran.exit_code == 0, ran.stderr
     assert "\n  kept in float32: wpe\n" in ran.stdout
@@ -164,7 +164,7 @@ def test_an_interruption_leaves_the_folder_as_it_was(made_copy: Path, monkeypatc
     assert contents(made_copy) == before
 
 
-def test_an_interruption_at_the_last_moment_does_too(
+def test_an_interruption_at_the_last_moment_leaves_the_folder_as_it_was(
     quantized: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = Path(shutil.copytree(quantized, tmp_path / "copy"))
@@ -179,14 +179,14 @@ def test_an_interruption_at_the_last_moment_does_too(
     assert contents(folder) == before
 
 
-def test_what_is_of_another_precision_alone_is_refused_without_one(source: Path, tmp_path: Path) -> None:
+def test_an_option_of_other_precisions_is_refused_without_one(source: Path, tmp_path: Path) -> None:
     for settings in ({"keep": ["h.0"]}, {"max_ppl_increase": 0.0}, {"eval_text": [__file__]}):
         (name,) = settings
         with pytest.raises(PrecisionError, match=f"{name} is for precisions beside fp32; add one"):
             make(source, tmp_path / "out", **settings)
 
 
-def test_verifying_again_and_new_graphs_keep_what_was_measured(quantized: Path, tmp_path: Path) -> None:
+def test_verifying_again_and_new_graphs_keep_the_measurements(quantized: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(quantized, tmp_path / "copy"))
     before = manifest.read(folder)
     assert export_graphs(folder).quality == before.quality

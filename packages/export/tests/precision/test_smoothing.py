@@ -1,4 +1,4 @@
-"""A rescaling that no float notices."""
+"""A rescaling that changes no bit of the result."""
 
 import numpy as np
 import pytest
@@ -22,13 +22,13 @@ def test_it_takes_half_of_an_excess_in_powers_of_two_and_leaves_the_rest_alone()
     weight = np.ones(64, np.float32)
     weight[[5, 20]] = 16, 1 / 16
     reader = np.full((64, 3), 0.02, np.float32)
-    found = smoothing.factors(weight, np.zeros(64, np.float32), reader)
-    assert found[[5, 20]].tolist() == [4, 0.25]
-    assert (np.delete(found, [5, 20]) == 1).all()
+    result = smoothing.factors(weight, np.zeros(64, np.float32), reader)
+    assert result[[5, 20]].tolist() == [4, 0.25]
+    assert (np.delete(result, [5, 20]) == 1).all()
 
 
 @pytest.mark.parametrize("dead", ["norm", "reader"])
-def test_a_channel_that_nothing_passes_through_is_left_alone(dead: str) -> None:
+def test_a_dead_channel_is_left_alone(dead: str) -> None:
     weight, reader = np.ones(4, np.float32), np.ones((4, 2), np.float32)
     (weight if dead == "norm" else reader)[1] = 0
     assert smoothing.factors(weight, np.zeros(4, np.float32), reader).tolist() == [1, 1, 1, 1]

@@ -1,4 +1,4 @@
-"""The serving graph behind the same call as the others: padding left out, each row in its own slot of the cache."""
+"""The serving graph behind the same call as the others: no padding, each row in its own slot of the cache."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def read(
 
 @pytest.mark.parametrize("chunks", [(9,), (4, 5), (4, 1, 4), (1,) * 9], ids=str)
 @pytest.mark.parametrize("padding", ["none", "left", "right", "whole first calls", "in between"])
-def test_each_row_gives_the_logits_of_its_text_alone_and_nan_where_there_is_none(
+def test_each_row_gives_the_logits_of_its_text_alone_and_nan_elsewhere(
     step: backends.Step, model: GPT2, padding: str, chunks: tuple[int, ...]
 ) -> None:
     ids = np.random.default_rng(0).integers(300, size=(3, 9))
@@ -47,16 +47,16 @@ def test_each_row_gives_the_logits_of_its_text_alone_and_nan_where_there_is_none
         "in between": [(0, slice(2, 5)), (1, slice(4, 6))],
     }[padding]:
         mask[row, place] = 0
-    found, _ = read(step, ids, mask, chunks)
-    assert np.isnan(found[mask == 0]).all()
+    actual, _ = read(step, ids, mask, chunks)
+    assert np.isnan(actual[mask == 0]).all()
     for row in range(3):
         text = mask[row] == 1
         with torch.no_grad():
             alone = model(torch.from_numpy(ids[row][text][None]))[0][0].numpy()
-        np.testing.assert_allclose(found[row][text], alone, rtol=0, atol=1e-4)
+        np.testing.assert_allclose(actual[row][text], alone, rtol=0, atol=1e-4)
 
 
-def test_rows_are_read_together_where_the_operator_allows_it(
+def test_rows_are_read_together_if_the_operator_allows_it(
     made: Path, step: backends.Step, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batches: list[tuple[int, ...]] = []
@@ -86,7 +86,7 @@ def test_the_cache_is_one_allocation_that_every_step_writes(step: backends.Step)
         assert not array[:, :, 6:].any()
 
 
-def test_what_lies_in_the_cache_beyond_a_rows_text_is_never_read(step: backends.Step) -> None:
+def test_the_cache_beyond_a_rows_text_is_never_read(step: backends.Step) -> None:
     ids = np.random.default_rng(0).integers(300, size=(2, 7))
     ones, positions = np.ones_like(ids), np.arange(7)[None].repeat(2, axis=0)
     expected, _ = read(step, ids, ones, (5, 1, 1))
@@ -94,30 +94,30 @@ def test_what_lies_in_the_cache_beyond_a_rows_text_is_never_read(step: backends.
     for array in slots.values():
         array[:, :, 5:] = np.nan
     for end in (6, 7):
-        found, (slots, lengths) = step(
+        actual, (slots, lengths) = step(
             ids[:, end - 1 : end], ones[:, :end], positions[:, end - 1 : end], (slots, lengths)
         )
-        np.testing.assert_array_equal(found[:, 0], expected[:, end - 1])
+        np.testing.assert_array_equal(actual[:, 0], expected[:, end - 1])
 
 
-def test_a_shorter_length_takes_back_what_was_read(step: backends.Step) -> None:
+def test_a_shorter_length_rolls_back(step: backends.Step) -> None:
     ids = np.random.default_rng(0).integers(300, size=(2, 9))
     ones, positions = np.ones_like(ids), np.arange(9)[None].repeat(2, axis=0)
     expected, _ = read(step, ids, ones, (9,))
     _, (slots, lengths) = step(ids[:, :6], ones[:, :6], positions[:, :6], None)
-    _, (slots, _) = step(ids[::-1, 6:], ones, positions[:, 6:], (slots, lengths))  # another text, which is dropped
-    found, _ = step(ids[:, 6:], ones, positions[:, 6:], (slots, lengths))
-    np.testing.assert_allclose(found, expected[:, 6:], rtol=0, atol=1e-4)
+    _, (slots, _) = step(ids[::-1, 6:], ones, positions[:, 6:], (slots, lengths))  # another text, to be dropped
+    actual, _ = step(ids[:, 6:], ones, positions[:, 6:], (slots, lengths))
+    np.testing.assert_allclose(actual, expected[:, 6:], rtol=0, atol=1e-4)
 
 
 def test_a_graph_that_onnxruntime_does_not_load_is_an_error_that_names_it(made_copy: Path) -> None:
     for kind, opened in ((PORTABLE, backends.portable), (SERVING, backends.serving)):
         (made_copy / kind.file).write_bytes(b"this is no graph")
-        with pytest.raises(GraphError, match=f"onnxruntime does not load .*{kind.file}"):
+        with pytest.raises(GraphError, match=f"onnxruntime cannot load .*{kind.file}"):
             opened(made_copy)
 
 
-def test_a_graph_is_a_backend_where_it_lies_in_the_folder(made_copy: Path) -> None:
+def test_every_graph_in_the_folder_is_a_backend(made_copy: Path) -> None:
     def names() -> list[str]:
         return [b.name.partition("cpu, ")[2] for b in backends.available(made_copy) if "onnxruntime" in b.name]
 

@@ -1,4 +1,4 @@
-"""The parity report says how far each backend is from the network, and what is too far is refused with the numbers."""
+"""The parity report says how far each backend is from the network, and too much is refused with the numbers."""
 
 import json
 import math
@@ -45,44 +45,44 @@ def test_equal_runs_have_no_difference() -> None:
     }
 
 
-def test_the_largest_difference_is_told_with_its_case() -> None:
+def test_the_largest_difference_is_reported_with_its_case() -> None:
     other = case("other", [[1, 1]])
-    found = made_run(FLAT, [[[0.0, 0.0], [0.0, -0.5]]])
-    figures = compare(made_run(FLAT, FLAT), found, (TEXT, other))
+    actual = made_run(FLAT, [[[0.0, 0.0], [0.0, -0.5]]])
+    figures = compare(made_run(FLAT, FLAT), actual, (TEXT, other))
     assert (figures["max_logit_difference"], figures["worst_case"]) == (0.5, "other")
 
 
 def test_only_positions_with_text_count_and_only_those_of_the_second_call() -> None:
     padded = case("padded", [[0, 1, 1], [1, 1, 0]], past=1)  # (B, P+T); the logits are those of the last two
     expected = np.zeros((2, 2, 2))
-    found = expected.copy()
-    found[1, 1] = 9.0  # padding
-    assert compare(made_run(expected), made_run(found), (padded,))["max_logit_difference"] == 0.0
-    found[0, 0, 1] = 0.25  # its mask's column 1
-    assert compare(made_run(expected), made_run(found), (padded,))["max_logit_difference"] == 0.25
+    actual = expected.copy()
+    actual[1, 1] = 9.0  # padding
+    assert compare(made_run(expected), made_run(actual), (padded,))["max_logit_difference"] == 0.0
+    actual[0, 0, 1] = 0.25  # its mask's column 1
+    assert compare(made_run(expected), made_run(actual), (padded,))["max_logit_difference"] == 0.25
 
 
-def test_the_share_of_positions_with_the_same_likeliest_token_is_told() -> None:
+def test_the_share_of_positions_with_the_same_likeliest_token_is_reported() -> None:
     four = case("four", [[1, 1, 1, 1]])
-    expected, found = [[[1, 0], [1, 0], [1, 0], [0, 1]]], [[[1, 0], [0, 1], [1, 0], [0, 1]]]
-    assert compare(made_run(expected), made_run(found), (four,))["top1_agreement"] == 0.75
+    expected, actual = [[[1, 0], [1, 0], [1, 0], [0, 1]]], [[[1, 0], [0, 1], [1, 0], [0, 1]]]
+    assert compare(made_run(expected), made_run(actual), (four,))["top1_agreement"] == 0.75
 
 
 def count_up(cases: Sequence[Case]) -> list[np.ndarray]:
-    """An exact network, to which the next number is likeliest, by 2, and 0 is second, by 0.5."""
-    found = []
+    """An exact network: the next number is likeliest, by 2, and 0 is second, by 0.5."""
+    actual = []
     for case in cases:
         logits = np.zeros((*case.input_ids.shape, V))
         np.put_along_axis(logits, (case.input_ids[..., None] + 1) % V, 2.0, axis=-1)
         logits[..., 0] += 0.5
-        found.append(logits[:, case.past :])
-    return found
+        actual.append(logits[:, case.past :])
+    return actual
 
 
-def test_greedy_agreement_ends_at_the_first_other_token_and_all_after_it_count_too() -> None:
+def test_greedy_agreement_ends_at_the_first_other_token_but_later_ones_count_too() -> None:
     texts = {"same": (5, 6, 7, 8), "a tie": (5, 6, 0, 1), "wrong after it": (5, 6, 0, 9)}
-    found = greedy_figures(count_up, np.array([[3, 4]]), texts)
-    assert found == {
+    actual = greedy_figures(count_up, np.array([[3, 4]]), texts)
+    assert actual == {
         "same": {"greedy_tokens": 4, "greedy_agreement": 4, "greedy_behind": 0.0},
         "a tie": {"greedy_tokens": 4, "greedy_agreement": 2, "greedy_behind": 1.5},
         "wrong after it": {"greedy_tokens": 4, "greedy_agreement": 2, "greedy_behind": 2.0},
@@ -91,8 +91,8 @@ def test_greedy_agreement_ends_at_the_first_other_token_and_all_after_it_count_t
 
 def test_a_nan_is_the_largest_difference() -> None:
     other = case("other", [[1, 1]])
-    found = made_run([[[9.0, 0.0], [0.0, 0.0]]], [[[0.0, float("nan")], [0.0, 0.0]]])
-    figures = compare(made_run(FLAT, FLAT), found, (TEXT, other))
+    actual = made_run([[[9.0, 0.0], [0.0, 0.0]]], [[[0.0, float("nan")], [0.0, 0.0]]])
+    figures = compare(made_run(FLAT, FLAT), actual, (TEXT, other))
     assert math.isnan(figures["max_logit_difference"])
     assert figures["worst_case"] == "other"
 
@@ -128,14 +128,14 @@ def figures(**changed: Any) -> dict[str, Any]:
         ),
     ],
 )
-def test_what_is_beyond_tolerance_is_told_with_the_numbers(changed: dict[str, Any], complaint: str | None) -> None:
+def test_figures_beyond_tolerance_are_reported_with_the_numbers(changed: dict[str, Any], complaint: str | None) -> None:
     assert beyond(figures(**changed), 1e-4) == ([complaint] if complaint else [])
 
 
 def test_divergence_is_that_of_the_two_distributions() -> None:
     p, q = np.array([0.5, 0.25, 0.25]), np.array([0.25, 0.25, 0.5])
     expected = 0.5 * np.log(2) + 0.25 * np.log(0.5)
-    shifted = np.log(q) + 100.0  # logits say the same whatever is added to all of them
+    shifted = np.log(q) + 100.0  # a constant added to all logits changes nothing
     assert kl(np.log(p)[None], shifted[None]) == pytest.approx([expected])
     assert kl(np.log(p)[None], np.log(p)[None]) == [0.0]
 
@@ -163,7 +163,7 @@ def exactly(input_ids: Ids, position_ids: Ids) -> np.ndarray:
 
 
 def backend(name: str, change: Change = lambda logits: logits) -> backends.Backend:
-    """`exactly` in float32, changed as a mistake would."""
+    """`exactly` in float32, changed by a mistake."""
 
     def step(input_ids: Ids, attention_mask: Ids, position_ids: Ids, cache: Any) -> tuple[np.ndarray, Any]:
         return change(exactly(input_ids, position_ids).astype(np.float32)), None
@@ -179,14 +179,14 @@ def folder(tmp_path: Path) -> Path:
 
 
 def report_of(
-    monkeypatch: pytest.MonkeyPatch, folder: Path, *found: backends.Backend, change: Change = lambda logits: logits
+    monkeypatch: pytest.MonkeyPatch, folder: Path, *actual: backends.Backend, change: Change = lambda logits: logits
 ) -> dict[str, Any]:
-    """`change`: of the exact logits."""
+    """`change` is applied to the exact logits."""
 
     def exact(cases: Sequence[Case]) -> list[np.ndarray]:
         return [change(exactly(case.input_ids, case.position_ids))[:, case.past :] for case in cases]
 
-    monkeypatch.setattr(backends, "available", lambda _: found)
+    monkeypatch.setattr(backends, "available", lambda _: actual)
     monkeypatch.setattr(truth, "load", lambda _: exact)
     monkeypatch.setattr(stress, "compare", lambda *_: {})  # these backends have no weights
     return parity.verify(folder)
@@ -200,7 +200,7 @@ def test_the_report_names_the_reference_the_shapes_and_every_backend(
     assert report["sweep"] == [case.name for case in cases(vocab_size=V, n_positions=9)]
     assert list(report["backends"]) == ["torch", "one", "two"]
     assert report["backends"]["one"]["greedy_tokens"] == 6  # a prompt of 4, then until the context is full
-    assert 0 < report["float32_error"] < 1e-5  # of the rounding to float32 alone
+    assert 0 < report["float32_error"] < 1e-5  # only rounding to float32
     assert report["float32_error"] == report["backends"]["torch"]["max_logit_difference"]
     json.dumps(report, allow_nan=False)
 
@@ -236,7 +236,7 @@ def test_tolerance_grows_with_the_error_of_torchs_own_float32(monkeypatch: pytes
     ],
     ids=["off", "one nan", "all nan", "inf"],
 )
-def test_a_backend_that_computes_something_else_is_refused_with_the_report(
+def test_a_wrong_backend_is_refused_with_the_report(
     monkeypatch: pytest.MonkeyPatch, folder: Path, mistake: Change
 ) -> None:
     with pytest.raises(VerificationError, match=r"wrong: logits differ by (0\.001|nan|inf) \(.+\), limit ") as caught:
@@ -246,9 +246,9 @@ def test_a_backend_that_computes_something_else_is_refused_with_the_report(
     assert caught.value.report["backends"].keys() == {"reference", "fine", "wrong"}
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # what is asked here is whether it is refused
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # only the refusal is tested
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_a_network_that_overflows_is_refused_whatever_the_backend_says(
+def test_a_network_that_overflows_is_refused_whatever_the_backends_return(
     monkeypatch: pytest.MonkeyPatch, folder: Path, value: float
 ) -> None:
     def overflow(logits: np.ndarray) -> np.ndarray:  # of one token, in batches: greedy decoding never sees it
@@ -293,17 +293,17 @@ OPENED = {PORTABLE: backends.portable, SERVING: backends.serving}
 def test_a_graph_with_a_classic_mistake_is_refused_with_the_numbers(
     made_copy: Path, kind: Kind, monkeypatch: pytest.MonkeyPatch, change: Callable[[onnx.GraphProto], None]
 ) -> None:
-    # Only these two, with or without transformers: the graph is what is wrong.
+    # Only these two, with or without transformers: the graph is wrong.
     pair = [backends.Backend(name="torch", open=backends.scratch)]
     if kind in OPENED:
         pair += [backends.Backend(name="onnxruntime", open=OPENED[kind])]
     monkeypatch.setattr(backends, "available", lambda _: pair)
     parity.verify(made_copy)
     change_graph(made_copy / kind.file, change)
-    told = r"onnxruntime: logits differ by [\d.e-]+ \(.+\), limit 0\.000\d+"
+    message = r"onnxruntime: logits differ by [\d.e-]+ \(.+\), limit 0\.000\d+"
     if kind is EXPLAIN:
-        told = r"the explaining graph: logit differs by [\d.e-]+, limit 0\.000\d+"
-    with pytest.raises(VerificationError, match=told):
+        message = r"the explain graph: logit differs by [\d.e-]+, limit 0\.000\d+"
+    with pytest.raises(VerificationError, match=message):
         parity.verify(made_copy)
 
 

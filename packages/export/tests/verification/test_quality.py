@@ -1,4 +1,4 @@
-"""The gate: what is measured is what was lost, and beyond the limit nothing is written and the user is helped."""
+"""The quality gate: the loss is measured correctly, and beyond the limit nothing is written and the error helps."""
 
 import json
 from itertools import pairwise
@@ -21,7 +21,7 @@ IDS = np.random.default_rng(0).integers(300, size=60)
 
 
 def fixed(table: np.ndarray) -> backends.Step:
-    """A model whose logits depend on the last token alone: a row of `table`."""
+    """A model whose logits depend only on the last token: a row of `table`."""
 
     def step(ids: np.ndarray, mask: np.ndarray, positions: np.ndarray, cache: Any) -> tuple[np.ndarray, Any]:
         return table[ids], cache
@@ -36,40 +36,40 @@ def test_figures_are_the_definitions() -> None:
     rng = np.random.default_rng(0)
     a = rng.normal(size=(300, 300)).astype(np.float32)
     b = a + rng.normal(size=(300, 300)).astype(np.float32) / 3
-    found = quality.measured(fixed(a), fixed(b), Text(name="x", ids=IDS), CONFIG)
+    figures = quality.measured(fixed(a), fixed(b), Text(name="x", ids=IDS), CONFIG)
     log_p, log_q = (torch.from_numpy(t).double().log_softmax(-1).numpy() for t in (a, b))
     windows = [IDS[:24], IDS[24:48], IDS[48:]]
     before, after = (-np.mean([table[pair] for ids in windows for pair in pairwise(ids)]) for table in (log_p, log_q))
     divergence = (np.exp(log_p) * (log_p - log_q)).sum(-1)[IDS]
-    assert found["tokens"] == 60
-    assert found["perplexity_fp32"] == pytest.approx(np.exp(before))
-    assert found["perplexity"] == pytest.approx(np.exp(after))
-    assert found["ppl_increase"] == pytest.approx((np.exp(after - before) - 1) * 100)
-    assert found["mean_kl"] == pytest.approx(divergence.mean())
-    assert found["max_kl"] == pytest.approx(divergence.max())
-    assert found["top1_agreement"] == pytest.approx((a.argmax(-1) == b.argmax(-1))[IDS].mean())
+    assert figures["tokens"] == 60
+    assert figures["perplexity_fp32"] == pytest.approx(np.exp(before))
+    assert figures["perplexity"] == pytest.approx(np.exp(after))
+    assert figures["ppl_increase"] == pytest.approx((np.exp(after - before) - 1) * 100)
+    assert figures["mean_kl"] == pytest.approx(divergence.mean())
+    assert figures["max_kl"] == pytest.approx(divergence.max())
+    assert figures["top1_agreement"] == pytest.approx((a.argmax(-1) == b.argmax(-1))[IDS].mean())
 
 
-def test_of_its_own_text_the_increase_is_expected_and_never_below_zero() -> None:
+def test_on_its_own_text_the_increase_is_the_expected_one_and_never_negative() -> None:
     rng = np.random.default_rng(0)
     a = rng.normal(size=(300, 300)).astype(np.float32)
     b = a + rng.normal(size=(300, 300)).astype(np.float32) / 100
-    found = quality.measured(fixed(a), fixed(b), Text(name="x", ids=IDS, own=True), CONFIG)
-    assert found["ppl_increase"] == pytest.approx(np.expm1(found["mean_kl"]) * 100)
-    assert found["ppl_increase"] > 0
+    figures = quality.measured(fixed(a), fixed(b), Text(name="x", ids=IDS, own=True), CONFIG)
+    assert figures["ppl_increase"] == pytest.approx(np.expm1(figures["mean_kl"]) * 100)
+    assert figures["ppl_increase"] > 0
 
 
 def test_greedy_text_is_the_same_up_to_the_first_other_token() -> None:
     chain = np.zeros((300, 300), np.float32)
     chain[np.arange(300), (np.arange(300) + 1) % 300] = 5  # each token is followed by the next
     other = chain.copy()
-    start = int(IDS[11])  # the last of the prompt, which is half of the context
+    start = int(IDS[11])  # the last of the prompt, which is half the context
     other[(start + 3) % 300] = 0
-    found = quality.measured(fixed(chain), fixed(other), Text(name="x", ids=IDS), CONFIG)
-    assert (found["greedy_agreement"], found["greedy_tokens"]) == (3, 13)
+    figures = quality.measured(fixed(chain), fixed(other), Text(name="x", ids=IDS), CONFIG)
+    assert (figures["greedy_agreement"], figures["greedy_tokens"]) == (3, 13)
 
 
-def test_a_model_draws_its_own_text_from_its_own_distribution() -> None:
+def test_the_models_own_text_is_sampled_from_its_own_distribution() -> None:
     table = np.full((4, 4), -np.inf, np.float32)
     table[np.arange(4), (np.arange(4) + 1) % 4] = np.log(0.75)
     table[np.arange(4), (np.arange(4) + 2) % 4] = np.log(0.25)
@@ -82,8 +82,8 @@ def test_a_model_draws_its_own_text_from_its_own_distribution() -> None:
 
 def test_texts_are_the_models_own_and_the_sonnets_or_the_users(made: Path, tmp_path: Path) -> None:
     reference, sizes = fixed(np.zeros((300, 300), np.float32)), {"vocab_size": 300, "n_positions": 24}
-    found = texts(made, [], reference, **sizes)
-    assert [(text.name, text.own, len(text.ids)) for text in found] == [
+    figures = texts(made, [], reference, **sizes)
+    assert [(text.name, text.own, len(text.ids)) for text in figures] == [
         (OWN, True, 24),
         ("sonnets.txt", False, MOST_TOKENS),
     ]
@@ -93,21 +93,21 @@ def test_texts_are_the_models_own_and_the_sonnets_or_the_users(made: Path, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (b"\xff\xfe", "is not UTF-8 at byte 0"),
-        (b"", "has 0 tokens, there must be 2 at least"),
+        (b"", "has 0 tokens; it must have at least 2"),
         (None, "cannot be read"),
     ],
 )
 def test_a_text_that_cannot_be_measured_on_is_refused(
-    made: Path, tmp_path: Path, content: bytes | None, told: str
+    made: Path, tmp_path: Path, content: bytes | None, message: str
 ) -> None:
     file = tmp_path / "mine.txt"
     if content is not None:
         file.write_bytes(content)
     reference = fixed(np.zeros((300, 300), np.float32))
-    with pytest.raises(PrecisionError, match=f"mine.txt {told}"):
+    with pytest.raises(PrecisionError, match=f"mine.txt {message}"):
         texts(made, [file], reference, vocab_size=300, n_positions=24)
 
 
@@ -125,9 +125,9 @@ def test_the_manifest_has_the_figures_of_every_graph_and_text(quantized: Path) -
 
 
 @pytest.mark.parametrize("limit", [0, 1e-9])
-def test_a_limit_of_nothing_refuses_int4_and_leaves_the_folder_as_it_was(made_copy: Path, limit: float) -> None:
+def test_a_limit_of_zero_refuses_int4_and_leaves_the_folder_as_it_was(made_copy: Path, limit: float) -> None:
     before = {file.name: file.read_bytes() for file in made_copy.iterdir()}
-    with pytest.raises(QualityError, match=r"int4 raises perplexity by .* % is allowed; keep the layers") as refused:
+    with pytest.raises(QualityError, match=r"int4 raises perplexity by .* %; name the layers") as refused:
         quantize(made_copy, ["int4"], max_ppl_increase=limit)
     assert {file.name: file.read_bytes() for file in made_copy.iterdir()} == before
     table = refused.value.report["sensitivity"]
@@ -136,18 +136,18 @@ def test_a_limit_of_nothing_refuses_int4_and_leaves_the_folder_as_it_was(made_co
     assert min(table.values()) > 0
 
 
-def test_what_is_kept_is_not_told_among_what_loses_most(made_copy: Path) -> None:
+def test_kept_matrices_are_not_listed_as_losing_most(made_copy: Path) -> None:
     with pytest.raises(QualityError) as refused:
         quantize(made_copy, ["int4"], max_ppl_increase=0, keep=["h.0", "wte"])
-    told = refused.value.report["sensitivity"]
-    assert len(told) == 4
-    assert all(name.startswith("h.1.") for name in told)
+    losses = refused.value.report["sensitivity"]
+    assert len(losses) == 4
+    assert all(name.startswith("h.1.") for name in losses)
 
 
-def test_what_is_kept_loses_nothing_by_itself(made_copy: Path) -> None:
+def test_kept_matrices_lose_nothing(made_copy: Path) -> None:
     worst = next(iter(quality.sensitivity(made_copy, INT4, IDS[:24])))
     document = quantize(made_copy, ["int4"], max_ppl_increase=1000, keep=[worst])
-    plain = quantize(made_copy, ["int4"], max_ppl_increase=1000)  # once more: it is made anew
+    plain = quantize(made_copy, ["int4"], max_ppl_increase=1000)  # once more: it is made again
     lost = [d.quality["int4"]["graphs"]["serving"][OWN]["mean_kl"] for d in (document, plain)]
     assert lost[0] < lost[1]
     assert document.quality["int4"]["kept"] == [worst]
@@ -159,7 +159,7 @@ def test_not_a_number_is_beyond_every_limit() -> None:
     assert quality.worst(report)[1] == "b"
 
 
-def test_the_largest_activation_is_found_where_it_is(made: Path, model: GPT2, tmp_path: Path) -> None:
+def test_the_largest_activation_is_located(made: Path, model: GPT2, tmp_path: Path) -> None:
     layer, size = largest(made, [IDS[:24]])
     assert layer.startswith("h.")
     assert 1 < size < 100
@@ -175,7 +175,7 @@ def test_float16_is_refused_where_an_activation_would_not_fit(
 
     model = make_model()
     with torch.no_grad():
-        model.h[0].mlp.c_fc.bias[2] = 3e5  # of which the product is still float32's
+        model.h[0].mlp.c_fc.bias[2] = 3e5  # still in float32's range after the product
     out = tmp_path / "out"
     with pytest.raises(PrecisionError, match=r"fp16: h\.0\.mlp\.c_fc reads or makes 3e\+05, float16 ends at 65504"):
         make(make_checkpoint(model=model), out, precision=["fp16"])

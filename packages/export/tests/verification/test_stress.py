@@ -1,4 +1,4 @@
-"""On stress weights every mistake in the formula is refused, whatever the checkpoint's own weights hide."""
+"""On stress weights every mistake in the formula is refused, even if the checkpoint's own weights hide it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +25,7 @@ MakeModel = Callable[..., GPT2]
 Freeze = Callable[[GPT2, Path], None]
 
 
-def test_the_copy_has_the_same_graphs_and_places_and_is_gone_afterwards(made_copy: Path) -> None:
+def test_the_copy_has_the_same_graphs_and_places_and_is_removed_afterwards(made_copy: Path) -> None:
     before = sorted(path.name for path in made_copy.iterdir())
     with stress.folder(made_copy) as copy:
         assert copy.parent == made_copy
@@ -37,7 +37,7 @@ def test_the_copy_has_the_same_graphs_and_places_and_is_gone_afterwards(made_cop
     assert sorted(path.name for path in made_copy.iterdir()) == before
 
 
-def test_a_disk_without_room_is_refused_by_name(made_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_refused_by_name(made_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
     with pytest.raises(StorageError, match="bytes"), stress.folder(made_copy):
         pass
@@ -61,11 +61,11 @@ def test_float32_is_within_a_tenth_of_the_limit(
 ) -> None:
     freeze_network(make_model(**fields), tmp_path)
     sweep = cases(vocab_size=300, n_positions=24)
-    (found,) = stress.compare(tmp_path, [backends.Backend(name="torch", open=backends.scratch)], sweep).values()
-    assert 0 < found["max_difference"] < found["tolerance"] / 10
+    (figures,) = stress.compare(tmp_path, [backends.Backend(name="torch", open=backends.scratch)], sweep).values()
+    assert 0 < figures["max_difference"] < figures["tolerance"] / 10
 
 
-def test_what_softmax_and_activation_read_is_about_one_whatever_the_scale() -> None:
+def test_inputs_of_softmax_and_activation_are_about_one_at_any_scale() -> None:
     config = GPT2Config(n_embd=64, n_head=4, n_layer=3, scale_attn_weights=False, scale_attn_by_inverse_layer_idx=True)
     x = np.random.default_rng(0).standard_normal((64, config.n_embd))
     for layer in range(config.n_layer):
@@ -95,20 +95,20 @@ def test_a_mistake_that_the_checkpoints_weights_hide_is_refused(
     exact_gelu(proto.graph)
     path.write_bytes(proto.SerializeToString())
     with pytest.raises(
-        Exception, match=r"checkpoint does: onnxruntime .* portable, stress weights: differs by"
-    ) as found:
+        Exception, match=r"same as its checkpoint: onnxruntime .* portable, stress weights: differs by"
+    ) as caught:
         verify(tmp_path)
-    hidden = [figures["max_logit_difference"] for figures in found.value.report["backends"].values()]  # type: ignore[attr-defined]
+    hidden = [figures["max_logit_difference"] for figures in caught.value.report["backends"].values()]  # type: ignore[attr-defined]
     assert max(hidden) < 1e-6
 
 
-def test_the_yardstick_itself_is_refused_where_it_is_wrong(made_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_yardstick_itself_is_refused_if_wrong(made_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     attend = CausalSelfAttention.attend
 
     def forgetful(self: Any, q: Any, k: Any, v: Any, past: KeyValue, mask: Any) -> Any:
-        """Reads a cache's values off by a thousandth: the truth has none, torch's float32 has."""
+        """Reads the cache's values off by a thousandth: the float64 reference has no cache, torch's float32 run has."""
         return attend(self, q, k, v, KeyValue(past.key, past.value * 1.001), mask)
 
     monkeypatch.setattr(CausalSelfAttention, "attend", forgetful)
-    with pytest.raises(Exception, match=r"does: torch .*, stress weights: differs by"):
+    with pytest.raises(Exception, match=r"checkpoint: torch .*, stress weights: differs by"):
         verify(made_copy)

@@ -1,4 +1,4 @@
-"""The sweep's cases fit any model, cover what the design lists, and are padded as their names say."""
+"""The sweep's cases fit any model, cover the shapes of the design, and are padded as their names say."""
 
 from itertools import pairwise
 
@@ -10,9 +10,9 @@ CONTEXTS = [1, 2, 3, 5, 64, 1024]
 
 
 def sweep(n_positions: int) -> dict[str, Case]:
-    found = cases(vocab_size=97, n_positions=n_positions)
-    assert len({case.name for case in found}) == len(found)
-    return {case.name: case for case in found}
+    sweep_cases = cases(vocab_size=97, n_positions=n_positions)
+    assert len({case.name for case in sweep_cases}) == len(sweep_cases)
+    return {case.name: case for case in sweep_cases}
 
 
 @pytest.mark.parametrize("n_positions", CONTEXTS)
@@ -32,7 +32,7 @@ def test_the_last_position_is_read(n_positions: int) -> None:
 
 
 @pytest.mark.parametrize("n_positions", CONTEXTS)
-def test_every_row_has_text_in_what_is_compared(n_positions: int) -> None:
+def test_every_row_has_text_to_compare(n_positions: int) -> None:
     for case in sweep(n_positions).values():
         assert case.attention_mask[:, case.past :].any(axis=1).all(), case.name
 
@@ -44,17 +44,17 @@ def test_positions_count_the_text_and_skip_the_padding(n_positions: int) -> None
             assert positions[mask == 1].tolist() == list(range(mask.sum())), case.name
 
 
-def test_gpt2s_own_context_is_swept_as_the_design_lists() -> None:
-    found = sweep(1024)
+def test_gpt2s_own_context_has_the_cases_of_the_design() -> None:
+    sweep_cases = sweep(1024)
     shapes = {
         (case.input_ids.shape[0], case.past, case.input_ids.shape[1] - case.past)
-        for case in found.values()
+        for case in sweep_cases.values()
         if case.attention_mask.all()
     }
     assert shapes == {
         (1, 0, 1), (1, 0, 24), (3, 0, 24), (3, 1, 1), (3, 1, 24), (3, 24, 1), (3, 24, 12), (1, 1023, 1), (1, 512, 512),
     }  # fmt: skip
-    assert {name for name, case in found.items() if not case.attention_mask.all()} == {
+    assert {name for name, case in sweep_cases.items() if not case.attention_mask.all()} == {
         "left-padded prompts",
         "12 tokens after 24, left-padded",
         "right-padded prompts",
@@ -81,7 +81,7 @@ def test_numbers_in_a_name_are_those_of_the_case() -> None:
             assert (case.input_ids.shape[1] - case.past, case.past) == (int(new), int(past))
 
 
-def test_a_seed_gives_the_same_ids_again_and_another_seed_others() -> None:
+def test_a_seed_repeats_its_ids_and_another_seed_does_not() -> None:
     first, again, other = (cases(vocab_size=97, n_positions=64, seed=seed) for seed in (0, 0, 1))
     assert all(np.array_equal(a.input_ids, b.input_ids) for a, b in zip(first, again, strict=True))
     assert not all(np.array_equal(a.input_ids, b.input_ids) for a, b in zip(first, other, strict=True))

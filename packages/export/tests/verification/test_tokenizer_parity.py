@@ -1,4 +1,4 @@
-"""What of a tokenizer is kept, left out or only warned of; and the comparison of the folder's with the source's."""
+"""Which parts of a tokenizer are kept, left out or only warned about; and the comparison of folder and source."""
 
 import json
 from collections.abc import Callable
@@ -27,7 +27,7 @@ def out(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def having(tmp_path: Path, vocabulary: Path) -> Callable[..., Path]:
-    """A folder that has only the named files, of a tokenizer with one vocabulary."""
+    """A folder with only the named files, all of one tokenizer."""
 
     def having(*names: str) -> Path:
         folder = tmp_path / "source"
@@ -50,7 +50,7 @@ def names(folder: Path) -> set[str]:
 
 
 def plain_ids(vocabulary: Path) -> list[list[int]]:
-    """Of the hard texts, by vocab.json and merges.txt alone with the end of text."""
+    """The ids of the hard texts, from vocab.json and merges.txt with the end of text."""
     whole = ByteLevelBPETokenizer(str(vocabulary / "vocab.json"), str(vocabulary / "merges.txt"))
     whole.add_special_tokens([END])
     return [whole.encode(text).ids for text in HARD_TEXTS]
@@ -70,24 +70,24 @@ OTHERS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("kind", OTHERS)
-def test_a_tokenizer_json_of_another_kind_is_kept_and_warned_of(
+def test_a_tokenizer_json_of_another_kind_is_kept_with_a_warning(
     having: Callable[..., Path], out: Path, kind: str
 ) -> None:
     source = having("tokenizer.json")
     change_json(source / "tokenizer.json", lambda document: document.update(model=OTHERS[kind]))
     (source / "tokenizer_config.json").write_text("{}")
     (warning,) = tokenizer_files.copy(source, out, CONFIG).warnings
-    expected = f"is a {kind} tokenizer, which gpt2-runtime does not read: there the folder takes token ids only"
+    expected = f"is a {kind} tokenizer, which gpt2-runtime does not read, so there the folder takes token ids only"
     assert warning == f"{source / 'tokenizer.json'} {expected}"
     assert names(out) == {"tokenizer.json", "tokenizer_config.json"}
     assert tokenizer_parity.compare(source, with_config(out)) is None
 
 
 @pytest.mark.parametrize("file", ["vocab.txt", "spiece.model", "tokenizer.model"])
-def test_files_of_another_kind_are_kept_and_warned_of(tmp_path: Path, out: Path, file: str) -> None:
+def test_files_of_another_kind_are_kept_with_a_warning(tmp_path: Path, out: Path, file: str) -> None:
     (tmp_path / file).write_bytes(b"[PAD]\n\xff")
     (warning,) = tokenizer_files.copy(tmp_path, out, CONFIG).warnings
-    assert warning.endswith("is of a tokenizer that gpt2-runtime does not read: there the folder takes token ids only")
+    assert warning.endswith("of a tokenizer that gpt2-runtime does not read, so there the folder takes token ids only")
     assert (out / file).read_bytes() == b"[PAD]\n\xff"
 
 
@@ -116,7 +116,7 @@ def test_a_tokenizer_that_is_not_the_sources_is_refused_with_the_text(having: Ca
     source = having(*PAIR)
     tokenizer_files.copy(source, out, CONFIG)
     change_json(out / "tokenizer.json", lambda document: document["pre_tokenizer"].update(add_prefix_space=True))
-    with pytest.raises(VerificationError, match=r"^the tokenizer is not the source's, by tokenizers .*: '.*' has ids"):
+    with pytest.raises(VerificationError, match=r"^the tokenizer differs from the source's in tokenizers .* has ids"):
         tokenizer_parity.compare(source, with_config(out))
 
 
@@ -128,7 +128,7 @@ def test_the_report_counts_the_texts(having: Callable[..., Path], out: Path) -> 
     assert report["references"][0].startswith("tokenizers ")
     assert report["texts"] == len(json.loads(tokenizer_parity.HARD_TEXTS.read_text())) + len(tokenizer_parity.FRAMES)
     assert report["merges_as_trained"] is True
-    assert {path.name for path in out.iterdir()} == ALL | {"config.json"}  # nothing is left of the comparison
+    assert {path.name for path in out.iterdir()} == ALL | {"config.json"}  # the comparison leaves nothing behind
 
 
 def lowercase(document: dict[str, Any]) -> None:
@@ -143,7 +143,7 @@ def digits(document: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("change", [lowercase, digits], ids=["normalizer", "pre_tokenizer"])
-def test_what_gpt2tokenizer_leaves_out_is_left_out_and_warned_of(
+def test_parts_that_gpt2tokenizer_ignores_are_left_out_with_a_warning(
     having: Callable[..., Path], out: Path, vocabulary: Path, change: Callable[[dict[str, Any]], None]
 ) -> None:
     source = having("tokenizer.json")
@@ -155,7 +155,7 @@ def test_what_gpt2tokenizer_leaves_out_is_left_out_and_warned_of(
 
 
 @pytest.mark.parametrize("change", [lowercase, digits], ids=["normalizer Lowercase", "pre_tokenizer Sequence"])
-def test_what_pretrainedtokenizerfast_keeps_is_kept_and_warned_of(
+def test_parts_that_pretrainedtokenizerfast_keeps_are_kept_with_a_warning(
     having: Callable[..., Path], out: Path, change: Callable[[dict[str, Any]], None], request: pytest.FixtureRequest
 ) -> None:
     source = having("tokenizer.json")
@@ -163,13 +163,13 @@ def test_what_pretrainedtokenizerfast_keeps_is_kept_and_warned_of(
     (source / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
     (warning,) = tokenizer_files.copy(source, out, CONFIG).warnings
     assert warning.endswith(
-        f"gpt2-runtime does not read {request.node.callspec.id}: there the folder takes token ids only"
+        f"gpt2-runtime does not read {request.node.callspec.id}, so there the folder takes token ids only"
     )
     before, after = (Tokenizer.from_file(str(folder / "tokenizer.json")) for folder in (source, out))
     assert [after.encode(text).ids for text in HARD_TEXTS] == [before.encode(text).ids for text in HARD_TEXTS]
 
 
-# transformers 5.24.0: AutoTokenizer.from_pretrained(source)(text).input_ids, of a tokenizer.json with these beside it.
+# transformers 5.24.0: AutoTokenizer.from_pretrained(source)(text).input_ids for a tokenizer.json with these beside it.
 BESIDE: dict[str, tuple[dict[str, Any], str, list[int]]] = {
     "a named token": ({"tokenizer_config.json": {"pad_token": "<pad>"}}, "a<pad>b", [64, 300, 65]),
     "additional ones": (

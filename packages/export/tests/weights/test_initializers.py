@@ -1,4 +1,4 @@
-"""A weight that is not the network's is refused by name, whichever graph needs it."""
+"""A weight that does not fit the network is refused by name, whichever graph needs it."""
 
 import re
 from collections.abc import Callable
@@ -21,7 +21,7 @@ CONFIG = GPT2Config(vocab_size=50, n_positions=16, n_embd=24, n_layer=1, n_head=
 
 @pytest.fixture(scope="module")
 def traced(kind: Kind) -> ir.Model:
-    """Tracing takes seconds; every test refers a clone."""
+    """Tracing takes seconds; every test works on a clone."""
     return export.trace(kind, CONFIG)
 
 
@@ -32,14 +32,16 @@ def frozen(freeze_network: Freeze, tmp_path: Path) -> Path:
 
 
 def rewrite(folder: Path, tensors: dict[str, object]) -> None:
-    kept = load_file(folder / WEIGHTS) | tensors
-    found = {name: tensor for name, tensor in kept.items() if tensor is not None}
+    merged = load_file(folder / WEIGHTS) | tensors
+    stored = {name: tensor for name, tensor in merged.items() if tensor is not None}
     safetensors_file.write(
-        folder / WEIGHTS, {name: safetensors_file.Form(tensor.shape) for name, tensor in found.items()}, found.values()
+        folder / WEIGHTS,
+        {name: safetensors_file.Form(tensor.shape) for name, tensor in stored.items()},
+        stored.values(),
     )
 
 
-def test_after_it_every_initializer_is_a_place_under_the_files_own_name(traced: ir.Model, frozen: Path) -> None:
+def test_every_initializer_becomes_a_reference_under_the_files_own_name(traced: ir.Model, frozen: Path) -> None:
     model = traced.clone()
     refer(model, CONFIG, frozen / WEIGHTS)
     stored = load_file(frozen / WEIGHTS)

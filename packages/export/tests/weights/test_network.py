@@ -1,4 +1,4 @@
-"""Every size of config.json is held to the weights before anything is allocated."""
+"""Every size in config.json is checked against the weights before anything is allocated."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ def frozen(made: Path, tmp_path: Path) -> Path:
 
 
 def change(folder: Path, **fields: Any) -> None:
-    """Other values in config.json, which the manifest vouches for where there is one."""
+    """Changes values in config.json, and its hash in the manifest if there is one."""
     path = folder / network.CONFIG
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
     if (folder / manifest.MANIFEST).exists():
@@ -43,7 +43,7 @@ def test_it_is_the_network_that_was_frozen(frozen: Path, model: GPT2) -> None:
 
 @pytest.mark.parametrize("untied", [False, True])
 @pytest.mark.parametrize("n_inner", [None, 20])
-def test_any_network_is_let_in(
+def test_any_network_is_accepted(
     tmp_path: Path,
     make_model: Callable[..., GPT2],
     freeze_network: Callable[..., None],
@@ -57,21 +57,21 @@ def test_any_network_is_let_in(
 
 @pytest.mark.parametrize("name", [*SIZES, "n_inner"])
 @pytest.mark.parametrize("value", [1, 10**9, 2**31 - 1])
-def test_a_size_that_is_not_the_weights_is_refused_at_once(frozen: Path, name: str, value: int) -> None:
+def test_a_size_that_contradicts_the_weights_is_refused_at_once(frozen: Path, name: str, value: int) -> None:
     change(frozen, **{name: value, "n_head": 1})
     with pytest.raises(FolderError, match=r"; make the folder again"):
         network.of(frozen)
 
 
 @pytest.mark.parametrize("command", [export_graphs, verify_folder, lambda folder: quantize(folder, ["int8"])])
-def test_so_is_it_by_every_command(made_copy: Path, command: Callable[[Path], object]) -> None:
+def test_every_command_refuses_such_a_size(made_copy: Path, command: Callable[[Path], object]) -> None:
     change(made_copy, n_layer=10**9)
     with pytest.raises(FolderError, match=r"n_layer is 1000000000, model\.safetensors has 2; make the folder again"):
         command(made_copy)
 
 
 @pytest.mark.parametrize(
-    ("names", "told"),
+    ("names", "message"),
     [
         ({"transformer.h.1.ln_1.bias": None}, "lacks transformer.h.1.ln_1.bias"),
         ({"more": (2, 2)}, "has more, which does not fit config.json"),
@@ -79,36 +79,38 @@ def test_so_is_it_by_every_command(made_copy: Path, command: Callable[[Path], ob
         ({"transformer.h.7.ln_1.bias": (16,)}, "n_layer is 2, model.safetensors has 3"),
     ],
 )
-def test_so_are_tensors_that_do_not_fit(frozen: Path, names: dict[str, Any], told: str) -> None:
+def test_tensors_that_do_not_fit_are_refused(frozen: Path, names: dict[str, Any], message: str) -> None:
     forms = {name: place.shape for name, place in safetensors_file.places(frozen / network.WEIGHTS).items()} | names
-    kept = {name: safetensors_file.Form(shape) for name, shape in forms.items() if shape is not None}
-    safetensors_file.write(frozen / network.WEIGHTS, kept, (np.zeros(form.shape, np.float32) for form in kept.values()))
-    with pytest.raises(FolderError, match=told):
+    kept_forms = {name: safetensors_file.Form(shape) for name, shape in forms.items() if shape is not None}
+    safetensors_file.write(
+        frozen / network.WEIGHTS, kept_forms, (np.zeros(form.shape, np.float32) for form in kept_forms.values())
+    )
+    with pytest.raises(FolderError, match=message):
         network.of(frozen)
 
 
 @pytest.mark.parametrize("odd", ODD)
 @pytest.mark.parametrize("name", [network.CONFIG, network.WEIGHTS])
-def test_what_is_no_plain_file_is_refused_at_once(frozen: Path, name: str, odd: str) -> None:
+def test_a_file_that_is_not_plain_is_refused_at_once(frozen: Path, name: str, odd: str) -> None:
     make_odd(frozen / name, odd)
     with pytest.raises(FolderError, match=rf"{name} (is .*, not a plain file|cannot be read)"):
         network.of(frozen)
 
 
-def test_a_header_as_long_as_memory_is_refused(frozen: Path) -> None:
+def test_a_huge_header_is_refused(frozen: Path) -> None:
     (frozen / network.WEIGHTS).write_bytes((10**8).to_bytes(8, "little") + b"{" + b" " * 100)
     with pytest.raises(FolderError, match=r"its header would have 100,000,000 bytes, at most 16,000,000 are read"):
         network.of(frozen)
 
 
-def test_a_config_as_long_as_memory_is_refused(frozen: Path) -> None:
+def test_a_huge_config_is_refused(frozen: Path) -> None:
     with (frozen / network.CONFIG).open("ab") as file:
         file.truncate(10**9)
     with pytest.raises(FolderError, match=r"has 1,000,000,000 bytes, too many for a config"):
         network.of(frozen)
 
 
-def test_the_default_network_is_read_in_no_time(tmp_path: Path) -> None:
+def test_a_config_of_two_billion_layers_is_refused_at_once(tmp_path: Path) -> None:
     config = GPT2Config()
     (tmp_path / network.CONFIG).write_text(json.dumps(config.to_hf() | {"n_layer": 2**31 - 1}))
     safetensors_file.write(tmp_path / network.WEIGHTS, {}, ())

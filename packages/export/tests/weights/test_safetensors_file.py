@@ -1,4 +1,4 @@
-"""The file of weights is one that safetensors itself reads, and each place in it is that tensor's bytes."""
+"""The safetensors library reads the weights file, and each place in it is that tensor's bytes."""
 
 import json
 import struct
@@ -45,9 +45,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @given(shapes=shapes_of_any_kind)
-def test_what_is_written_is_read_back_by_safetensors_bit_for_bit(
-    tmp_path_factory: pytest.TempPathFactory, shapes: Shapes
-) -> None:
+def test_safetensors_reads_the_file_back_bit_for_bit(tmp_path_factory: pytest.TempPathFactory, shapes: Shapes) -> None:
     path = tmp_path_factory.mktemp("any") / "model.safetensors"
     arrays = any_bits(shapes)
     write(path, forms(shapes), arrays.values())
@@ -63,29 +61,29 @@ def test_each_place_is_that_tensors_bytes_and_the_first_is_aligned(
     path = tmp_path_factory.mktemp("any") / "model.safetensors"
     arrays = any_bits(shapes)
     write(path, forms(shapes), arrays.values())
-    content, found = path.read_bytes(), places(path)
-    assert list(found) == list(shapes)
-    assert min(place.offset for place in found.values()) % 64 == 0
-    for name, place in found.items():
+    content, tensor_places = path.read_bytes(), places(path)
+    assert list(tensor_places) == list(shapes)
+    assert min(place.offset for place in tensor_places.values()) % 64 == 0
+    for name, place in tensor_places.items():
         assert place.shape == shapes[name]
         assert content[place.offset : place.offset + place.nbytes] == arrays[name].tobytes()
 
 
-def test_the_places_of_a_file_that_another_program_wrote_are_found(tmp_path: Path) -> None:
+def test_places_in_a_file_of_another_program_are_found(tmp_path: Path) -> None:
     arrays = any_bits(SHAPES)
     save_file(arrays, tmp_path / "theirs.safetensors")
-    content, found = (tmp_path / "theirs.safetensors").read_bytes(), places(tmp_path / "theirs.safetensors")
-    assert found.keys() == arrays.keys()
-    for name, place in found.items():
+    content, tensor_places = (tmp_path / "theirs.safetensors").read_bytes(), places(tmp_path / "theirs.safetensors")
+    assert tensor_places.keys() == arrays.keys()
+    for name, place in tensor_places.items():
         assert content[place.offset : place.offset + place.nbytes] == arrays[name].tobytes()
 
 
-def test_the_file_says_that_it_is_pytorchs_which_transformers_insists_on(file: Path) -> None:
+def test_the_file_has_the_pytorch_format_tag_that_transformers_requires(file: Path) -> None:
     with safe_open(file, framework="np") as opened:
         assert opened.metadata() == {"format": "pt"}
 
 
-def test_an_array_that_lies_otherwise_in_memory_is_written_in_its_own_order(tmp_path: Path) -> None:
+def test_a_non_contiguous_array_is_written_in_logical_order(tmp_path: Path) -> None:
     array = np.arange(6, dtype=np.float32).reshape(2, 3).T
     write(tmp_path / "t", {"turned": Form((3, 2))}, [array])
     assert np.array_equal(load_file(tmp_path / "t")["turned"], array)
@@ -109,26 +107,26 @@ def test_no_array_is_held_while_the_next_one_is_made(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("array", "complaint"),
     [
-        (np.zeros((3, 2), np.float32), r"w is float32 \(3, 2\), announced was float32 \(2, 3\)"),
+        (np.zeros((3, 2), np.float32), r"w is float32 \(3, 2\), declared was float32 \(2, 3\)"),
         (np.zeros(6, np.float32), r"w is float32 \(6,\)"),
         (np.zeros((2, 3), np.float16), r"w is float16 \(2, 3\)"),
         (np.zeros((2, 3), np.float64), r"w is float64 \(2, 3\)"),
         (np.zeros((2, 3), np.int32), r"w is int32 \(2, 3\)"),
     ],
 )
-def test_an_array_that_is_not_as_announced_is_refused(tmp_path: Path, array: np.ndarray, complaint: str) -> None:
+def test_an_array_that_is_not_as_declared_is_refused(tmp_path: Path, array: np.ndarray, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         write(tmp_path / "t", {"w": Form((2, 3))}, [array])
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
-def test_fewer_or_more_arrays_than_announced_are_refused(tmp_path: Path, count: int) -> None:
-    with pytest.raises(ValueError, match="announced"):
+def test_fewer_or_more_arrays_than_declared_are_refused(tmp_path: Path, count: int) -> None:
+    with pytest.raises(ValueError, match="declared"):
         write(tmp_path / "t", {"a": Form((2,)), "b": Form((2,))}, [np.zeros(2, np.float32)] * count)
 
 
 @pytest.mark.parametrize("cut", [0, 4, 8, 40, -1])
-def test_a_file_that_is_cut_off_is_refused_by_name(file: Path, tmp_path: Path, cut: int) -> None:
+def test_a_truncated_file_is_refused_by_name(file: Path, tmp_path: Path, cut: int) -> None:
     (tmp_path / "cut.safetensors").write_bytes(file.read_bytes()[:cut])
     with pytest.raises(FolderError, match=r"cut\.safetensors is not a whole safetensors file: .+; make the folder"):
         places(tmp_path / "cut.safetensors")

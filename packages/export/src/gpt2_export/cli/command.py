@@ -1,4 +1,4 @@
-"""The command `gpt2-export`: one call into the package per subcommand, and errors as one line."""
+"""The command `gpt2-export`: one call into the package per subcommand, and one line per error."""
 
 import os
 import sys
@@ -23,7 +23,7 @@ debug_option = click.option("--debug", is_flag=True, help="Show the traceback of
 
 class _Commands(click.Group):
     def main(self, *args: Any, **extra: Any) -> Any:
-        """click's, but that --help too tells in one line if it cannot be written."""
+        """click's own, but a failure to write --help is one line too."""
         try:
             if sys.stdout is None:
                 from gpt2_export.errors import GPT2ExportError
@@ -41,35 +41,35 @@ def main() -> None:
 
     \b
     gpt2-export make demo demo-folder        the small model that comes with this package
-    gpt2-export make gpt2 gpt2-folder        OpenAI's, from the Hugging Face hub
+    gpt2-export make gpt2 gpt2-folder        OpenAI's model, from the Hugging Face Hub
     gpt2-export quantize gpt2-folder --precision int8
-    gpt2-export inspect gpt2-folder          what is in it, and how it was verified
-    gpt2-export push gpt2-folder you/gpt2    to the hub, with a model card
+    gpt2-export inspect gpt2-folder          show its contents and how it was verified
+    gpt2-export push gpt2-folder you/gpt2    upload it to the Hub, with a model card
     """
 
 
 def source_options(command: F) -> F:
     """The options of commands that read a checkpoint."""
     options = (
-        click.option("--revision", metavar="REV", help="Branch, tag or commit on the hub."),
-        click.option("--offline", is_flag=True, help="Never open the network: take what the hub's cache has."),
+        click.option("--revision", metavar="REV", help="Branch, tag or commit on the Hub."),
+        click.option("--offline", is_flag=True, help="Never use the network: read only the Hub's local cache."),
         click.option(
             "--allow-pickle",
             is_flag=True,
-            help="Read pytorch_model.bin, ckpt.pt or model.pt where there is no model.safetensors.",
+            help="Read pytorch_model.bin, ckpt.pt or model.pt if there is no model.safetensors.",
         ),
         click.option("--force", is_flag=True, help="Replace OUT, if it is a folder that gpt2-export made."),
         click.option(
             "--eos",
             metavar="TOKEN",
             multiple=True,
-            help="End texts at this token: its id, or its text. Repeatable.  [default: as SOURCE's configs say]",
+            help="End texts at this token, given by id or text. Repeatable.  [default: from SOURCE's configs]",
         ),
         click.option(
             "--ignore-config",
             metavar="FIELD",
             multiple=True,
-            help="A field of config.json, unknown here, that you know not to change the logits. Repeatable.",
+            help="Ignore this unknown field of config.json; only if it cannot change the logits. Repeatable.",
         ),
     )
     for option in reversed(options):
@@ -89,7 +89,7 @@ def quality_options(command: F) -> F:
             metavar="FILE",
             type=EXISTING,
             multiple=True,
-            help="A text to measure the loss on, beside the model's own. Repeatable.  [default: sonnets]",
+            help="Measure the loss on this text as well as the model's own. Repeatable.  [default: sonnets]",
         ),
         click.option(
             "--max-ppl-increase",
@@ -101,7 +101,7 @@ def quality_options(command: F) -> F:
             "--keep",
             metavar="LAYER",
             multiple=True,
-            help="Leave these matrices in float32: h.3, h.3.mlp.c_proj, wte or wpe. Repeatable.",
+            help="Keep these matrices in float32: h.3, h.3.mlp.c_proj, wte or wpe. Repeatable.",
         ),
     )
     for option in reversed(options):
@@ -124,10 +124,10 @@ def quality_options(command: F) -> F:
 @quality_options
 @debug_option
 def make(debug: bool, source: str, out: Path, **options: Any) -> None:
-    """Freezes, exports and verifies SOURCE in one go. OUT appears only if all of it succeeds.
+    """Freezes, exports and verifies SOURCE in one go. OUT appears only if every step succeeds.
 
-    SOURCE is a repository on the Hugging Face hub, a local checkpoint folder, or demo, the small model that comes with
-    this package (./demo is a folder of that name).
+    SOURCE is a repository on the Hugging Face Hub, a local checkpoint folder, or demo, the small model that comes with
+    this package (for a folder of that name, write ./demo).
 
     \b
     Example:
@@ -168,11 +168,11 @@ def freeze(debug: bool, source: str, out: Path, **options: Any) -> None:
 @click.argument("folder", type=EXISTING)
 @debug_option
 def onnx(debug: bool, folder: Path) -> None:
-    """Exports the graphs into a frozen FOLDER. They read their weights from the file that is already there.
+    """Exports the graphs into a frozen FOLDER. They read the weights file that is already there.
 
-    model.onnx is the portable graph, which every ONNX runtime opens. model_serving.onnx is the one that gpt2-runtime
-    prefers: its cache of keys and values is updated in place, and it computes only the logits that are asked for.
-    model_explain.onnx returns attention and what each layer would predict, for `gpt2-runtime explain`.
+    model.onnx is the portable graph, which every ONNX runtime opens. gpt2-runtime prefers model_serving.onnx, which
+    updates its key-value cache in place and computes only the logits requested. model_explain.onnx returns the
+    attention and each layer's prediction, for `gpt2-runtime explain`.
 
     \b
     Example:
@@ -191,10 +191,10 @@ def onnx(debug: bool, folder: Path) -> None:
 @click.argument("folder", type=EXISTING)
 @debug_option
 def verify(debug: bool, folder: Path) -> None:
-    """Compares FOLDER's graphs with the scratch network, and with transformers where that is installed.
+    """Compares FOLDER's graphs with the scratch network, and with transformers if it is installed.
 
-    Logits over a sweep of shapes and 64 greedy tokens are compared. The report goes into manifest.json. If a difference
-    exceeds the tolerance, the exit code is 1.
+    Compares logits over a sweep of shapes, and 64 greedy tokens. The report goes into manifest.json. The exit code is 1
+    if a difference exceeds the tolerance.
 
     \b
     Example:
@@ -217,16 +217,16 @@ def verify(debug: bool, folder: Path) -> None:
     metavar="NAMES",
     required=True,
     callback=_names,
-    help="Any of fp16, int8, int4, separated by commas; one that exists is replaced.",
+    help="Any of fp16, int8, int4, separated by commas; an existing one is replaced.",
 )
 @quality_options
 @debug_option
 def quantize(debug: bool, folder: Path, **options: Any) -> None:
-    """Adds precisions to a made FOLDER: for each a file of weights, and graphs that read it.
+    """Adds precisions to a made FOLDER: for each, a weights file and the graphs that read it.
 
-    Before anything is kept, the loss against float32 is measured: perplexity, KL divergence, likeliest and greedy
-    tokens, on text that the model writes, and on sonnets or on your own texts. A precision beyond --max-ppl-increase is
-    refused, the layers that lose most are named, and FOLDER stays as it was.
+    First the loss against float32 is measured: perplexity, KL divergence, likeliest and greedy tokens, on text that the
+    model writes, and on sonnets or your own texts. A precision beyond --max-ppl-increase is refused, the layers that
+    lose most are listed, and FOLDER stays as it was.
 
     \b
     fp16   half the size, for GPUs
@@ -262,13 +262,13 @@ def inspect(debug: bool, folder: Path, check_hashes: bool, as_json: bool) -> Non
     with one_line_errors(debug):
         from gpt2_export.folder import inspection
 
-        found = inspection.inspect(folder, check_hashes=check_hashes)
-        click.echo(inspection.as_json(found) if as_json else inspection.table(found))
-        if found.get("differences"):
+        report = inspection.inspect(folder, check_hashes=check_hashes)
+        click.echo(inspection.as_json(report) if as_json else inspection.table(report))
+        if report.get("differences"):
             raise SystemExit(1)
 
 
-@main.command(short_help="Upload FOLDER to the Hugging Face hub.")
+@main.command(short_help="Upload FOLDER to the Hugging Face Hub.")
 @click.argument("folder", type=EXISTING)
 @click.argument("repository", metavar="ORG/NAME")
 @click.option("--branch", metavar="NAME", help="Commit to this branch; it is created if needed.  [default: main]")
@@ -278,10 +278,10 @@ def inspect(debug: bool, folder: Path, check_hashes: bool, as_json: bool) -> Non
 @click.option("--dry-run", is_flag=True, help="Print the card and the files, and upload nothing.")
 @debug_option
 def push(debug: bool, folder: Path, repository: str, dry_run: bool, **options: Any) -> None:
-    """Uploads FOLDER to the hub in one commit: the files that its manifest lists, and a model card.
+    """Uploads FOLDER to the Hub in one commit: the files in its manifest, and a model card.
 
-    FOLDER must be verified and unchanged since. The card says what it is, how it was verified and how to run it. If you
-    wrote a README.md of your own, in FOLDER or on the hub, that is kept instead. Files of an earlier push that FOLDER
+    FOLDER must be verified and unchanged since. The card says what it is, how it was verified and how to run it. A
+    README.md that you wrote yourself, in FOLDER or on the Hub, is kept instead. Files of an earlier push that FOLDER
     does not have are removed. The token is that of `hf auth login`, or HF_TOKEN.
 
     \b
@@ -304,15 +304,15 @@ def push(debug: bool, folder: Path, repository: str, dry_run: bool, **options: A
         with unwinding():
             pushed = hub.push(folder, repository, progress=progress, **options)
         if pushed.kept_card:
-            click.echo(f"warning: {repository} has a README.md that somebody wrote; it was kept", err=True)
+            click.echo(f"warning: {repository} has a README.md written by hand; it was kept", err=True)
         for name in pushed.removed:
-            click.echo(_escaped(f"removed {name}, which an earlier push brought"))
+            click.echo(_escaped(f"removed {name}, from an earlier push"))
         click.echo(f"{repository}: {pushed.files} files, {pushed.nbytes:,} bytes, {pushed.url}")
 
 
 @contextmanager
 def one_line_errors(debug: bool) -> Iterator[None]:
-    """Turns what a user can mend into one line and exit code 1; what is our own mistake stays a traceback."""
+    """Turns an error that the user can fix into one line and exit code 1; a bug of ours stays a traceback."""
     from gpt2_model import GPT2Error
 
     from gpt2_export.errors import GPT2ExportError, QualityError
@@ -323,11 +323,11 @@ def one_line_errors(debug: bool) -> Iterator[None]:
         click.echo("interrupted; nothing was left behind", err=True)
         raise SystemExit(130) from None
     except BrokenPipeError:
-        raise  # click ends quietly then
+        raise  # click exits quietly
     except (GPT2Error, GPT2ExportError, OSError) as error:
         if debug:
             click.echo(_escaped(traceback.format_exc(), keep="\n"), err=True, nl=False)
-        clear = "\r\033[K" if sys.stderr.isatty() else ""  # the bar that the error came in the middle of
+        clear = "\r\033[K" if sys.stderr.isatty() else ""  # a progress bar may be drawn there
         if isinstance(error, QualityError):
             from gpt2_export.folder.inspection import sensitivity_lines
 
@@ -337,24 +337,24 @@ def one_line_errors(debug: bool) -> Iterator[None]:
 
 def _fail(error: Exception, clear: str = "") -> NoReturn:
     message = _escaped(" ".join(str(error).split()))
-    if isinstance(error, OSError) and error.filename is None:  # files are named where they are opened
-        message = f"output cannot be written: {error.strerror or message}; make room, or write it elsewhere"
+    if isinstance(error, OSError) and error.filename is None:  # errors of a file name it
+        message = f"output cannot be written: {error.strerror or message}; free some space, or write it elsewhere"
         _drop_output()
-    if len(message) > LONGEST_MESSAGE:  # a library shows a whole file; what to do stands at the end
+    if len(message) > LONGEST_MESSAGE:  # some libraries quote a whole file; the remedy is at the end
         message = f"{message[: LONGEST_MESSAGE - 500]} ... {message[-400:]}"
     click.echo(f"{clear}error: {message}", err=True, color=True)
     raise SystemExit(1)
 
 
 def _escaped(text: str, keep: str = "") -> str:
-    from gpt2_model.quoting import escaped  # which loads torch, and --help does without
+    from gpt2_model.quoting import escaped  # imports torch, which --help does not need
 
     return escaped(text, keep)
 
 
 def _drop_output() -> None:
-    """What could not be written is still in stdout's buffer, and Python would tell of it again when it ends."""
-    with suppress(OSError):  # not a file of the system's: a test's, for instance
+    """Drops stdout's buffer, or Python would report the failed write again at exit."""
+    with suppress(OSError):  # not a real file, as in a test
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

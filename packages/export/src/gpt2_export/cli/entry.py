@@ -1,4 +1,4 @@
-"""Where the command `gpt2-export` starts: first what ends it early is answered, then everything else is imported."""
+"""The entry point of `gpt2-export`: installs the signal handlers, then imports everything else."""
 
 from gpt2_export.cli import interruption
 

@@ -1,10 +1,9 @@
-"""Ctrl-C and TERM, as the command answers them: nothing half-written stays, one line, the exit code that shells expect.
+"""How the command handles Ctrl-C and TERM: nothing half-written stays, one line, the exit code that shells expect.
 
-Where nothing has to be undone (while a command is being imported, or prints) the process ends at once, in the handler.
-In `unwinding` an exception is raised instead, so that temporary folders are removed. That alone would not do: it can be
-raised in a destructor, below C++, or where a library takes all errors for its own, and is lost. So it is raised again
-every few milliseconds until `unwinding` has ended; and never where files are being made or removed, which is finished
-first.
+Where there is nothing to undo (during imports or printing), the handler ends the process at once. Inside `unwinding` it
+raises an exception instead, so that temporary folders are removed. One exception is not enough: raised in a destructor,
+below C++, or where a library catches everything, it is lost. So it is raised again every few milliseconds until
+`unwinding` has ended, but never while files are being made or removed: that is finished first.
 """
 
 import os
@@ -14,10 +13,10 @@ from types import FrameType, TracebackType
 from typing import NoReturn
 
 LINES = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
-SECONDS = 0.02  # until an exception that was lost comes again
-CLEAR = "\r\x1b[K"  # the bar that a signal comes in the middle of
+SECONDS = 0.02  # until a lost exception is raised again
+CLEAR = "\r\x1b[K"  # a progress bar may be drawn there
 
-# Whose work is finished first; of contextlib only its own lines, for much else may be run below them.
+# Modules whose work is finished first; for contextlib only its own lines, since it calls much else.
 FINISHED_FIRST = {
     f"gpt2_export.{name}" for name in ("cli.interruption", "folder.atomic", "folder.journal", "temporary")
 } | {"shutil", "tempfile"}
@@ -29,12 +28,12 @@ class Interrupted(KeyboardInterrupt):
 
 class _State:
     unwinding = False
-    came: int | None = None  # the signal that has to be answered
+    came: int | None = None  # the signal to handle
     reported = False
 
 
-class unwinding:  # noqa: N801 - it is used as a function is; a generator's frames would be contextlib's
-    """While this lasts, a signal is an exception; afterwards the process ends, whatever has become of the exception."""
+class unwinding:  # noqa: N801 - used like a function; a generator's frames would belong to contextlib
+    """Inside this block a signal raises an exception; afterwards the process ends even if the exception was lost."""
 
     def __enter__(self) -> None:
         _State.unwinding = True
@@ -46,8 +45,8 @@ class unwinding:  # noqa: N801 - it is used as a function is; a generator's fram
 
 
 def install() -> None:
-    """Sets the handlers. A signal that the process was started to ignore stays ignored, as below nohup."""
-    hook = sys.unraisablehook  # prints what came up in a destructor
+    """Sets the handlers. A signal ignored from the start, as under nohup, stays ignored."""
+    hook = sys.unraisablehook  # prints exceptions of destructors
     sys.unraisablehook = lambda lost: None if isinstance(lost.exc_value, Interrupted) else hook(lost)
     for number in LINES:
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -55,13 +54,13 @@ def install() -> None:
 
 
 def finish() -> None:
-    """Ignores what comes when all is done: Python, as it ends, would hand it to the system, unanswered."""
+    """Ignores signals once everything is done: Python at exit would leave them to the system."""
     for number in LINES:
         signal.signal(number, signal.SIG_IGN)
 
 
 def _answer(number: int, frame: FrameType | None) -> None:
-    if _State.reported:  # the first is being answered
+    if _State.reported:  # the first is being handled
         return
     if not _State.unwinding:
         _end(number)
@@ -74,7 +73,7 @@ def _answer(number: int, frame: FrameType | None) -> None:
 
 
 def _leave(frame: FrameType | None) -> None:
-    """Raises, unless something has to be finished first."""
+    """Raises the exception, unless something must be finished first."""
     if not _State.unwinding or (frame is not None and frame.f_globals.get("__name__") == "contextlib"):
         return
     while frame is not None:

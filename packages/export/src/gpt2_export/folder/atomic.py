@@ -1,7 +1,7 @@
-"""A folder appears whole or not at all, and is changed at once: written aside, flushed to the disk, renamed.
+"""Writes and changes folders atomically: written aside, flushed to disk, renamed.
 
-Whatever ends the program before the rename, OUT is not there; what a killed run left behind lies beside it, or in the
-folder that it was to change, under a name that starts with a dot, and the next run on the same OUT removes it.
+If the program dies before the rename, OUT does not exist. A killed run leaves its temporary folder beside OUT, or in
+the folder it was changing, under a name that starts with a dot; the next run on the same OUT removes it.
 """
 
 import errno
@@ -18,12 +18,12 @@ from gpt2_export.folder import journal, manifest
 
 @contextmanager
 def staging(out: Path, *, force: bool, needed_bytes: int) -> Iterator[Path]:
-    """A new folder to write to, which becomes `out` when the block ends without an error.
+    """A new folder to write to; it becomes `out` if the block ends without an error.
 
     Args:
         out: must not exist, unless `force`.
-        force: replace `out` if it is a folder that was made here; any other is never touched.
-        needed_bytes: about what will be written; refused at once where the disk has less.
+        force: replace `out` if gpt2-export made it; any other folder is never touched.
+        needed_bytes: estimate of what will be written; refused at once if the disk has less.
 
     Raises:
         FolderError: `out` exists.
@@ -43,25 +43,25 @@ def staging(out: Path, *, force: bool, needed_bytes: int) -> Iterator[Path]:
 
 @contextmanager
 def changing(folder: Path) -> Iterator[None]:
-    """A made folder for one command alone: what another was killed in the middle of is finished first.
+    """Locks a made folder for one command; a change that a killed command left unfinished is completed first.
 
     Raises:
         FolderError: another command is changing it.
         StorageError: the file system refuses.
     """
     if not folder.is_dir():
-        yield  # whoever reads its manifest says so
+        yield  # reading its manifest reports the error
         return
     with _storage_errors(folder), temporary.alone(folder) as is_alone:
         if not is_alone:
-            raise FolderError(f"another gpt2-export is changing {folder}; wait until it has ended")
+            raise FolderError(f"another gpt2-export is changing {folder}; wait until it has finished")
         journal.recover(folder)
         yield
 
 
 @contextmanager
 def within(folder: Path, *, needed_bytes: int) -> Iterator[Path]:
-    """A new folder inside a made one, for files that join it once they are right; gone when the block ends.
+    """A temporary folder inside a made one, for files that join it later; removed when the block ends.
 
     Raises:
         StorageError: the file system refuses, or is full.
@@ -75,18 +75,18 @@ def within(folder: Path, *, needed_bytes: int) -> Iterator[Path]:
 def join(
     inside: Path, folder: Path, names: Collection[str], *, between: str, after: str, removed: Collection[str] = ()
 ) -> None:
-    """Moves files out of `within`'s folder: all of them, or none, whatever stops it (see `journal.py`).
+    """Moves files out of `within`'s folder, all or none, even if it is killed (see `journal.py`).
 
     Args:
-        inside: where they lie.
-        folder: where they go, a made one.
-        names: of the files.
-        between: the manifest without what is replaced or removed.
-        after: the manifest with all of them.
-        removed: files that go.
+        inside: the folder they are in.
+        folder: the made folder they join.
+        names: the files' names.
+        between: the manifest without the files to be replaced or removed.
+        after: the manifest with all the files.
+        removed: files to remove.
 
     Raises:
-        FolderError: something lies in a file's place that was not made here.
+        FolderError: a file in the way was not made by gpt2-export.
         StorageError: the file system refuses.
     """
     own = {name for name in manifest.foreign_files(folder) if name in names}
@@ -98,14 +98,14 @@ def join(
         journal.decide(inside, folder, names, removed)
         try:
             journal.finish(inside, folder)
-        except BaseException:  # Ctrl-C, which comes too late
+        except BaseException:  # Ctrl-C, too late
             with suppress(OSError):
                 journal.finish(inside, folder)
             raise
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Writes a small file at once: a reader sees the old one or the new one.
+    """Writes a small file atomically: a reader sees the old one or the new one.
 
     Raises:
         StorageError: the file system refuses.
@@ -119,19 +119,19 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def refuse_existing(out: Path, *, force: bool) -> None:
-    """Raises FolderError where `staging` would: for the caller who has a download before it."""
+    """Raises FolderError where `staging` would, for a caller that downloads first."""
     if not out.exists() and not out.is_symlink():
         return
     if not force:
         raise FolderError(f"{out} exists; remove it, choose another name, or pass force (--force) to replace it")
     if out.is_symlink() or not manifest.made_by_export(out):
         raise FolderError(
-            f"{out} is no folder that gpt2-export made, so force (--force) does not replace it; remove it yourself"
+            f"gpt2-export did not make {out}, so force (--force) does not replace it; remove it yourself"
         )
     if own := manifest.foreign_files(out):
-        told = f"{', '.join(own[:3])}{', ...' if len(own) > 3 else ''}"
+        names = f"{', '.join(own[:3])}{', ...' if len(own) > 3 else ''}"
         raise FolderError(
-            f"{out} has files that gpt2-export did not make, {told}; move them away before force (--force)"
+            f"{out} has files that gpt2-export did not make: {names}; move them away before force (--force)"
         )
 
 
@@ -144,16 +144,16 @@ def _refuse_full(out: Path, place: Path, needed_bytes: int) -> None:
 
 
 def _rename(folder: Path, out: Path, force: bool) -> None:
-    refuse_existing(out, force=force)  # somebody else may have made it meanwhile
+    refuse_existing(out, force=force)  # another process may have made it meanwhile
     if not out.exists():
         folder.rename(out)
     else:
-        with changing(out), temporary.folder(out.parent, out.name) as kept:
-            old = kept / out.name
+        with changing(out), temporary.folder(out.parent, out.name) as backup:
+            old = backup / out.name
             try:
                 out.rename(old)
                 folder.rename(out)
-            except BaseException:  # Ctrl-C is none of Exception's
+            except BaseException:  # Ctrl-C is not an Exception
                 if old.exists() and not out.exists():
                     old.rename(out)
                 raise
@@ -162,7 +162,7 @@ def _rename(folder: Path, out: Path, force: bool) -> None:
 
 @contextmanager
 def _parents(out: Path) -> Iterator[None]:
-    """The folders above `out`, those of them that were made for nothing removed again."""
+    """Makes the folders above `out`; those made in vain are removed again."""
     missing = [parent for parent in out.parents if not parent.exists()]
     try:
         try:
@@ -171,13 +171,13 @@ def _parents(out: Path) -> Iterator[None]:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), error.filename) from error
         yield
     finally:
-        with suppress(OSError):  # one that holds something
+        with suppress(OSError):  # one that is not empty
             for parent in missing:
                 parent.rmdir()
 
 
 def _remove_abandoned(out: Path) -> None:
-    """Removes what killed runs left; a folder that was about to be replaced goes back to its place."""
+    """Removes what killed runs left behind; a folder that was about to be replaced is put back."""
     for folder in temporary.abandoned(out.parent, out.name):
         if not out.exists() and manifest.made_by_export(folder / out.name):
             (folder / out.name).rename(out)

@@ -1,9 +1,9 @@
-"""A change of a made folder that is decided in one step, and finished by whoever comes next.
+"""Changes a made folder all or nothing: committed by one write of a journal, finished by this process or the next.
 
-The new files lie whole and flushed in a temporary folder inside the made one. A journal there decides: before it the
-folder is as it was, after it the change is finished, by this process or, where that is killed, by the next command that
-writes to the folder. Meanwhile the folder opens: first its manifest forgets what is to be replaced (BETWEEN), then the
-files come, and the new manifest last.
+The new files are complete and flushed in a temporary folder inside the made one. Writing the journal there commits the
+change: before it the folder is as it was; after it this process finishes the change or, if it is killed, the next
+command that writes to the folder does. The folder opens at every moment: first its manifest drops what is to be
+replaced (BETWEEN), then the files move, and the new manifest comes last.
 """
 
 import hashlib
@@ -23,13 +23,13 @@ BETWEEN = "between.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Journal:
-    """What is to happen to a folder.
+    """A committed change of a folder.
 
     Attributes:
-        names: the files that come, in that order.
-        removed: the files that go.
-        manifests: the sha256 of the manifest before, between and after. Where the folder has another one, someone
-            has changed it since, and the change is void.
+        names: the files to move in, in order.
+        removed: the files to remove.
+        manifests: the sha256 of the manifest before, between and after. If the folder has any other, it was changed
+            since, and the journal is void.
     """
 
     names: tuple[str, ...]
@@ -38,7 +38,7 @@ class Journal:
 
 
 def decide(inside: Path, folder: Path, names: Collection[str], removed: Collection[str]) -> None:
-    """Writes the journal of a change whose files, MANIFEST and BETWEEN lie in `inside`; from then on it will happen."""
+    """Commits a change whose files, MANIFEST and BETWEEN are in `inside`, by writing its journal."""
     staged = [*names, BETWEEN, MANIFEST]
     for name in staged:
         fsync(inside / name)
@@ -52,7 +52,7 @@ def decide(inside: Path, folder: Path, names: Collection[str], removed: Collecti
 
 
 def finish(inside: Path, folder: Path) -> None:
-    """Does what the journal in `inside` says, or the rest of it."""
+    """Carries out the journal in `inside`, or the rest of it."""
     journal = _read(inside)
     if _sha256(folder / MANIFEST) in journal.manifests:
         _move(inside / BETWEEN, folder / MANIFEST)
@@ -68,10 +68,10 @@ def finish(inside: Path, folder: Path) -> None:
 
 
 def recover(folder: Path) -> None:
-    """Finishes what was decided before a run was killed, and removes what was not; the caller has the folder alone.
+    """Finishes a committed change of a killed run, and removes an uncommitted one; the caller holds the lock.
 
     Raises:
-        FolderError: a journal is none that was written here.
+        FolderError: a journal was not written by gpt2-export.
     """
     for path in folder.iterdir():
         if temporary.is_own(path.name) and path.is_file() and not path.is_symlink():
@@ -82,12 +82,12 @@ def recover(folder: Path) -> None:
 
 
 def pending(folder: Path) -> set[str]:
-    """The files that a decided change brings or takes away, which the manifest may not list."""
+    """The files that a committed change adds or removes, which the manifest may not list."""
     names = set()
     for inside in folder.iterdir():
         if temporary.is_own(inside.name) and (inside / JOURNAL).exists():
-            found = _read(inside)
-            names |= {*found.names, *found.removed}
+            journal = _read(inside)
+            names |= {*journal.names, *journal.removed}
     return names
 
 
@@ -101,20 +101,20 @@ def fsync(path: Path) -> None:
 
 
 def _move(source: Path, target: Path) -> None:
-    if source.exists():  # else it was moved before
+    if source.exists():  # else it was moved already
         source.replace(target)
 
 
 def _read(inside: Path) -> Journal:
-    """The journal, which a folder from elsewhere could bring along: names that leave the folder are refused."""
+    """The journal; it may be in a downloaded folder, so names that leave the folder are refused."""
     path = inside / JOURNAL
     try:
         document = json.loads(plain_file.read(path))
         lists = [document[field] for field in ("names", "removed", "manifests")]
     except (ValueError, TypeError, LookupError, RecursionError) as error:
-        raise FolderError(f"{path} is no journal of gpt2-export; remove {inside}") from error
+        raise FolderError(f"{path} is not a journal of gpt2-export; remove {inside}") from error
     if not all(isinstance(each, list) and all(_is_name(name) for name in each) for each in lists):
-        raise FolderError(f"{path} is no journal of gpt2-export; remove {inside}")
+        raise FolderError(f"{path} is not a journal of gpt2-export; remove {inside}")
     names, removed, manifests = map(tuple, lists)
     return Journal(names=names, removed=removed, manifests=manifests)
 
@@ -124,7 +124,7 @@ def _is_name(value: object) -> bool:
 
 
 def _sha256(path: Path) -> str:
-    """The hash of a manifest; of none at all, one that no manifest has."""
+    """The hash of a manifest; if there is none, a value that no manifest has."""
     try:
         return hashlib.sha256(plain_file.read(path)).hexdigest()
     except FileNotFoundError:

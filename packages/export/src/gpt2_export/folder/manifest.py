@@ -28,7 +28,7 @@ CARD_MARK = (
 SCHEMA = 1
 MANIFEST_BYTES = 16_000_000  # a real one has twenty thousand
 GENERATOR = "gpt2-export"
-# What the hub's library leaves beside a download; it is nobody's work.
+# What the Hub's library leaves beside a download; it is nobody's work.
 LEFT_BY_DOWNLOADS = (".cache", ".gitattributes")
 PACKAGES = ("gpt2-model", "gpt2-export", "torch", "onnx", "onnxscript", "onnxruntime", "safetensors", "transformers")
 UNREADABLE = (OSError, FolderError, ValueError, TypeError, LookupError, RecursionError)
@@ -256,7 +256,7 @@ def _cache_type(precision: str) -> str:
 
 
 def _belongs(path: Path) -> bool:
-    # A folder (.git, the hub's .cache) is somebody else's, and so is .gitattributes. The card is people's to edit.
+    # A folder (.git, the Hub's .cache) is somebody else's, and so is .gitattributes. The card is people's to edit.
     return path.is_file() and path.name not in (MANIFEST, CARD) and not path.name.startswith(".")
 
 

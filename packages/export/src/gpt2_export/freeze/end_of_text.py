@@ -1,4 +1,4 @@
-"""The tokens that end a text: what generation stops at, beside what the tokenizer ends its texts with."""
+"""The tokens that end a text: those generation stops at and the one the tokenizer writes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,10 +11,10 @@ FIELD = "eos_token_id"
 
 
 def chosen(eos: Sequence[int | str], tokenizer: Made, vocab_size: int) -> int | list[int]:
-    """What config.json has as `eos_token_id` for the ids and tokens that the user names; a number is an id.
+    """`eos_token_id` of config.json for the ids and tokens that the user names; a number is an id.
 
     Raises:
-        ConfigError: one of them is none that the model has.
+        ConfigError: the model does not have one of them.
 
     >>> chosen(["50256"], Made(document=None), 50257), chosen([0, 50256], Made(document=None), 50257)
     (50256, [0, 50256])
@@ -28,23 +28,23 @@ def _id(eos: int | str, tokenizer: Made, vocab_size: int) -> int:
         if not 0 <= int(eos) < vocab_size:
             raise ConfigError(f"eos is {eos}, the model has tokens 0 to {vocab_size - 1}; name one of these")
         return int(eos)
-    found = tokenizer.id_of(eos)
-    if found is None and tokenizer.document is None:
-        raise ConfigError(f"eos is {eos!r}, and there is no tokenizer that could read it; give the token's id")
-    if found is None or found >= vocab_size:
+    number = tokenizer.id_of(eos)
+    if number is None and tokenizer.document is None:
+        raise ConfigError(f"eos is {eos!r}, but there is no tokenizer to read it; give the token's id")
+    if number is None or number >= vocab_size:
         raise ConfigError(
-            f"eos is {eos!r}, which is no token of the model; name one as the tokenizer spells it, or an id"
+            f"eos is {eos!r}, which is not a token of the model; spell it as the tokenizer does, or give its id"
         )
-    return found
+    return number
 
 
 def warnings(tokenizer: Made, stops: Any, where: str) -> list[str]:
-    """What generation will do, where it does not stop at the token that the tokenizer ends its texts with.
+    """Warns if generation does not stop at the token that the tokenizer ends its texts with.
 
     Args:
-        tokenizer: of the folder.
+        tokenizer: the folder's.
         stops: `eos_token_id` as generation reads it: an id, a list of ids or None.
-        where: the file that says so.
+        where: the file that has it.
     """
     end = tokenizer.named.get("eos_token")
     id_ = None if end is None else tokenizer.id_of(end)
@@ -53,6 +53,6 @@ def warnings(tokenizer: Made, stops: Any, where: str) -> list[str]:
         return []
     does = f"stops at {' and '.join(map(str, ids))}" if ids else "stops at no token"
     return [
-        f"the tokenizer ends texts with {end!r} ({id_}), but {where} has eos_token_id {stops}: generation {does}, and "
-        f"goes on after {id_}; eos (--eos {id_}) decides"
+        f"the tokenizer ends texts with {end!r} ({id_}), but {where} has eos_token_id {stops}: generation {does} and "
+        f"continues after {id_}; set eos (--eos {id_}) to change that"
     ]

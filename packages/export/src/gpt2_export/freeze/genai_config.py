@@ -1,4 +1,4 @@
-"""genai_config.json: what onnxruntime-genai needs to know of the folder."""
+"""genai_config.json: what onnxruntime-genai needs to know about the folder."""
 
 from typing import Any
 
@@ -8,14 +8,14 @@ GRAPH = "model.onnx"
 
 
 def config(model: GPT2Config, document: dict[str, Any]) -> dict[str, Any]:
-    """Its content for a model whose config.json holds `document`.
+    """The content of genai_config.json for a model whose config.json holds `document`.
 
-    The type is "decoder": "gpt2" would ask for the keys and values of a layer packed into one tensor.
+    The type is "decoder": "gpt2" would expect each layer's keys and values packed into one tensor.
     """
     eos = document.get("eos_token_id")
     pad = document.get("pad_token_id")
     tokens = {"bos_token_id": document.get("bos_token_id"), "eos_token_id": eos}
-    # It pads batches, so it needs some token for that; the mask hides which one.
+    # It pads batches and needs some token for that; the mask hides which one.
     tokens["pad_token_id"] = pad if pad is not None else (next(iter(eos), None) if isinstance(eos, list) else eos)
     return {
         "model": {

@@ -1,8 +1,8 @@
-"""Tokenizer files: put together as transformers puts them together, and written so that all who open them agree.
+"""Tokenizer files: merged as transformers merges them, and written so that every reader agrees.
 
 transformers and this project's runtime read vocab.json and merges.txt, or tokenizer.json; onnxruntime-genai and
-transformers.js read tokenizer.json and tokenizer_config.json. All are written, whichever the source has. A file that
-says so already is taken byte for byte, but for a byte order mark, which is dropped.
+transformers.js read tokenizer.json and tokenizer_config.json. All are written, whichever the source has. A source file
+that already has the right content is copied byte for byte, without its byte order mark.
 """
 
 import codecs
@@ -40,9 +40,9 @@ from gpt2_export.freeze.tokenizer_settings import (
 
 TEMPLATE = "chat_template.jinja"
 FILES = (VOCAB, MERGES, TOKENIZER, TOKENIZER_CONFIG, SPECIAL, ADDED, TEMPLATE)
-OTHER_FILES = ("vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")  # of other kinds
+OTHER_FILES = ("vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")  # other tokenizers
 LFS_POINTER = b"version https://git-lfs"
-MERGED = (DECODER, EXTRA, ADDITIONAL, OWN, "add_bos_token", "add_eos_token")  # what tokenizer.json then holds
+MERGED = (DECODER, EXTRA, ADDITIONAL, OWN, "add_bos_token", "add_eos_token")  # fields that move into tokenizer.json
 IDS_ONLY = "the folder takes token ids only"
 
 
@@ -51,10 +51,10 @@ class Made:
     """The tokenizer of a frozen folder.
 
     Attributes:
-        document: its tokenizer.json, None where the source has none that is put together here.
-        named: bos_token and the like, with their tokens; None where there is none.
-        additional: special tokens that have no name.
-        warnings: what the user should know.
+        document: its tokenizer.json; None if the source's tokenizer is of another kind or absent.
+        named: bos_token and the like -> their tokens, None for those that are absent.
+        additional: special tokens without a name.
+        warnings: for the user.
     """
 
     document: Mapping[str, Any] | None
@@ -63,7 +63,7 @@ class Made:
     warnings: tuple[str, ...] = ()
 
     def id_of(self, token: str) -> int | None:
-        """The id of a token, None where there is none."""
+        """The id of a token; None if there is none."""
         if self.document is None:
             return None
         added = {one["content"]: one["id"] for one in self.document.get("added_tokens") or ()}
@@ -72,7 +72,7 @@ class Made:
 
 
 def copy(source: Path, folder: Path, config: Mapping[str, Any]) -> Made:
-    """Brings the tokenizer of a checkpoint into the folder, whole, and in all files that say something of it.
+    """Writes a checkpoint's whole tokenizer into the folder, in every file that describes it.
 
     Args:
         source: the checkpoint's folder.
@@ -81,7 +81,7 @@ def copy(source: Path, folder: Path, config: Mapping[str, Any]) -> Made:
 
     Raises:
         ConfigError: a file is not JSON.
-        FolderError: a file is what it stands for no more, or says what no tokenizer.json can.
+        FolderError: a file is damaged, or has a setting that no tokenizer.json can hold.
     """
     made = put_together(source, config)
     present = _present(source)
@@ -100,7 +100,7 @@ def copy(source: Path, folder: Path, config: Mapping[str, Any]) -> Made:
 
 
 def put_together(source: Path, config: Mapping[str, Any]) -> Made:
-    """The tokenizer that transformers makes of a checkpoint's files; errors are those of `copy`."""
+    """The tokenizer that transformers builds from a checkpoint's files; errors are those of `copy`."""
     present = _present(source)
     for name in present:
         _refuse_damaged(source / name)
@@ -108,21 +108,21 @@ def put_together(source: Path, config: Mapping[str, Any]) -> Made:
     if other is not None:
         return Made(document=None, warnings=(other,))
     whole = read_json(source / TOKENIZER) if TOKENIZER in present else None
-    settings, document, warnings = _put_together(source, config, whole)
+    settings, document, warnings = _merge(source, config, whole)
     warnings += _size_warnings(document, config["vocab_size"])
     reason = tokenizer_json.unread(document)
     if reason is not None:
         where = source / (VOCAB if whole is None else TOKENIZER)
-        warnings.append(f"{where}: gpt2-runtime does not read {reason}: there {IDS_ONLY}")
+        warnings.append(f"{where}: gpt2-runtime does not read {reason}, so there {IDS_ONLY}")
     return Made(document=document, named=settings.named, additional=settings.additional, warnings=tuple(warnings))
 
 
 def _present(source: Path) -> list[str]:
-    return [name for name in (*FILES, *OTHER_FILES) if os.path.lexists(source / name)]  # a link to nothing is refused
+    return [name for name in (*FILES, *OTHER_FILES) if os.path.lexists(source / name)]  # a broken link is refused
 
 
 def _refuse_damaged(path: Path) -> None:
-    """What is copied is sealed as it is, so it is read first."""
+    """Copied files are hashed as they are, so they are checked first."""
     try:
         (refuse_irregular if path.name in OTHER_FILES else refuse_unreadable)(path, path.stat())
         with path.open("rb") as file:
@@ -130,7 +130,7 @@ def _refuse_damaged(path: Path) -> None:
     except OSError as error:
         raise FolderError(f"{path} cannot be read: {error.strerror}") from error
     if start == LFS_POINTER:
-        raise FolderError(f"{path} is a pointer of git-lfs, not the file itself; run git lfs pull where it was cloned")
+        raise FolderError(f"{path} is a Git LFS pointer, not the file itself; run `git lfs pull` where it was cloned")
     try:
         if path.suffix == ".json":
             read_json(path)
@@ -143,34 +143,34 @@ def _refuse_damaged(path: Path) -> None:
 
 
 def _other_kind(source: Path, present: list[str], config: Mapping[str, Any]) -> str | None:
-    """Why a source's tokenizer is of a kind that is not put together here, None where it is."""
+    """Why a source's tokenizer is not of the supported kind; None if it is."""
     pair = {VOCAB, MERGES} <= {*present}
     if not pair and TOKENIZER not in present:
-        found = [name for name in OTHER_FILES if name in present]
-        if found:
-            return f"{source / found[0]} is of a tokenizer that gpt2-runtime does not read: there {IDS_ONLY}"
-        return f"the source has no {VOCAB} with {MERGES}, and no {TOKENIZER}: {IDS_ONLY}"
+        other = [name for name in OTHER_FILES if name in present]
+        if other:
+            return f"{source / other[0]} is of a tokenizer that gpt2-runtime does not read, so there {IDS_ONLY}"
+        return f"the source has no {VOCAB} with {MERGES}, and no {TOKENIZER}, so {IDS_ONLY}"
     where, name = tokenizer_class(source, config)
     known = GPT2_CLASSES + (WHOLE_CLASSES if TOKENIZER in present else ())
     if name not in known:
-        return f"{where}: tokenizer_class {name!r} is not read, only {', '.join(known)}: in gpt2-runtime {IDS_ONLY}"
+        return f"{where}: tokenizer_class {name!r} is not read, only {', '.join(known)}; in gpt2-runtime {IDS_ONLY}"
     if "auto_map" in tokenizer_settings.document(source / TOKENIZER_CONFIG):
-        return f"{source / TOKENIZER_CONFIG}: auto_map names code of the checkpoint, which is not run: {IDS_ONLY}"
+        return f"{source / TOKENIZER_CONFIG}: auto_map names the checkpoint's own code, which is not run, so {IDS_ONLY}"
     if TOKENIZER not in present:
         return None
     model = read_json(source / TOKENIZER).get("model")
     if not isinstance(model, dict):
-        raise FolderError(f"{source / TOKENIZER} is no tokenizer: model is not an object; download it again")
+        raise FolderError(f"{source / TOKENIZER} is not a tokenizer: model is not an object; download it again")
     kind = model.get("type", "BPE" if "merges" in model else None)
     if name in GPT2_CLASSES and kind != "BPE":
         what = f"{kind} tokenizer" if kind else "tokenizer of another kind"
-        return f"{source / TOKENIZER} is a {what}, which gpt2-runtime does not read: there {IDS_ONLY}"
+        return f"{source / TOKENIZER} is a {what}, which gpt2-runtime does not read, so there {IDS_ONLY}"
     if kind == "BPE" and not {"vocab", "merges"} <= model.keys():
-        raise FolderError(f"{source / TOKENIZER} is no BPE tokenizer: it lacks vocab or merges; download it again")
+        raise FolderError(f"{source / TOKENIZER} is not a BPE tokenizer: it lacks vocab or merges; download it again")
     return None
 
 
-def _put_together(
+def _merge(
     source: Path, config: Mapping[str, Any], whole: Mapping[str, Any] | None
 ) -> tuple[Settings, dict[str, Any], list[str]]:
     if whole is None:
@@ -191,14 +191,14 @@ def _put_together(
 def _refuse_odd_tokens(path: Path, whole: Mapping[str, Any]) -> None:
     added = whole.get("added_tokens", [])
     if not isinstance(added, list) or not all(isinstance(token, dict) and "content" in token for token in added):
-        raise FolderError(f"{path} has added_tokens that are no tokens; download it again")
+        raise FolderError(f"{path} has invalid added_tokens; download it again")
     checked_ids(path, {token["content"]: token.get("id") for token in added})
 
 
 def _write(
     source: Path, target: Path, document: Mapping[str, Any], *, before: Mapping[str, Any] | None, indent: int | None = 2
 ) -> None:
-    """The source's own bytes where it says the same, but for a byte order mark."""
+    """Writes the source's own bytes, without a byte order mark, if the content is the same."""
     if before == document:
         target.write_bytes(source.read_bytes().removeprefix(codecs.BOM_UTF8))
     else:
@@ -211,7 +211,7 @@ def _write_pair(source: Path, folder: Path, document: Mapping[str, Any]) -> None
     vocab = model["vocab"] | {token["content"]: token["id"] for token in document.get("added_tokens") or ()}
     before = read_json(source / VOCAB) if (source / VOCAB).exists() else None
     if before == model["vocab"]:
-        vocab = before  # as GPT-2 was published: its one added token is in it
+        vocab = before  # as in GPT-2's own: its one added token is in the vocabulary
     _write(source / VOCAB, folder / VOCAB, vocab, before=before, indent=None)
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
     try:
@@ -225,7 +225,7 @@ def _write_pair(source: Path, folder: Path, document: Mapping[str, Any]) -> None
 
 
 def _write_config(source: Path, folder: Path, config: Mapping[str, Any], made: Made) -> None:
-    """tokenizer_config.json: the source's, with the names of the tokens, and nothing that tokenizer.json says."""
+    """tokenizer_config.json: the source's, with the named tokens, and without what tokenizer.json holds."""
     assert made.document is not None
     before = tokenizer_settings.document(source / TOKENIZER_CONFIG)
     kind = tokenizer_class(source, config)[1]
@@ -234,19 +234,19 @@ def _write_config(source: Path, folder: Path, config: Mapping[str, Any], made: M
     pre_tokenizer = made.document.get("pre_tokenizer") or {}
     if pre_tokenizer.get("type") == "ByteLevel":
         after["add_prefix_space"] = pre_tokenizer.get("add_prefix_space", True)
-    # Of one that is absent transformers' GPT2Tokenizer has a default.
+    # transformers' GPT2Tokenizer has a default for an absent one.
     absent = NAMES[:3] if kind in GPT2_CLASSES else ()
     after |= {name: token for name, token in made.named.items() if token is not None or name in absent}
     if made.additional:
         after[ADDITIONAL] = list(made.additional)
     if after.get("clean_up_tokenization_spaces"):
-        after["clean_up_tokenization_spaces"] = False  # as transformers 5 has it for every BPE
+        after["clean_up_tokenization_spaces"] = False  # as in transformers 5 for every BPE
     exists = (source / TOKENIZER_CONFIG).exists()
     _write(source / TOKENIZER_CONFIG, folder / TOKENIZER_CONFIG, after, before=before if exists else None)
 
 
 def _is_merged(name: str, value: Any) -> bool:
-    """Whether tokenizer.json says a field already, or the names of the tokens do."""
+    """Whether tokenizer.json or the named tokens already hold a field."""
     return name in MERGED or (name.endswith("_token") and isinstance(value, str | dict | None))
 
 

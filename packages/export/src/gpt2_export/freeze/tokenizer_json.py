@@ -1,4 +1,4 @@
-"""A source's whole tokenizer as one tokenizer.json, as transformers 5 puts it together from all files."""
+"""A source's whole tokenizer as one tokenizer.json, merged from all files as transformers 5 does."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,9 +13,9 @@ from gpt2_export.freeze.tokenizer_settings import REMEDY, TOKENIZER, TOKENIZER_C
 
 VOCAB, MERGES = "vocab.json", "merges.txt"
 
-# What GPT2Tokenizer leaves of a tokenizer.json's model, and what it means where it is absent.
+# The fields of a tokenizer.json's model that GPT2Tokenizer reads, with their defaults.
 MODEL_OPTIONS: dict[str, tuple[object, ...]] = {
-    "type": (None, "BPE"),  # GPT-2's own file, of an early version, has none
+    "type": (None, "BPE"),  # GPT-2's own early file has none
     "dropout": (None, 0),
     "continuing_subword_prefix": (None, ""),
     "end_of_word_suffix": (None, ""),
@@ -27,7 +27,7 @@ PROCESSORS = (None, "ByteLevel", "TemplateProcessing", "RobertaProcessing", "Ber
 
 
 def of_pair(source: Path, vocab: Mapping[str, int], settings: Settings) -> dict[str, Any]:
-    """The tokenizer of vocab.json, merges.txt and what stands beside them."""
+    """The tokenizer of vocab.json, merges.txt and the files beside them."""
     _refuse_shared_ids(source / VOCAB, vocab)
     options = {"add_prefix_space": settings.add_prefix_space}
     text = (source / MERGES).read_text(encoding="utf-8-sig").replace("\r\n", "\n").removesuffix("\n")
@@ -36,7 +36,7 @@ def of_pair(source: Path, vocab: Mapping[str, int], settings: Settings) -> dict[
         pairs = [(left, right) for left, right in (line.split(" ") for line in lines)]
         made = ByteLevelBPETokenizer(dict(vocab), pairs, **options)
     except Exception as error:  # the library raises plain Exceptions
-        raise ConfigError(f"{source / VOCAB} and {source / MERGES} are no BPE tokenizer: {error}") from error
+        raise ConfigError(f"{source / VOCAB} and {source / MERGES} are not a BPE tokenizer: {error}") from error
     tokenizer = Tokenizer.from_str(made.to_str())
     _add(source / TOKENIZER, tokenizer, settings)
     if settings.begins or settings.ends:
@@ -46,7 +46,7 @@ def of_pair(source: Path, vocab: Mapping[str, int], settings: Settings) -> dict[
 
 
 def rebuilt(source: Path, whole: Mapping[str, Any], settings: Settings) -> tuple[dict[str, Any], list[str]]:
-    """tokenizer.json as transformers' GPT2Tokenizer takes it: vocabulary, merges, post-processor; and warnings."""
+    """tokenizer.json as transformers' GPT2Tokenizer reads it: vocabulary, merges, post-processor; and warnings."""
     document = dict(whole)
     model = whole["model"]
     document["model"] = {
@@ -73,7 +73,7 @@ def rebuilt(source: Path, whole: Mapping[str, Any], settings: Settings) -> tuple
 
 
 def kept(source: Path, whole: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
-    """tokenizer.json as transformers' PreTrainedTokenizerFast takes it: as it stands, with what the others add."""
+    """tokenizer.json as transformers' PreTrainedTokenizerFast reads it: unchanged, plus what the other files add."""
     document = dict(whole) | {name: None for name in ("truncation", "padding") if whole.get(name) is not None}
     tokenizer = load(source / TOKENIZER, document)
     _add(source / TOKENIZER, tokenizer, settings)
@@ -81,7 +81,7 @@ def kept(source: Path, whole: Mapping[str, Any], settings: Settings) -> dict[str
 
 
 def load(path: Path, document: Mapping[str, Any]) -> Tokenizer:
-    """The library's tokenizer of a document that stands, or is to stand, in a file."""
+    """Loads a tokenizer.json document with the tokenizers library; `path` is for messages."""
     try:
         return Tokenizer.from_str(json.dumps(document))
     except Exception as error:  # the library raises plain Exceptions
@@ -89,14 +89,14 @@ def load(path: Path, document: Mapping[str, Any]) -> Tokenizer:
 
 
 def _refuse_shared_ids(path: Path, vocab: Mapping[str, int]) -> None:
-    """Of two tokens with one id the library keeps either, by chance."""
+    """Refuses two tokens with one id: the library keeps either, by chance."""
     if shared := _shared_ids(vocab):
         first, second = shared
         raise ConfigError(f"{path}: {first!r} and {second!r} have the same id, {vocab[first]}; give each its own")
 
 
 def _shared_ids(vocab: Mapping[str, int]) -> tuple[str, str] | None:
-    """Two tokens with one id, None where each has its own.
+    """Two tokens with the same id; None if there are none.
 
     >>> _shared_ids({"a": 0, "b": 1, "c": 0})
     ('a', 'c')
@@ -109,7 +109,7 @@ def _shared_ids(vocab: Mapping[str, int]) -> tuple[str, str] | None:
 
 
 def unread(document: Mapping[str, Any]) -> str | None:
-    """What of a tokenizer.json gpt2-runtime cannot read, None where it reads all."""
+    """The parts of a tokenizer.json that gpt2-runtime cannot read; None if it reads all."""
     return next(_unread(document), None)
 
 
@@ -170,7 +170,7 @@ def _kinds(document: Mapping[str, Any], name: str, parts: str) -> list[str]:
 
 
 def _differs(whole: Mapping[str, Any], document: Mapping[str, Any], name: str) -> bool:
-    """Whether a part was replaced by one that does something else: a prefix space has its own field."""
+    """Whether a part was replaced by a different one; the prefix space is ignored, it has its own field."""
     before, after = (
         {"use_regex": True} | part if _is_byte_level(part) else part for part in (whole.get(name), document.get(name))
     )
@@ -180,24 +180,24 @@ def _differs(whole: Mapping[str, Any], document: Mapping[str, Any], name: str) -
 
 
 def _add(path: Path, tokenizer: Tokenizer, settings: Settings) -> None:
-    """Adds tokens as transformers does, one after another, and holds them to the ids that files give them."""
+    """Adds tokens one by one as transformers does, and checks them against the ids in the files."""
     names = {token: name for name, token in settings.named.items() if token is not None}
     for one in settings.added:
         one.token.special = one.token.special or one.token.content in names
         tokenizer.add_tokens([one.token])
     for one in settings.added:
         found = tokenizer.token_to_id(one.token.content)
-        if one.id is not None and found != one.id:  # the library counts on from the last id
-            told = f"{one.token.content!r} has id {one.id}, after {VOCAB} it would be {found}"
-            raise FolderError(f"{one.where}: {told}; {REMEDY}")
+        if one.id is not None and found != one.id:  # the library continues from the last id
+            detail = f"{one.token.content!r} has id {one.id}, after {VOCAB} it would be {found}"
+            raise FolderError(f"{one.where}: {detail}; {REMEDY}")
     for token in tokenizer.get_added_tokens_decoder().values():
         if token.content in names and not _is_special(tokenizer, token):
-            told = f"{token.content!r} is no special token, but tokenizer_config.json has it as {names[token.content]}"
-            raise FolderError(f"{path}: {told}; {REMEDY}")
+            detail = f"{token.content!r} is not special, but tokenizer_config.json has it as {names[token.content]}"
+            raise FolderError(f"{path}: {detail}; {REMEDY}")
 
 
 def _is_special(tokenizer: Tokenizer, token: AddedToken) -> bool:
-    """Whether it is left out of a text: for the library a token that once was special stays so."""
+    """Whether it is skipped in decoded text: to the library a token that was once special stays special."""
     id_ = tokenizer.token_to_id(token.content)
     return token.special or id_ is None or not tokenizer.decode([id_], skip_special_tokens=True)
 
@@ -207,7 +207,7 @@ def _template(path: Path, tokenizer: Tokenizer, settings: Settings) -> processor
     eos = settings.named["eos_token"] if settings.ends else None
     for token in (bos, eos):
         if token is not None and (":" in token or token.split() != [token] or token.startswith("$")):
-            raise FolderError(f"{path}: {token!r} cannot stand around each text, as add_bos_token has it; {REMEDY}")
+            raise FolderError(f"{path}: {token!r} cannot frame each text, as add_bos_token requires; {REMEDY}")
     single = " ".join(f"{part}:0" for part in (bos, "$A", eos) if part is not None)
     second = " ".join(f"{part}:1" for part in (bos, "$B", eos) if part is not None)
     special = [(token, int(tokenizer.token_to_id(token) or 0)) for token in {bos, eos} if token is not None]
@@ -215,7 +215,7 @@ def _template(path: Path, tokenizer: Tokenizer, settings: Settings) -> processor
 
 
 def _with_added(document: dict[str, Any], whole: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
-    """The document with the tokenizer's added tokens; the source's own list where it says the same."""
+    """The document with the tokenizer's added tokens; the source's own list if it is the same."""
     special = {id_: _is_special(tokenizer, token) for id_, token in tokenizer.get_added_tokens_decoder().items()}
     new = [token | {"special": special[token["id"]]} for token in json.loads(tokenizer.to_str())["added_tokens"]]
     listed = whole.get("added_tokens") or []

@@ -1,7 +1,7 @@
-"""What the files of a checkpoint say of its tokenizer together, as transformers 5 reads them.
+"""A checkpoint's tokenizer settings, merged from all its files as transformers 5 does.
 
-The order is transformers', for it gives the ids: first the tokens that have one, then the named ones, then the
-additional ones. With an `added_tokens_decoder` neither the older files count, nor what tokenizer.json adds.
+The order is transformers' because it decides the ids: first the tokens that have one, then the named ones, then the
+additional ones. If there is an `added_tokens_decoder`, older files and tokenizer.json's added tokens are ignored.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -20,25 +20,25 @@ END_OF_TEXT = "<|endoftext|>"
 DECODER, ADDITIONAL, EXTRA = "added_tokens_decoder", "additional_special_tokens", "extra_special_tokens"
 OWN = "model_specific_special_tokens"
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-DEFAULTS = dict.fromkeys(NAMES[:3], END_OF_TEXT)  # of transformers' GPT2Tokenizer
+DEFAULTS = dict.fromkeys(NAMES[:3], END_OF_TEXT)  # transformers' GPT2Tokenizer's
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 CORRUPT = "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"
 REMEDY = "save the tokenizer with transformers, which writes a tokenizer.json"
 
 GPT2_CLASSES = ("GPT2Tokenizer", "GPT2TokenizerFast")
-WHOLE_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")  # that take a tokenizer.json as it stands
+WHOLE_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")  # classes that read a tokenizer.json unchanged
 
 Token = str | AddedToken  # a string is a special token without any other flag
 
 
 @dataclass(frozen=True, kw_only=True)
 class Added:
-    """A token that is found in text as a whole.
+    """A token that is matched in text as a whole.
 
     Attributes:
         token: its text and flags.
-        id: what a file says, None where it is the vocabulary's or the next free one.
-        where: the file that says so.
+        id: from a file; None if it is the vocabulary's or the next free one.
+        where: the file that has it.
     """
 
     token: AddedToken
@@ -48,14 +48,14 @@ class Added:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What there is beside vocabulary and merges.
+    """Everything except vocabulary and merges.
 
     Attributes:
         add_prefix_space: whether GPT2Tokenizer puts a space before each text.
-        added: the added tokens, in the order in which they get their ids.
-        named: bos_token and the like, and names of the tokenizer's own, with their tokens; None where there is none.
-        additional: special tokens that have no name.
-        begins, ends: whether bos_token stands before each text, and eos_token after it.
+        added: the added tokens, in the order of their ids.
+        named: bos_token and the like, and the tokenizer's own names -> their tokens, None for those that are absent.
+        additional: special tokens without a name.
+        begins, ends: whether bos_token is put before each text, and eos_token after it.
     """
 
     add_prefix_space: bool
@@ -80,12 +80,12 @@ def read(
 
     Args:
         source: the checkpoint's folder.
-        vocab: its vocabulary, without the tokens that are added.
+        vocab: its vocabulary, without added tokens.
         config: its config.json.
-        whole: its tokenizer.json, None where it has none.
+        whole: its tokenizer.json; None if it has none.
 
     Raises:
-        FolderError: a setting that no tokenizer.json can hold, or one that is not what it must be.
+        FolderError: a setting is invalid, or no tokenizer.json can hold it.
     """
     path, init = source / TOKENIZER_CONFIG, document(source / TOKENIZER_CONFIG)
     rebuilt = tokenizer_class(source, config)[1] in GPT2_CLASSES
@@ -104,24 +104,24 @@ def read(
     } | explicit
     numbered = _decoder(path, init[DECODER]) if DECODER in init else _legacy(source, init, whole)
     known = {one.token.content: one.token for one in numbered}
-    given = {name: _given(source, special, name, init[name], known) for name in NAMES if name in init}
+    explicit = {name: _token(source, special, name, init[name], known) for name in NAMES if name in init}
     if not rebuilt and whole and whole.get("padding"):
-        given.setdefault("pad_token", whole["padding"].get("pad_token"))
+        explicit.setdefault("pad_token", whole["padding"].get("pad_token"))
     absent: dict[str, Token | None] = dict.fromkeys(NAMES)
-    named = absent | (DEFAULTS if rebuilt else {}) | given
-    named |= {name: _given(source, special, name, value, {}) for name, value in own.items()}
-    additional = [_given(source, special, ADDITIONAL, token, {}) for token in _listed(source, init)]
+    named = absent | (DEFAULTS if rebuilt else {}) | explicit
+    named |= {name: _token(source, special, name, value, {}) for name, value in own.items()}
+    additional = [_token(source, special, ADDITIONAL, token, {}) for token in _listed(source, init)]
     without_end = _lacks_end(named, {*vocab, *known}, config)
-    if without_end and not {*map(str, given.values())} & {END_OF_TEXT}:
-        named |= dict.fromkeys([name for name in DEFAULTS if name not in given])
+    if without_end and not {*map(str, explicit.values())} & {END_OF_TEXT}:
+        named |= dict.fromkeys([name for name in DEFAULTS if name not in explicit])
         _refuse_unsure(source, [*named.values(), *additional], {*vocab, *known})
     have = {*known} | (set() if rebuilt else {token["content"] for token in _json_tokens(whole)})
     tokens: list[Token] = []
     for token in (*named.values(), *additional):
-        # One with other flags is another; the last one counts.
+        # With other flags it is a different token; the last one counts.
         if token is not None and str(token) not in have and token not in tokens:
             tokens.append(token)
-    # Alone it may be looked for last, as in GPT-2's own tokenizer.json: no other token can be in its way.
+    # Alone it may be matched last, as in GPT-2's own tokenizer.json: no other token can interfere.
     alone = not numbered and tokens == [END_OF_TEXT]
     return Settings(
         add_prefix_space=init.get("add_prefix_space", False),
@@ -134,16 +134,16 @@ def read(
 
 
 def document(path: Path) -> dict[str, Any]:
-    """The JSON object in a file, empty where there is no such file."""
+    """The JSON object in a file; empty if there is no such file."""
     return read_json(path) if path.exists() else {}
 
 
 def _refuse_flags(path: Path, init: Mapping[str, Any]) -> None:
     if init.get("split_special_tokens"):
         value = init["split_special_tokens"]
-        _refuse(path, "split_special_tokens", value, "false: no tokenizer.json can hold it; take it out")
+        _refuse(path, "split_special_tokens", value, "false: no tokenizer.json can hold it; remove it")
     if init.get("clean_up_tokenization_spaces") and init.get(CORRUPT):
-        _refuse(path, CORRUPT, init[CORRUPT], "false: the text would lose spaces; take it out")
+        _refuse(path, CORRUPT, init[CORRUPT], "false: the text would lose spaces; remove it")
     if not isinstance(init.get("add_prefix_space", False), bool):
         _refuse(path, "add_prefix_space", init["add_prefix_space"], "true or false; correct it")
 
@@ -159,7 +159,7 @@ def _own(path: Path, value: Any) -> dict[str, Any]:
 
 
 def _merged(source: Path, init: dict[str, Any], special: Mapping[str, Any]) -> dict[str, Any]:
-    """tokenizer_config.json, and over it what special_tokens_map.json names."""
+    """tokenizer_config.json, overridden by special_tokens_map.json."""
     path = source / SPECIAL
     init = dict(init)
     for name, value in special.items():
@@ -189,10 +189,10 @@ def _where(source: Path, name: str) -> Path:
     return source / (TOKENIZER_CONFIG if name in written or ADDITIONAL in written else SPECIAL)
 
 
-def _given(
+def _token(
     source: Path, special: Mapping[str, Any], name: str, value: Any, known: Mapping[str, AddedToken]
 ) -> Token | None:
-    """A token as it is written: its text, or an object, which tokenizer_config.json marks with its type."""
+    """A token as written in a file: its text, or an object, which tokenizer_config.json marks with its type."""
     if value is None:
         return None
     if isinstance(value, str):
@@ -216,22 +216,24 @@ def _decoder(path: Path, decoder: Any) -> list[Added]:
 
 
 def _legacy(source: Path, init: Mapping[str, Any], whole: Mapping[str, Any] | None) -> list[Added]:
-    """added_tokens.json, over it tokenizer.json's; what other files name is special, as far as transformers sees it."""
+    """added_tokens.json, overridden by tokenizer.json's; tokens that other files name are special in transformers."""
     path = source / ADDED
-    seen = {str(init[name]) for name in NAMES if init.get(name)}
-    seen |= {token for token in init.get(EXTRA) or [] if isinstance(token, str)}
-    found = {
-        number: Added(token=AddedToken(text, normalized=text not in seen, special=text in seen), id=number, where=path)
+    special = {str(init[name]) for name in NAMES if init.get(name)}
+    special |= {token for token in init.get(EXTRA) or [] if isinstance(token, str)}
+    tokens = {
+        number: Added(
+            token=AddedToken(text, normalized=text not in special, special=text in special), id=number, where=path
+        )
         for text, number in checked_ids(path, document(path)).items()
     }
     path = source / TOKENIZER
     for value in _json_tokens(whole):
-        before = found.get(value["id"])
+        before = tokens.get(value["id"])
         if before is not None and before.token.content != value["content"]:
-            told = f"id {value['id']} is {before.token.content!r}, in {TOKENIZER} it is {value['content']!r}"
-            raise FolderError(f"{before.where}: {told}; take one of them out")
-        found[value["id"]] = Added(token=_flagged(path, "added_tokens", value), id=value["id"], where=path)
-    return [found[number] for number in sorted(found)]
+            detail = f"id {value['id']} is {before.token.content!r}, in {TOKENIZER} it is {value['content']!r}"
+            raise FolderError(f"{before.where}: {detail}; remove one of them")
+        tokens[value["id"]] = Added(token=_flagged(path, "added_tokens", value), id=value["id"], where=path)
+    return [tokens[number] for number in sorted(tokens)]
 
 
 def _json_tokens(whole: Mapping[str, Any] | None) -> list[Any]:
@@ -239,19 +241,19 @@ def _json_tokens(whole: Mapping[str, Any] | None) -> list[Any]:
 
 
 def checked_ids(path: Path, ids: Any) -> dict[str, int]:
-    """Tokens and their ids; FolderError where they are something else."""
+    """Tokens and their ids; FolderError if they are anything else."""
     if not isinstance(ids, dict) or not all(type(number) is int and number >= 0 for number in ids.values()):
-        raise FolderError(f"{path} has tokens whose ids are no whole numbers; download it again")
+        raise FolderError(f"{path} has tokens whose ids are not whole numbers; download it again")
     return ids
 
 
 def _lacks_end(named: Mapping[str, Any], have: Collection[str], config: Mapping[str, Any]) -> bool:
-    """Whether the class's end of text has no id, and the model no row for one more: then none was trained with it."""
+    """Whether the class's default end of text has no id and the model no row for one: then it was trained without."""
     return END_OF_TEXT in map(str, named.values()) and END_OF_TEXT not in have and len(have) >= config["vocab_size"]
 
 
 def _refuse_unsure(source: Path, tokens: Sequence[Any], have: Collection[str]) -> None:
-    """Where transformers adds its own end of text, which is left out here, it counts on from it."""
+    """Refuses tokens without ids if the default end of text is left out: transformers would number them after it."""
     unsure = sorted({str(token) for token in tokens if token is not None} - {*have})
     if unsure:
         raise FolderError(f"{source}: the token {unsure[0]!r} has no id, and vocab.json no {END_OF_TEXT}; {REMEDY}")
@@ -268,6 +270,6 @@ def _whole(token: Token, *, normalized: bool) -> AddedToken:
     return AddedToken(token, special=True, normalized=normalized) if isinstance(token, str) else token
 
 
-def _refuse(path: Path, name: str, value: Any, wanted: str) -> NoReturn:
+def _refuse(path: Path, name: str, value: Any, expected: str) -> NoReturn:
     shown = repr(value)
-    raise FolderError(f"{path}: {name} is {shown if len(shown) <= 60 else shown[:57] + '...'}, must be {wanted}")
+    raise FolderError(f"{path}: {name} is {shown if len(shown) <= 60 else shown[:57] + '...'}; it must be {expected}")

@@ -1,20 +1,20 @@
-"""The graph that `gpt2-runtime explain` opens: the attention of every head, and what every layer would predict.
+"""The graph that `gpt2-runtime explain` opens: every head's attention and every layer's prediction.
 
-It is the same network, which shows what it computes on its way. It reads a text from its start, without padding:
+The same network, with its intermediate results as outputs. It reads a text from its start, without padding:
 
     input_ids               [batch_size, sequence_length]
-    target_ids              [batch_size, sequence_length]   a token for each place, to tell the log-probability of
-    top_k                   []                              how many guesses a layer gives at each place
+    target_ids              [batch_size, sequence_length]   a token for each position, whose log-probability to return
+    top_k                   []                              the number of predictions per layer and position
 
     logits                  [batch_size, sequence_length, vocabulary]
-    lens_ids                [layers + 1, batch_size, sequence_length, top_k]    the likeliest first
+    lens_ids                [layers + 1, batch_size, sequence_length, top_k]    likeliest first
     lens_log_probs          [layers + 1, batch_size, sequence_length, top_k]
     lens_target_log_probs   [layers + 1, batch_size, sequence_length]
-    attentions.N            [batch_size, heads, sequence_length, sequence_length]   what each token makes of which
+    attentions.N            [batch_size, heads, sequence_length, sequence_length]   each token's weights on the others
 
 The lens (nostalgebraist, "interpreting GPT: the logit lens", 2020) reads the stream after the embeddings and after
-each layer as if it were the last: through the last LayerNorm and the head. Of a layer's logits `top_k` are kept: all of
-them would be gigabytes. Open it without prepacking: onnxruntime would pack the head anew for each layer.
+each layer as if it were the last: through the last LayerNorm and the head. Only `top_k` logits of a layer are kept: all
+of them would be gigabytes. Open it without prepacking: onnxruntime would pack the head again for each layer.
 """
 
 from typing import Any
@@ -36,7 +36,7 @@ OPERATORS = """
 
 
 class ShownAttention(CausalSelfAttention):
-    """The same attention, which hands on its weights where the other hands on keys and values."""
+    """The same attention, returning its weights instead of the keys and values."""
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, past: KeyValue, mask: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         scores = self.scores(q, k)  # (B, H, T, D), (B, H, T, D) -> (B, H, T, T)
@@ -56,7 +56,7 @@ class ExplainingGPT2(nn.Module):
     def forward(self, input_ids: Tensor, target_ids: Tensor, top_k: Tensor) -> tuple[Tensor, ...]:
         model, T = self.model, input_ids.shape[1]
         place = torch.arange(T, device=input_ids.device)
-        not_ahead = place[None, :] <= place[:, None]  # (T, T): a text that starts here and has no padding
+        not_ahead = place[None, :] <= place[:, None]  # (T, T): the text starts here, without padding
         x = model.wte(input_ids) + model.wpe(place)  # (B, T) -> (B, T, C)
         streams, attentions = [x], []
         for block in model.h:
@@ -64,8 +64,8 @@ class ExplainingGPT2(nn.Module):
             streams.append(x)
             attentions.append(weights)
 
-        count: Any = top_k.item()  # which stays a symbol
-        torch._check(count >= 0)  # type: ignore[no-untyped-call]  # what the exporter must know to trace on
+        count: Any = top_k.item()  # stays symbolic
+        torch._check(count >= 0)  # type: ignore[no-untyped-call]  # needed by the exporter
         torch._check(count <= model.config.vocab_size)  # type: ignore[no-untyped-call]
         lens = []
         for stream in streams:
@@ -77,26 +77,26 @@ class ExplainingGPT2(nn.Module):
 
 def read(logits: Tensor, target_ids: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """The likeliest ids (B, T, K) of logits (B, T, V), their log-probabilities, and those (B, T) of the targets."""
-    log_probs = logits.log_softmax(dim=-1)  # as logits minus ReduceLogSumExp they are ten times less exact
+    log_probs = logits.log_softmax(dim=-1)  # logits minus ReduceLogSumExp is ten times less exact
     largest, ids = log_probs.topk(count)
     return ids, largest, log_probs.gather(-1, target_ids[..., None]).squeeze(-1)
 
 
 def example(config: GPT2Config) -> tuple[Tensor, ...]:
-    """Arguments of the network."""
+    """Example arguments of the network."""
     batch, length = 2, 5
     ids = torch.zeros(batch, length, dtype=torch.long)
     return ids, torch.zeros_like(ids), torch.tensor(3, device="cpu")
 
 
 def inputs(config: GPT2Config) -> Specs:
-    """What `gpt2-runtime explain` feeds."""
+    """The inputs that `gpt2-runtime explain` feeds."""
     ids = Spec(ir.DataType.INT64, (BATCH, SEQUENCE))
     return {"input_ids": ids, "target_ids": ids, "top_k": Spec(ir.DataType.INT64, ())}
 
 
 def outputs(config: GPT2Config) -> Specs:
-    """What is shown."""
+    """The outputs that are shown."""
     lens = (config.n_layer + 1, BATCH, SEQUENCE)
     return {
         "logits": Spec(ir.DataType.FLOAT, (BATCH, SEQUENCE, config.vocab_size)),
@@ -111,7 +111,7 @@ def outputs(config: GPT2Config) -> Specs:
 
 
 def op_counts(config: GPT2Config) -> dict[str, int]:
-    """What must not be lost: a lens for each layer, and one more."""
+    """The operators that must not be lost: a lens per layer, and one more."""
     return {
         "Softmax": config.n_layer,
         "LayerNormalization": 3 * config.n_layer + 1,

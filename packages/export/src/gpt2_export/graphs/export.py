@@ -1,18 +1,17 @@
-"""The scratch GPT-2 -> ONNX: the one road on which every kind of graph is made. `portable`, `serving` and
-`explaining` are the kinds.
+"""The scratch GPT-2 -> ONNX: the one pipeline that makes every kind of graph: `portable`, `serving` and `explaining`.
 
-The graph is traced from the network's config alone, on tensors without data; the weights join it as references, so that
-a model of any size is exported in seconds and nothing is stored twice. The road, in order:
+The graph is traced from the network's config alone, on tensors without data; the weights are added as references, so
+that a model of any size exports in seconds and nothing is stored twice. The steps, in order:
 
-    trace           torch's exporter over the kind's network: what the graph computes
-    refer           each weight becomes a place in the file, in the file's layout: Conv1D's [in, out] is what MatMul
-                    wants, so the transposes of torch's Linear go
+    trace           torch's exporter on the kind's network
+    refer           each weight becomes a reference into the file, in the file's layout: Conv1D's [in, out] is what
+                    MatMul needs, so the transposes of torch's Linear are removed
     optimise        onnxscript's folding of shapes and constants
-    fuse            what the kind alone does: the serving graph has fused operators
-    apply           a precision beside float32: operators that multiply by fewer bits, and the file that has them
-    finish          once more the kind: the serving graph's head is cut into pieces
-    label           the names of axes, and nothing of the machine it was made on
-    check           the contract: names, types, axes, and the operators that may occur
+    fuse            the kind's own step: the serving graph has fused operators
+    apply           a precision other than float32: its operators, and its weights file
+    finish          the kind's last step: the serving graph's head is cut into pieces
+    label           names the axes, and removes every trace of the machine
+    check           checks the contract: names, types, axes, and allowed operators
 """
 
 import logging
@@ -37,9 +36,9 @@ from gpt2_export.errors import GraphError
 from gpt2_export.precision.precision import Precision
 from gpt2_export.weights.initializers import refer
 
-OPSET = 20  # the first with Gelu as one operator, tanh and all; every runtime tried loads 17 to 20
+OPSET = 20  # the first with Gelu (tanh too) as one operator; every runtime tested loads 17 to 20
 GRAPH_BYTES = 64_000_000  # GPT-2 XL's largest has two million
-IR_VERSION = 9  # that of onnx 1.15, which brought opset 20
+IR_VERSION = 9  # of onnx 1.15, which introduced opset 20
 
 PRODUCTS = ("MatMul", "Gemm")
 
@@ -47,7 +46,7 @@ Axes = tuple[str | int, ...]
 
 
 class Spec(NamedTuple):
-    """What an input or output is; an axis that varies has a name."""
+    """The type and axes of an input or output; a varying axis has a name."""
 
     type: ir.DataType
     axes: Axes
@@ -57,25 +56,25 @@ Specs = dict[str, Spec]
 """By name, in the graph's order."""
 
 Applied = tuple[Precision, Path]
-"""A precision, and its file of weights."""
+"""A precision and its weights file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """One kind of graph: what it computes, and the contract that it is held to.
+    """One kind of graph: its network and its contract.
 
     Attributes:
-        name: under which the manifest lists it.
-        file: its name in the folder.
-        network: what is traced.
-        example: arguments of the network, of any sizes that differ: each varying axis becomes one of its own.
+        name: its name in the manifest.
+        file: its file name in the folder.
+        network: the module to trace.
+        example: arguments of the network, whose sizes must all differ: each varying axis becomes its own.
         inputs, outputs: the contract.
-        operators: all that may occur.
-        op_counts: how often those occur that a fusion or a folding decides about.
-        fuse, finish: the kind's own changes, before a precision is applied and after.
-        shares_cache: whether its attention writes into the cache it reads, whose type is then the precision's.
-        float32_only: whether there is none of another precision.
-        refusal: why a network cannot have this graph, or None where it can.
+        operators: all operators that may occur.
+        op_counts: the counts of the operators that fusions or foldings change.
+        fuse, finish: the kind's own changes, before and after a precision is applied.
+        shares_cache: whether attention writes into the cache it reads, whose dtype is then the precision's.
+        float32_only: whether it exists only in float32.
+        refusal: why a network cannot have this graph, or None if it can.
     """
 
     name: str
@@ -103,24 +102,24 @@ class Kind:
 
 
 def base(kind: Kind, config: GPT2Config, file: Path) -> ir.Model:
-    """The first half of the road, which takes seconds and is the same for every precision.
+    """The first half of the pipeline, which takes seconds and is the same for every precision.
 
     Args:
-        kind: of graph.
+        kind: the kind of graph.
         config: of the network to export.
         file: its float32 weights.
 
     Raises:
         FolderError: the weights cannot be read.
-        GraphError: they are not those of the network.
+        GraphError: the weights do not fit the network.
     """
     model = trace(kind, config)
     refer(model, config, file)
-    # Without their values: two norms that happen to be equal would become one, and not be so in another precision.
+    # Without values: two norms that happen to be equal would be merged, and may differ in another precision.
     values = {name: weight.const_value for name, weight in model.graph.initializers.items()}
     for weight in model.graph.initializers.values():
         weight.const_value = None
-    with quiet("onnx_ir"):  # which misses them
+    with quiet("onnx_ir"):  # it warns about the missing values
         model = optimize(model, onnx_shape_inference=False)
     for name, weight in model.graph.initializers.items():
         weight.const_value = values.get(name, weight.const_value)
@@ -129,16 +128,16 @@ def base(kind: Kind, config: GPT2Config, file: Path) -> ir.Model:
 
 
 def finished(base: ir.Model, kind: Kind, config: GPT2Config, applied: Applied | None = None) -> ir.Model:
-    """The second half: a graph that is ready to be written.
+    """The second half: a graph ready to write.
 
     Args:
-        base: which stays as it is.
-        kind: that it is of.
+        base: the first half; not changed.
+        kind: its kind.
         config: of its network.
-        applied: a precision beside float32, and its file of weights.
+        applied: a precision other than float32, and its weights file.
 
     Raises:
-        GraphError: the graph is not what it must be.
+        GraphError: the graph breaks its contract.
     """
     model = base.clone()
     precision = None
@@ -152,17 +151,17 @@ def finished(base: ir.Model, kind: Kind, config: GPT2Config, applied: Applied | 
 
 
 def build(kind: Kind, config: GPT2Config, file: Path) -> ir.Model:
-    """The whole road, in float32."""
+    """The whole pipeline, in float32."""
     return finished(base(kind, config, file), kind, config)
 
 
 def write(model: ir.Model, path: Path, beside: Path | None = None) -> None:
-    """Writes a graph whole or not at all.
+    """Writes a graph atomically.
 
     Args:
         model: the graph.
-        path: where it goes.
-        beside: the folder of its weights, where that is another one: ONNX's checker wants to see them.
+        path: where to write it.
+        beside: the folder of its weights, if another: ONNX's checker reads them.
     """
     partial = (beside or path.parent) / temporary.new_name()
     try:
@@ -177,28 +176,28 @@ def load(path: Path) -> onnx.ModelProto:
     """A graph without its weights.
 
     Raises:
-        FolderError: it is no plain file.
-        GraphError: it is no graph, or has more bytes than one can have.
+        FolderError: it is not a plain file.
+        GraphError: it is not a graph, or is too large to be one.
     """
     plain_file.refuse_odd(path)
     try:
         if path.stat().st_size > GRAPH_BYTES:
             raise ValueError(f"it has {path.stat().st_size:,} bytes, a graph has at most {GRAPH_BYTES:,}")
         proto = onnx.load(path, load_external_data=False)
-    except Exception as error:  # protobuf's errors have no base that onnx exports
-        raise GraphError(f"{path} is no ONNX graph: {error}; export it again") from error
+    except Exception as error:  # protobuf's errors have no base class that onnx exports
+        raise GraphError(f"{path} is not an ONNX graph: {error}; export it again") from error
     if not proto.opset_import:
-        raise GraphError(f"{path} is no ONNX graph: it is empty; export it again")
+        raise GraphError(f"{path} is not an ONNX graph: it is empty; export it again")
     return proto
 
 
 def op_counts(proto: onnx.ModelProto) -> dict[str, int]:
-    """How often each operator occurs in a graph, most frequent first."""
+    """The number of each operator in a graph, most frequent first."""
     return dict(Counter(node.op_type for node in proto.graph.node).most_common())
 
 
 def trace(kind: Kind, config: GPT2Config) -> ir.Model:
-    """What torch's exporter makes of the kind's network; the weights have shapes but no data."""
+    """The kind's network through torch's exporter; the weights have shapes but no data."""
     with no_compiler_folder(), torch.device("meta"):
         network = kind.network(config).eval()
         example = kind.example(config)
@@ -209,7 +208,7 @@ def trace(kind: Kind, config: GPT2Config) -> ir.Model:
     ]
     arguments = len(example) - isinstance(example[-1], list)  # the last one may be the list of all past tensors
     with warnings.catch_warnings(), quiet("torch.onnx"), no_compiler_folder():
-        warnings.simplefilter("ignore")  # the exporter's remarks on itself
+        warnings.simplefilter("ignore")  # the exporter warns about itself
         program = torch.onnx.export(
             network,
             example,
@@ -227,7 +226,7 @@ def trace(kind: Kind, config: GPT2Config) -> ir.Model:
 
 
 def label(model: ir.Model, kind: Kind, config: GPT2Config) -> None:
-    """Names the axes; drops the stack traces, which tell of the machine and not of the model."""
+    """Names the axes; drops the stack traces, which describe the machine and not the model."""
     specs = kind.inputs(config) | kind.outputs(config)
     for value in (*model.graph.inputs, *model.graph.outputs):
         if value.name in specs:
@@ -238,7 +237,7 @@ def label(model: ir.Model, kind: Kind, config: GPT2Config) -> None:
         for output in node.outputs:
             output.metadata_props.clear()
             if not output.is_graph_output():
-                output.shape = None  # they have the tracer's own names for axes; runtimes infer what they need
+                output.shape = None  # these have the tracer's axis names; runtimes infer the shapes
     for value in model.graph.initializers.values():
         value.metadata_props.clear()
     model.metadata_props.clear()
@@ -249,14 +248,14 @@ def label(model: ir.Model, kind: Kind, config: GPT2Config) -> None:
 
 
 def check(model: ir.Model, kind: Kind, config: GPT2Config, precision: Precision | None = None) -> None:
-    """Holds the graph to its contract, and to what fusions and foldings must have done.
+    """Checks the graph against its contract and the expected fusions and foldings.
 
     Raises:
         GraphError: naming what differs.
     """
     check_contract(model, kind, config, precision)
     counts = Counter(node.op_type for node in model.graph)
-    # A precision replaces products, and says itself if one is lost.
+    # A precision replaces products, and checks for lost ones itself.
     expected: Mapping[str, int] = kind.op_counts(config)
     if precision is not None:
         expected = precision.op_counts(config, {name: n for name, n in expected.items() if name not in PRODUCTS})
@@ -266,7 +265,7 @@ def check(model: ir.Model, kind: Kind, config: GPT2Config, precision: Precision 
 
 
 def check_contract(model: ir.Model, kind: Kind, config: GPT2Config, precision: Precision | None = None) -> None:
-    """Holds the graph to its inputs, outputs and operators, and to weights that are all in the file.
+    """Checks the graph's inputs, outputs and operators, and that all its weights are in the file.
 
     Raises:
         GraphError: naming what differs.
@@ -275,23 +274,23 @@ def check_contract(model: ir.Model, kind: Kind, config: GPT2Config, precision: P
     names = [str(value.name) for value in model.graph.inputs], [str(value.name) for value in model.graph.outputs]
     if names != (list(inputs), list(outputs)):
         pairs = (*zip_longest(names[0], inputs), *zip_longest(names[1], outputs))
-        found, promise = next(pair for pair in pairs if pair[0] != pair[1])
-        told = f"{str(found)[:100]!a} instead of {promise!r}"
-        raise GraphError(f"the graph's inputs and outputs are not those of the contract: {told}")
+        actual, promise = next(pair for pair in pairs if pair[0] != pair[1])
+        detail = f"{str(actual)[:100]!a} instead of {promise!r}"
+        raise GraphError(f"the graph's inputs and outputs are not those of the contract: {detail}")
     for value in (*model.graph.inputs, *model.graph.outputs):
         promised = (inputs | outputs)[str(value.name)]
-        found = tuple(axis if isinstance(axis, int) else axis.value for axis in value.shape or ())
-        if (value.dtype, found) != promised:
-            told = f"{value.name} is {value.dtype} {list(found)}"
-            raise GraphError(f"{told}, the contract says {promised.type} {list(promised.axes)}")
+        actual = tuple(axis if isinstance(axis, int) else axis.value for axis in value.shape or ())
+        if (value.dtype, actual) != promised:
+            detail = f"{value.name} is {value.dtype} {list(actual)}"
+            raise GraphError(f"{detail}, the contract says {promised.type} {list(promised.axes)}")
     operators = kind.operators | (precision.operators if precision else frozenset())
     strange = sorted({operator(node) for node in model.graph} - operators)
     if strange:
-        raise GraphError(f"the graph has operators {', '.join(strange)}, which the {kind.name} one must not have")
-    held = [str(v.name) for v in model.graph.initializers.values() if _weighs(v.const_value)]
-    held += [str(n.outputs[0].name) for n in model.graph if n.op_type == "Constant" and _weighs(_constant(n))]
-    if held:
-        raise GraphError(f"the graph holds weights of its own, {', '.join(held)}; all must be in the file of weights")
+        raise GraphError(f"the graph has operators {', '.join(strange)}, which the {kind.name} graph must not have")
+    own = [str(v.name) for v in model.graph.initializers.values() if _weighs(v.const_value)]
+    own += [str(n.outputs[0].name) for n in model.graph if n.op_type == "Constant" and _weighs(_constant(n))]
+    if own:
+        raise GraphError(f"the graph holds weights of its own, {', '.join(own)}; all must be in the weights file")
 
 
 def operator(node: ir.Node) -> str:
@@ -310,12 +309,12 @@ def _constant(node: ir.Node) -> ir.TensorProtocol | None:
 
 
 def _weighs(tensor: ir.TensorProtocol | None) -> bool:
-    """Whether the graph itself would hold so much: shapes and masks have a few numbers, weights have thousands."""
+    """Whether a tensor is a weight by its size: shapes and masks have a few numbers, weights have thousands."""
     return tensor is not None and not isinstance(tensor, ir.ExternalTensor) and tensor.size > 16
 
 
 class quiet:  # noqa: N801 (reads as a with-statement)
-    """Silences a logger below errors for a while."""
+    """Silences a logger below errors inside the block."""
 
     def __init__(self, name: str) -> None:
         self.logger = logging.getLogger(name)

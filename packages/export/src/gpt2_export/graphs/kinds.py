@@ -1,4 +1,4 @@
-"""The kinds of graph that a folder holds, and all of them made in one go."""
+"""The kinds of graph in a folder, and how to make all of them."""
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -24,17 +24,17 @@ Bases = dict[Kind, ir.Model]
 def trace_all(
     config: GPT2Config, file: Path, *, kinds: Sequence[Kind] = KINDS, progress: Progress = silent
 ) -> tuple[Bases, list[str]]:
-    """The first half of every graph that the network can have, and why it cannot have the others.
+    """The first half of every graph that the network can have, and a warning for each that it cannot.
 
     Args:
         config: of the network.
         file: its float32 weights.
-        kinds: those that are wanted.
-        progress: told of each graph.
+        kinds: those to make.
+        progress: called for each graph.
 
     Raises:
         FolderError: the weights cannot be read.
-        GraphError: they are not those of the network.
+        GraphError: the weights do not fit the network.
     """
     refusals = {kind: kind.refusal(config) for kind in kinds}
     possible = [kind for kind, refusal in refusals.items() if refusal is None]
@@ -49,54 +49,54 @@ def trace_all(
 def write_all(
     bases: Bases, config: GPT2Config, folder: Path, applied: Applied | None = None, *, beside: Path | None = None
 ) -> None:
-    """Writes the graphs into a new folder, once all of them are right.
+    """Writes the graphs into a new folder, once all of them are complete.
 
     Args:
-        bases: the first half of each.
+        bases: the first half of each graph.
         config: of the network.
-        folder: where they go.
-        applied: a precision beside float32, and its file of weights.
-        beside: the folder of the weights, where that is another one.
+        folder: where to write them.
+        applied: a precision other than float32, and its weights file.
+        beside: the folder of the weights, if another.
 
     Raises:
-        GraphError: a graph is not what it must be; nothing is written.
+        GraphError: a graph breaks its contract; nothing is written.
     """
     precision = applied[0] if applied else None
-    wanted = kinds_for(precision)
-    models = {kind: export.finished(base, kind, config, applied) for kind, base in bases.items() if kind in wanted}
+    allowed = kinds_for(precision)
+    models = {kind: export.finished(base, kind, config, applied) for kind, base in bases.items() if kind in allowed}
     for kind, model in models.items():
         export.write(model, folder / file_of(kind, precision), beside)
 
 
 def kinds_for(precision: Precision | None) -> tuple[Kind, ...]:
-    """The kinds that there are in a precision; all of them in float32, which is None."""
+    """The kinds that exist in a precision; None means float32, which has all."""
     return KINDS if precision is None else tuple(kind for kind in KINDS if not kind.float32_only)
 
 
 def file_of(kind: Kind, precision: Precision | None) -> str:
-    """The name of a graph in a folder; of float32 without a precision."""
+    """A graph's file name; without a precision, float32's."""
     return kind.file if precision is None else precision.file(kind.file)
 
 
 def is_refusal(warning: str) -> bool:
-    """Whether a warning is one that `trace_all` returns: it is void once a folder's graphs are made anew."""
+    """Whether a warning comes from `trace_all`: it is dropped when a folder's graphs are exported again."""
     return warning.startswith(tuple(_no(kind) for kind in KINDS))
 
 
 def graphs_in(folder: Path) -> dict[str, dict[str, str]]:
-    """The graphs of a folder: precision -> kind -> file, the most exact first."""
+    """The graphs of a folder: precision -> kind -> file, most exact first."""
     return graphs_among({path.name for path in folder.iterdir()})
 
 
 def graphs_among(names: Collection[str]) -> dict[str, dict[str, str]]:
-    """The same of the names of files."""
-    found = {}
+    """The same, from file names."""
+    graphs = {}
     for precision in (None, *PRECISIONS.values()):
         files = {kind.name: file_of(kind, precision) for kind in kinds_for(precision)}
         there = {name: file for name, file in files.items() if file in names}
         if there:
-            found[precision.name if precision else FP32] = there
-    return found
+            graphs[precision.name if precision else FP32] = there
+    return graphs
 
 
 def _no(kind: Kind) -> str:

@@ -1,4 +1,4 @@
-"""The graph that everything opens: standard operators, a past that grows by concatenation, all positions' logits."""
+"""The graph that everything opens: standard operators, a growing past, logits at all positions."""
 
 import onnx_ir as ir
 import torch
@@ -9,7 +9,7 @@ from gpt2_export.graphs.export import Kind, Spec, Specs, layers
 
 BATCH, SEQUENCE, PAST, TOTAL = "batch_size", "sequence_length", "past_sequence_length", "total_sequence_length"
 
-# Every operator of the graph, whatever the config: standard ones, for which every runtime has a kernel.
+# Every operator that may occur, whatever the config: standard ones that every runtime has a kernel for.
 OPERATORS = """
     Add And Cast Concat Constant Equal Expand Flatten Gather Gelu Gemm LayerNormalization LessOrEqual MatMul Mul Not
     Range Relu Reshape Shape Sigmoid Slice Softmax Split Squeeze Sub Transpose Unsqueeze Where
@@ -17,7 +17,7 @@ OPERATORS = """
 
 
 class PortableGPT2(nn.Module):
-    """The network with the inputs and outputs that ONNX runtimes agree on: a flat list of past and present tensors."""
+    """The network with the inputs and outputs that ONNX runtimes expect: flat lists of past and present tensors."""
 
     def __init__(self, config: GPT2Config) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class PortableGPT2(nn.Module):
 
 
 def example(config: GPT2Config) -> tuple[Tensor | list[Tensor], ...]:
-    """Arguments of the network."""
+    """Example arguments of the network."""
     batch, new, past = 2, 3, 5
     return (
         torch.zeros(batch, new, dtype=torch.long),
@@ -43,7 +43,7 @@ def example(config: GPT2Config) -> tuple[Tensor | list[Tensor], ...]:
 
 
 def inputs(config: GPT2Config) -> Specs:
-    """What Optimum, onnxruntime-genai and transformers.js feed."""
+    """The inputs that Optimum, onnxruntime-genai and transformers.js feed."""
     integers = {
         "input_ids": (BATCH, SEQUENCE),
         "attention_mask": (BATCH, TOTAL),
@@ -60,7 +60,7 @@ def outputs(config: GPT2Config) -> Specs:
 
 
 def op_counts(config: GPT2Config) -> dict[str, int]:
-    """What must not be lost."""
+    """The operators that must not be lost."""
     return {"Softmax": config.n_layer, "LayerNormalization": 2 * config.n_layer + 1, "MatMul": 6 * config.n_layer}
 
 

@@ -1,21 +1,21 @@
-"""The graph that the runtime opens: a preallocated cache that past and present share, and logits only where asked.
+"""The graph that the runtime opens: a preallocated cache shared by past and present, and only the requested logits.
 
-It is the same network, whose attention alone is replaced: by GroupQueryAttention, an operator of onnxruntime, which
-writes the new keys and values into the cache where it lies and reads no more of it than each row has. A bias and its
-GELU are one operator as well. Residual, bias and LayerNorm are not: SkipLayerNormalization, which is made for them, is
-slower on a CPU than Add and LayerNormalization are (`benchmarks/variants.py` tells how much).
+The same network, with one part replaced: attention is GroupQueryAttention, an onnxruntime operator, which writes new
+keys and values into the cache in place and reads only as much of it as each row has. A bias and its GELU are one
+operator too. Residual, bias and LayerNorm are not: SkipLayerNormalization, made for them, is slower on a CPU than Add
+and LayerNormalization (`benchmarks/variants.py` measures by how much).
 
     input_ids               [batch_size, sequence_length]
     position_ids            [batch_size, sequence_length]
-    seqlens_k               [batch_size]    the tokens of each row after this step, less one
-    total_sequence_length   []              the largest of them, not less one
-    logits_index            [logits_count]  which of the batch_size * sequence_length places, row after row, to score
+    seqlens_k               [batch_size]    the tokens of each row after this step, minus one
+    total_sequence_length   []              the largest of them, without the minus one
+    logits_index            [logits_count]  the positions to return logits for, of batch_size * sequence_length by row
     past_key_values.N.*     [batch_size, heads, cache_length, head size], bound to the same memory as present.N.*
 
     logits                  [logits_count, vocabulary]
 
-A row whose tokens stand on the right of padding is no such row: rows start at the left, and each has its own length.
-More than one new token over a cache that is not empty takes a batch of one: the operator refuses anything else.
+Left padding is not supported: rows start at the left, each with its own length. Several new tokens over a non-empty
+cache need a batch of one: the operator refuses anything else.
 """
 
 import math
@@ -35,7 +35,7 @@ from gpt2_export.weights.safetensors_file import FLOAT32_BYTES
 
 BATCH, SEQUENCE, CACHE, COUNT = "batch_size", "sequence_length", "cache_length", "logits_count"
 HEAD_MULTIPLE = 8  # GroupQueryAttention refuses other head sizes
-PIECE_BYTES = 10_000_000  # of the head, at most: about what the largest other matrix of GPT-2 has
+PIECE_BYTES = 10_000_000  # at most, of the head: about GPT-2's largest other matrix
 
 OPERATORS = """
     Add Cast Concat Constant Gather Gelu Gemm LayerNormalization MatMul Mul Relu Reshape Sigmoid
@@ -44,7 +44,7 @@ OPERATORS = """
 
 
 class SharedCacheAttention(CausalSelfAttention):
-    """The same weights; attention and cache by one operator, which torch can export but not compute."""
+    """The same weights, with attention and cache as one operator, which torch can export but not compute."""
 
     def __init__(self, config: GPT2Config, layer: int) -> None:
         super().__init__(config, layer)
@@ -52,9 +52,9 @@ class SharedCacheAttention(CausalSelfAttention):
         self.attributes: dict[str, Any] = {"num_heads": H, "kv_num_heads": H, "scale": self.scale}
 
     def forward(self, x: Tensor, past: KeyValue, mask: Tensor) -> tuple[Tensor, KeyValue]:
-        if not torch.compiler.is_exporting():  # the operator's placeholder would give zeros, without a word
+        if not torch.compiler.is_exporting():  # the operator's placeholder would silently return zeros
             raise RuntimeError("SharedCacheAttention is for the exporter; run the graph that it exports")
-        seqlens_k, total_sequence_length = mask  # what a mask says, in the operator's own terms
+        seqlens_k, total_sequence_length = mask  # the mask in the operator's own terms
         qkv = self.c_attn(x)  # (B, T, C) -> (B, T, 3C): the operator splits it
         y, *present = torch.onnx.ops.symbolic_multi_out(
             "com.microsoft::GroupQueryAttention",
@@ -69,7 +69,7 @@ class SharedCacheAttention(CausalSelfAttention):
 
 
 class ServingGPT2(nn.Module):
-    """The network over a cache of fixed size: `GPT2.forward`, with lengths for a mask and logits only where asked."""
+    """The network over a fixed-size cache: `GPT2.forward` with lengths as the mask and only the requested logits."""
 
     def __init__(self, config: GPT2Config) -> None:
         super().__init__()
@@ -96,17 +96,17 @@ class ServingGPT2(nn.Module):
 
 
 def refusal(config: GPT2Config) -> str | None:
-    """Why a network cannot have this graph, or None where it can."""
+    """Why a network cannot have this graph, or None if it can."""
     if config.head_size % HEAD_MULTIPLE == 0:
         return None
     return (
-        f"heads are {config.head_size} wide, no multiple of {HEAD_MULTIPLE}, which GroupQueryAttention needs; "
-        f"the runtime uses the portable one, which is slower"
+        f"the head size is {config.head_size}, but GroupQueryAttention needs a multiple of {HEAD_MULTIPLE}; "
+        f"the runtime uses the portable graph, which is slower"
     )
 
 
 def example(config: GPT2Config) -> tuple[Tensor | list[Tensor], ...]:
-    """Arguments of the network."""
+    """Example arguments of the network."""
     batch, new, length, count = 2, 3, 7, 5
     return (
         torch.zeros(batch, new, dtype=torch.long),
@@ -119,7 +119,7 @@ def example(config: GPT2Config) -> tuple[Tensor | list[Tensor], ...]:
 
 
 def inputs(config: GPT2Config) -> Specs:
-    """What the runtime's session feeds."""
+    """The inputs that the runtime's session feeds."""
     return {
         "input_ids": Spec(ir.DataType.INT64, (BATCH, SEQUENCE)),
         "position_ids": Spec(ir.DataType.INT64, (BATCH, SEQUENCE)),
@@ -131,40 +131,40 @@ def inputs(config: GPT2Config) -> Specs:
 
 
 def outputs(config: GPT2Config) -> Specs:
-    """The logits asked for, and the cache where it lies."""
+    """The requested logits, and the cache in place."""
     logits = {"logits": Spec(ir.DataType.FLOAT, (COUNT, config.vocab_size))}
     return logits | layers("present", config, (BATCH, config.n_head, CACHE, config.head_size))
 
 
 def op_counts(config: GPT2Config) -> dict[str, int]:
-    """What must not be lost: an Add before a GELU that is not fused is a pass over memory more."""
+    """The operators that must not be lost: an unfused Add before a GELU costs another pass over memory."""
     fused = {gelu_tanh: "FastGelu", gelu: "BiasGelu"}.get(ACTIVATIONS[config.activation_function])
     return {
         "GroupQueryAttention": config.n_layer,
         "MatMul": 4 * config.n_layer,
         "LayerNormalization": 2 * config.n_layer + 1,
         "Gemm": pieces(config),
-        # in each layer two residuals and the biases, but that of c_fc where its activation takes it; the two embeddings
+        # per layer two residuals and the biases (c_fc's may be fused into its activation); the two embeddings
         "Add": config.n_layer * (5 if fused else 6) + 1,
         **({fused: config.n_layer} if fused else {}),
     }
 
 
 def fuse(model: ir.Model) -> None:
-    """Bias and GELU become one operator."""
+    """Fuses bias and GELU into one operator."""
     GELU.apply_to_model(model)
 
 
 def finish(model: ir.Model) -> None:
     """Cuts the head, the product that makes the logits, into pieces."""
     head = model.graph.outputs[0].producer()
-    # In half precision it multiplies by a cast of the weight, which is made while loading and is no place in a file.
+    # In half precision it multiplies by a cast of the weight, made while loading, which is not in a file.
     if head is not None and head.inputs[1].is_initializer():  # type: ignore[union-attr]
         multiply_in_pieces(model, head, "lm_head.weight", PIECE_BYTES)
 
 
 def pieces(config: GPT2Config) -> int:
-    """Into how many matrices of `PIECE_BYTES` at most the head is cut."""
+    """The number of pieces, of at most `PIECE_BYTES` each, that the head is cut into."""
     return math.ceil(config.vocab_size * config.n_embd * FLOAT32_BYTES / PIECE_BYTES)
 
 

@@ -1,4 +1,4 @@
-"""README.md, the card of a folder on the hub: what it is, how it was verified, how to run it."""
+"""README.md, the model card on the Hub: what the folder is, how it was verified, how to run it."""
 
 import json
 from collections.abc import Mapping
@@ -21,17 +21,17 @@ TAGS = ("gpt2", "onnx", "onnxruntime", "onnxruntime-genai", "transformers.js")
 WHAT = {
     "config.json": "the architecture, as transformers writes it",
     "generation_config.json": "the ids that generation starts and ends with",
-    "genai_config.json": "what onnxruntime-genai needs to know",
-    "tokenizer.json": "the tokenizer, whole",
+    "genai_config.json": "the settings of onnxruntime-genai",
+    "tokenizer.json": "the whole tokenizer",
     "tokenizer_config.json": "its settings",
     "vocab.json": "its tokens",
     "merges.txt": "its merges",
     "special_tokens_map.json": "its special tokens",
     "added_tokens.json": "its added tokens",
-    "chat_template.jinja": "how a conversation becomes one text",
+    "chat_template.jinja": "the template that turns a conversation into one text",
 }
 
-# Title, what to install, language, program. Every Python one is run by a test, as it stands here.
+# Title, install command, language, program. A test runs every Python one as it is here.
 RUNS = (
     (
         "transformers",
@@ -65,7 +65,7 @@ from huggingface_hub import snapshot_download
 from optimum.onnxruntime import ORTModelForCausalLM
 from transformers import AutoTokenizer
 
-folder = snapshot_download("org/name")  # whole: the graph reads its weights from the file beside it
+folder = snapshot_download("org/name")  # all of it: the graph reads its weights from the file beside it
 model, tokenizer = ORTModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
 prompt = tokenizer("The quick brown fox", return_tensors="pt")
 print(tokenizer.decode(model.generate(**prompt, max_new_tokens=20, do_sample=False)[0]))
@@ -106,7 +106,7 @@ console.log(await generator("The quick brown fox", { max_new_tokens: 20, do_samp
 """,
     ),
 )
-# Where there is no tokenizer.
+# For a folder without a tokenizer.
 RUNS_OF_IDS = (
     (
         "transformers",
@@ -141,12 +141,12 @@ def render(folder: Path, manifest: Manifest, repository: str, terms: Mapping[str
     """The card of a verified folder.
 
     Args:
-        folder: where it lies.
+        folder: the folder's path.
         manifest: its manifest, with a parity report.
-        repository: "org/name" on the hub, where the examples find it.
-        terms: what the source's own card says of its license; may be empty.
+        repository: "org/name" on the Hub, for the examples.
+        terms: the license fields of the source's own card; may be empty.
     """
-    metadata = _metadata(manifest.source, terms)  # whose JSON escapes by itself
+    metadata = _metadata(manifest.source, terms)  # JSON escapes it already
     manifest = parsed(all_escaped(manifest.to_dict()))
     ids_only = any(IDS_ONLY in warning for warning in manifest.warnings)
     runs = RUNS if TOKENIZER in manifest.files and not ids_only else RUNS_OF_IDS
@@ -164,12 +164,12 @@ def render(folder: Path, manifest: Manifest, repository: str, terms: Mapping[str
     ]
     if manifest.quality:
         parts += [
-            "## What fewer bits cost",
-            "Beside the float32 graph of the same kind, on each text the graph that loses more:",
+            "## Quality loss",
+            "Against the float32 graph of the same kind; for each text, the graph that loses more:",
             _block("\n".join(inspection.precision_lines(folder, manifest))),
         ]
     if manifest.warnings:
-        parts += ["## What to know", "\n".join(f"- {warning}" for warning in manifest.warnings)]
+        parts += ["## Notes", "\n".join(f"- {warning}" for warning in manifest.warnings)]
     parts += ["## Files", _table(manifest), "## How to run it"]
     for title, install, language, program in runs:
         parts += [f"### {title}", _block(install), _block(program.replace("org/name", repository), language)]
@@ -177,7 +177,7 @@ def render(folder: Path, manifest: Manifest, repository: str, terms: Mapping[str
 
 
 def is_generated(text: str) -> bool:
-    """Whether a card is one of these.
+    """Whether a card was generated here.
 
     >>> is_generated("# mine"), is_generated(f"---\\n---\\n{MARK}")
     (False, True)
@@ -186,10 +186,10 @@ def is_generated(text: str) -> bool:
 
 
 def _metadata(source: Source, terms: Mapping[str, Any]) -> str:
-    """The block that the hub reads; JSON's strings and lists are YAML's too."""
+    """The metadata block that the Hub reads; JSON strings and lists are valid YAML."""
     lines = [f"{name}: {json.dumps(terms[name])}" for name in TERMS if terms.get(name)]
     lines += ["library_name: transformers", "pipeline_tag: text-generation"]
-    if source.revision:  # the name is the hub's, not that of somebody's folder
+    if source.revision:  # the name is a repository's, not a local folder's
         lines.append(f"base_model: {json.dumps(source.name)}")
     return "\n".join(["---", *lines, "tags:", *(f"- {tag}" for tag in TAGS), "---"])
 
@@ -197,7 +197,7 @@ def _metadata(source: Source, terms: Mapping[str, Any]) -> str:
 def _what(folder: Path, manifest: Manifest) -> str:
     tensors = safetensors_file.places(folder / WEIGHTS).values()
     parameters = sum(place.nbytes for place in tensors) // safetensors_file.FLOAT32_BYTES
-    # A back quote would end the code that a name stands in.
+    # A back quote would end the code span around a name.
     name, revision = (text and text.replace("`", r"\x60") for text in (manifest.source.name, manifest.source.revision))
     link = (
         f"[{name}](https://huggingface.co/{name}/tree/{revision}) at commit `{revision}`" if revision else f"`{name}`"
@@ -205,7 +205,7 @@ def _what(folder: Path, manifest: Manifest) -> str:
     return (
         f"GPT-2, {parameters:,} parameters: {link}, frozen to float32 and exported to ONNX by "
         f"{manifest.generator.name} {manifest.generator.version}. transformers, gpt2-runtime, Optimum, "
-        "onnxruntime-genai and transformers.js open it as it is, and the weights are there once: the graphs read them "
+        "onnxruntime-genai and transformers.js open it as it is, and the weights are stored once: the graphs read them "
         f"from `{WEIGHTS}`."
     )
 
@@ -221,7 +221,7 @@ def _table(manifest: Manifest) -> str:
             "| file | what | bytes |",
             "|---|---|---:|",
             *rows,
-            f"| `{MANIFEST}` | origin, versions, a sha256 of each file, the report above | |",
+            f"| `{MANIFEST}` | source, versions, the sha256 of each file, the report above | |",
         ]
     )
 

@@ -1,6 +1,6 @@
-"""A repository on the hub, and what is pushed to it: a verified folder and its card, in one commit.
+"""Pushes a verified folder and its card to a repository on the Hub, in one commit.
 
-The only file of this package that opens the network; what is fetched, gpt2_model.checkpoint fetches.
+The only module of this package that uses the network; downloads are gpt2_model.checkpoint's.
 """
 
 import json
@@ -26,14 +26,14 @@ NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a push uploads.
+    """The content of a push.
 
     Attributes:
         repository: "org/name".
-        folder: where the files lie.
-        files: name -> bytes of what the manifest lists, and of the manifest itself.
+        folder: the folder of the files.
+        files: name -> bytes, of the files in the manifest and of the manifest itself.
         card: the text of README.md.
-        is_own_card: whether the folder has it, written by somebody.
+        is_own_card: whether it is a handwritten one in the folder.
     """
 
     repository: str
@@ -45,14 +45,14 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Pushed:
-    """What a push came to.
+    """The outcome of a push.
 
     Attributes:
-        url: the commit, or the pull request where one was asked for.
-        files: how many the repository now has of the folder, the card with them.
-        nbytes: how many bytes these are.
+        url: the commit, or the pull request if one was requested.
+        files: the number of the folder's files now in the repository, including the card.
+        nbytes: their total size.
         removed: files of an earlier push that the folder does not have.
-        kept_card: whether the repository had a card that somebody wrote, and still has it.
+        kept_card: whether the repository's handwritten card was kept.
     """
 
     url: str
@@ -63,16 +63,16 @@ class Pushed:
 
 
 def prepare(folder: str | PathLike[str], repository: str, *, progress: Progress = silent) -> Plan:
-    """Checks a folder, and writes its card; asks the hub for the source's license, and changes nothing.
+    """Checks a folder and renders its card; reads the source's license from the Hub; changes nothing.
 
     Args:
         folder: a made folder.
-        repository: "org/name", where it is to be pushed to.
-        progress: told of each stage.
+        repository: "org/name" to push to.
+        progress: called for each stage.
 
     Raises:
-        FolderError: the folder is not as it was made, or not verified; or its card is no text.
-        HubError: the repository's name is none.
+        FolderError: the folder was changed or is not verified, or its card is not text.
+        HubError: the repository's name is invalid.
     """
     folder = Path(folder)
     if not NAME.fullmatch(repository):
@@ -83,7 +83,7 @@ def prepare(folder: str | PathLike[str], repository: str, *, progress: Progress 
     progress("check", 0, 1)
     wrong = differences(folder, manifest)
     if wrong:
-        raise FolderError(f"{folder} is not as it was made: {', '.join(wrong)}; make it again")
+        raise FolderError(f"{folder} was changed after it was made: {', '.join(wrong)}; make it again")
     _refuse_links(folder, (*manifest.files, MANIFEST, CARD))
     progress("check", 1, 1)
     own = _own_card(folder / CARD)
@@ -98,19 +98,19 @@ def prepare(folder: str | PathLike[str], repository: str, *, progress: Progress 
 
 
 def _refuse_links(folder: Path, names: Iterable[str]) -> None:
-    """A link could bring any file of this machine to the hub."""
+    """Refuses links out of the folder: they could upload any file of this machine."""
     place = Path(os.path.realpath(folder))
     for name in names:
-        found = Path(os.path.realpath(folder / name))
-        if place not in found.parents:
+        target = Path(os.path.realpath(folder / name))
+        if place not in target.parents:
             raise FolderError(
-                f"{folder / name} is a link to {found}, outside the folder, and push uploads only what lies in it; "
-                "copy the folder with cp -rL, and push the copy"
+                f"{folder / name} is a link to {target}, outside the folder, and push uploads only files inside it; "
+                "copy the folder with `cp -rL`, and push the copy"
             )
 
 
 def _own_card(path: Path) -> str | None:
-    """The text of README.md, None where there is none."""
+    """The text of README.md, or None."""
     try:
         return plain_file.read(path).decode()
     except FileNotFoundError:
@@ -131,20 +131,20 @@ def push(
     create_pr: bool = False,
     progress: Progress = silent,
 ) -> Pushed:
-    """Uploads a verified folder and its card to the hub, in one commit: all of it is there, or nothing.
+    """Uploads a verified folder and its card to the Hub, in one commit: all or nothing.
 
     Args:
         folder: a made folder.
-        repository: "org/name"; made where it is not there.
-        branch: the branch to commit to, made where it is not there; main unless given.
-        private: make the repository private; refused where it is there already, and public.
-        message: of the commit.
+        repository: "org/name"; created if it does not exist.
+        branch: the branch to commit to, created if it does not exist; main by default.
+        private: make the repository private; refused if it exists and is public.
+        message: the commit message.
         create_pr: propose the commit as a pull request instead.
-        progress: told of each stage.
+        progress: called for each stage.
 
     Raises:
-        FolderError: the folder is not as it was made, or not verified.
-        HubError: the hub cannot be reached, or refuses.
+        FolderError: the folder was changed, or is not verified.
+        HubError: the Hub cannot be reached, or refuses the push.
     """
     plan = prepare(folder, repository, progress=progress)
     progress("push", 0, 1)
@@ -164,13 +164,13 @@ def _commit(plan: Plan, branch: str | None, private: bool, message: str, create_
     before = api.model_info(plan.repository, revision=branch)
     if private and not before.private:
         raise HubError(
-            f"{plan.repository} is there already, and public; make it private on its page first, "
+            f"{plan.repository} exists and is public; make it private on its page first, "
             "or leave out private (--private)"
         )
     there = {file.rfilename for file in before.siblings or ()}
     earlier = _texts(plan.repository, str(before.sha), there & {CARD, MANIFEST})
     kept_card = not plan.is_own_card and CARD in earlier and not card.is_generated(earlier[CARD])
-    # What an earlier push brought and this one does not would be of other weights.
+    # Files of an earlier push that this one lacks belong to other weights.
     removed = tuple(sorted((_listed(earlier.get(MANIFEST, "")) & there) - {*plan.files, CARD}))
     additions = {name: str(plan.folder / name) for name in plan.files}
     operations = [
@@ -184,7 +184,7 @@ def _commit(plan: Plan, branch: str | None, private: bool, message: str, create_
         commit_message=message,
         revision=branch,
         create_pr=create_pr,
-        parent_commit=before.sha,  # whoever commits meanwhile is not overwritten
+        parent_commit=before.sha,  # a concurrent commit is not overwritten
     )
     card_bytes = len((earlier[CARD] if kept_card else plan.card).encode())
     return Pushed(
@@ -197,7 +197,7 @@ def _commit(plan: Plan, branch: str | None, private: bool, message: str, create_
 
 
 def _texts(repository: str, commit: str, names: set[str]) -> dict[str, str]:
-    """Small files of a commit, without a trace in the hub's cache."""
+    """Small files of a commit, leaving nothing in the Hub's cache."""
     from huggingface_hub import hf_hub_download
 
     with tempfile.TemporaryDirectory() as place:
@@ -206,7 +206,7 @@ def _texts(repository: str, commit: str, names: set[str]) -> dict[str, str]:
 
 
 def _listed(text: str) -> set[str]:
-    """The files of a manifest that was made here, of whichever schema; none of any other text.
+    """The files of a manifest by gpt2-export, of any schema; none for any other text.
 
     >>> _listed('{"generator": {"name": "gpt2-export"}, "files": {"model.onnx": {}}}'), _listed('{"files": ["a"]}')
     ({'model.onnx'}, set())
@@ -219,17 +219,17 @@ def _listed(text: str) -> set[str]:
 
 
 def _terms(source: Source) -> dict[str, Any]:
-    """What the source's card says of its license; nothing where it is no repository, or cannot be asked."""
+    """The license fields of the source's card; empty if it is not a repository or cannot be read."""
     from huggingface_hub import HfApi
 
     if not source.revision:
         return {}
     try:
         data = HfApi().model_info(source.name, revision=source.revision).card_data
-    except Exception:  # a license that is not known is left out, whatever the reason
+    except Exception:  # an unknown license is left out, whatever the reason
         return {}
-    found = data.to_dict() if data else {}  # type: ignore[no-untyped-call]
-    terms = {name: found[name] for name in card.TERMS if found.get(name)}
+    metadata = data.to_dict() if data else {}  # type: ignore[no-untyped-call]
+    terms = {name: metadata[name] for name in card.TERMS if metadata.get(name)}
     link = terms.get("license_link")
     if isinstance(link, str) and not link.startswith("http"):  # a file beside the card
         terms["license_link"] = f"https://huggingface.co/{source.name}/blob/main/{link}"
@@ -238,7 +238,7 @@ def _terms(source: Source) -> dict[str, Any]:
 
 @contextmanager
 def _quiet_logs() -> Iterator[None]:
-    """The library's upload bars, which it draws into logs as well, only in a terminal; its variable decides over us."""
+    """Shows the library's upload bars only in a terminal, not in logs; its own variable takes precedence."""
     from huggingface_hub.utils import (  # type: ignore[attr-defined]  # exported, but not in mypy's sense
         are_progress_bars_disabled,
         disable_progress_bars,
@@ -266,29 +266,29 @@ def _hub_errors(repository: str, branch: str | None) -> Iterator[None]:
         raise
     except HfHubHTTPError as error:
         raise HubError(_refusal(error, repository, branch)) from error
-    except Exception as error:  # whatever the library's transport raises, under names that change with it
+    except Exception as error:  # the library's transport raises many kinds
         reason = "; ".join(_first_line(part) for part in (error, error.__cause__) if part is not None)
         raise HubError(f"the push to {repository} failed: {reason}; check the connection, and push again") from error
 
 
 def _refusal(error: Any, repository: str, branch: str | None) -> str:
-    """What an answer of the hub means for the user, and what to do."""
+    """The message for an error of the Hub: what it means and what to do."""
     from huggingface_hub.errors import RevisionNotFoundError
 
     status = error.response.status_code
     if status == 401:
-        return f"the hub has no valid token of yours to write to {repository} with; set HF_TOKEN or run `hf auth login`"
+        return f"no valid Hub token for {repository}; set HF_TOKEN or run `hf auth login`"
     if status == 403:
         return (
-            f"your token may not write to {repository}; take one that may, another repository, "
+            f"your token cannot write to {repository}; use one that can, another repository, "
             "or create_pr (--create-pr) to propose the change"
         )
     if isinstance(error, RevisionNotFoundError):
-        told = f"{repository} has no branch {branch!r} to propose a change to"
-        return f"{told}; push without create_pr (--create-pr) to make it"
+        reason = f"{repository} has no branch {branch!r} to propose a change to"
+        return f"{reason}; push without create_pr (--create-pr) to create it"
     if status == 412:
-        return f"somebody else committed to {repository} meanwhile; push again"
-    return f"the hub refuses the push to {repository}: {_first_line(error)}; look at its page, and push again"
+        return f"{repository} got another commit during the push; push again"
+    return f"the Hub refused the push to {repository}: {_first_line(error)}; look at its page, and push again"
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,23 +1,23 @@
-"""A matrix in blocks of 8 or 4 bits: what onnxruntime's MatMulNBits multiplies by.
+"""Quantizes a matrix in blocks of 8 or 4 bits, the format of onnxruntime's MatMulNBits.
 
-A row [K] of a matrix [N, K] (outputs, inputs) is cut into blocks of `block` numbers, and each block has one scale. A
-number is stored as what has to be multiplied by the scale, moved up by half of the range, for it is stored unsigned.
-Two of 4 bits share a byte, the first of them in its lower half.
+A row [K] of a matrix [N, K] (outputs, inputs) is cut into blocks of `block` numbers with one scale each. A number is
+stored as its quotient by the scale, plus half the range because it is unsigned. Two of 4 bits share a byte, the first
+in the lower half.
 
     blocks [N, K / block, block * bits / 8] uint8, scales [N, K / block] float32
 
-Eight bits are rounded plainly: the scale takes the largest number of a block to 127. In four bits that wastes much of
-the range on one number, so several scales are tried, each with the one that fits its rounding best in the sense of
-least squares, and the one with the smallest error is taken. It needs no data.
+Eight bits use plain rounding: the scale maps the largest number of a block to 127. In four bits that wastes much of the
+range on one number, so several scales are tried, each refitted to its rounding by least squares, and the one with the
+smallest error is used. No calibration data is needed.
 """
 
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-FACTORS = np.linspace(0.7, 1.1, 17, dtype=np.float32)  # of the plain scale, that are tried in four bits
-ROWS = 256  # at a time: what is computed for them stays in the processor's caches
-SMALLEST, LARGEST = 16, 256  # block sizes of MatMulNBits, which are powers of two
+FACTORS = np.linspace(0.7, 1.1, 17, dtype=np.float32)  # of the plain scale, tried in four bits
+ROWS = 256  # at a time, so that the work stays in the processor's caches
+SMALLEST, LARGEST = 16, 256  # block sizes of MatMulNBits, powers of two
 
 
 def quantize(weight: np.ndarray, *, bits: int, block: int) -> tuple[np.ndarray, np.ndarray]:
@@ -26,7 +26,7 @@ def quantize(weight: np.ndarray, *, bits: int, block: int) -> tuple[np.ndarray, 
     Args:
         weight: [N, K] float32, finite; K is a multiple of `block`.
         bits: 8 or 4.
-        block: numbers to a scale.
+        block: numbers per scale.
 
     >>> blocks, scales = quantize(np.linspace(-1, 1, 32, dtype=np.float32)[None], bits=4, block=16)
     >>> blocks.shape, scales.shape
@@ -41,27 +41,27 @@ def quantize(weight: np.ndarray, *, bits: int, block: int) -> tuple[np.ndarray, 
         levels, scale = _eight_bits(part) if bits == 8 else _four_bits(part)
         return _packed((levels + (1 << (bits - 1))).astype(np.uint8), bits), scale[..., 0]
 
-    with ThreadPoolExecutor() as pool:  # numpy lets other threads run while it computes
+    with ThreadPoolExecutor() as pool:  # numpy releases the GIL while it computes
         parts = list(pool.map(rounded, range(0, len(weight), ROWS)))
     blocks, scales = zip(*parts, strict=True)
     return np.concatenate(blocks), np.concatenate(scales)
 
 
 def dequantize(blocks: np.ndarray, scales: np.ndarray, *, bits: int) -> np.ndarray:
-    """The matrix [N, K] that blocks and scales stand for."""
+    """The matrix [N, K] that blocks and scales represent."""
     if bits == 4:
         blocks = np.stack([blocks & 15, blocks >> 4], axis=-1).reshape(*blocks.shape[:2], -1)
     values = (blocks.astype(np.float32) - (1 << (bits - 1))) * scales[..., None]
     return np.asarray(values.reshape(len(blocks), -1))
 
 
-def fitting(width: int, wanted: int) -> int | None:
-    """The largest block size up to `wanted` that divides rows of `width` numbers; None where there is none.
+def fitting(width: int, largest: int) -> int | None:
+    """The largest block size up to `largest` that divides rows of `width` numbers, or None.
 
     >>> fitting(768, 128), fitting(192, 128), fitting(40, 128)
     (128, 64, None)
     """
-    block = min(wanted, LARGEST)
+    block = min(largest, LARGEST)
     while block >= SMALLEST and width % block:
         block //= 2
     return block if block >= SMALLEST else None
@@ -74,7 +74,7 @@ def _eight_bits(part: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _four_bits(part: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     largest = np.abs(part).argmax(axis=-1)[..., None]
-    plain = _nonzero(np.take_along_axis(part, largest, axis=-1) / np.float32(-8))  # there are 8 levels below 0, 7 above
+    plain = _nonzero(np.take_along_axis(part, largest, axis=-1) / np.float32(-8))  # 8 levels below 0, 7 above
     levels, scale = _levels(part, plain), plain
     error = _error(part, levels, scale)
     for factor in FACTORS:
@@ -82,9 +82,9 @@ def _four_bits(part: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         fitted = (tried * part).sum(axis=-1, keepdims=True) / np.maximum((tried * tried).sum(-1, keepdims=True), 1)
         fitted = _nonzero(fitted.astype(np.float32))
         tried = _levels(part, fitted)
-        found = _error(part, tried, fitted)
-        better = found < error
-        levels, scale, error = (np.where(better, a, b) for a, b in ((tried, levels), (fitted, scale), (found, error)))
+        loss = _error(part, tried, fitted)
+        better = loss < error
+        levels, scale, error = (np.where(better, a, b) for a, b in ((tried, levels), (fitted, scale), (loss, error)))
     return levels, scale
 
 

@@ -1,12 +1,12 @@
 """fp16: matrices and embeddings in half precision, for GPUs and for size.
 
-Products of a layer, and attention over the serving graph's cache, are computed in float16; residuals, LayerNorm, GELU
-and logits in float32, and so is softmax: GroupQueryAttention's own, or an operator of the portable graph. The head is
-made float32 when the graph is loaded, for in float16 a logit of -100 would be a multiple of 1/16.
+A layer's products, and attention over the serving graph's cache, are computed in float16; residuals, LayerNorm, GELU
+and logits in float32, and softmax too, whether GroupQueryAttention's own or the portable graph's operator. The head is
+widened to float32 at load time, because in float16 a logit of -100 would be a multiple of 1/16.
 
-On a GPU a step by one token takes about as long as its kernels take to start, one after another. So the serving graph
-has fewer of them in this precision: a residual, its bias and the LayerNorm after it are one SkipLayerNormalization,
-still of float32, and what goes to attention gets its bias in float16. (On the CPU that operator is the slower way.)
+On a GPU a one-token step takes about as long as launching its kernels one after another. So the serving graph has fewer
+of them in this precision: a residual, its bias and the next LayerNorm are one SkipLayerNormalization, still in float32,
+and attention's input gets its bias in float16. (On the CPU that operator is slower.)
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -27,24 +27,24 @@ OPERATORS = frozenset(("Cast", "com.microsoft::SkipLayerNormalization"))
 
 
 def tensors(config: GPT2Config, source: Path, keep: Collection[str]) -> tuple[dict[str, Form], Iterator[np.ndarray]]:
-    """What the file of weights holds: see `nbits.tensors`.
+    """The content of the weights file; see `nbits.tensors`.
 
     Raises:
-        PrecisionError: when a tensor is read that has numbers beyond float16.
+        PrecisionError: on reading a tensor with numbers beyond float16.
     """
-    found = places(source)
-    halved = {name for name in found if is_halved(map_tensor_name(name)[0]) and map_tensor_name(name)[0] not in keep}
-    forms = {name: Form(place.shape, "F16" if name in halved else "F32") for name, place in found.items()}
-    return forms, (_array(source, name, place, name in halved) for name, place in found.items())
+    stored = places(source)
+    halved = {name for name in stored if is_halved(map_tensor_name(name)[0]) and map_tensor_name(name)[0] not in keep}
+    forms = {name: Form(place.shape, "F16" if name in halved else "F32") for name, place in stored.items()}
+    return forms, (_array(source, name, place, name in halved) for name, place in stored.items())
 
 
 def convert(model: ir.Model, config: GPT2Config, file: Path) -> None:
-    """Puts a cast wherever a tensor passes from float32 to float16 and back.
+    """Adds a cast wherever a tensor passes between float32 and float16.
 
     Args:
         model: a graph over the float32 weights.
         config: of the network.
-        file: that `tensors` went to.
+        file: the one written from `tensors`.
     """
     refer_again(model, file)
     graph = model.graph
@@ -71,16 +71,16 @@ def convert(model: ir.Model, config: GPT2Config, file: Path) -> None:
 
 
 def op_counts(config: GPT2Config, counts: Mapping[str, int]) -> dict[str, int]:
-    """What becomes of a kind's own counts. All norms but the first and the last take a residual, which was two Adds."""
+    """A kind's counts in this precision: every norm but the first and the last absorbs a residual, two Adds."""
     if "GroupQueryAttention" not in counts:
         return {**counts, "SkipLayerNormalization": 0}
-    taken = 2 * config.n_layer - 1
-    norms, adds = counts["LayerNormalization"] - taken, counts["Add"] - 2 * taken
-    return {**counts, "SkipLayerNormalization": taken, "LayerNormalization": norms, "Add": adds}
+    fused = 2 * config.n_layer - 1
+    norms, adds = counts["LayerNormalization"] - fused, counts["Add"] - 2 * fused
+    return {**counts, "SkipLayerNormalization": fused, "LayerNormalization": norms, "Add": adds}
 
 
 def dequantized(parameter: str, weight: np.ndarray) -> np.ndarray:
-    """What is left of a matrix."""
+    """A matrix after rounding to float16."""
     return weight.astype(np.float16).astype(np.float32)
 
 
@@ -94,7 +94,7 @@ def is_halved(parameter: str) -> bool:
 
 
 def _serves(model: ir.Model) -> bool:
-    """Whether it is the serving graph."""
+    """Whether a graph is the serving graph."""
     return any(node.op_type == "GroupQueryAttention" for node in model.graph)
 
 
@@ -108,22 +108,22 @@ def _array(source: Path, name: str, place: Place, halved: bool) -> np.ndarray:
         return array
     largest = float(np.abs(array).max(initial=0))
     if largest > LARGEST:
-        layer = map_tensor_name(name)[0].removesuffix(".weight")  # the name that --keep takes
+        layer = map_tensor_name(name)[0].removesuffix(".weight")  # the name for --keep
         raise PrecisionError(
             f"{layer} has a weight of {largest:.4g}, float16 ends at {LARGEST:.0f}; "
-            f"leave it in float32 with keep (--keep {layer})"
+            f"keep it in float32 with keep (--keep {layer})"
         )
     return array.astype(np.float16)
 
 
 def _add_in_half(graph: ir.Graph, attention: ir.Node) -> bool:
-    """Adds the bias of what goes to attention in float16, if the product before it is; whether it is."""
+    """Adds the bias of attention's input in float16, if the product before it is; returns whether it is."""
     add = attention.inputs[0].producer()  # type: ignore[union-attr]
     assert add is not None
     assert add.op_type == "Add"
     cast = add.inputs[0].producer()  # type: ignore[union-attr]
     assert cast is not None
-    if cast.op_type != "Cast":  # a matrix that is kept
+    if cast.op_type != "Cast":  # a kept matrix
         return False
     add.replace_input_with(0, cast.inputs[0])
     _cast_inputs(graph, add, [1], ir.DataType.FLOAT16)
@@ -133,11 +133,11 @@ def _add_in_half(graph: ir.Graph, attention: ir.Node) -> bool:
 
 
 def _take_residual(graph: ir.Graph, norm: ir.Node) -> None:
-    """Makes one operator of a LayerNorm, the residual before it and the bias before that, if there are these."""
+    """Fuses a LayerNorm, the residual before it and the bias before that into one operator, if they exist."""
     residual = norm.inputs[0].producer()  # type: ignore[union-attr]
     biased = residual.inputs[1].producer() if residual is not None and residual.op_type == "Add" else None  # type: ignore[union-attr]
     if residual is None or biased is None or biased.op_type != "Add":
-        return  # the first norm, after the embeddings; the last one, before which rows are picked
+        return  # the first norm, after the embeddings; the last, after rows are selected
     skip = ir.node(
         "SkipLayerNormalization",
         [biased.inputs[0], residual.inputs[0], *norm.inputs[1:], biased.inputs[1]],
@@ -145,7 +145,7 @@ def _take_residual(graph: ir.Graph, norm: ir.Node) -> None:
         domain="com.microsoft",
         num_outputs=4,
     )
-    skip.outputs[1].name = skip.outputs[2].name = ""  # mean and variance, which are for training
+    skip.outputs[1].name = skip.outputs[2].name = ""  # mean and variance, used in training
     old, new = (norm.outputs[0], residual.outputs[0]), (skip.outputs[0], skip.outputs[3])
     ir.convenience.replace_nodes_and_values(graph, norm, [biased, residual, norm], [skip], old, new)
 
@@ -166,7 +166,7 @@ def _cast_inputs(graph: ir.Graph, node: ir.Node, inputs: list[int], to: ir.DataT
 
 
 def _cast_output(graph: ir.Graph, node: ir.Node) -> None:
-    """What reads the node's first output reads it in float32."""
+    """Casts the node's first output to float32 for its readers."""
     half = node.outputs[0]
     cast = ir.node("Cast", [half], {"to": ir.DataType.FLOAT})
     half.type = ir.TensorType(ir.DataType.FLOAT16)

@@ -1,4 +1,4 @@
-"""The precisions beside float32: how each stores the weights, and how its graphs read them."""
+"""The precisions other than float32: how each stores the weights, and how its graphs read them."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,31 +22,31 @@ Tensors = Callable[[GPT2Config, Path, Collection[str]], tuple[dict[str, Form], I
 
 
 def unmeasurable(config: GPT2Config) -> str | None:
-    """Why nobody could say what a precision loses, or None where it can be measured.
+    """Why a precision's loss cannot be measured, or None if it can.
 
     >>> unmeasurable(GPT2Config(n_positions=1))
-    'n_positions is 1, but what is lost is measured on tokens that follow others, from 2 on'
+    'n_positions is 1, but the loss of a precision is measured on tokens that follow others: 2 or more'
     """
     if config.n_positions == 1:
-        return "n_positions is 1, but what is lost is measured on tokens that follow others, from 2 on"
+        return "n_positions is 1, but the loss of a precision is measured on tokens that follow others: 2 or more"
     return None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Precision:
-    """A way to store the weights and to compute with them.
+    """A way to store the weights and compute with them.
 
     Attributes:
-        name: under which people ask for it.
-        suffix: of its files' names; transformers.js finds model_fp16.onnx, model_int8.onnx and model_q4.onnx by itself.
-        max_ppl_increase: by default, in percent: beyond it nothing is written.
-        cache: the type of keys and values in the serving graph.
-        operators: that its graphs have more than those of float32.
-        tensors: what the file of weights holds.
-        convert: a graph over float32 weights -> one over that file.
-        dequantized: what is left of one matrix [out, in], given its parameter's name.
-        refusal: why a network cannot have it, or None where it can; by default, what is true of all of them.
-        op_counts: what becomes of the counts that a kind of graph is held to.
+        name: its name on the command line.
+        suffix: of its files' names; transformers.js looks for model_fp16.onnx, model_int8.onnx and model_q4.onnx.
+        max_ppl_increase: the default limit in percent; beyond it nothing is written.
+        cache: the dtype of keys and values in the serving graph.
+        operators: those its graphs have in addition to float32's.
+        tensors: the content of the weights file.
+        convert: turns a graph over float32 weights into one over that file.
+        dequantized: a matrix [out, in] after rounding, given its parameter's name.
+        refusal: why a network cannot have it, or None if it can; the default is common to all.
+        op_counts: changes the operator counts that a kind of graph must have.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Precision:
 
     @property
     def weights(self) -> str:
-        """The name of its file of weights."""
+        """The name of its weights file."""
         return f"model_{self.suffix}.safetensors"
 
     def file(self, name: str) -> str:
@@ -74,10 +74,10 @@ class Precision:
         return f"{name.removesuffix('.onnx')}_{self.suffix}.onnx"
 
     def freeze(self, config: GPT2Config, source: Path, folder: Path, keep: Collection[str] = ()) -> Path:
-        """Writes the file of weights into `folder`; returns its path.
+        """Writes the weights file into `folder`; returns its path.
 
         Raises:
-            PrecisionError: a weight cannot be stored so, or there is no parameter of a name to keep.
+            PrecisionError: a weight cannot be stored this way, or a name to keep matches no parameter.
         """
         forms, arrays = self.tensors(config, source, kept(source, keep))
         path = folder / self.weights
@@ -91,7 +91,7 @@ class Precision:
 
 
 def means(name: str, parameter: str) -> bool:
-    """Whether a name of --keep is the beginning of a parameter's.
+    """Whether a name of --keep is a prefix of a parameter's.
 
     >>> means("h.1", "h.1.mlp.c_fc.weight"), means("h.1", "h.11.mlp.c_fc.weight")
     (True, False)
@@ -100,36 +100,36 @@ def means(name: str, parameter: str) -> bool:
 
 
 def kept(source: Path, names: Collection[str]) -> set[str]:
-    """The matrices that `names` mean, each the beginning of a parameter's name, as "h.3", "h.3.mlp.c_proj" or "wte".
+    """The matrices that `names` match, each a prefix of a parameter's name, such as "h.3", "h.3.mlp.c_proj" or "wte".
 
-    "wpe" is one of them: fp16 stores it in half, and in the others it is float32 anyway.
+    "wpe" counts as one: fp16 halves it, and in the others it is float32 anyway.
 
     Raises:
-        PrecisionError: there is none of that name.
+        PrecisionError: a name matches none.
     """
     parameters = [map_tensor_name(name)[0] for name in safetensors_file.places(source)]
     matrices = [parameter for parameter in parameters if fp16.is_halved(parameter)]
-    found = set()
+    kept_matrices = set()
     for name in names:
         meant = {matrix for matrix in matrices if means(name, matrix)}
         if not meant:
-            raise PrecisionError(f"there is no matrix {name!r} to keep; such names are h.0, h.0.mlp.c_proj, wte, wpe")
-        found |= meant
-    return found
+            raise PrecisionError(f"there is no matrix {name!r} to keep; valid names are h.0, h.0.mlp.c_proj, wte, wpe")
+        kept_matrices |= meant
+    return kept_matrices
 
 
 def named(names: Collection[str]) -> tuple[Precision, ...]:
-    """The precisions of these names, the most exact first; fp32 goes without saying.
+    """The precisions of these names, most exact first; fp32 is implied and ignored.
 
     Raises:
-        PrecisionError: there is none of a name.
+        PrecisionError: a name is unknown.
 
     >>> [precision.name for precision in named(["int4", "fp32", "fp16"])]
     ['fp16', 'int4']
     """
     for name in names:
         if name != FP32 and name not in PRECISIONS:
-            raise PrecisionError(f"precision is {name!r}, must be of {', '.join([FP32, *PRECISIONS])}")
+            raise PrecisionError(f"unknown precision {name!r}; expected one of {', '.join([FP32, *PRECISIONS])}")
     return tuple(precision for precision in PRECISIONS.values() if precision.name in names)
 
 
@@ -157,9 +157,9 @@ FP16 = Precision(
     dequantized=fp16.dequantized,
     op_counts=fp16.op_counts,
 )
-# The sizes of blocks: see benchmarks/LIMITS.md for what each costs and brings.
+# Block sizes: see benchmarks/LIMITS.md for the cost and benefit of each.
 INT8 = _nbits("int8", "int8", 0.5, BlockSizes(bits=8, attention=128, mlp=64, head=128))
 INT4 = _nbits("int4", "q4", 5.0, BlockSizes(bits=4, attention=64, mlp=64, head=128))
 
 PRECISIONS: Mapping[str, Precision] = {precision.name: precision for precision in (FP16, INT8, INT4)}
-"""By name, the most exact first."""
+"""By name, most exact first."""

@@ -1,4 +1,4 @@
-"""Ways to run the same frozen folder, behind one call: ids and a cache in, logits and a cache out."""
+"""The backends that can run a frozen folder, behind one call: ids and a cache in, logits and a cache out."""
 
 import importlib.util
 import os
@@ -42,7 +42,7 @@ def read(step: Step, case: Case) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class Backend:
-    """Something that can run a folder; opened when its turn comes, so that only one holds the weights at a time."""
+    """A way to run a folder; opened when its turn comes, so that only one holds the weights at a time."""
 
     name: str
     open: Callable[[Path], Step]
@@ -54,7 +54,7 @@ def scratch(folder: Path) -> Step:
 
 
 def stepped(model: GPT2) -> Step:
-    """A scratch network that is loaded."""
+    """A loaded scratch network."""
 
     @torch.no_grad()
     def step(input_ids: Ids, attention_mask: Ids, position_ids: Ids, cache: Any) -> tuple[np.ndarray, Any]:
@@ -66,30 +66,32 @@ def stepped(model: GPT2) -> Step:
 
 
 def transformers(folder: Path) -> Step:
-    """transformers' own GPT-2, where it is installed."""
+    """transformers' own GPT-2."""
     library: Any = importlib.import_module("transformers")
     library.utils.logging.disable_progress_bar()
-    # Eager, for only that implementation honours reorder_and_upcast_attn.
+    # Eager: the only implementation that honours reorder_and_upcast_attn.
     try:
         model = library.GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
-    except Exception as error:  # any: it reads fields of config.json that nothing here does
-        told = " ".join(f"{type(error).__name__}: {error}".split())
-        raise FolderError(f"transformers does not open the frozen checkpoint: {told}; mend its config.json") from error
+    except Exception as error:  # any: it reads fields of config.json that we do not
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise FolderError(
+            f"transformers cannot open the frozen checkpoint: {reason}; correct its config.json"
+        ) from error
     model.eval()
-    asked = {"use_cache": True, "return_dict": False, "output_attentions": False, "output_hidden_states": False}
+    options = {"use_cache": True, "return_dict": False, "output_attentions": False, "output_hidden_states": False}
 
     @torch.no_grad()
     def step(input_ids: Ids, attention_mask: Ids, position_ids: Ids, cache: Any) -> tuple[np.ndarray, Any]:
         ids, mask, positions = map(torch.from_numpy, (input_ids, attention_mask, position_ids))
-        # By place: releases of transformers differ in the cache's name.
-        logits, cache = model(ids, cache, attention_mask=mask, position_ids=positions, **asked)
+        # Positional: releases of transformers differ in the cache's name.
+        logits, cache = model(ids, cache, attention_mask=mask, position_ids=positions, **options)
         return logits.numpy(), cache
 
     return step
 
 
 def portable(folder: Path, precision: Precision | None = None) -> Step:
-    """The portable graph in onnxruntime, on the CPU; of float32 without a precision."""
+    """The portable graph in onnxruntime, on the CPU; float32 by default."""
     config, session = open_graph(PORTABLE, folder, precision)
     names, outputs = list(PORTABLE.inputs(config)), list(PORTABLE.outputs(config))
 
@@ -105,7 +107,7 @@ def portable(folder: Path, precision: Precision | None = None) -> Step:
 
 
 def serving(folder: Path, precision: Precision | None = None) -> Step:
-    """The serving graph in onnxruntime, on the CPU: it is given the text of each row, and none of the padding."""
+    """The serving graph in onnxruntime, on the CPU; it is fed each row's text without the padding."""
     config, session = open_graph(SERVING, folder, precision)
     cache_type = SERVING.specs(config, precision)[0]["past_key_values.0.key"].type.numpy()
     pasts = [name for name in SERVING.inputs(config) if name.startswith("past_key_values.")]
@@ -118,11 +120,11 @@ def serving(folder: Path, precision: Precision | None = None) -> Step:
         slots, lengths = cache
         counts = text.sum(axis=1, dtype=np.int32)  # (B,)
         logits = np.full((*text.shape, config.vocab_size), np.nan, np.float32)
-        # In one batch the operator reads a token of each row, or any number where no row has a past.
+        # In one batch the operator reads one token per row, or any number if no row has a past.
         together = counts.all() and (not lengths.any() or (counts == 1).all())
         for rows in [slice(None)] if together else [slice(row, row + 1) for row in np.flatnonzero(counts)]:
             here, count, length = text[rows], counts[rows], lengths[rows] + counts[rows]
-            filled = np.arange(count.max()) < count[:, None]  # (rows, T): the text again, moved to the left
+            filled = np.arange(count.max()) < count[:, None]  # (rows, T): the text, moved to the left
             ids, positions = np.zeros((2, *filled.shape), np.int64)
             ids[filled], positions[filled] = input_ids[rows][here], position_ids[rows][here]
             feeds = {
@@ -141,14 +143,14 @@ def serving(folder: Path, precision: Precision | None = None) -> Step:
 def _run_in_place(
     session: "InferenceSession", feeds: dict[str, np.ndarray], pasts: dict[str, np.ndarray]
 ) -> np.ndarray:
-    """The logits of a step that writes its keys and values where those of the past lie."""
+    """The logits of a step that updates the cache in place."""
     binding = session.io_binding()
     binding.bind_output("logits")
     for name, array in feeds.items():
         binding.bind_cpu_input(name, array)
     for name, array in pasts.items():
         shared = load_onnxruntime().OrtValue.ortvalue_from_numpy(array)
-        assert shared.data_ptr() == array.ctypes.data  # in a copy, what the step writes would be lost
+        assert shared.data_ptr() == array.ctypes.data  # in a copy the step's writes would be lost
         binding.bind_ortvalue_input(name, shared)
         binding.bind_ortvalue_output(name.replace("past_key_values", "present"), shared)
     session.run_with_iobinding(binding)
@@ -156,7 +158,7 @@ def _run_in_place(
 
 
 def graph(kind: str, folder: Path, precision: Precision | None = None) -> Step:
-    """The folder's graph of that kind."""
+    """The folder's graph of this kind."""
     return GRAPHS[kind](folder, precision)
 
 
@@ -164,37 +166,37 @@ def open_graph(kind: Kind, folder: Path, precision: Precision | None = None) -> 
     """The network's config, and its graph in onnxruntime, on the CPU.
 
     Raises:
-        GraphError: onnxruntime does not load it.
+        GraphError: onnxruntime cannot load it.
     """
     onnxruntime = load_onnxruntime()
     path = folder / kinds.file_of(kind, precision)
     options = onnxruntime.SessionOptions()
-    if kind is EXPLAIN:  # the head would be packed anew for each layer
+    if kind is EXPLAIN:  # else the head is packed again for each layer
         options.add_session_config_entry("session.disable_prepacking", "1")
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own exceptions share no base but this
+    except Exception as error:  # onnxruntime's exceptions share no other base
         links = [each for each in (folder / WEIGHTS, path) if each.is_symlink()]
         if links:
             raise GraphError(
                 f"{links[0]} is a link to {os.path.realpath(links[0])}, and onnxruntime reads weights only beside the "
-                f"graph; copy the folder with cp -rL"
+                f"graph; copy the folder with `cp -rL`"
             ) from error
-        raise GraphError(f"onnxruntime does not load {path}: {error}") from error
+        raise GraphError(f"onnxruntime cannot load {path}: {error}") from error
     return GPT2Config.from_hf(read_json(folder / "config.json")), session
 
 
-# The explaining one takes no steps: see `explain_parity.py`.
+# The explain graph has no steps: see `explain_parity.py`.
 GRAPHS: dict[str, Callable[[Path, Precision | None], Step]] = {PORTABLE.name: portable, SERVING.name: serving}
 
 
 def available(folder: Path) -> tuple[Backend, ...]:
-    """Those that can run a folder; the scratch network first: the others are held to it."""
+    """The backends that can run a folder; first the scratch network, the reference for the others."""
     from importlib.metadata import version
 
-    found = [Backend(name=f"torch {version('torch')}", open=scratch)]
+    backends = [Backend(name=f"torch {version('torch')}", open=scratch)]
     if importlib.util.find_spec("transformers"):
-        found.append(Backend(name=f"transformers {version('transformers')}", open=transformers))
+        backends.append(Backend(name=f"transformers {version('transformers')}", open=transformers))
     for kind in (kind for kind in kinds.graphs_in(folder).get(FP32, {}) if kind in GRAPHS):
-        found.append(Backend(name=f"onnxruntime {version('onnxruntime')} cpu, {kind}", open=partial(graph, kind)))
-    return tuple(found)
+        backends.append(Backend(name=f"onnxruntime {version('onnxruntime')} cpu, {kind}", open=partial(graph, kind)))
+    return tuple(backends)

@@ -1,7 +1,7 @@
-"""What goes on inside: attention and lens as the explaining graph shows them, beside those of the network in float64.
+"""Compares the explain graph's attention and lens with those of the network in float64.
 
-Of the network they are read where they arise, by hooks: attention is what its dropout is given, the lens reads the
-stream that the first block is given and that each block gives. None of it is the code that the graph is traced from.
+The network's are read by hooks where they arise: attention is the input of its dropout, the lens reads the first
+block's input and each block's output. None of it is the code that the graph is traced from.
 """
 
 from collections.abc import Iterator
@@ -28,19 +28,19 @@ SHOWN = ("logit", "attention", "lens")
 
 @torch.no_grad()
 def compare(folder: Path, limit: Limit = usual) -> dict[str, Deviation]:
-    """For logits, the weights of attention, and the lens's log-probabilities: the graph's error, torch's, the limit.
+    """For logits, attention weights and the lens's log-probabilities: the graph's error, torch's, and the limit.
 
-    The lens's guesses must have the largest log-probabilities that there are, and be the tokens that have them.
+    The lens's predictions must have the largest log-probabilities, and be the tokens that have them.
     """
     config, session = backends.open_graph(EXPLAIN, folder)
     model = GPT2.from_pretrained(folder)
     count = min(GUESSES, config.vocab_size)
     rng = np.random.default_rng(2)
-    # Of each of SHOWN, the errors and the largest number.
+    # For each of SHOWN, the errors and the largest number.
     errors, own_errors, largest = ({what: [0.0] for what in SHOWN} for _ in range(3))
 
-    def add(what: str, exact: Tensor, found: Tensor, own: Tensor) -> None:
-        errors[what].append(float((found.double() - exact).abs().max()))
+    def add(what: str, exact: Tensor, actual: Tensor, own: Tensor) -> None:
+        errors[what].append(float((actual.double() - exact).abs().max()))
         own_errors[what].append(float((own.double() - exact).abs().max()))
         largest[what].append(float(exact.abs().max()))
 
@@ -53,10 +53,10 @@ def compare(folder: Path, limit: Limit = usual) -> dict[str, Deviation]:
             exact_streams = [stream for (stream,) in truth.streams(model, [text])]
         with attention_of(model) as own_attentions:
             own_streams = streams(model, ids)
-        for exact, found, own in zip(exact_attentions, attentions, own_attentions, strict=True):
-            add("attention", exact, found, own)
+        for exact, actual, own in zip(exact_attentions, attentions, own_attentions, strict=True):
+            add("attention", exact, actual, own)
         for layer, (exact, own) in enumerate(zip(exact_streams, own_streams, strict=True)):
-            exact = truth.head(model, exact)  # (B, T, V); one layer's at a time, for they are large
+            exact = truth.head(model, exact)  # (B, T, V); one layer at a time, to save memory
             own = model.lm_head(model.ln_f(own))
             if layer == config.n_layer:
                 add("logit", exact, logits, own)
@@ -67,7 +67,7 @@ def compare(folder: Path, limit: Limit = usual) -> dict[str, Deviation]:
                 (target_log_probs[layer][..., None], torch.from_numpy(targets)[..., None]),
             ):
                 add("lens", exact.gather(-1, places), found, own.gather(-1, places))
-    # By numpy, for max() of Python loses a NaN.
+    # By numpy: Python's max() loses a NaN.
     return {
         what: {
             "max_difference": float(np.max(errors[what])),
@@ -79,7 +79,7 @@ def compare(folder: Path, limit: Limit = usual) -> dict[str, Deviation]:
 
 
 def beyond(figures: dict[str, Deviation]) -> list[str]:
-    """What in the figures is not to be accepted.
+    """The figures beyond their limits.
 
     >>> fine = {"max_difference": 2e-5, "float32_error": 1e-5, "tolerance": 1e-4}
     >>> beyond({"logit": fine, "attention": fine | {"max_difference": 2e-4}})
@@ -88,16 +88,16 @@ def beyond(figures: dict[str, Deviation]) -> list[str]:
     return [
         f"{what} differs by {found['max_difference']:.3g}, limit {found['tolerance']:.3g}"
         for what, found in figures.items()
-        if not found["max_difference"] <= found["tolerance"]  # so that NaN fails too
+        if not found["max_difference"] <= found["tolerance"]  # NaN fails too
     ]
 
 
 @torch.no_grad()
 def streams(model: GPT2, ids: np.ndarray) -> list[Tensor]:
-    """The stream (B, T, C) before the first block and after each, in the network's own type."""
+    """The stream (B, T, C) before the first block and after each, in the network's own dtype."""
     found: list[Tensor] = []
     blocks: list[Any] = list(model.h)
-    hooks = [blocks[0].register_forward_pre_hook(lambda _, given: found.append(given[0]))]
+    hooks = [blocks[0].register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))]
     hooks += [block.register_forward_hook(lambda _, __, made: found.append(made[0])) for block in blocks]
     model(torch.from_numpy(ids))
     for hook in hooks:
@@ -107,7 +107,7 @@ def streams(model: GPT2, ids: np.ndarray) -> list[Tensor]:
 
 @contextmanager
 def attention_of(model: GPT2) -> Iterator[list[Tensor]]:
-    """The attention (B, H, T, T) of each block that runs meanwhile."""
+    """The attention (B, H, T, T) of each block that runs inside the with-block."""
     found: list[Tensor] = []
     blocks: list[Any] = list(model.h)
     hooks = [

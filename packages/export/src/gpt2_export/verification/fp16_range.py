@@ -1,4 +1,4 @@
-"""The largest number that a product of the network reads or makes: what float16 must be able to hold."""
+"""The largest activation of the network, which float16 must be able to hold."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,33 +17,33 @@ def largest(folder: Path, texts: Iterable[np.ndarray]) -> tuple[str, float]:
 
     Args:
         folder: a frozen checkpoint.
-        texts: token ids [T] to read, beside those that are made here to be loud.
+        texts: token ids [T] to read, in addition to the stress inputs made here.
     """
     model = GPT2.from_pretrained(folder)
-    found: dict[str, float] = {}
+    sizes: dict[str, float] = {}
 
     def watch(name: str) -> Any:
         def hook(module: nn.Module, read: tuple[Tensor, ...], made: Tensor) -> None:
             size = max(float(tensor.abs().max()) for tensor in (read[0], made))
-            found[name] = max(found.get(name, 0.0), size if np.isfinite(size) else np.inf)
+            sizes[name] = max(sizes.get(name, 0.0), size if np.isfinite(size) else np.inf)
 
         return hook
 
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and name != "lm_head":  # which is computed in float32
+        if isinstance(module, nn.Linear) and name != "lm_head":  # the head is computed in float32
             module.register_forward_hook(watch(name))
     limit = model.config.n_positions
     with torch.no_grad():
         for ids in (*texts, *stress_inputs(model)):
             model(torch.from_numpy(np.asarray(ids)[None, :limit]))
-    name = max(found, key=lambda layer: found[layer])
-    return name, found[name]
+    name = max(sizes, key=lambda layer: sizes[layer])
+    return name, sizes[name]
 
 
 def stress_inputs(model: GPT2) -> list[np.ndarray]:
-    """Texts that no one writes: the longest embeddings one after another, the longest one and token 0 again and again.
+    """Unnatural texts: the longest embeddings in a row, and the longest one and token 0 repeated.
 
-    A token said many times, and the first of a text, are where trained networks have their largest activations.
+    Trained networks have their largest activations at repeated tokens and at the first of a text.
     """
     T = min(LOUD_TOKENS, model.config.n_positions)
     order = model.wte.weight.norm(dim=1).argsort(descending=True).numpy()

@@ -1,4 +1,4 @@
-"""What is measured between the logits of two backends."""
+"""The measures between the logits of two backends."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from gpt2_export.verification.sweep import Ids
 
 
 def greedy(step: backends.Step, prompt: Ids, count: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """The `count` likeliest tokens after the prompt (1, T), and the margin of each over the second."""
+    """`count` greedy tokens after the prompt (1, T), and the margin of each over the second likeliest."""
     ids: list[int] = []
     margins: list[float] = []
     unread, length, cache = prompt, 0, None
@@ -30,7 +30,7 @@ def kl(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """
     log_p, log_q = _log_softmax(a), _log_softmax(b)
     divergence = (np.exp(log_p) * (log_p - log_q)).sum(axis=-1)
-    return np.asarray(np.maximum(divergence, 0.0))  # rounding alone takes it below
+    return np.asarray(np.maximum(divergence, 0.0))  # only rounding makes it negative
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:

@@ -1,8 +1,8 @@
-"""Runs a frozen folder in PyTorch, onnxruntime and transformers, and holds each to the scratch network in float64.
+"""Runs a frozen folder in PyTorch, onnxruntime and transformers, and compares each with the scratch network in float64.
 
-The sweep compares logits over shapes (see `sweep.py`); greedy decoding compares what a user would read. One backend
-holds the weights at a time, and only the logits of the sweep are kept: the largest models fit. How far a backend may be
-off is said in `tolerance.py`; what a checkpoint's own weights would hide shows on those of `stress.py`.
+The sweep compares logits over shapes (see `sweep.py`); greedy decoding compares the text a user would see. One backend
+holds the weights at a time, and only the sweep's logits are kept, so the largest models fit. `tolerance.py` sets the
+limits; mistakes that a checkpoint's own weights would hide show on those of `stress.py`.
 """
 
 from collections.abc import Sequence
@@ -30,11 +30,11 @@ PROMPT_TOKENS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What one backend made of the folder.
+    """One backend's results on the folder.
 
     Attributes:
-        logits: of each case, (B, T, V).
-        greedy_ids: the tokens chosen after the prompt.
+        logits: (B, T, V) per case.
+        greedy_ids: the tokens after the prompt.
     """
 
     logits: tuple[np.ndarray, ...]
@@ -53,7 +53,7 @@ def verify(folder: Path, *, progress: Progress = silent) -> ParityReport:
     total = (len(sweep) + 1) * (2 + len(others))
     progress("verify", 0, total)
     exact = truth.load(folder)
-    with np.errstate(all="ignore"):  # what overflows here shows in the figures
+    with np.errstate(all="ignore"):  # overflow shows in the figures
         expected = exact(sweep)
     largest = float(np.max([np.abs(logits).max() for logits in expected]))
     figures: dict[str, BackendFigures] = {}
@@ -71,23 +71,25 @@ def verify(folder: Path, *, progress: Progress = silent) -> ParityReport:
         texts[backend.name] = ran.greedy_ids
         del ran
     float32_error = figures[own.name]["max_logit_difference"]
-    if not np.isfinite(largest + float32_error):  # no difference to such a logit means anything, and no limit follows
+    if not np.isfinite(largest + float32_error):  # such a logit has no meaningful difference or limit
         raise VerificationError(f"{own.name}: a logit overflows float32; the weights are too large", report)
     report |= {"float32_error": float32_error, "tolerance": limit(largest, float32_error)}
     for name, agreement in greedy_figures(exact, prompt(config), texts).items():
         figures[name] = {**figures[name], **agreement}
     failures = [
-        f"{name}: {failure}" for name, found in figures.items() for failure in beyond(found, report["tolerance"])
+        f"{name}: {failure}" for name, entry in figures.items() for failure in beyond(entry, report["tolerance"])
     ]
     if EXPLAIN.name in kinds.graphs_in(folder).get(FP32, {}):
         report["explaining"] = explain_parity.compare(folder)
-        failures += [f"the explaining graph: {failure}" for failure in explain_parity.beyond(report["explaining"])]
+        failures += [f"the explain graph: {failure}" for failure in explain_parity.beyond(report["explaining"])]
     with np.errstate(all="ignore"):
         report["stress"] = stress.compare(folder, (own, *others), sweep)
     failures += stress.beyond(report["stress"])
     progress("verify", total, total)
     if failures:
-        raise VerificationError(f"the folder does not compute what its checkpoint does: {'; '.join(failures)}", report)
+        raise VerificationError(
+            f"the folder does not compute the same as its checkpoint: {'; '.join(failures)}", report
+        )
     return report
 
 
@@ -104,16 +106,16 @@ def run(step: backends.Step, config: GPT2Config, sweep: tuple[Case, ...], progre
 
 
 def prompt(config: GPT2Config) -> Ids:
-    """What the greedy text follows: (1, T)."""
+    """The prompt of the greedy text: (1, T)."""
     rng = np.random.default_rng(1)
     return rng.integers(config.vocab_size, size=(1, max(1, min(PROMPT_TOKENS, config.n_positions // 2))))
 
 
-def compare(expected: Sequence[np.ndarray], found: Sequence[np.ndarray], sweep: tuple[Case, ...]) -> BackendFigures:
-    """The figures of one backend's logits against the exact ones, over every position that holds text."""
+def compare(expected: Sequence[np.ndarray], result: Sequence[np.ndarray], sweep: tuple[Case, ...]) -> BackendFigures:
+    """The figures of one backend's logits against the exact ones, over every position with text."""
     differences = {}
     divergences, agreements = [], []
-    for case, exact, logits in zip(sweep, expected, found, strict=True):
+    for case, exact, logits in zip(sweep, expected, result, strict=True):
         text = case.attention_mask[:, case.past :] == 1
         a, b = exact[text], logits[text]  # (B, T, V) -> (positions with text, V)
         differences[case.name] = float(np.abs(a - b).max())
@@ -130,10 +132,10 @@ def compare(expected: Sequence[np.ndarray], found: Sequence[np.ndarray], sweep: 
 
 
 def greedy_figures(exact: truth.Truth, start: Ids, texts: dict[str, tuple[int, ...]]) -> dict[str, GreedyFigures]:
-    """Of each backend, for how long its greedy text is the exact one, and the most that a token of it is behind.
+    """For each backend, how long its greedy text agrees with the exact one, and how far a token is behind at most.
 
-    Each token is compared with the exact choice after the same text, so that those that follow a tie count too. The
-    texts, as long as one another, are read in one batch.
+    Each token is compared with the exact choice after the same text, so tokens after a tie count too. The texts have
+    the same length and are read in one batch.
     """
     chosen = np.array(list(texts.values()))  # (backends, N)
     ids = np.concatenate([start.repeat(len(chosen), axis=0), chosen[:, :-1]], axis=1)
@@ -151,12 +153,12 @@ def greedy_figures(exact: truth.Truth, start: Ids, texts: dict[str, tuple[int, .
 
 
 def beyond(figures: BackendFigures, tolerance: float) -> list[str]:
-    """What in the figures is not to be accepted.
+    """The figures beyond their limits.
 
-    A tie that rounding may decide either way, a token behind by no more than twice the tolerance, is no disagreement.
+    A token behind by at most twice the tolerance is a tie that rounding may decide either way, not a disagreement.
     """
     failures = []
-    if not figures["max_logit_difference"] <= tolerance:  # so that NaN fails too
+    if not figures["max_logit_difference"] <= tolerance:  # NaN fails too
         failures.append(
             f"logits differ by {figures['max_logit_difference']:.3g} ({figures['worst_case']}), limit {tolerance:.3g}"
         )

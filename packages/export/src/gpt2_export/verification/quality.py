@@ -1,8 +1,8 @@
-"""What a precision loses: each graph of it beside the float32 graph of its kind, on texts, before it is kept.
+"""Measures a precision's loss before it is kept: each of its graphs against the float32 graph of its kind, on texts.
 
-For every text: perplexity, the KL divergence from the float32 distribution, how often the likeliest token is the same,
-and for how long greedy text is. Where the model drew the text itself, the increase of perplexity is not counted but
-expected, exp(KL) - 1: never below zero, and without the chance of the draw.
+For every text: perplexity, the KL divergence from the float32 distribution, how often the likeliest token agrees, and
+how long greedy text agrees. On the model's own text the perplexity increase is the expected one, exp(KL) - 1, not the
+measured one: never negative, and free of sampling noise.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -25,8 +25,8 @@ from gpt2_export.verification.backends import Step
 from gpt2_export.verification.eval_texts import Text
 from gpt2_export.verification.metrics import greedy, kl
 
-WINDOW = 512  # tokens that are read at once
-ROWS = 64  # of logits, whose divergence is computed at once
+WINDOW = 512  # tokens read at once
+ROWS = 64  # of logits whose divergence is computed at once
 GREEDY_TOKENS = 32
 PROMPT_TOKENS = 16
 SENSITIVITY_TOKENS = 128
@@ -42,32 +42,32 @@ def judge(
     keep: Collection[str] = (),
     progress: Progress = silent,
 ) -> QualityReport:
-    """Measures the graphs of a precision.
+    """Measures the graphs of a precision and enforces the limit.
 
     Args:
-        folder: the float32 graphs and weights, and the tokenizer.
-        made: holds the graphs of the precision and their weights.
-        precision: to be judged.
-        files: texts of the user.
-        max_ppl_increase: in percent; by default the precision's own.
-        keep: the matrices that stayed float32, for the report.
-        progress: told of each text.
+        folder: has the float32 graphs and weights, and the tokenizer.
+        made: has the precision's graphs and weights.
+        precision: the precision to measure.
+        files: the user's texts.
+        max_ppl_increase: in percent; the precision's own by default.
+        keep: the matrices kept in float32, for the report.
+        progress: called for each text.
 
     Returns:
         the report.
 
     Raises:
         PrecisionError: float16 cannot hold an activation; a text cannot be read.
-        QualityError: perplexity rises by more than is allowed. It has the report, and which layers lose most.
+        QualityError: perplexity rises by more than the limit. It has the report and the layers that lose most.
     """
     limit = precision.max_ppl_increase if max_ppl_increase is None else max_ppl_increase
     config = GPT2Config.from_hf(read_json(folder / "config.json"))
-    held = kinds.graphs_in(made)[precision.name]
+    graphs = kinds.graphs_in(made)[precision.name]
     stage, done = f"measure {precision.name}", 0
     report: QualityReport = {"max_ppl_increase": limit, "kept": sorted(keep), "graphs": {}}
     texts: list[Text] = []
-    for kind in held:
-        progress(stage, done, len(held) * max(1, len(texts)))
+    for kind in graphs:
+        progress(stage, done, len(graphs) * max(1, len(texts)))
         reference = backends.graph(kind, folder)
         if not texts:
             texts = eval_texts.texts(
@@ -81,13 +81,13 @@ def judge(
         for text in texts:
             figures[text.name] = measured(reference, candidate, text, config)
             done += 1
-            progress(stage, done, len(held) * len(texts))
+            progress(stage, done, len(graphs) * len(texts))
     kind, name, increase = worst(report)
-    if not increase <= limit:  # so that NaN is refused too
+    if not increase <= limit:  # NaN is refused too
         report["sensitivity"] = sensitivity(folder, precision, texts[-1].ids, keep)
         raise QualityError(
-            f"{precision.name} raises perplexity by {increase:.3g} % on {name} ({kind} graph), {limit:g} % is allowed; "
-            "name the layers that lose most in keep (--keep), take a more exact precision, or raise "
+            f"{precision.name} raises perplexity by {increase:.3g} % on {name} ({kind} graph), limit {limit:g} %; "
+            "name the layers that lose most in keep (--keep), use a more exact precision, or raise "
             "max_ppl_increase (--max-ppl-increase)",
             report,
         )
@@ -107,7 +107,7 @@ def measured(reference: Step, candidate: Step, text: Text, config: GPT2Config) -
     kls = np.concatenate(divergences)
     before, after = (float(np.concatenate([pair[which] for pair in losses]).mean()) for which in (0, 1))
     increase = float(kls.mean()) if text.own else after - before
-    agreed, asked = _greedy_agreement(reference, candidate, text.ids, config)
+    agreed, total = _greedy_agreement(reference, candidate, text.ids, config)
     return {
         "tokens": len(text.ids),
         "perplexity_fp32": float(np.exp(before)),
@@ -116,40 +116,40 @@ def measured(reference: Step, candidate: Step, text: Text, config: GPT2Config) -
         "mean_kl": float(kls.mean()),
         "max_kl": float(kls.max()),
         "top1_agreement": float(np.concatenate(same).mean()),
-        "greedy_tokens": asked,
+        "greedy_tokens": total,
         "greedy_agreement": agreed,
     }
 
 
 def worst(report: QualityReport) -> tuple[str, str, float]:
-    """The graph and the text with the largest increase of perplexity, and that in percent."""
-    found = [
+    """The graph and the text with the largest perplexity increase, and that increase in percent."""
+    results = [
         (figures["ppl_increase"], kind, text)
         for kind, texts in report["graphs"].items()
         for text, figures in texts.items()
     ]
-    increase, kind, text = max(found, key=lambda entry: np.nan_to_num(entry[0], nan=np.inf))
+    increase, kind, text = max(results, key=lambda entry: np.nan_to_num(entry[0], nan=np.inf))
     return kind, text, increase
 
 
 def sensitivity(folder: Path, precision: Precision, ids: np.ndarray, keep: Collection[str] = ()) -> dict[str, float]:
-    """For each matrix the mean KL divergence where it alone is stored in the precision; the largest first.
+    """For each matrix, the mean KL divergence if it alone is stored in the precision; largest first.
 
-    Those of `keep` lose nothing, and are left out: it may be that the precision could not store them at all.
+    Matrices in `keep` are left out: the precision may not be able to store them at all.
     """
     model = GPT2.from_pretrained(folder)
     read = torch.from_numpy(ids[None, : min(SENSITIVITY_TOKENS, model.config.n_positions)])
-    found = {}
+    results = {}
     with torch.no_grad():
         before = model(read)[0][0].numpy()
         for name, parameter in model.named_parameters():
             if not is_matrix(name) or any(means(each, name) for each in keep):
                 continue
-            kept = parameter.clone()
-            parameter.copy_(torch.from_numpy(precision.dequantized(name, kept.numpy())))
-            found[name.removesuffix(".weight")] = float(kl(before, model(read)[0][0].numpy()).mean())
-            parameter.copy_(kept)
-    return dict(sorted(found.items(), key=lambda entry: -entry[1]))
+            original = parameter.clone()
+            parameter.copy_(torch.from_numpy(precision.dequantized(name, original.numpy())))
+            results[name.removesuffix(".weight")] = float(kl(before, model(read)[0][0].numpy()).mean())
+            parameter.copy_(original)
+    return dict(sorted(results.items(), key=lambda entry: -entry[1]))
 
 
 def check_fp16_range(folder: Path, texts: Sequence[Text]) -> LargestActivation:
@@ -163,7 +163,7 @@ def check_fp16_range(folder: Path, texts: Sequence[Text]) -> LargestActivation:
 
 def _windows(ids: np.ndarray, width: int) -> Iterator[np.ndarray]:
     for start in range(0, len(ids), width):
-        if len(ids) - start > 1:  # a last token alone has nothing that follows
+        if len(ids) - start > 1:  # a single last token has no successor
             yield ids[start : start + width]
 
 
@@ -174,7 +174,7 @@ def _logits(step: Step, ids: np.ndarray) -> np.ndarray:
 
 
 def _losses(logits: np.ndarray, following: np.ndarray) -> np.ndarray:
-    """What each following token costs, in nats: (T, V), (T,) -> (T,)."""
+    """The loss of each following token, in nats: (T, V), (T,) -> (T,)."""
     wide = logits.astype(np.float64)
     largest = wide.max(axis=-1, keepdims=True)
     total = np.log(np.exp(wide - largest).sum(axis=-1)) + largest[:, 0]

@@ -1,10 +1,10 @@
-"""The same graphs on weights of their own, on which every mistake in the formula is loud.
+"""Runs the same graphs on stress weights, which expose every mistake in the formula.
 
 A checkpoint's weights may hide a mistake: with a wide stream LayerNorm's epsilon is below rounding, with small weights
-the two GELUs are alike. The formula does not depend on them, so it is proven on random ones too, made for the config:
-the stream's variance is about epsilon, and what softmaxes and activations read is about one. With them float32 is off
-by a millionth of the largest number at most, and a limit of ten times that holds for torch's own float32 as well: the
-yardstick of `tolerance.py` must be right itself.
+the two GELUs look the same. The formula does not depend on the weights, so it is also proven on random ones made for
+the config: the stream's variance is about epsilon, and the inputs of softmaxes and activations are about one. With them
+float32 is off by at most a millionth of the largest number; the limit is ten times that, and torch's own float32 must
+meet it too: the yardstick of `tolerance.py` must be right itself.
 """
 
 import shutil
@@ -30,16 +30,16 @@ from gpt2_export.verification.sweep import Case
 from gpt2_export.verification.tolerance import stress_limit
 from gpt2_export.weights import safetensors_file
 
-SMALLEST_EPSILON = 1e-12  # below it the stream would underflow
+SMALLEST_EPSILON = 1e-12  # below this the stream would underflow
 NORM_STD = 0.3  # of LayerNorm's weights and of biases
-INPUT_STD = 1.5  # of what softmax and activation read, about
-MOST_TOKENS = 64  # of a case: no mistake needs a longer one
+INPUT_STD = 1.5  # approximately, of the inputs of softmax and activation
+MOST_TOKENS = 64  # per case: no mistake needs a longer one
 
 Figures = dict[str, Deviation]
 
 
 def compare(frozen: Path, available: Sequence[Backend], sweep: Sequence[Case]) -> Figures:
-    """For each backend, and for what the explaining graph shows: the error, the largest number and the limit."""
+    """The error, the largest number and the limit, for each backend and each output of the explain graph."""
     short = shortened(sweep)
     figures: Figures = {}
     with folder(frozen) as place:
@@ -51,31 +51,31 @@ def compare(frozen: Path, available: Sequence[Backend], sweep: Sequence[Case]) -
                 "tolerance": stress_limit(largest),
             }
         if EXPLAIN.name in kinds.graphs_in(frozen).get(FP32, {}):
-            for what, found in explain_parity.compare(place, limit=stress_limit).items():
-                figures[f"the explaining graph's {what}, stress weights"] = found
+            for what, entry in explain_parity.compare(place, limit=stress_limit).items():
+                figures[f"the explain graph's {what}, stress weights"] = entry
     return figures
 
 
 def shortened(sweep: Sequence[Case]) -> tuple[Case, ...]:
-    """The cases that are tried."""
+    """The cases to run."""
     return tuple(case for case in sweep if case.input_ids.shape[1] <= MOST_TOKENS)
 
 
 def beyond(figures: Figures) -> list[str]:
-    """What in the figures is not to be accepted.
+    """The figures beyond their limits.
 
     >>> beyond({"one": {"max_difference": 1e-7, "tolerance": 1e-6}, "two": {"max_difference": 1e-5, "tolerance": 1e-6}})
     ['two: differs by 1e-05, limit 1e-06']
     """
     return [
-        f"{name}: differs by {found['max_difference']:.3g}, limit {found['tolerance']:.3g}"
-        for name, found in figures.items()
-        if not found["max_difference"] <= found["tolerance"]  # so that NaN fails too
+        f"{name}: differs by {entry['max_difference']:.3g}, limit {entry['tolerance']:.3g}"
+        for name, entry in figures.items()
+        if not entry["max_difference"] <= entry["tolerance"]  # NaN fails too
     ]
 
 
 def difference(step: Step, exact: Sequence[np.ndarray], sweep: Sequence[Case]) -> float:
-    """The largest error over every place that holds text."""
+    """The largest error over every position with text."""
     differences = []
     for case, logits in zip(sweep, exact, strict=True):
         text = case.attention_mask[:, case.past :] == 1
@@ -85,14 +85,14 @@ def difference(step: Step, exact: Sequence[np.ndarray], sweep: Sequence[Case]) -
 
 @contextmanager
 def folder(frozen: Path) -> Iterator[Path]:
-    """A copy of a frozen folder with these weights at the same places of the file, for as long as the block runs.
+    """A temporary copy of a frozen folder with stress weights at the same places of the file.
 
     Raises:
-        StorageError: the disk has no room for them.
+        StorageError: the disk is full.
     """
     config = GPT2Config.from_hf(read_json(frozen / "config.json"))
     places = safetensors_file.places(frozen / WEIGHTS)
-    forms = {name: safetensors_file.Form(found.shape) for name, found in places.items()}
+    forms = {name: safetensors_file.Form(entry.shape) for name, entry in places.items()}
     with atomic.within(frozen, needed_bytes=sum(form.nbytes for form in forms.values())) as copy:
         for file in ("config.json", *kinds.graphs_in(frozen).get(FP32, {}).values()):
             shutil.copy(frozen / file, copy)
@@ -103,7 +103,7 @@ def folder(frozen: Path) -> Iterator[Path]:
 
 
 def tensor(config: GPT2Config, stored_name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """One tensor as the file holds it, the same each time."""
+    """One tensor in the file's layout, the same each time."""
     name, _ = map_tensor_name(stored_name)
     rng = np.random.default_rng([list(parameter_shapes(config)).index(name), 3])
     made: np.ndarray = rng.standard_normal(shape, np.float32)
@@ -121,7 +121,7 @@ def tensor(config: GPT2Config, stored_name: str, shape: tuple[int, ...]) -> np.n
 
 
 def std(config: GPT2Config, parameter: str) -> float:
-    """How large the numbers of a parameter are.
+    """The standard deviation of a parameter.
 
     >>> round(std(GPT2Config(), "wte.weight"), 5), round(std(GPT2Config(), "h.0.mlp.c_fc.weight"), 3)
     (0.00224, 0.054)
@@ -129,7 +129,7 @@ def std(config: GPT2Config, parameter: str) -> float:
     stream = sqrt(max(config.layer_norm_epsilon, SMALLEST_EPSILON))
     if parameter in ("wte.weight", "wpe.weight"):
         return stream / sqrt(2)
-    added = stream / sqrt(config.n_layer)  # by each of the two halves of a block
+    added = stream / sqrt(config.n_layer)  # by each half of a block
     if parameter.endswith("c_proj.bias"):
         return NORM_STD * added
     if parameter.endswith("mlp.c_proj.weight"):

@@ -1,4 +1,4 @@
-"""The shapes on which a graph must agree with the network: the places where exports are known to go wrong."""
+"""The shapes on which a graph must agree with the network, chosen where exports are known to go wrong."""
 
 from dataclasses import dataclass
 
@@ -10,13 +10,13 @@ Ids = np.ndarray
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """Read `past` tokens in one call, then the rest in a second one, whose logits are compared where there is text.
+    """Reads `past` tokens in one call and the rest in a second, whose logits are compared wherever there is text.
 
     Attributes:
-        name: for people.
+        name: for reports.
         input_ids: (B, P+T).
         attention_mask: (B, P+T), 1 for text, 0 for padding.
-        past: P, the tokens of the first call; 0 is no first call.
+        past: P, the tokens of the first call; 0 means no first call.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Case:
 
 
 def cases(*, vocab_size: int, n_positions: int, seed: int = 0) -> tuple[Case, ...]:
-    """Batches of 1 and 3, past 0, 1, n and all but one, one token and many, padding on either side.
+    """Batches of 1 and 3; past 0, 1, n and all but one; one token and many; padding on either side.
 
     >>> [case.name for case in cases(vocab_size=100, n_positions=2)]
     ['one token', 'prompt', 'three prompts', 'one token after one', 'last position', 'second half of the context']

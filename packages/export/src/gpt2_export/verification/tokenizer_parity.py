@@ -1,4 +1,4 @@
-"""The frozen tokenizer held to its source's: the same ids and the same text again, on texts that are hard."""
+"""Compares the frozen tokenizer with its source's: the same ids and the same decoded text, on hard texts."""
 
 import codecs
 import importlib
@@ -22,8 +22,8 @@ from gpt2_export.freeze.tokenizer_files import Made
 from gpt2_export.freeze.tokenizer_settings import NAMES, TOKENIZER, TOKENIZER_CONFIG
 
 HARD_TEXTS = Path(__file__).parent / "hard_texts.json"
-OLDEST = 5  # transformers' version whose reading is followed here: before, GPT2Tokenizer took all of a tokenizer.json
-MOST_TOKENS = 100  # of the added ones, each in texts of its own
+OLDEST = 5  # transformers' oldest version with this behaviour: before, GPT2Tokenizer used all of tokenizer.json
+MOST_TOKENS = 100  # added tokens tested, each in texts of its own
 FRAMES = ("{0}", "a{0}b", " {0} ", "{0}{0}", "x \t{0}\n y", "To be {0}, or {0}not")
 
 Encode = Callable[[str], list[int]]
@@ -32,7 +32,7 @@ Decode = Callable[[list[int]], str]
 
 @dataclass(frozen=True, kw_only=True)
 class Opened:
-    """A tokenizer as one library opens it."""
+    """A tokenizer as opened by one library."""
 
     name: str
     encode: Encode
@@ -40,19 +40,19 @@ class Opened:
 
 
 def compare(source: Path, folder: Path) -> TokenizerReport | None:
-    """Compares the source's tokenizer with the folder's, by tokenizers and, where it is installed, by transformers.
+    """Compares the source's tokenizer with the folder's, in tokenizers and, if it is installed, in transformers.
 
     Args:
         source: the checkpoint's folder.
         folder: the frozen one, with its config.json.
 
     Returns:
-        what the manifest says of it: the references with their versions, the number of texts; None where the folder
-        has no tokenizer that was put together here.
+        the manifest's entry: the references with their versions and the number of texts; None if the folder's tokenizer
+        is of another kind or absent.
 
     Raises:
-        VerificationError: a text has other ids, or ids have another text.
-        FolderError: transformers does not open one of them.
+        VerificationError: the ids of a text, or the text of ids, differ.
+        FolderError: transformers cannot open one of them.
     """
     config = read_json(folder / "config.json")
     made = tokenizer_files.put_together(source, config)
@@ -79,20 +79,20 @@ def _texts(document: Mapping[str, Any]) -> Iterator[str]:
 
 def _hold(texts: Sequence[str], reference: Opened, frozen: Opened) -> None:
     for text in texts:
-        expected, found = reference.encode(text), frozen.encode(text)
-        told = f"the tokenizer is not the source's, by {reference.name}"
-        if found != expected:
-            message = f"{told}: {text!r} has ids {found}, in the source {expected}"
-            raise VerificationError(message, {"text": text, "ids": found, "expected": expected})
+        expected, actual = reference.encode(text), frozen.encode(text)
+        summary = f"the tokenizer differs from the source's in {reference.name}"
+        if actual != expected:
+            message = f"{summary}: {text!r} has ids {actual}, in the source {expected}"
+            raise VerificationError(message, {"text": text, "ids": actual, "expected": expected})
         if frozen.decode(expected) != reference.decode(expected):
             message = (
-                f"{told}: {expected} are {frozen.decode(expected)!r}, in the source {reference.decode(expected)!r}"
+                f"{summary}: {expected} are {frozen.decode(expected)!r}, in the source {reference.decode(expected)!r}"
             )
-            raise VerificationError(message, {"text": text, "ids": found, "expected": expected})
+            raise VerificationError(message, {"text": text, "ids": actual, "expected": expected})
 
 
 def _pairs(source: Path, folder: Path, made: Made, config: Mapping[str, Any]) -> Iterator[tuple[Opened, Opened]]:
-    """Each reference with the folder's tokenizer in the same library."""
+    """Each reference, paired with the folder's tokenizer in the same library."""
     before = Tokenizer.from_str(json.dumps(made.document))
     yield _library(before), _library(Tokenizer.from_file(str(folder / TOKENIZER)))
     if importlib.util.find_spec("transformers") and int(version("transformers").split(".")[0]) >= OLDEST:
@@ -103,7 +103,7 @@ def _pairs(source: Path, folder: Path, made: Made, config: Mapping[str, Any]) ->
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the library's warnings, of texts that are long and of what it ignores."""
+    """Silences the library's warnings about long texts and ignored fields."""
     logging: Any = importlib.import_module("transformers").logging
     before = logging.get_verbosity()
     logging.set_verbosity_error()
@@ -125,9 +125,11 @@ def _transformers(folder: Path, shown_as: Path) -> Opened:
     library: Any = importlib.import_module("transformers")
     try:
         opened = library.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    except Exception as error:  # whatever its many classes raise
-        told = " ".join(str(error).split())
-        raise FolderError(f"transformers does not open the tokenizer of {shown_as}: {told}; mend its files") from error
+    except Exception as error:  # its many classes may raise anything
+        reason = " ".join(str(error).split())
+        raise FolderError(
+            f"transformers cannot open the tokenizer of {shown_as}: {reason}; correct its files"
+        ) from error
     return Opened(
         name=f"transformers {version('transformers')}",
         encode=lambda text: list(opened(text, verbose=False).input_ids),
@@ -136,7 +138,7 @@ def _transformers(folder: Path, shown_as: Path) -> Opened:
 
 
 def _write_plain(source: Path, place: Path, made: Made, config: Mapping[str, Any]) -> None:
-    """The source's tokenizer alone, without byte order marks, and without an end of text that was left out."""
+    """Writes only the source's tokenizer, without byte order marks and without an end of text that was left out."""
     for name in tokenizer_files.FILES:
         if (source / name).exists():
             (place / name).write_bytes((source / name).read_bytes().removeprefix(codecs.BOM_UTF8))

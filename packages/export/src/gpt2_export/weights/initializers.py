@@ -1,4 +1,4 @@
-"""The weights of a graph: each a place in model.safetensors, multiplied as it lies there."""
+"""A graph's weights as references into model.safetensors, multiplied in the file's layout."""
 
 import math
 from itertools import pairwise
@@ -16,7 +16,7 @@ TIED_NAME = stored_name("wte.weight")
 
 
 def refer(model: ir.Model, config: GPT2Config, file: Path) -> None:
-    """Replaces each weight by its place in the file, in the file's layout."""
+    """Replaces each weight with a reference into the file, in the file's layout."""
     available = places(file)
     for traced in list(model.graph.initializers.values()):
         traced_shape = tuple(traced.shape or ())
@@ -39,12 +39,12 @@ def refer(model: ir.Model, config: GPT2Config, file: Path) -> None:
 
 def _parameter(traced_name: str, config: GPT2Config) -> str:
     name = traced_name.removeprefix("model.")
-    # Of two names for a tied tensor the exporter keeps one; the file has it as the embedding.
+    # The exporter keeps one of a tied tensor's two names; in the file it is the embedding.
     return "wte.weight" if config.tie_word_embeddings and name == "lm_head.weight" else name
 
 
 def initializer(name: str, place: Place, file: Path, shape: tuple[int, ...] | None = None) -> ir.Value:
-    """A tensor of a safetensors file as a graph's initializer; `shape` where it is to be read in another one."""
+    """A tensor of a safetensors file as a graph's initializer, read in another `shape` if given."""
     tensor = ir.ExternalTensor(
         file.name,
         place.offset,
@@ -58,12 +58,12 @@ def initializer(name: str, place: Place, file: Path, shape: tuple[int, ...] | No
 
 
 def refer_again(model: ir.Model, file: Path) -> None:
-    """Takes every tensor that is left of the float32 file from another one, which has all of them.
+    """Points every remaining reference into the float32 file at another file, which must have all of them.
 
     Raises:
-        GraphError: it has not.
+        GraphError: it lacks one.
     """
-    found = places(file, tuple(DATA_TYPES))
+    available = places(file, tuple(DATA_TYPES))
     for name, old in list(model.graph.initializers.items()):
         tensor = old.const_value
         if not isinstance(tensor, ir.ExternalTensor) or tensor.location == file.name:
@@ -71,15 +71,15 @@ def refer_again(model: ir.Model, file: Path) -> None:
         del model.graph.initializers[name]
         if not old.uses():
             continue
-        if name not in found:
+        if name not in available:
             raise GraphError(f"the graph needs {name}, which {file} does not have")
-        new = initializer(name, found[name], file)
+        new = initializer(name, available[name], file)
         ir.convenience.replace_all_uses_with(old, new)
         model.graph.initializers.add(new)
 
 
 def _replace_transposed(traced: ir.Value, stored: ir.Value) -> None:
-    """`Transpose(weight)` -> the file's weight, which is stored that way round."""
+    """`Transpose(weight)` -> the file's weight, which is stored transposed."""
     for node in list(traced.consumers()):
         if node.op_type != "Transpose":
             raise GraphError(f"{stored.name} is read by {node.op_type}; the tracer used to transpose it first")
@@ -88,7 +88,7 @@ def _replace_transposed(traced: ir.Value, stored: ir.Value) -> None:
 
 
 def _multiply_untransposed(transpose: ir.Node, stored: ir.Value, vocab_size: int) -> None:
-    """`x @ Transpose(head)` -> Gemm, which reads the head as it lies: runtimes would fold the transpose into a copy."""
+    """`x @ Transpose(head)` -> Gemm, which reads the head as stored: runtimes would fold the transpose into a copy."""
     (product,) = transpose.outputs[0].consumers()
     x, logits = product.inputs[0], product.outputs[0]
     flat = ir.node("Flatten", [x], {"axis": 2})  # (B, T, C) -> (B*T, C)
@@ -109,22 +109,22 @@ def _multiply_untransposed(transpose: ir.Node, stored: ir.Value, vocab_size: int
 
 
 def multiply_in_pieces(model: ir.Model, product: ir.Node, name: str, piece_bytes: int) -> None:
-    """A product of x and the head -> several, each over some rows of the head, as initializers that nothing else reads.
+    """Splits the product of x and the head into several, each over some rows that nothing else reads.
 
-    onnxruntime repacks a matrix when it loads it, holds both forms meanwhile, and then lets the file's pages go, unless
-    another node reads the same initializer, as the embedding does where the head is tied. In pieces, each a place in
-    the file as ever, a head that is a third of all weights raises no peak of memory and leaves no page behind.
+    onnxruntime repacks a matrix at load time, holds both forms meanwhile, and then drops the file's pages, unless
+    another node reads the same initializer, as the embedding does if the head is tied. In pieces, each still a
+    reference into the file, a head that is a third of all weights causes no memory peak and leaves no pages behind.
 
     Args:
         model: the graph.
-        product: Gemm or MatMulNBits; each input but the first has a row, or a block of rows, for each logit.
-        name: of the head, for the pieces.
-        piece_bytes: of a piece, at most.
+        product: Gemm or MatMulNBits; each input but the first has a row, or a block of rows, per logit.
+        name: the head's name, for the pieces.
+        piece_bytes: the largest size of a piece.
     """
     x, *parts = [value for value in product.inputs if value is not None]
     tensors = [part.const_value for part in parts if isinstance(part.const_value, ir.ExternalTensor)]
     if len(tensors) < len(parts):
-        raise GraphError("the head is no weight of the file; the tracer used to read it as it lies")
+        raise GraphError("the head is not a weight of the file; the tracer used to read it as stored")
     V = tensors[0].shape.numpy()[0]
     count = math.ceil(sum(tensor.nbytes for tensor in tensors) / piece_bytes)
     products = []
@@ -153,7 +153,7 @@ def multiply_in_pieces(model: ir.Model, product: ir.Node, name: str, piece_bytes
 
 
 def _rows(name: str, whole: ir.ExternalTensor, start: int, stop: int) -> ir.Value:
-    """Some rows of a tensor, as a tensor of their own."""
+    """Some rows of a tensor, as a tensor of its own."""
     V, *rest = whole.shape.numpy()
     row = whole.nbytes // V
     place = Place(

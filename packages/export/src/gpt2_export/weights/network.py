@@ -1,4 +1,4 @@
-"""The network of a frozen folder: config.json, each of whose sizes the weights confirm before anything is allocated."""
+"""The network of a frozen folder: config.json, whose sizes are checked against the weights before any allocation."""
 
 import re
 from collections.abc import Mapping
@@ -20,34 +20,34 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def of(folder: Path) -> GPT2Config:
-    """Reads the config of a frozen folder, and holds its sizes to the shapes of the tensors.
+    """Reads the config of a frozen folder and checks its sizes against the tensors' shapes.
 
     Raises:
-        GPT2Error: config.json is none.
-        FolderError: a file is no plain one, or they do not fit each other.
+        GPT2Error: config.json is invalid.
+        FolderError: a file is not a plain file, or config and weights do not fit.
     """
     path = folder / CONFIG
     plain_file.refuse_odd(path)
     if path.exists() and path.stat().st_size > CONFIG_BYTES:
         raise FolderError(f"{path} has {path.stat().st_size:,} bytes, too many for a config; make the folder again")
     config = GPT2Config.from_hf(read_json(path))
-    found = {name: place.shape for name, place in safetensors_file.places(folder / WEIGHTS).items()}
-    layers = len({match[1] for name in found if (match := LAYER.match(name))})
+    shapes = {name: place.shape for name, place in safetensors_file.places(folder / WEIGHTS).items()}
+    layers = len({match[1] for name in shapes if (match := LAYER.match(name))})
     if config.n_layer != layers:  # first: the shapes of a million layers take minutes
         raise FolderError(f"{path}: n_layer is {config.n_layer}, {WEIGHTS} has {layers}; make the folder again")
-    _refuse_other(folder, _first_shapes(config), found)
+    _refuse_other(folder, _first_shapes(config), shapes)
     expected = {
         stored_name(name): shape[::-1] if map_tensor_name(stored_name(name))[1] == TRANSPOSE else shape
         for name, shape in parameter_shapes(config).items()
     }
-    _refuse_other(folder, expected, found)
-    for name in sorted(found.keys() - expected.keys()):
+    _refuse_other(folder, expected, shapes)
+    for name in sorted(shapes.keys() - expected.keys()):
         raise FolderError(f"{folder / WEIGHTS} has {name[:100]}, which does not fit {CONFIG}; make the folder again")
     return config
 
 
 def _first_shapes(config: GPT2Config) -> Shapes:
-    """Those that bound every size: the network's own are asked of torch, which needs memory for names at least."""
+    """The shapes that bound every size, checked before the full list, which takes memory for each layer."""
     return {
         "transformer.wte.weight": (config.vocab_size, config.n_embd),
         "transformer.wpe.weight": (config.n_positions, config.n_embd),
@@ -55,11 +55,12 @@ def _first_shapes(config: GPT2Config) -> Shapes:
     }
 
 
-def _refuse_other(folder: Path, expected: Shapes, found: Shapes) -> None:
+def _refuse_other(folder: Path, expected: Shapes, shapes: Shapes) -> None:
     for name, shape in expected.items():
-        if name not in found:
-            raise FolderError(f"{folder / WEIGHTS} lacks {name}, which {CONFIG} asks for; make the folder again")
-        if found[name] != shape:
+        if name not in shapes:
+            raise FolderError(f"{folder / WEIGHTS} lacks {name}, which {CONFIG} requires; make the folder again")
+        if shapes[name] != shape:
             raise FolderError(
-                f"{folder / WEIGHTS}: {name} is {list(found[name])}, {CONFIG} says {list(shape)}; make the folder again"
+                f"{folder / WEIGHTS}: {name} is {list(shapes[name])}, "
+                f"{CONFIG} says {list(shape)}; make the folder again"
             )

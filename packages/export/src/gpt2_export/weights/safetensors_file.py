@@ -1,7 +1,7 @@
-"""A safetensors file, written tensor by tensor, and the place of each tensor in it.
+"""Writes a safetensors file tensor by tensor, and finds the place of each tensor in one.
 
-The safetensors library writes a file from tensors that are all in memory at once; here a model larger than memory has
-to pass through. Reading is the library's, which checks what it reads.
+The safetensors library needs all tensors in memory to write a file; this also writes models larger than memory. Reading
+uses the library, which checks the file.
 """
 
 import json
@@ -24,7 +24,7 @@ DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype(np.float32), "F16": np.dtype
 
 
 class Form(NamedTuple):
-    """A tensor that is announced: its shape, and its type under the format's own name."""
+    """A declared tensor: its shape, and its dtype under the format's own name."""
 
     shape: tuple[int, ...]
     dtype: str = "F32"
@@ -36,7 +36,7 @@ class Form(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a tensor's bytes are: `nbytes` of them from `offset`, counted from the start of the file."""
+    """The place of a tensor: `nbytes` bytes at `offset` from the start of the file."""
 
     shape: tuple[int, ...]
     offset: int
@@ -45,10 +45,10 @@ class Place:
 
 
 def write(path: Path, forms: Mapping[str, Form], arrays: Iterable[np.ndarray]) -> None:
-    """Writes `arrays`, in the order of `forms`, holding one of them at a time.
+    """Writes `arrays`, in the order of `forms`, holding one at a time.
 
     Raises:
-        ValueError: an array is not of the shape and type announced.
+        ValueError: an array does not have its declared shape and dtype.
     """
     with path.open("wb") as file:
         file.write(_header(forms))
@@ -56,19 +56,19 @@ def write(path: Path, forms: Mapping[str, Form], arrays: Iterable[np.ndarray]) -
         for name, (shape, dtype) in forms.items():
             array = next(waiting, None)
             if array is None or array.shape != shape or array.dtype != DTYPES[dtype]:
-                found = "missing" if array is None else f"{array.dtype} {array.shape}"
-                raise ValueError(f"{name} is {found}, announced was {DTYPES[dtype]} {shape}")
+                actual = "missing" if array is None else f"{array.dtype} {array.shape}"
+                raise ValueError(f"{name} is {actual}, declared was {DTYPES[dtype]} {shape}")
             file.write(np.ascontiguousarray(array).data)
             del array  # before the next one is made
         if next(waiting, None) is not None:
-            raise ValueError("there are more arrays than were announced")
+            raise ValueError("there are more arrays than declared")
 
 
 def places(path: Path, dtypes: Collection[str] = ("F32",)) -> dict[str, Place]:
     """The place of every tensor.
 
     Raises:
-        FolderError: it is no safetensors file, or one of tensors of other types than `dtypes`.
+        FolderError: it is not a safetensors file, or has a tensor of a dtype not in `dtypes`.
     """
     plain_file.refuse_odd(path)
     try:
@@ -83,8 +83,8 @@ def places(path: Path, dtypes: Collection[str] = ("F32",)) -> dict[str, Place]:
         raise FolderError(f"{path} is not a whole safetensors file: {error}; make the folder again") from error
     strange = [name for name, entry in header.items() if entry["dtype"] not in dtypes]
     if strange:
-        found, known = header[strange[0]]["dtype"], " or ".join(dtypes)
-        raise FolderError(f"{path}: {strange[0]} is {found}, its tensors must be {known}; make the folder again")
+        dtype, known = header[strange[0]]["dtype"], " or ".join(dtypes)
+        raise FolderError(f"{path}: {strange[0]} is {dtype}, its tensors must be {known}; make the folder again")
     return {
         name: Place(
             shape=tuple(entry["shape"]),
@@ -97,7 +97,7 @@ def places(path: Path, dtypes: Collection[str] = ("F32",)) -> dict[str, Place]:
 
 
 def read(path: Path, place: Place) -> np.ndarray:
-    """A tensor's values, mapped from the file and not read yet."""
+    """A tensor's values, memory-mapped and not read yet."""
     array: np.ndarray = np.memmap(path, DTYPES[place.dtype], "r", place.offset, place.shape)
     return array
 

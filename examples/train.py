@@ -1,13 +1,13 @@
-"""Trains a small GPT-2, tokenizer included, on a text file, and writes it as a Hugging Face checkpoint.
+"""Trains a small GPT-2 and its tokenizer on a text file, and writes them as a Hugging Face checkpoint.
 
     python examples/train.py shakespeare.txt checkpoint
 
-The first 90 % of the text are for training, the last 10 % decide when to stop: the weights written are those with the
-lowest loss there. Every `--evaluate-every` steps the whole state goes to OUT/state.pt, from which the same command goes
-on after an interruption; the same text, seed and settings give the same weights on the same machine. Other ones are
-refused there, before anything is written.
+The first 90 % of the text are for training; on the last 10 % the loss is evaluated, and the weights with the lowest one
+are written. Every `--evaluate-every` steps the whole state is saved to OUT/state.pt, from which the same command
+resumes after an interruption. The same text, seed and settings give the same weights on the same machine; a state of
+any other is refused before anything is written.
 
-Needs, beside gpt2-model: click, tokenizers.
+Requires gpt2-model, click and tokenizers.
 """
 
 import hashlib
@@ -36,17 +36,17 @@ COUNT = click.IntRange(min=1)
     "--vocab-size",
     default=1536,
     show_default=True,
-    type=click.IntRange(min=257),  # every byte, and the end of a text
-    help="Tokens of the byte-level BPE; a short text gives fewer.",
+    type=click.IntRange(min=257),  # every byte, and the end of text
+    help="Size of the byte-level BPE vocabulary; a short text gives fewer.",
 )
 @click.option("--n-positions", default=256, show_default=True, type=click.IntRange(min=2), help="Tokens of context.")
 @click.option("--n-layer", default=6, show_default=True)
 @click.option("--n-head", default=6, show_default=True)
 @click.option("--n-embd", default=192, show_default=True)
 @click.option("--dropout", default=0.2, show_default=True)
-@click.option("--batch-size", default=16, show_default=True, type=COUNT, help="Rows of n_positions tokens a step.")
+@click.option("--batch-size", default=16, show_default=True, type=COUNT, help="Rows of n_positions tokens per step.")
 @click.option("--steps", default=3000, show_default=True, type=COUNT)
-@click.option("--learning-rate", default=1e-3, show_default=True, help="At its peak; warmed up, then a cosine down.")
+@click.option("--learning-rate", default=1e-3, show_default=True, help="Peak; warmup, then cosine decay.")
 @click.option("--weight-decay", default=0.1, show_default=True)
 @click.option(
     "--evaluate-every", default=100, show_default=True, type=COUNT, help="Steps between evaluations, which also save."
@@ -71,14 +71,14 @@ def main(text: Path, out: Path, **settings: Any) -> None:
     optimizer = adamw(model, settings["learning_rate"], settings["weight_decay"])
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine_with_warmup(step, steps))
     rng = torch.Generator().manual_seed(seed)
-    click.echo(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(training):,} tokens to learn from")
+    click.echo(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(training):,} tokens for training")
     if config.vocab_size < settings["vocab_size"]:
         click.echo(f"the text gives {config.vocab_size} tokens, fewer than --vocab-size, {settings['vocab_size']}")
 
     step, best = 0, math.inf
     if state is not None:
         step, best = load_state(state, model, optimizer, schedule, rng)
-        click.echo(f"going on at step {step}")
+        click.echo(f"resuming at step {step}")
     rows = batches(training, config.n_positions, settings["batch_size"], rng)
     with click.progressbar(length=steps, label="training", item_show_func=lambda shown: shown) as bar:
         bar.update(step)
@@ -97,7 +97,7 @@ def main(text: Path, out: Path, **settings: Any) -> None:
 
 
 def read_text(path: Path) -> str:
-    """The whole text; in one line why it cannot be read."""
+    """The whole text; a ClickException if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -113,16 +113,16 @@ def train_tokenizer(text: str, vocab_size: int) -> ByteLevelBPETokenizer:
 
 
 def save_tokenizer(tokenizer: ByteLevelBPETokenizer, out: Path) -> None:
-    """In GPT-2's file format, vocab.json and merges.txt, and as tokenizer.json."""
+    """Writes GPT-2's vocab.json and merges.txt, and tokenizer.json."""
     tokenizer.save_model(str(out))
-    end = {END_OF_TEXT: tokenizer.token_to_id(END_OF_TEXT)}  # which the library leaves out there
+    end = {END_OF_TEXT: tokenizer.token_to_id(END_OF_TEXT)}  # the library leaves it out
     vocab = json.loads((out / "vocab.json").read_text(encoding="utf-8")) | end
     (out / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False), encoding="utf-8")
     tokenizer.save(str(out / "tokenizer.json"))
 
 
 def network(vocab_size: int, settings: Mapping[str, Any]) -> GPT2Config:
-    """What the settings ask for; in one line why there is no such network."""
+    """The network of these settings; a ClickException if they are invalid."""
     try:
         return GPT2Config(
             vocab_size=vocab_size,
@@ -134,17 +134,17 @@ def network(vocab_size: int, settings: Mapping[str, Any]) -> GPT2Config:
 
 
 def refuse_short(text: Path, n_positions: int, parts: Mapping[str, Tensor]) -> None:
-    """Raises where a part is no longer than one window: `batches` and `evaluate` both need a token more."""
+    """Raises if a part is not longer than one window: `batches` and `evaluate` both need one token more."""
     for name, tokens in parts.items():
         if len(tokens) <= n_positions:
             raise click.ClickException(
-                f"the {name} of {text} are {len(tokens)} tokens, must be more than --n-positions, {n_positions}; "
-                "take a longer text, or a smaller --n-positions"
+                f"the {name} of {text} are {len(tokens)} tokens, but must be more than --n-positions, {n_positions}; "
+                "use a longer text or a smaller --n-positions"
             )
 
 
 def adamw(model: GPT2, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
-    """Decay pulls on matrices only: a bias or a norm's gain has no reason to be small."""
+    """Weight decay on matrices only: biases and norm gains need not be small."""
     matrices = [p for p in model.parameters() if p.dim() == 2]
     vectors = [p for p in model.parameters() if p.dim() == 1]
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
@@ -160,7 +160,7 @@ def cosine_with_warmup(step: int, steps: int, warmup: int = 100, floor: float = 
 
 
 def batches(tokens: Tensor, length: int, batch_size: int, rng: torch.Generator) -> Iterator[Tensor]:
-    """Rows (B, T) from random places of the text, without end."""
+    """Rows (B, T) from random places in the text, forever."""
     while True:
         starts = torch.randint(len(tokens) - length, (batch_size,), generator=rng)
         yield torch.stack([tokens[start : start + length] for start in starts])
@@ -169,7 +169,7 @@ def batches(tokens: Tensor, length: int, batch_size: int, rng: torch.Generator) 
 def train_step(
     model: GPT2, input_ids: Tensor, optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler
 ) -> float:
-    """One step on (B, T) ids; returns the loss in nats a token."""
+    """One step on (B, T) ids; returns the loss in nats per token."""
     model.train()
     loss = model.loss(input_ids)
     optimizer.zero_grad(set_to_none=True)
@@ -182,7 +182,7 @@ def train_step(
 
 @torch.no_grad()
 def evaluate(model: GPT2, tokens: Tensor) -> float:
-    """Mean loss in nats a token over the whole text, in windows that start afresh."""
+    """Mean loss in nats per token over the whole text, in independent windows."""
     model.eval()
     windows = tokens.split(model.config.n_positions)
     counted = [(model.loss(window[None]).item() * (len(window) - 1), len(window) - 1) for window in windows[:-1]]
@@ -190,7 +190,7 @@ def evaluate(model: GPT2, tokens: Tensor) -> float:
 
 
 def save_checkpoint(model: GPT2, out: Path) -> None:
-    """The weights in half precision, which halves the file and costs nothing that the loss can show."""
+    """Writes the weights in half precision, which halves the file without a measurable loss."""
     halves = {name: tensor.half() for name, tensor in stored_tensors(model).items()}
     save_file(halves, out / "model.safetensors", metadata={"format": "pt"})
     end = model.config.vocab_size - 1
@@ -203,12 +203,12 @@ def save_checkpoint(model: GPT2, out: Path) -> None:
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:
-    """Indented, with a last newline."""
+    """Writes indented JSON with a final newline."""
     path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
 def save_state(out: Path, made_from: Mapping[str, Any], step: int, best: float, *parts: Any) -> None:
-    """Everything that a later call needs to go on as if it had never stopped; replaced at once, never half written."""
+    """Saves everything needed to resume exactly; replaced atomically, never half written."""
     states = [part.get_state() if isinstance(part, torch.Generator) else part.state_dict() for part in parts]
     state = {"step": step, "best": best, "parts": states, "dropout": torch.get_rng_state(), "made_from": made_from}
     torch.save(state, out / "state.tmp")
@@ -216,26 +216,26 @@ def save_state(out: Path, made_from: Mapping[str, Any], step: int, best: float, 
 
 
 def read_state(path: Path, made_from: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What `save_state` kept, None where there is nothing; in one line why it is of another text or other settings."""
+    """The saved state, or None; a ClickException if it belongs to another text or other settings."""
     if not path.exists():
         return None
-    remedy = "remove it to start anew, or choose another OUT"
+    remedy = "remove it to start over, or choose another OUT"
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True)
         before = dict(state["made_from"])
-    except Exception as error:  # the unpickler raises whatever the bytes lead it to
+    except Exception as error:  # the unpickler may raise anything
         raise click.ClickException(f"{path} is damaged, or was not written by this version; {remedy}") from error
     other = [name for name, value in made_from.items() if before.get(name) != value]
     if "text" in other:
-        raise click.ClickException(f"{path} is of another text; {remedy}")
+        raise click.ClickException(f"{path} is from another text; {remedy}")
     if other:
-        told = ", ".join(f"--{name.replace('_', '-')} {before.get(name)}, not {made_from[name]}" for name in other)
-        raise click.ClickException(f"{path} was made with {told}; go on with that, {remedy}")
+        settings = ", ".join(f"--{name.replace('_', '-')} {before.get(name)}, not {made_from[name]}" for name in other)
+        raise click.ClickException(f"{path} was made with {settings}; use that, {remedy}")
     return state
 
 
 def load_state(state: Mapping[str, Any], *parts: Any) -> tuple[int, float]:
-    """Puts back what `read_state` found; returns the step and the lowest loss so far."""
+    """Restores a saved state; returns the step and the lowest loss so far."""
     for part, saved in zip(parts, state["parts"], strict=True):
         part.set_state(saved) if isinstance(part, torch.Generator) else part.load_state_dict(saved)
     torch.set_rng_state(state["dropout"])
@@ -243,12 +243,13 @@ def load_state(state: Mapping[str, Any], *parts: Any) -> tuple[int, float]:
 
 
 def report(out: Path, text: str, held_out: Tensor) -> None:
-    """What the model card says of the weights that were written, measured on the file itself."""
+    """Prints the model card's figures, measured on the written file itself."""
     model = GPT2.from_pretrained(out)
     loss = evaluate(model, held_out)
     per_byte = loss * len(held_out) / len(text.encode())
     click.echo(
-        f"held out: {loss:.4f} nats a token, perplexity {math.exp(loss):.2f}, {per_byte / math.log(2):.3f} bits a byte"
+        f"held out: {loss:.4f} nats per token, perplexity {math.exp(loss):.2f}, "
+        f"{per_byte / math.log(2):.3f} bits per byte"
     )
     tokenizer = ByteLevelBPETokenizer(str(out / "vocab.json"), str(out / "merges.txt"))
     prompt = tokenizer.encode("ROMEO:").ids

@@ -1,4 +1,4 @@
-"""Each implementation as the same `Step`: transformers, the scratch network, the graphs in onnxruntime, the runtime."""
+"""Every implementation behind one `Step`: transformers, the scratch network, the graphs in onnxruntime, the runtime."""
 
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,11 @@ from transformers import GPT2LMHeadModel
 
 onnxruntime = load_onnxruntime()
 
-torch.set_num_threads(1)  # these networks are so small that a second thread costs more than it brings
+torch.set_num_threads(1)  # these networks are too small to gain from a second thread
 
 
 def positions(mask: Array, new: int) -> Array:
-    """The place of each new token in its row's text: (B, P+T) -> (B, T)."""
+    """The position of each new token in its row's text: (B, P+T) -> (B, T)."""
     return np.maximum(mask.cumsum(axis=1) - 1, 0)[:, -new:]
 
 
@@ -25,7 +25,7 @@ def transformers(network: GPT2LMHeadModel) -> Step:
     @torch.no_grad()
     def step(ids: Array, mask: Array, cache: Any) -> tuple[Array, Any]:
         places = torch.from_numpy(positions(mask, ids.shape[1]))
-        logits, cache = network(  # by place: releases of transformers differ in the cache's name
+        logits, cache = network(  # positional: releases of transformers differ in the cache's name
             torch.from_numpy(ids),
             cache,
             attention_mask=torch.from_numpy(mask),
@@ -54,7 +54,7 @@ def opened(path: Path | bytes) -> onnxruntime.InferenceSession:
 
 
 def graph(path: Path | bytes) -> Step:
-    """A portable graph in plain onnxruntime on the CPU, by the names of its inputs and outputs alone."""
+    """A portable graph in plain onnxruntime on the CPU, using only its input and output names."""
     session = opened(path)
     pasts = {node.name: node.shape for node in session.get_inputs() if node.name.startswith("past_key_values.")}
 
@@ -70,14 +70,14 @@ def graph(path: Path | bytes) -> Step:
 
 
 def serving(path: Path | bytes, cache_length: int) -> Step:
-    """A serving graph in plain onnxruntime on the CPU: of each row the text alone, over a cache of NaN."""
+    """A serving graph in plain onnxruntime on the CPU: each row's text alone, over a cache of NaN."""
     session = opened(path)
     pasts = {node.name: node.shape for node in session.get_inputs() if node.name.startswith("past_key_values.")}
     half = {node.type for node in session.get_inputs()} >= {"tensor(float16)"}
     element = np.float16 if half else np.float32
 
     def call(texts: list[Array], lengths: Array, slots: dict[str, Array]) -> Array:
-        """The logits (N, V) of the rows' new text, row after row; the slots are written in place."""
+        """The logits (N, V) of the rows' new text, row by row; the slots are written in place."""
         counts = np.array([len(text) for text in texts], np.int32)
         ids = np.stack([np.pad(text, (0, counts.max() - len(text))) for text in texts])  # (B, T)
         places = [row * ids.shape[1] + column for row, count in enumerate(counts) for column in range(count)]
@@ -94,8 +94,8 @@ def serving(path: Path | bytes, cache_length: int) -> Step:
             binding.bind_ortvalue_input(name, value)
             binding.bind_ortvalue_output(name.replace("past_key_values", "present"), value)
         session.run_with_iobinding(binding)
-        found: Array = binding.get_outputs()[0].numpy()
-        return found
+        logits: Array = binding.get_outputs()[0].numpy()
+        return logits
 
     def step(ids: Array, mask: Array, cache: Any) -> tuple[Array, Any]:
         if cache is None:
@@ -106,7 +106,7 @@ def serving(path: Path | bytes, cache_length: int) -> Step:
         counts = text.sum(axis=1)
         if (counts == 1).all() or (counts.all() and not lengths.any()):
             groups = [slice(0, len(ids))]
-        else:  # what the operator does not read in one batch
+        else:  # the operator cannot read these in one batch
             groups = [slice(row, row + 1) for row in range(len(ids)) if counts[row]]
         logits = np.full((*ids.shape, session.get_outputs()[0].shape[1]), np.nan, np.float32)
         for group in groups:
@@ -126,19 +126,19 @@ def below(session: Session) -> Step:
 
 
 def runtime(session: Session) -> Step:
-    """The runtime's session: of each row the text alone, rows of any lengths (of one on the portable graph)."""
+    """The runtime's session: each row's text alone, rows of any lengths (of one length on the portable graph)."""
 
     def step(ids: Array, mask: Array, cache: Any) -> tuple[Array, Any]:
         text = mask[:, -ids.shape[1] :] == 1  # (B, T)
         rows = [row[here] for row, here in zip(ids, text, strict=True)]
-        found, cache = _scored(session, rows, session.empty_cache(len(ids)) if cache is None else cache)
-        return _placed(found, text), cache
+        logits, cache = _scored(session, rows, session.empty_cache(len(ids)) if cache is None else cache)
+        return _placed(logits, text), cache
 
     return step
 
 
 def restless(session: Session) -> Step:
-    """The same by detours: reads something else first and rolls back; then some of each row, then the rest."""
+    """The same with detours: reads other text first and rolls back, then part of each row, then the rest."""
     rng = np.random.default_rng(0)
     sizes = session.bundle.architecture
 
@@ -165,7 +165,7 @@ def restless(session: Session) -> Step:
 
 
 def shuffled(session: Session) -> Step:
-    """The same in other rows: each goes on twice, once by another text, and its place is taken by either."""
+    """The same in shuffled rows: each row is read twice, once with another text, and either copy takes its place."""
     rng = np.random.default_rng(0)
 
     def step(ids: Array, mask: Array, cache: Any) -> tuple[Array, Any]:
@@ -176,17 +176,17 @@ def shuffled(session: Session) -> Step:
         _, cache = _scored(session, rows, cache)
         twice = rng.permutation([*range(len(rows))] * 2)
         cache = cache.reorder(twice).crop([before[row] for row in twice])
-        kept = [int(rng.choice(np.flatnonzero(twice == row))) for row in range(len(rows))]
+        chosen = [int(rng.choice(np.flatnonzero(twice == row))) for row in range(len(rows))]
         others = [rng.integers(session.bundle.architecture.vocab_size, size=len(rows[row])) for row in twice]
-        read = [rows[row] if place in kept else others[place] for place, row in enumerate(twice)]
+        read = [rows[row] if place in chosen else others[place] for place, row in enumerate(twice)]
         scored, cache = _scored(session, read, cache)
-        return _placed([scored[place] for place in kept], text), cache.reorder(kept)
+        return _placed([scored[place] for place in chosen], text), cache.reorder(chosen)
 
     return step
 
 
 def _scored(session: Session, rows: list[Array], cache: KeyValueCache) -> tuple[list[Array], KeyValueCache]:
-    """One step, or none where there is nothing to read: for each row the logits (T, V) of all its tokens."""
+    """One step, or none if there is nothing to read: for each row the logits (T, V) of all its tokens."""
     counts = [len(row) for row in rows]
     if not any(counts):
         return [np.zeros((0, session.bundle.architecture.vocab_size), np.float32) for _ in rows], cache
@@ -195,7 +195,7 @@ def _scored(session: Session, rows: list[Array], cache: KeyValueCache) -> tuple[
 
 
 def _placed(rows: list[Array], text: Array) -> Array:
-    """Each row's logits where its text is, (B, T, V), and NaN where its padding is."""
+    """Each row's logits at its text, NaN at its padding: (B, T, V)."""
     logits = np.full((*text.shape, rows[0].shape[1]), np.nan, np.float32)
     for place, row, here in zip(logits, rows, text, strict=True):
         place[here] = row

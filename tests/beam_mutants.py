@@ -1,4 +1,4 @@
-"""The mistakes that one makes in beam search, each as a change to the text of `gpt2_runtime.generation.beam_search`."""
+"""Known bugs in beam search, each a change to the source of `gpt2_runtime.generation.beam_search`."""
 
 from pathlib import Path
 from types import ModuleType
@@ -35,7 +35,7 @@ MUTANTS = {
     "a search that ends once nothing can be better than the best": Mutant(
         "search.finished[-1].score", "search.finished[0].score"
     ),
-    "a search that goes on while the last running beam can be better": Mutant(
+    "a search that continues while the last running beam can be better": Mutant(
         "float(search.log_probabilities[0])", "float(search.log_probabilities[-1])"
     ),
     "a sum of the last token alone": Mutant("before[:, None] + np", "0 * before[:, None] + np"),

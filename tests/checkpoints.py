@@ -1,4 +1,4 @@
-"""Checkpoints to climb the ladder with: made by transformers, each with the weights that show mistakes.
+"""The ladder's checkpoints: made by transformers, with weights that expose mistakes.
 
 Weights of std 0.3, random biases and random LayerNorm affines: with GPT-2's own start (std 0.02, zeros, ones) the
 classic mistakes are smaller than any honest tolerance (design section 5).
@@ -18,7 +18,7 @@ utils.logging.disable_progress_bar()
 SIZES = {"vocab_size": 97, "n_positions": 80, "n_embd": 32, "n_layer": 2, "n_head": 4}
 SPECIAL = {"bos_token_id": 96, "eos_token_id": 96}
 
-# Every field that changes the arithmetic, and families of checkpoints that are out there.
+# Every field that changes the arithmetic, and the families of published checkpoints.
 VARIANTS: dict[str, dict[str, Any]] = {
     "as published": {},
     "unscaled attention": {"scale_attn_weights": False},
@@ -42,8 +42,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "like codeparrot": {"scale_attn_by_inverse_layer_idx": True, "reorder_and_upcast_attn": True},
     "like Cerebras-GPT": {"activation_function": "gelu", "n_inner": 128, "n_positions": 2048},
 }
-# Those that show in the graph. The others have the operators of one of these: a second name of an activation, two flags
-# at once, other sizes.
+# Variants with a graph of their own. The others have the operators of one of these: another name of an activation, two
+# flags at once, other sizes.
 GRAPHS = (
     "as published",
     "unscaled attention",
@@ -58,7 +58,7 @@ GRAPHS = (
     "silu",
     "like Cerebras-GPT",
 )
-# Those whose explaining graph something reads: it takes as long to trace as the two others.
+# Variants whose explain graph is tested: it takes as long to trace as the other two.
 EXPLAINED = ("as published", "scaled by layer", "upcast attention", "untied", "gelu", "heads of one")
 
 Tensors = dict[str, torch.Tensor]
@@ -67,7 +67,7 @@ Tensors = dict[str, torch.Tensor]
 def network(**fields: Any) -> GPT2LMHeadModel:
     """transformers' GPT-2 of a few thousand parameters, in eval mode.
 
-    Eager attention, for the other implementations pass over reorder_and_upcast_attn.
+    Eager attention, because the other implementations ignore reorder_and_upcast_attn.
     """
     config = GPT2Config(**(SIZES | SPECIAL | fields), attn_implementation="eager")
     made = GPT2LMHeadModel(config).eval()

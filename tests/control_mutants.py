@@ -1,4 +1,4 @@
-"""The mistakes that one makes in choosing a token, applied to a sampler that is right; each with what it shows on."""
+"""Known bugs in choosing a token, applied to a correct sampler; each with the settings that expose it."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -30,12 +30,12 @@ def mistake(name: str, **settings: Any) -> Callable[[Make], Make]:
 
 
 def instead_of(name: str, wrong: Callable[..., Any]) -> Make:
-    """Calls another function where the sampler calls the one of this name."""
+    """Replaces the sampler's function of this name."""
     return lambda patch: patch.setattr(sampling, name, wrong)
 
 
 def with_text(change: Callable[[list[int], list[int]], tuple[list[int], list[int]]]) -> Make:
-    """Gives the controls another prompt and other new tokens."""
+    """Passes other prompt and new tokens to the controls."""
     right = sampling.apply_processors
 
     def wrong(logits: Array, config: SamplingConfig, *, prompt_ids: Any, new_ids: Any, stop_token_ids: Any) -> Array:
@@ -56,7 +56,7 @@ def no_prompt(prompt: list[int], new: list[int]) -> tuple[list[int], list[int]]:
 mistake("a frequency penalty that counts the prompt", frequency_penalty=0.75)(with_text(all_new))
 mistake("a presence penalty that counts the prompt", presence_penalty=0.5)(with_text(all_new))
 mistake("min_new_tokens that counts the prompt", min_new_tokens=9)(with_text(all_new))
-mistake("a repetition penalty that passes over the prompt", repetition_penalty=1.5)(with_text(no_prompt))
+mistake("a repetition penalty that ignores the prompt", repetition_penalty=1.5)(with_text(no_prompt))
 mistake("n-grams of the new tokens alone", no_repeat_ngram_size=3)(with_text(no_prompt))
 
 
@@ -68,7 +68,7 @@ def divides(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(sampling, "penalise_repetition", wrong)
 
 
-@mistake("a repetition penalty for each time that a token came", repetition_penalty=1.5)
+@mistake("a repetition penalty for each occurrence of a token", repetition_penalty=1.5)
 def again_and_again(patch: pytest.MonkeyPatch) -> None:
     right = sampling.penalise_repetition
 
@@ -79,7 +79,7 @@ def again_and_again(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(sampling, "penalise_repetition", wrong)
 
 
-@mistake("a presence penalty for each time that a token came", presence_penalty=0.5)
+@mistake("a presence penalty for each occurrence of a token", presence_penalty=0.5)
 def presence_by_count(patch: pytest.MonkeyPatch) -> None:
     right = sampling.penalise_counts
     patch.setattr(sampling, "penalise_counts", lambda logits, new, f, p: right(logits, new, f + p, 0))
@@ -88,12 +88,12 @@ def presence_by_count(patch: pytest.MonkeyPatch) -> None:
 @mistake("a bias that no penalty sees", logit_bias={1: 3.0, 2: -2.0}, repetition_penalty=1.5)
 def late_bias(patch: pytest.MonkeyPatch) -> None:
     bias, penalise = sampling.add_bias, sampling.penalise_repetition
-    kept: list[Any] = []
-    patch.setattr(sampling, "add_bias", lambda logits, ids, values: kept.append((ids, values)))
+    biases: list[Any] = []
+    patch.setattr(sampling, "add_bias", lambda logits, ids, values: biases.append((ids, values)))
 
     def wrong(logits: Array, text: Array, penalty: float) -> None:
         penalise(logits, text, penalty)
-        bias(logits, *kept[-1])
+        bias(logits, *biases[-1])
 
     patch.setattr(sampling, "penalise_repetition", wrong)
 
@@ -125,7 +125,7 @@ def last_tokens(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(sampling, "forbid_words", wrong)
 
 
-@mistake("stop tokens that always may come", min_new_tokens=9)
+@mistake("stop tokens that are always allowed", min_new_tokens=9)
 def never_forbidden(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(sampling, "forbid", lambda logits, ids: None)
 
@@ -141,7 +141,7 @@ def least_surprising(patch: pytest.MonkeyPatch) -> None:
 
 
 def filtered(*order: str) -> Make:
-    """The filters in another order."""
+    """Applies the filters in another order."""
 
     def wrong(tempered: Candidates, config: SamplingConfig) -> Candidates:
         left = Candidates(ids=tempered.ids, logits=tempered.logits, temperature=1.0)

@@ -1,4 +1,4 @@
-"""What may have happened to a file: any bytes in it, any value in its JSON, anything in a graph, and what is no file.
+"""Damages files for the fuzz tests: any bytes, any value in JSON, anything in a graph, and things that are not files.
 
 GPT2_EXPORT_FUZZ=20 tries twenty times as many.
 """
@@ -29,7 +29,7 @@ VALUES = st.recursive(
     max_leaves=4,
 )
 HEADERS = [b"\xff" * 7 + b"\0", (10**8).to_bytes(8, "little"), b"\0" * 8, b"\x02" + b"\0" * 7 + b"{}"]
-LONG = {  # by name, so that a failure is shown in a line
+LONG = {  # by name, so that a failure prints one line
     "deep object": b'{"a":' * 10**5,
     "deep list": b"[" * 10**5,
     "mark": b"\xef\xbb\xbf{}",
@@ -38,12 +38,12 @@ LONG = {  # by name, so that a failure is shown in a line
 
 
 def fuzzed(examples: int) -> settings:
-    """The same examples every time; how long each took is looked at by itself, for the machine may be busy."""
+    """The same examples every time, without hypothesis's own deadline, since the machine may be busy."""
     return settings(max_examples=examples * TIMES, derandomize=True, deadline=None, database=None)
 
 
 def do_damage(data: st.DataObject, path: Path) -> None:
-    """Does something to a file."""
+    """Damages a file in some way."""
     ways: list[Callable[[st.DataObject, Path], None]] = [_bytes, _bytes, _odd]
     if path.suffix == ".json":
         ways += [_json, _json, _json]
@@ -59,7 +59,7 @@ def _odd(data: st.DataObject, path: Path) -> None:
 
 
 def _bytes(data: st.DataObject, path: Path) -> None:
-    """Other bytes, or some of them changed, cut out or doubled."""
+    """Replaces the bytes, or changes, cuts or doubles some."""
     old = path.read_bytes()
     new = data.draw(st.binary(max_size=30) | st.sampled_from(HEADERS) | st.sampled_from(sorted(LONG)))
     new = LONG[new] if isinstance(new, str) else new
@@ -70,7 +70,7 @@ def _bytes(data: st.DataObject, path: Path) -> None:
 
 
 def _json(data: st.DataObject, path: Path) -> None:
-    """Another value somewhere in a document, or none."""
+    """Changes or removes a value somewhere in a document."""
     document = json.loads(path.read_text())
     _change(data, document)
     path.write_text(json.dumps(document))
@@ -92,7 +92,7 @@ def _change(data: st.DataObject, document: Any) -> None:
 
 
 def _header(data: st.DataObject, path: Path) -> None:
-    """Other offsets, shapes, types and names in the header of a file of weights."""
+    """Changes offsets, shapes, types and names in the header of a weights file."""
     old = path.read_bytes()
     length = int.from_bytes(old[:8], "little")
     header = json.loads(old[8 : 8 + length])
@@ -102,7 +102,7 @@ def _header(data: st.DataObject, path: Path) -> None:
 
 
 def _graph(data: st.DataObject, path: Path) -> None:
-    """Somewhere in a graph a field is another one, is gone, or is there twice."""
+    """Changes, removes or doubles a field somewhere in a graph."""
     proto = onnx.load(path, load_external_data=False)
     at: Message = proto
     while True:
@@ -125,6 +125,6 @@ def _graph(data: st.DataObject, path: Path) -> None:
                 value[data.draw(st.integers(0, len(value) - 1))] = other
             else:
                 setattr(at, field.name, other)
-        except ValueError:  # too large a number for the field
+        except ValueError:  # the number is too large for the field
             at.ClearField(field.name)
     path.write_bytes(proto.SerializeToString())

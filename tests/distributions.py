@@ -1,9 +1,9 @@
-"""Builds the six artifacts of a release: of each package an sdist, and from that sdist a wheel.
+"""Builds the six artifacts of a release: for each package an sdist, and a wheel from that sdist.
 
     python tests/distributions.py dist                 into dist/model, dist/export and dist/runtime
     python tests/distributions.py dist --tag v0.1.0    only if v0.1.0 is the version and CHANGELOG.md has its section
 
-`tox -e distributions` runs this, and checks what came out.
+`tox -e distributions` runs this and checks the result.
 """
 
 import argparse
@@ -17,11 +17,11 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("model", "export", "runtime")  # in the order in which they can be published: export needs model
+PACKAGES = ("model", "export", "runtime")  # in publishing order: export needs model
 
 
 def build(package: str, out: Path) -> tuple[Path, Path]:
-    """The sdist of a package and the wheel of that sdist, written into `out`; installed hatchling does it, offline."""
+    """Writes a package's sdist, and the wheel from it, into `out`; uses the installed hatchling, offline."""
     out = out.resolve()  # hatchling runs in another folder
     out.mkdir(parents=True, exist_ok=True)
     sdist = _built("sdist", ROOT / "packages" / package, out)
@@ -40,14 +40,14 @@ def _built(kind: str, source: Path, out: Path) -> Path:
 
 
 def version() -> str:
-    """The version that the packages share."""
+    """The packages' common version."""
     declared = tomllib.loads((ROOT / "packages/model/pyproject.toml").read_text(encoding="utf-8"))
-    found: str = declared["project"]["version"]
-    return found
+    result: str = declared["project"]["version"]
+    return result
 
 
 def check_tag(tag: str, version: str, changelog: str) -> None:
-    """Refuses a tag that is not the version's, and a version that the changelog does not date.
+    """Refuses a tag that does not match the version, and a version without a dated section in the changelog.
 
     >>> check_tag("v1.2.0", "1.2.0", "## [Unreleased]\\n\\n## [1.2.0] - 2027-01-31\\n")
     >>> check_tag("v1.2.0", "1.2.0", "## [Unreleased]\\n")
@@ -64,7 +64,7 @@ def check_tag(tag: str, version: str, changelog: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Builds the sdists and wheels of the three packages.")
     parser.add_argument("out", type=Path, metavar="OUT")
-    parser.add_argument("--tag", help="refuse if this is not the tag of what is built")
+    parser.add_argument("--tag", help="refuse unless this is the tag of the version being built")
     arguments = parser.parse_args()
     if arguments.tag is not None:
         check_tag(arguments.tag, version(), (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Published values of published checkpoints (golden/gpt2.json), and what it is to reproduce each kind of them."""
+"""Published values of published checkpoints (golden/gpt2.json), and a check for each kind."""
 
 import json
 from collections.abc import Callable
@@ -24,7 +24,7 @@ class Tokenizer(Protocol):
 
 
 def of(config: dict[str, Any]) -> list[Golden]:
-    """The goldens of the published model that has a config.json's sizes; none for any other."""
+    """The goldens of the published model with these sizes; none for any other."""
     for name, sizes in DOCUMENT["models"].items():
         if all(config.get(size) == sizes[size] for size in ("n_layer", "n_embd")):
             return [golden for golden in DOCUMENT["goldens"] if golden["model"] == name]
@@ -32,13 +32,13 @@ def of(config: dict[str, Any]) -> list[Golden]:
 
 
 def check(golden: Golden, step: Step, tokenizer: Tokenizer) -> None:
-    """Raises AssertionError where a backend does not reproduce a golden."""
+    """Raises AssertionError if a backend does not reproduce a golden."""
     ids = golden.get("ids") or tokenizer.encode(golden["text"])
     CHECKS[golden["check"]](golden, ids, step, tokenizer)
 
 
 def last_row(golden: Golden, ids: list[int], step: Step, _: Tokenizer) -> None:
-    """The logits after the last token: the likeliest tokens in order, and the row's figures."""
+    """The logits after the last token: the likeliest tokens in order, and the row's statistics."""
     row = logits(step, ids)[-1]
     top = np.argsort(-row)[: len(golden["top_ids"])]
     assert top.tolist() == golden["top_ids"]
@@ -49,16 +49,16 @@ def last_row(golden: Golden, ids: list[int], step: Step, _: Tokenizer) -> None:
 
 
 def loss(golden: Golden, ids: list[int], step: Step, _: Tokenizer) -> None:
-    """The mean surprise at each token after the first, in nats."""
+    """The mean loss of each token after the first, in nats."""
     surprises = -log_softmax(logits(step, ids))[np.arange(len(ids) - 1), ids[1:]]
     assert_close(surprises.mean(), golden["loss"], golden["atol"])
 
 
 def log_probabilities(golden: Golden, ids: list[int], step: Step, _: Tokenizer) -> None:
-    """How likely the tokens from `first_new` on were, each after those before it."""
-    said = log_softmax(logits(step, ids))
+    """The log-probabilities of the tokens from `first_new` on."""
+    log_probs = log_softmax(logits(step, ids))
     places = range(golden["first_new"], golden["first_new"] + len(golden["log_probabilities"]))
-    assert_close([said[place - 1, ids[place]] for place in places], golden["log_probabilities"], golden["atol"])
+    assert_close([log_probs[place - 1, ids[place]] for place in places], golden["log_probabilities"], golden["atol"])
 
 
 def greedy_ids(golden: Golden, ids: list[int], step: Step, _: Tokenizer) -> None:
@@ -66,7 +66,7 @@ def greedy_ids(golden: Golden, ids: list[int], step: Step, _: Tokenizer) -> None
 
 
 def greedy_text(golden: Golden, ids: list[int], step: Step, tokenizer: Tokenizer) -> None:
-    """As many tokens as the text needs; to encode it would not tell, for a text can be said in other tokens."""
+    """Decodes until the text is complete; comparing encoded ids would be wrong, since other tokens can spell it."""
     new_ids, text = [], ""
     for token in greedy(step, ids, len(golden["new_text"].encode())):  # a token is at least a byte
         new_ids.append(token)
@@ -92,10 +92,10 @@ def check_training(golden: Golden, model: GPT2) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01)
     losses = []
     for _ in golden["losses"]:
-        said, _ = model(inputs)
+        logits, _ = model(inputs)
         if not losses:
-            assert_close(said[0, 0, 0].item(), golden["first_logit"], golden["atol"])
-        surprise = F.cross_entropy(said.flatten(0, 1), targets)
+            assert_close(logits[0, 0, 0].item(), golden["first_logit"], golden["atol"])
+        surprise = F.cross_entropy(logits.flatten(0, 1), targets)
         losses.append(surprise.item())
         optimizer.zero_grad()
         surprise.backward()
@@ -104,7 +104,7 @@ def check_training(golden: Golden, model: GPT2) -> None:
 
 
 def logits(step: Step, ids: list[int]) -> Array:
-    """(T, V), in double precision for what is computed of them."""
+    """(T, V), in double precision for later arithmetic."""
     return step(np.array([ids]), np.ones((1, len(ids)), dtype=np.int64), None)[0][0].astype(np.float64)
 
 
@@ -113,5 +113,5 @@ def log_softmax(rows: Array) -> Array:
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
-def assert_close(found: Any, expected: Any, atol: float) -> None:
-    np.testing.assert_allclose(found, expected, rtol=0, atol=atol)
+def assert_close(actual: Any, expected: Any, atol: float) -> None:
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=atol)

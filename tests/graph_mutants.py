@@ -1,4 +1,4 @@
-"""The mistakes that an exporter or an optimiser makes, applied to a graph that is right."""
+"""Known bugs of exporters and optimisers, applied to a correct graph."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -11,14 +11,14 @@ Make = Callable[[onnx.GraphProto], None]
 
 
 class Mutant(NamedTuple):
-    """A mistake, and the checkpoint on which it shows."""
+    """A bug, and the checkpoint that exposes it."""
 
     variant: str
     make: Make
 
 
 MUTANTS: dict[str, Mutant] = {}
-"""Of the portable graph."""
+"""For the portable graph."""
 SERVING: dict[str, Mutant] = {}
 EXPLAIN: dict[str, Mutant] = {}
 
@@ -32,24 +32,24 @@ def mistake(name: str, into: dict[str, Mutant] = MUTANTS, variant: str = "as pub
 
 
 def nodes(graph: onnx.GraphProto, operator: str) -> Iterator[onnx.NodeProto]:
-    """Those of an operator; there must be one, or the mistake would not be made."""
-    found = [node for node in graph.node if node.op_type == operator]
-    assert found, f"the graph has no {operator}"
-    yield from found
+    """The nodes of an operator; there must be one, or the bug would not be made."""
+    matches = [node for node in graph.node if node.op_type == operator]
+    assert matches, f"the graph has no {operator}"
+    yield from matches
 
 
 def attribute(node: onnx.NodeProto, name: str) -> onnx.AttributeProto:
-    (found,) = (attribute for attribute in node.attribute if attribute.name == name)
-    return found
+    (match,) = (attribute for attribute in node.attribute if attribute.name == name)
+    return match
 
 
 def rename(node: onnx.NodeProto, names: dict[str, str]) -> None:
-    """What a node reads."""
+    """Renames a node's inputs."""
     node.input[:] = [names.get(name, name) for name in node.input]
 
 
 def place(graph: onnx.GraphProto, weight: str, key: str) -> onnx.StringStringEntryProto:
-    """Where a weight lies in model.safetensors: its entry for "offset" or "length"."""
+    """A weight's entry for its place in model.safetensors, "offset" or "length"."""
     (tensor,) = (tensor for tensor in graph.initializer if tensor.name in (weight, f"transformer.{weight}"))
     (entry,) = (entry for entry in tensor.external_data if entry.key == key)
     return entry
@@ -179,7 +179,7 @@ def no_bias(graph: onnx.GraphProto) -> None:
         rename(reader, {node.output[0]: node.input[0]})
 
 
-@mistake("the normalised stream carried on for the stream", into=SERVING)
+@mistake("the normalised stream used as the residual stream", into=SERVING)
 def normalised_stream(graph: onnx.GraphProto) -> None:
     norm = next(nodes(graph, "LayerNormalization"))
     for node in nodes(graph, "Add"):
@@ -196,11 +196,11 @@ def no_skip(graph: onnx.GraphProto) -> None:
 
 @mistake("scale of the attention lost in the serving graph", into=SERVING, variant="scaled by layer")
 def default_scale(graph: onnx.GraphProto) -> None:
-    for node in nodes(graph, "GroupQueryAttention"):  # the operator's own is 1/sqrt(D)
+    for node in nodes(graph, "GroupQueryAttention"):  # the operator's default is 1/sqrt(D)
         node.attribute.remove(attribute(node, "scale"))
 
 
-@mistake("half as many heads, each twice as wide", into=SERVING)
+@mistake("half the number of heads, each twice as wide", into=SERVING)
 def wider_heads(graph: onnx.GraphProto) -> None:
     for node in nodes(graph, "GroupQueryAttention"):
         for name in ("num_heads", "kv_num_heads"):
@@ -249,12 +249,12 @@ def shifted_head(graph: onnx.GraphProto) -> None:
     entry.value = str(int(entry.value) + 4 * 32)
 
 
-@mistake("the head read where the tied embedding lies, although it is another", into=SERVING, variant="untied")
+@mistake("an untied head read from the embedding's place", into=SERVING, variant="untied")
 def tied_head(graph: onnx.GraphProto) -> None:
     place(graph, "lm_head.weight", "offset").value = place(graph, "wte.weight", "offset").value
 
 
-@mistake("logits of the place before the one asked for", into=SERVING)
+@mistake("logits of the position before the requested one", into=SERVING)
 def place_before(graph: onnx.GraphProto) -> None:
     graph.initializer.append(numpy_helper.from_array(np.array([1], np.int64), "one"))
     for node in graph.node:

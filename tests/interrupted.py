@@ -1,4 +1,4 @@
-"""A command that a signal ends at a chosen moment after it has set its handlers."""
+"""Runs a command that a signal ends at a chosen moment after it has installed its handlers."""
 
 import os
 import signal
@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-# From the byte on stdout the command must answer; before its first line it cannot. A job in the background inherits
-# SIGINT as ignored, which a command leaves so: here it is as a terminal has it.
+# From the byte on stdout on, the command must handle signals; before its first line it cannot. A background job
+# inherits an ignored SIGINT, which a command leaves ignored: here SIGINT is as in a terminal.
 PROGRAM = """
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -26,11 +26,11 @@ main()
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """How it ended.
+    """How a command ended.
 
     Attributes:
-        code: its exit code, minus the signal's number where that ended it unanswered.
-        lines: of stderr, progress left out.
+        code: its exit code; minus the signal's number if the signal was not handled.
+        lines: of stderr, without progress.
         seconds: from the signal to the end.
     """
 
@@ -49,7 +49,7 @@ def interrupted(
     times: int = 1,
     more: str = "",
 ) -> Ended:
-    """Runs a command in `place`, and sends it a signal, or several in a row, after so many seconds."""
+    """Runs a command in `place` and sends it one or several signals after a delay in seconds."""
     program = PROGRAM.format(package=package, more=more)
     with subprocess.Popen(
         [sys.executable, "-c", program, *map(str, arguments)],

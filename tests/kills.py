@@ -1,4 +1,4 @@
-"""A process that dies right before its n-th change of the file system, or has no room from there on, for every n."""
+"""Kills a process right before its n-th change of the file system, or fills the disk from there on, for every n."""
 
 import errno
 import os
@@ -6,14 +6,14 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-# What changes the file system, as Python's own audit events call it.
+# Python's audit events that change the file system.
 CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.chmod", "os.truncate"}
 
 
 def killed_at(number: int, change: Callable[[], object]) -> bool:
-    """Calls `change` in a process that dies there; False where it had fewer changes to make.
+    """Calls `change` in a process that dies there; False if it made fewer changes.
 
-    As with SIGKILL nothing is cleaned up. An exception of `change` itself ends the process, too: it is shown.
+    As with SIGKILL nothing is cleaned up. An exception of `change` itself also ends the process, and is printed.
     """
 
     def die(count: int, event: str) -> None:
@@ -26,7 +26,7 @@ def killed_at(number: int, change: Callable[[], object]) -> bool:
 
 
 def full_at(number: int, change: Callable[[], object], refusal: type[Exception]) -> bool:
-    """Calls `change` in a process that finds no room for new files from there on; False where it made no more.
+    """Calls `change` in a process whose disk is full from there on; False if it made fewer changes.
 
     It must end with a `refusal`.
     """
@@ -51,7 +51,7 @@ def full_at(number: int, change: Callable[[], object], refusal: type[Exception])
 
 def _exit_code(happens: Callable[[int, str], None], change: Callable[[], object]) -> int:
     child = os.fork()
-    if child == 0:  # it never returns into pytest
+    if child == 0:  # it never returns to pytest
         count = 0
 
         def watch(event: str, arguments: tuple[Any, ...]) -> None:

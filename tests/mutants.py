@@ -1,7 +1,7 @@
-"""The mistakes that people make in writing GPT-2, applied to a scratch network that is right.
+"""Known bugs in implementations of GPT-2, applied to a correct scratch network.
 
-Each has the checkpoint on which it shows, and a function that makes it: by changing the loaded network, or a function
-of its module for as long as the test runs.
+Each has the checkpoint that exposes it, and a function that makes it: by changing the loaded network, or a function of
+its module for the duration of the test.
 """
 
 from collections.abc import Callable
@@ -142,7 +142,7 @@ mistake("no positions after the cache")(positions_of(lambda mask: (mask.cumsum(1
 
 
 def mask_of(may_look: Callable[[Tensor, int], Tensor]) -> Make:
-    """`may_look`: of the attention mask (B, P+T) and T, (B, 1, T, P+T)."""
+    """`may_look` maps the attention mask (B, P+T) and T to (B, 1, T, P+T)."""
     return lambda _, patch: patch.setattr(gpt2, "causal_mask", may_look)
 
 

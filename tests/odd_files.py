@@ -1,4 +1,4 @@
-"""What may lie in the place of a file: it hangs whoever opens it, never ends, or is none."""
+"""Things that may be in place of a file: they hang their reader, never end, or are not files."""
 
 import os
 import shutil
@@ -9,7 +9,7 @@ ODD = ("folder", "pipe", "socket", "link to a device", "link to a folder", "link
 
 
 def make_odd(path: Path, kind: str) -> None:
-    """Puts that in the place of a file."""
+    """Puts one in place of a file."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     path.unlink(missing_ok=True)
@@ -18,7 +18,7 @@ def make_odd(path: Path, kind: str) -> None:
     elif kind == "pipe":
         os.mkfifo(path)
     elif kind == "socket":
-        place = os.open(path.parent, os.O_RDONLY)  # the name of a socket is at most a hundred bytes
+        place = os.open(path.parent, os.O_RDONLY)  # a socket's name has at most a hundred bytes
         try:
             with socket.socket(socket.AF_UNIX) as made:
                 made.bind(f"/proc/self/fd/{place}/{path.name}")

@@ -1,6 +1,6 @@
-"""Random networks over all that a checkpoint may be: the points at which the proof is tried from both sides.
+"""Random networks over the range of possible checkpoints: the points at which the proof is tested from both sides.
 
-Weights are normal around 0, those of the LayerNorms around 1, and none is at its neutral value.
+Weights are normal around 0, LayerNorm's around 1, and none is at its neutral value.
 """
 
 import json
@@ -15,9 +15,9 @@ from gpt2_model.weights import stored_tensors
 from safetensors.torch import save_file
 
 SIZES: dict[str, Any] = {"vocab_size": 311, "n_positions": 64, "n_embd": 64, "n_layer": 2, "n_head": 4}
-MASSIVE = 3000.0  # what two channels of the published models' stream reach
+MASSIVE = 3000.0  # the size of two channels in the published models' stream
 STDS = (0.02, 0.1, 0.27, 0.5)
-LOGIT = -100.0  # about what the published models' logits are
+LOGIT = -100.0  # about the size of the published models' logits
 
 # Each flag that changes the arithmetic.
 FLAGS: dict[str, dict[str, Any]] = {
@@ -44,10 +44,10 @@ class Point:
     """A network.
 
     Attributes:
-        name: for people.
+        name: for reports.
         std: of the weights.
         fields: of its config, beside SIZES.
-        massive: whether two channels of the stream are MASSIVE, as those of trained models are.
+        massive: whether two channels of the stream are MASSIVE, as in trained models.
         low: whether every logit is moved to LOGIT.
     """
 
@@ -73,14 +73,14 @@ def model(point: Point, seed: int = 0) -> GPT2:
         if point.massive:
             made.h[0].mlp.c_proj.bias[:2] = torch.tensor([MASSIVE, -MASSIVE / 2])
         if point.low:
-            # A channel that the last norm makes a constant of, and that every row of the head reads alike.
+            # A channel that the last norm makes constant and every row of the head reads with the same weight.
             made.ln_f.weight[2], made.ln_f.bias[2] = 0.0, 10.0
             made.lm_head.weight[:, 2] = LOGIT / 10.0
     return made
 
 
 def write(network: GPT2, folder: Path) -> None:
-    """As a checkpoint."""
+    """Writes a network as a checkpoint."""
     folder.mkdir(parents=True, exist_ok=True)
     config = network.config.to_hf() | {"architectures": ["GPT2LMHeadModel"]}
     (folder / "config.json").write_text(json.dumps(config))
@@ -88,7 +88,7 @@ def write(network: GPT2, folder: Path) -> None:
 
 
 def points() -> Iterator[Point]:
-    """All of them; those of a config follow one another, for it takes longer to trace than to run."""
+    """All points, grouped by config, since tracing takes longer than running."""
     unscaled = FLAGS["unscaled attention"]
     whole = {"vocab_size": 50257, "n_embd": 96, "n_layer": 3}
     shapes: dict[str, dict[str, Any]] = FLAGS | {
@@ -112,8 +112,8 @@ def points() -> Iterator[Point]:
 
 
 def configs() -> dict[str, GPT2Config]:
-    """Those of all points, each once."""
-    found: dict[GPT2Config, str] = {}
+    """The distinct configs of all points."""
+    names: dict[GPT2Config, str] = {}
     for point in points():
-        found.setdefault(point.config, point.name.rpartition(", std")[0])
-    return {name: config for config, name in found.items()}
+        names.setdefault(point.config, point.name.rpartition(", std")[0])
+    return {name: config for config, name in names.items()}

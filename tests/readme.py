@@ -1,9 +1,9 @@
 """Writes the generated parts of the documents: help texts, the demo's output, sizes, tables of parity, bench, interop.
 
-    python tests/readme.py            writes all of them
-    python tests/readme.py interop    writes the parts of that name
-    python tests/readme.py --check    compares what is the same on every machine: the help texts, and the tables of what
-                                      `tox -e bench` and `tox -m interop` left; exit code 1 if stale
+    python tests/readme.py            writes all of them python tests/readme.py interop    writes the parts of that name
+    python tests/readme.py --check    checks the parts that are the same on every machine: help texts, and the tables
+    from
+                                      `tox -e bench` and `tox -m interop`; exit code 1 if stale
 
 A generated part stands between `<!-- generated: NAME -->` and `<!-- end -->`.
 """
@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
 
 
 def filled(document: str, kinds: Collection[str]) -> str:
-    """The document with its generated parts of these kinds made anew."""
+    """The document with its generated parts of these kinds updated."""
 
     def part(match: re.Match[str]) -> str:
         kind, _, argument = match["name"].partition(" ")
@@ -59,12 +59,12 @@ def filled(document: str, kinds: Collection[str]) -> str:
 
 
 def help_text(command: str) -> str:
-    """What a command says of itself."""
+    """A command's help text."""
     return _block(_output([*command.split(), "--help"]))
 
 
 def demo(_: str) -> str:
-    """The main job on the demo model: both commands, and what they print."""
+    """The main job on the demo model: both commands and their output."""
     sampling = "--max-new-tokens 120 --temperature 0.7 --top-k 20 --seed 1"
     with tempfile.TemporaryDirectory() as folder:
         out = f"{folder}/demo-folder"
@@ -77,7 +77,7 @@ def demo(_: str) -> str:
 
 
 def parity(_: str) -> str:
-    """What `make` found on checkpoints of several shapes, the full size among them."""
+    """The parity that `make` measures on checkpoints of several shapes, including full size."""
     lines = [
         "| checkpoint | parameters | largest logit error: portable graph | serving graph | transformers "
         "| torch float32 | limit | top-1 | greedy tokens |",
@@ -88,28 +88,28 @@ def parity(_: str) -> str:
             source = "demo" if checkpoint is None else _write(checkpoint, Path(folder) / "source")
             out = Path(folder) / "out"
             _output(["gpt2-export", "make", source, str(out), "--force"])
-            found = json.loads(_output(["gpt2-export", "inspect", str(out), "--json"]))
-            backends = found["parity"]["backends"]
+            report = json.loads(_output(["gpt2-export", "inspect", str(out), "--json"]))
+            backends = report["parity"]["backends"]
             portable, serving = (
                 next(figures for name, figures in backends.items() if name.endswith(f", {kind}"))
                 for kind in ("portable", "serving")
             )
             theirs = next(figures for name, figures in backends.items() if name.startswith("transformers"))
             differences = [f"{figures['max_logit_difference']:.1e}" for figures in (portable, serving, theirs)]
-            differences += [f"{found['parity'][name]:.1e}" for name in ("float32_error", "tolerance")]
-            # Both graphs must agree: the worse of the two is what is shown.
+            differences += [f"{report['parity'][name]:.1e}" for name in ("float32_error", "tolerance")]
+            # Both graphs must agree: the worse one is shown.
             top1 = min(figures["top1_agreement"] for figures in (portable, serving))
             greedy = min(figures["greedy_agreement"] for figures in (portable, serving))
             lines.append(
-                f"| {label} | {found['parameters']:,} | {' | '.join(differences)} | {top1:.2%} | "
+                f"| {label} | {report['parameters']:,} | {' | '.join(differences)} | {top1:.2%} | "
                 f"{greedy} of {portable['greedy_tokens']} |"
             )
-    used = {name: found["versions"][name] for name in ("torch", "onnxruntime", "transformers", "onnxscript")}
+    used = {name: report["versions"][name] for name in ("torch", "onnxruntime", "transformers", "onnxscript")}
     return "\n".join([*lines, "", "With " + ", ".join(f"{name} {version}" for name, version in used.items()) + "."])
 
 
 def precisions(_: str) -> str:
-    """What each precision takes and loses, of the demo and at full size."""
+    """The size and loss of each precision, for the demo and at full size."""
     lines = [
         "| checkpoint | precision | size, of fp32 | perplexity | KL, mean | KL, largest | top-1 | greedy tokens |",
         "|---|---|---|---|---|---|---|---|",
@@ -120,15 +120,15 @@ def precisions(_: str) -> str:
             source = "demo" if checkpoint is None else _write(checkpoint, Path(folder) / "source")
             out = Path(folder) / "out"
             _output(["gpt2-export", "make", source, str(out), "--force", "--precision", "fp32,fp16,int8,int4"])
-            found = json.loads(_output(["gpt2-export", "inspect", str(out), "--json"]))
-            for precision, report in found["quality"].items():
-                # Of its graphs and texts the one that loses most.
+            report = json.loads(_output(["gpt2-export", "inspect", str(out), "--json"]))
+            for precision, quality in report["quality"].items():
+                # The graph and text that lose most.
                 figures = max(
-                    (text for texts in report["graphs"].values() for text in texts.values()),
+                    (text for texts in quality["graphs"].values() for text in texts.values()),
                     key=lambda figures: figures["mean_kl"],
                 )
                 lines.append(
-                    f"| {label} | {precision} | {found['precisions'][precision]['of_fp32']:.3f} | "
+                    f"| {label} | {precision} | {report['precisions'][precision]['of_fp32']:.3f} | "
                     f"{figures['ppl_increase']:+.2g} % | {figures['mean_kl']:.1e} | {figures['max_kl']:.1e} | "
                     f"{figures['top1_agreement']:.1%} | {figures['greedy_agreement']} of {figures['greedy_tokens']} |"
                 )
@@ -136,7 +136,7 @@ def precisions(_: str) -> str:
 
 
 def graphs(_: str) -> str:
-    """How large the graphs of a network of full size are; their weights are elsewhere."""
+    """The sizes of a full-size network's graphs; their weights are elsewhere."""
     label, network = "gpt2 (124M)", CHECKPOINTS["gpt2 (124M)"]
     assert network is not None
     with tempfile.TemporaryDirectory() as folder:
@@ -149,27 +149,27 @@ def graphs(_: str) -> str:
 
 
 def benchmark(_: str) -> str:
-    """What the last `tox -e bench` found; this measures nothing."""
+    """The results of the last `tox -e bench`; this measures nothing."""
     return (ROOT / "benchmarks/results/table.md").read_text(encoding="utf-8").strip()
 
 
 def interop(_: str) -> str:
-    """What the last `tox -m interop` passed with; this opens nothing."""
+    """The versions that last passed `tox -m interop`; this opens nothing."""
     lines = ["| opened by | what is compared | last passed with |", "|---|---|---|"]
     for name in CONSUMERS:
         result = RESULTS / f"{name}.json"
         if not result.exists():
             continue  # has never passed
-        told = ast.get_docstring(ast.parse((RESULTS.parent / f"test_{name}.py").read_text(encoding="utf-8"))) or ""
-        opened_by, compared = told.removesuffix(".").replace("\n", " ").split(": ", 1)
-        found = json.loads(result.read_text(encoding="utf-8"))
-        versions = ", ".join(f"{package} {version}" for package, version in found["versions"].items())
-        lines.append(f"| {opened_by} | {compared} | {versions} ({found['date']}) |")
+        docstring = ast.get_docstring(ast.parse((RESULTS.parent / f"test_{name}.py").read_text(encoding="utf-8"))) or ""
+        opened_by, compared = docstring.removesuffix(".").replace("\n", " ").split(": ", 1)
+        report = json.loads(result.read_text(encoding="utf-8"))
+        versions = ", ".join(f"{package} {version}" for package, version in report["versions"].items())
+        lines.append(f"| {opened_by} | {compared} | {versions} ({report['date']}) |")
     return "\n".join(lines)
 
 
 def equalities(_: str) -> str:
-    """What the runtime says equals what."""
+    """The runtime's table of what equals what."""
     return "\n".join(promise.table())
 
 
@@ -183,15 +183,15 @@ PARTS: dict[str, Callable[[str], str]] = {
     "interop": interop,
     "equalities": equalities,
 }
-CERTAIN = ("help", "bench", "interop", "equalities")  # the same wherever they are made
+CERTAIN = ("help", "bench", "interop", "equalities")  # the same on every machine
 
 
 @dataclass(frozen=True, kw_only=True)
 class Random:
-    """A checkpoint with random weights from transformers' own initialiser: its config, and how its files lie."""
+    """A checkpoint with random weights from transformers' initialiser: its config and file layout."""
 
     config: dict[str, object] = field(default_factory=dict)
-    published: bool = False  # as openai-community/gpt2 is: no prefix, causal masks saved as buffers
+    published: bool = False  # like openai-community/gpt2: no prefix, causal masks saved as buffers
     half: bool = False
     max_shard_size: str = "50GB"
 

@@ -1,4 +1,4 @@
-"""The mistakes that one makes in feeding a graph, applied to a session that is right."""
+"""Known bugs in feeding a graph, applied to a correct session."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -19,7 +19,7 @@ Fed = dict[str, Array]
 
 
 class Mutant(NamedTuple):
-    """A mistake in the use of a graph, and the way of reading on which it shows."""
+    """A bug in the use of a graph, and the way of reading that exposes it."""
 
     graph: str
     reader: Callable[[Session], Step]
@@ -44,18 +44,18 @@ def names(module: Any, prefix: str, change: Callable[[list[str]], list[str]]) ->
     right = module.cache_names
 
     def wrong(called: str, n_layer: int) -> list[str]:
-        found: list[str] = right(called, n_layer)
-        return change(found) if called == prefix else found
+        names: list[str] = right(called, n_layer)
+        return change(names) if called == prefix else names
 
     return lambda patch: patch.setattr(module, "cache_names", wrong)
 
 
-def swapped(found: list[str]) -> list[str]:
-    return [name for pair in zip(found[1::2], found[::2], strict=True) for name in pair]
+def swapped(names: list[str]) -> list[str]:
+    return [name for pair in zip(names[1::2], names[::2], strict=True) for name in pair]
 
 
-def reversed_layers(found: list[str]) -> list[str]:
-    return [name for layer in range(len(found) - 2, -1, -2) for name in found[layer : layer + 2]]
+def reversed_layers(names: list[str]) -> list[str]:
+    return [name for layer in range(len(names) - 2, -1, -2) for name in names[layer : layer + 2]]
 
 
 mistake("keys and values swapped in the session")(names(binding, "present", swapped))
@@ -68,8 +68,8 @@ mistake("the cache of one layer given to another in the portable session", graph
 )
 
 
-@mistake("positions that start anew with every step of the portable session", graph="portable")
-def portable_positions_anew(patch: pytest.MonkeyPatch) -> None:
+@mistake("positions that restart with every step of the portable session", graph="portable")
+def portable_positions_restart(patch: pytest.MonkeyPatch) -> None:
     count = np.arange
     patch.setattr(np, "arange", lambda start, stop, **named: count(0, stop - start, **named))
 
@@ -92,7 +92,7 @@ def last_chunk_alone(patch: pytest.MonkeyPatch) -> None:
 
 
 def fed_with(change: Callable[[Fed, step_plan.GraphCall, Sequence[int]], None]) -> Make:
-    """Changes what each run of the serving graph is fed; `change` sees the run, and its rows' lengths before it."""
+    """Changes the feeds of each call of the serving graph; `change` gets the call and its rows' lengths before it."""
 
     def make(patch: pytest.MonkeyPatch) -> None:
         right = serving_graph.feeds
@@ -114,14 +114,14 @@ def counting_on(run: step_plan.GraphCall) -> bool:
     return run.tokens == 1 or len(run.reads) == 1
 
 
-@mistake("positions that start anew with every step of the session")
+@mistake("positions that restart with every step of the session")
 @fed_with
-def positions_anew(fed: Fed, run: step_plan.GraphCall, past: Sequence[int]) -> None:
+def positions_restart(fed: Fed, run: step_plan.GraphCall, past: Sequence[int]) -> None:
     fed["position_ids"][...] = np.arange(run.tokens)
 
 
-@mistake("positions that start anew with every chunk of a prompt")
-def positions_anew_in_chunks(patch: pytest.MonkeyPatch) -> None:
+@mistake("positions that restart with every chunk of a prompt")
+def positions_restart_in_chunks(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(serving_graph, "PREFILL_CHUNK", 8)
 
     @fed_with
@@ -218,13 +218,13 @@ def shortened_to_the_first(patch: pytest.MonkeyPatch) -> None:
     )
 
 
-@mistake("a roll-back after which rows are taken for as alike as before", reader=backends.shuffled)
-def as_alike_as_before(patch: pytest.MonkeyPatch) -> None:
+@mistake("a roll-back after which rows count as identical as before", reader=backends.shuffled)
+def as_identical_as_before(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(serving_graph.SharedCache, "_shortened", lambda self, lengths: replace(self, lengths=lengths))
 
 
 def selected_by(move: Callable[[Array, tuple[int, ...]], None]) -> Make:
-    """Selects rows in place by another way of moving them."""
+    """Selects rows in place, moving them in another way."""
 
     def make(patch: pytest.MonkeyPatch) -> None:
         right = serving_graph.SharedCache._selected
@@ -270,7 +270,7 @@ def view_off_by_one(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(packed_session.PackedSession, "binding", wrong)
 
 
-@mistake("what is computed for an idle row written over its last token", reader=backends.restless)
+@mistake("an idle row's computation written over its last token", reader=backends.restless)
 @fed_with
 def idle_overwritten(fed: Fed, run: step_plan.GraphCall, past: Sequence[int]) -> None:
     for row, read in enumerate(run.reads):
@@ -278,12 +278,12 @@ def idle_overwritten(fed: Fed, run: step_plan.GraphCall, past: Sequence[int]) ->
             fed["seqlens_k"][row] = max(0, past[row] - 1)
 
 
-@mistake("rows of one token after the others, which loses what those have just written", reader=backends.restless)
+@mistake("rows of one token after the others, which loses the others' new cache entries", reader=backends.restless)
 def one_token_last(patch: pytest.MonkeyPatch) -> None:
     right = serving_graph.plan
 
-    def wrong(*given: Any, **settings: Any) -> list[step_plan.GraphCall]:
-        return sorted(right(*given, **settings), key=lambda run: run.tokens == 1)
+    def wrong(*args: Any, **settings: Any) -> list[step_plan.GraphCall]:
+        return sorted(right(*args, **settings), key=lambda run: run.tokens == 1)
 
     patch.setattr(serving_graph, "plan", wrong)
 
@@ -291,7 +291,7 @@ def one_token_last(patch: pytest.MonkeyPatch) -> None:
 @mistake("padding over rows that are not empty", reader=backends.restless)
 def padded_over_a_past(patch: pytest.MonkeyPatch) -> None:
     right = serving_graph.plan
-    # The operator refuses several rows of several tokens, unless it is told that all are empty.
+    # The operator refuses several rows of several tokens unless all are declared empty.
     patch.setattr(serving_graph, "plan", lambda past, *rest, even: right([0] * len(past), *rest, even=even))
 
     @fed_with
@@ -308,31 +308,31 @@ def stale_binding(patch: pytest.MonkeyPatch) -> None:
 
     def wrong(self: Any, feeds: Fed) -> Logits:
         self.first_feeds = getattr(self, "first_feeds", feeds)
-        kept = {name: self.first_feeds[name] for name in ("seqlens_k", "total_sequence_length")}
-        return right(self, feeds | kept)
+        stale = {name: self.first_feeds[name] for name in ("seqlens_k", "total_sequence_length")}
+        return right(self, feeds | stale)
 
     patch.setattr(binding.Binding, "run", wrong)
 
 
-@mistake("a binding found by its tokens alone, whatever its rows")
+@mistake("a binding looked up by its tokens alone, whatever its rows")
 def binding_of_other_rows(patch: pytest.MonkeyPatch) -> None:
     right, first_of = packed_session.PackedSession.binding, WeakKeyDictionary[Allocation, dict[tuple[int, ...], int]]()
 
     def wrong(self: Any, allocation: Allocation, first: int, rows: int, tokens: int, logits: int) -> Any:
-        found = first_of.setdefault(allocation, {}).setdefault((rows, tokens, logits), first)
-        return right(self, allocation, found, rows, tokens, logits)
+        stale = first_of.setdefault(allocation, {}).setdefault((rows, tokens, logits), first)
+        return right(self, allocation, stale, rows, tokens, logits)
 
     patch.setattr(packed_session.PackedSession, "binding", wrong)
 
 
 @mistake("logits that the next step overwrites")
 def logits_reused(patch: pytest.MonkeyPatch) -> None:
-    right, kept = binding.Binding.run, {}
+    right, buffers = binding.Binding.run, {}
 
     def wrong(self: Any, feeds: Fed) -> Logits:
-        found = right(self, feeds).all()
-        buffer: Array = kept.setdefault(found.shape, found)
-        buffer[...] = found
+        logits = right(self, feeds).all()
+        buffer: Array = buffers.setdefault(logits.shape, logits)
+        buffer[...] = logits
         return HostLogits(buffer)
 
     patch.setattr(binding.Binding, "run", wrong)

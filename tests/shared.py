@@ -1,4 +1,4 @@
-"""What is made once for all workers of a run: an export takes as long as many a file of tests."""
+"""Folders made once for all workers of a run: an export takes as long as a whole file of tests."""
 
 import os
 from collections.abc import Callable
@@ -10,7 +10,7 @@ Shared = Callable[[str, Callable[[Path], None]], Path]
 
 
 def shared_below(base: Path) -> Shared:
-    """Makes a folder under a name, by the first worker that asks for it.
+    """Makes a folder by name, in the first worker that needs it.
 
     Args:
         base: pytest's folder for this worker's temporary files.

@@ -1,8 +1,8 @@
-"""The shapes on which every rung of the ladder is tried, and the one check that all of them must pass.
+"""The shapes on which every rung of the ladder is tested, and the one check that all rungs must pass.
 
-The right answer never depends on shapes: it is what the rung below says of each row's text alone, read in one piece.
-What is tried reads the same text in a batch, padded, and in several calls. So whatever depends on the batch, on the
-padding, on the positions or on the cache shows as a wrong logit.
+The expected answer never depends on shapes: it is the rung below on each row's text alone, read in one call. The rung
+under test reads the same text in a batch, padded, and in several calls. So any dependence on the batch, the padding,
+the positions or the cache shows as a wrong logit.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ Step = Callable[[Array, Array, Any], tuple[Array, Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A batch, and how it is cut into calls.
+    """A batch, and how it is split into calls.
 
     Attributes:
         ids: (B, P+T).
@@ -33,7 +33,7 @@ class Case:
 
 
 def cases(*, vocab_size: int, n_positions: int) -> Iterator[Case]:
-    """Batches of 1 and 3, padded on the left, on the right and not; past 0, 1, n and all but one; one token and more.
+    """Batches of 1 and 3, padded left, right or not; past 0, 1, n and all but one; one token and more.
 
     >>> len([case for case in cases(vocab_size=97, n_positions=80) if not case.mask.all()])
     8
@@ -55,9 +55,9 @@ def cases(*, vocab_size: int, n_positions: int) -> Iterator[Case]:
         length = sum(chunks)
         for rows, padding in ((1, ""), (3, ""), (3, "left"), (3, "right")):
             if rows > 1 and length == n_positions:
-                continue  # the whole context is slow, and batches are tried above
+                continue  # the whole context is slow, and batches are tested above
             if padding and chunks[0] == 1:
-                continue  # the padding is in the first call, beside at least one token of text
+                continue  # the padding is in the first call, with at least one token of text
             mask = np.ones((rows, length), dtype=np.int64)
             for row, width in enumerate((0, 1, chunks[0] - 1) if padding else ()):
                 mask[row, slice(width) if padding == "left" else slice(chunks[0] - width, chunks[0])] = 0
@@ -77,13 +77,13 @@ def read(step: Step, case: Case) -> Array:
 
 
 def alone(step: Step, case: Case) -> list[Array]:
-    """For each row the logits (length of its text, V): the text alone, without padding, in one call."""
+    """For each row the logits (length of its text, V), with its text alone, unpadded, in one call."""
     texts = [ids[mask == 1][None] for ids, mask in zip(case.ids, case.mask, strict=True)]
     return [step(text, np.ones_like(text), None)[0][0] for text in texts]
 
 
 def largest_difference(reference: Step, tried: Step, case: Case) -> float:
-    """Over every logit at every place that holds text; NaN if any is NaN (which max() of Python would lose)."""
+    """The largest difference at any position with text; NaN if any logit is NaN, which Python's max() would lose."""
     rows = zip(alone(reference, case), read(tried, case), case.mask, strict=True)
     return float(np.max([np.abs(expected - row[mask == 1]).max() for expected, row, mask in rows]))
 
@@ -94,7 +94,7 @@ def assert_same_logits(
     """The check of every rung: on each case, no logit differs by more than `atol`.
 
     Args:
-        padded: whether what is tried reads padded batches.
+        padded: whether the step under test can read padded batches.
     """
     for case in cases(vocab_size=vocab_size, n_positions=n_positions):
         if padded or case.mask.all():
@@ -108,7 +108,7 @@ def assert_case(reference: Step, tried: Step, case: Case, atol: float) -> None:
 
 
 def greedy(step: Step, prompt: list[int], count: int) -> Iterator[int]:
-    """The `count` likeliest tokens after a prompt, each read in a call of its own."""
+    """`count` greedy tokens after a prompt, each read in its own call."""
     unread, length, cache = np.array([prompt]), 0, None
     for _ in range(count):
         length += unread.shape[1]

@@ -1,4 +1,4 @@
-"""Rung 1: the scratch network says what transformers says, of every checkpoint, on every shape."""
+"""Rung 1: the scratch network computes the same as transformers, for every checkpoint, on every shape."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from tolerances import atol
 from transformers import GPT2LMHeadModel
 
 PROMPT = [5, 17, 80]
-TOKENS = 78  # as many as fit, and one that is not read
+TOKENS = 78  # as many as fit, plus one that is not read
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -32,7 +32,7 @@ def test_every_config_agrees_on_every_shape(variant: str, tmp_path: Path) -> Non
 def test_every_config_agrees_in_float64_so_the_formula_is_the_same(variant: str, tmp_path: Path) -> None:
     fields = VARIANTS[variant]
     network(**fields).save_pretrained(tmp_path)
-    # transformers upcasts to float32 whatever comes in, which in float64 is rounding; it changes nothing else.
+    # transformers always casts to float32 here, which rounds float64 and changes nothing else.
     reference = network(**(fields | {"reorder_and_upcast_attn": False})).double()
     assert_same_logits(
         backends.transformers(reference),

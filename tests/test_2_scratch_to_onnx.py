@@ -1,4 +1,4 @@
-"""Rung 2: both exported graphs in plain onnxruntime say what the scratch network says."""
+"""Rung 2: both exported graphs in plain onnxruntime compute the same as the scratch network."""
 
 import json
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from gpt2_model import GPT2
 from sweep import assert_same_logits
 from tolerances import atol
 
-# The next rung's file, in the other worker, makes the same folders from the front: neither waits for the other's.
+# The next rung's file, in the other worker, makes the same folders from the front, so neither waits for the other.
 GRAPHS_BACKWARDS = GRAPHS[::-1]
 
 
@@ -29,7 +29,7 @@ def test_every_config_agrees_on_every_shape(variant: str, made: Callable[[str], 
 
 @pytest.mark.parametrize("variant", GRAPHS_BACKWARDS)
 def test_every_config_agrees_on_every_shape_in_the_serving_graph(variant: str, made: Callable[[str], Any]) -> None:
-    """Left- and right-padded rows too: of either, the text alone is read, into a slot of its own length."""
+    """Left- and right-padded rows too: only the text is read, into a slot of its own length."""
     model = GPT2.from_pretrained(made(variant).source)
     assert_same_logits(
         backends.scratch(model),
@@ -40,14 +40,14 @@ def test_every_config_agrees_on_every_shape_in_the_serving_graph(variant: str, m
     )
 
 
-def test_heads_that_the_serving_graph_cannot_have_leave_the_portable_one_and_a_warning(
+def test_an_unsupported_head_size_leaves_the_portable_graph_and_a_warning(
     made: Callable[[str], Any],
 ) -> None:
     source, folder = made("heads of one")
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["graphs"] == {"fp32": {"portable": "model.onnx", "explaining": "model_explain.onnx"}}
     assert not (folder / "model_serving.onnx").exists()
-    assert [warning for warning in manifest["warnings"] if warning.startswith("no serving graph: heads are 1 wide")]
+    assert [warning for warning in manifest["warnings"] if warning.startswith("no serving graph: the head size is 1,")]
     model = GPT2.from_pretrained(source)
     assert_same_logits(
         backends.scratch(model),

@@ -1,4 +1,4 @@
-"""Rung 3: the runtime's session says what its graph says in plain onnxruntime, on both graphs, packed and not."""
+"""Rung 3: the runtime's session computes the same as its graph in plain onnxruntime, on both graphs, packed and not."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ READERS = {"in one go": backends.runtime, "by detours": backends.restless}
 
 
 def check(session: Session, reader: Callable[[Session], Step]) -> None:
-    """This rung's check. Rows of a padded case are texts of different lengths, which the portable graph cannot read."""
+    """This rung's check. A padded case has rows of different lengths, which the portable graph cannot read."""
     assert_same_logits(
         backends.below(session),
         reader(session),
@@ -27,7 +27,7 @@ def check(session: Session, reader: Callable[[Session], Step]) -> None:
 
 
 @pytest.mark.parametrize("variant", GRAPHS)
-def test_weights_as_they_lie_in_the_file_are_the_same_weights(
+def test_unpacked_weights_give_the_same_logits(
     variant: str, made: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(packed_session, "UNPACKED_TOKENS", 10**9)
@@ -44,11 +44,11 @@ def test_every_config_agrees_on_every_shape(variant: str, graph: str, reader: st
 
 
 @pytest.mark.parametrize("graph", ["serving", "portable"])
-def test_rows_that_were_selected_agree_on_every_shape(graph: str, made: Callable[[str], Any]) -> None:
+def test_reordered_rows_agree_on_every_shape(graph: str, made: Callable[[str], Any]) -> None:
     check(Session.open(made("as published").folder, threads=1, graph=graph), backends.shuffled)
 
 
-def test_heads_that_the_serving_graph_cannot_have_are_read_on_the_portable_one(made: Callable[[str], Any]) -> None:
+def test_an_unsupported_head_size_is_read_on_the_portable_graph(made: Callable[[str], Any]) -> None:
     session = Session.open(made("heads of one").folder, threads=1)
     assert session.graph == "portable"
     check(session, backends.runtime)

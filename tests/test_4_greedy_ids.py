@@ -22,7 +22,7 @@ TOKENS = 64
 
 
 def by_transformers(source: Path) -> list[int]:
-    """As a user of transformers decodes, with its own loop and cache."""
+    """Greedy decoding by transformers' own loop and cache."""
     network = GPT2LMHeadModel.from_pretrained(source, attn_implementation="eager").eval()
     network.generation_config.eos_token_id = None
     prompt = torch.tensor([PROMPT])
@@ -51,7 +51,7 @@ def demo(demo_folder: Path) -> Session:
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 6, 7, 8, 12, 16])
 def test_lookup_writes_the_same_tokens(count: int, demo: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every step but the first drafts as many, whether it pays or not."""
+    """Every step but the first drafts the same number of tokens, useful or not."""
     monkeypatch.setattr(DraftBudget, "draft_tokens", lambda self, most, **_: count if self.tokens else 0)
     rng, lengths = np.random.default_rng(0), demo.bundle.architecture.n_positions - 20
     tokens = right = 0
@@ -91,15 +91,15 @@ def test_rows_of_a_batch_are_continued_as_each_alone(made: Callable[[str], Any])
     session = Session.open(folder, threads=1, graph="serving")
     prompts = [PROMPT, [1], [7] * 20, [5, 17]]
     logits, cache = session.step(prompts, session.empty_cache(len(prompts)))
-    found: list[list[int]] = [[] for _ in prompts]
+    results: list[list[int]] = [[] for _ in prompts]
     for _ in range(TOKENS - 10):
         tokens = logits[:, -1].argmax(axis=1)
-        for row, token in zip(found, tokens.tolist(), strict=True):
+        for row, token in zip(results, tokens.tolist(), strict=True):
             row.append(token)
         logits, cache = session.step(tokens[:, None], cache)
     model = GPT2.from_pretrained(source)
-    assert found == [list(scratch_generate(model, prompt, max_new_tokens=TOKENS - 10)) for prompt in prompts]
+    assert results == [list(scratch_generate(model, prompt, max_new_tokens=TOKENS - 10)) for prompt in prompts]
 
 
-def test_the_tokens_are_no_single_one_over_and_over(made: Callable[[str], Any]) -> None:
+def test_the_tokens_are_not_one_token_repeated(made: Callable[[str], Any]) -> None:
     assert len(set(by_transformers(made("as published").source))) > 10

@@ -1,4 +1,4 @@
-"""Rung 5: the pieces of text that the runtime streams are, joined, what transformers makes of the same tokens."""
+"""Rung 5: the runtime's streamed pieces of text, joined, are transformers' text of the same tokens."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ Opened = tuple[TextGenerator, GPT2TokenizerFast]
 
 
 def opened(place: Path, write_vocabulary: Callable[[Path], int]) -> Opened:
-    """The same made folder in the runtime and in transformers."""
+    """Opens the same made folder in the runtime and in transformers."""
     source, folder = place / "source", place / "folder"
     source.mkdir()
     vocab_size = write_vocabulary(source)
@@ -65,9 +65,9 @@ def resaved(tmp_path_factory: pytest.TempPathFactory) -> Opened:
 
 @pytest.fixture(params=["small", "resaved", "published"])
 def both(request: pytest.FixtureRequest) -> Opened:
-    """A vocabulary of its own, the same as transformers saves it today (tokenizer.json alone), and GPT-2's."""
-    found: Opened = request.getfixturevalue(request.param)
-    return found
+    """A small vocabulary, the same as saved by transformers today (only tokenizer.json), and GPT-2's."""
+    opened: Opened = request.getfixturevalue(request.param)
+    return opened
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
@@ -89,7 +89,7 @@ def test_joined_pieces_are_the_whole_text(both: Opened, prompt: str, seed: int) 
 
 
 def test_the_texts_are_hard_ones(small: Opened) -> None:
-    """Characters in several tokens, and bytes that are no character: what a careless stream gets wrong."""
+    """Characters in several tokens, and bytes that are not a character: the cases a careless stream gets wrong."""
     generator, tokenizer = small
     ids = [id for seed in range(3) for id in generator.complete("🙂", max_new_tokens=60, seed=seed).token_ids]
     assert "\N{REPLACEMENT CHARACTER}" in tokenizer.decode(ids)
@@ -97,7 +97,7 @@ def test_the_texts_are_hard_ones(small: Opened) -> None:
     assert any("\N{REPLACEMENT CHARACTER}" in tokenizer.decode([id]) for id in prompt)
 
 
-def test_greedy_text_is_what_transformers_writes(both: Opened) -> None:
+def test_greedy_text_is_transformers(both: Opened) -> None:
     generator, tokenizer = both
     reference = GPT2LMHeadModel.from_pretrained(generator.session.bundle.folder).eval()
     ids = list(greedy(backends.transformers(reference), tokenizer("To be").input_ids, 40))
@@ -110,7 +110,7 @@ LAST = 290  # the id of </s>, after those of the vocabulary
 TYPED = {"__type": "AddedToken", "lstrip": True, "rstrip": False, "normalized": True, "single_word": False}
 PLAIN = {"lstrip": False, "rstrip": True, "normalized": False, "single_word": False}
 
-# What a source may have beside vocab.json and merges.txt.
+# Files a source may have beside vocab.json and merges.txt.
 SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "nothing": {},
     "a named token": {MAP: {"eos_token": "</s>"}},
@@ -133,7 +133,7 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "additional and typed": {CONFIG: {"additional_special_tokens": [TYPED | {"content": "[X]"}]}},
     "a decoder": {
         ADDED: {"foxy": LAST + 1},
-        MAP: {"eos_token": "[X]"},  # does not count beside a decoder
+        MAP: {"eos_token": "[X]"},  # ignored beside a decoder
         CONFIG: {
             "pad_token": "[PAD]",
             "added_tokens_decoder": {
@@ -154,7 +154,7 @@ SETTING_TEXTS = (
 
 @pytest.fixture
 def pair(tmp_path: Path) -> Path:
-    """A source of vocab.json, with </s> in it, and merges.txt."""
+    """A source with merges.txt and a vocab.json that contains </s>."""
     source = tmp_path / "pair"
     source.mkdir()
     assert vocabularies.write(source) == LAST
@@ -165,7 +165,7 @@ def pair(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("files", SETTINGS.values(), ids=SETTINGS)
-def test_settings_beside_a_pair_count_as_in_transformers(
+def test_settings_beside_a_pair_are_read_as_in_transformers(
     pair: Path, tmp_path: Path, files: dict[str, dict[str, Any]]
 ) -> None:
     for name, document in files.items():

@@ -1,4 +1,4 @@
-"""A batch of 64 prompts of 1 to 900 tokens is 64 single runs; and each known mistake in a scheduler is not."""
+"""A batch of 64 prompts of 1 to 900 tokens equals 64 single runs; with a known scheduler bug it does not."""
 
 from collections.abc import Callable
 from typing import Any
@@ -33,7 +33,7 @@ from trace_cache import add_graphs
 PROMPTS = 64
 LONGEST = 900
 VOCABULARY = 97
-SHARED = 200  # tokens that a part of the prompts begins with
+SHARED = 200  # tokens that some of the prompts share at their start
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def generator(tmp_path_factory: pytest.TempPathFactory) -> TextGenerator:
 
 
 def prompts() -> list[Prompt]:
-    """Of every length and setting."""
+    """Prompts of every length and setting."""
     rng = np.random.default_rng(7)
     head = rng.integers(VOCABULARY, size=SHARED).tolist()
     made = []
@@ -79,14 +79,14 @@ def together(generator: TextGenerator, rows: int, lookup: LookupConfig | None = 
     return [completion for result in results for completion in result.completions]
 
 
-def differences(generator: TextGenerator, found: list[Completion]) -> int:
-    """How many of the completions are not those of a run alone."""
+def differences(generator: TextGenerator, completions: list[Completion]) -> int:
+    """The number of completions that differ from a run alone."""
     alone = [generator.complete(prompt.prompt, **prompt.settings) for prompt in prompts()]
-    return sum(not same(a, b) for a, b in zip(alone, found, strict=True))
+    return sum(not same(a, b) for a, b in zip(alone, completions, strict=True))
 
 
 def same(one: Completion, other: Completion) -> bool:
-    """Whether two completions tell the same but for times and what was reused."""
+    """Whether two completions are equal apart from times and reuse."""
     for name in ("token_ids", "prompt_token_ids", "finish_reason", "slides", "truncated"):
         if getattr(one, name) != getattr(other, name):
             return False
@@ -95,34 +95,34 @@ def same(one: Completion, other: Completion) -> bool:
 
 
 @pytest.mark.parametrize("rows", [1, 8, 64])
-def test_a_batch_is_as_many_single_runs(generator: TextGenerator, rows: int) -> None:
-    found = together(generator, rows)
-    assert len({completion.token_ids for completion in found}) > PROMPTS / 2
-    assert {completion.finish_reason for completion in found} == {"stop", "length"}
-    assert differences(generator, found) == 0
+def test_a_batch_equals_single_runs(generator: TextGenerator, rows: int) -> None:
+    completions = together(generator, rows)
+    assert len({completion.token_ids for completion in completions}) > PROMPTS / 2
+    assert {completion.finish_reason for completion in completions} == {"stop", "length"}
+    assert differences(generator, completions) == 0
 
 
-def test_prompts_that_begin_alike_are_read_once_and_answered_the_same(generator: TextGenerator) -> None:
+def test_a_common_beginning_is_read_once_and_changes_no_answer(generator: TextGenerator) -> None:
     sharing = TextGenerator.open(generator.session.bundle.folder, prefix_bytes=2**24)
-    found = together(sharing, 8)
-    assert sum(completion.reused for completion in found) > 10 * SHARED
-    assert differences(generator, found) == 0
+    completions = together(sharing, 8)
+    assert sum(completion.reused for completion in completions) > 10 * SHARED
+    assert differences(generator, completions) == 0
 
 
 @pytest.mark.parametrize("rows", [1, 3, 16])
 def test_continuations_of_one_prompt_are_those_of_their_seeds(generator: TextGenerator, rows: int) -> None:
     prompt = list(range(50)) * 10
     settings: dict[str, Any] = {"max_new_tokens": 20, "sampling": SamplingConfig(temperature=0.8)}
-    found = complete(generator, prompt, 10, {**settings, "seed": 3}, rows=rows)
+    completions = complete(generator, prompt, 10, {**settings, "seed": 3}, rows=rows)
     alone = [generator.complete(prompt, seed=seed, **settings) for seed in range(3, 13)]
-    assert [completion.token_ids for completion in found] == [completion.token_ids for completion in alone]
+    assert [completion.token_ids for completion in completions] == [completion.token_ids for completion in alone]
 
 
 @pytest.mark.parametrize("chunk", [128, 256])
 def test_a_long_prompt_delays_no_row_by_more_than_a_chunk(
     generator: TextGenerator, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In each step seven rows have a token, and of a prompt of 1,000 tokens a chunk is read at most."""
+    """In each step seven rows get a token, and at most one chunk of a 1,000-token prompt is read."""
     session, rng = generator.session, np.random.default_rng(3)
 
     def state(length: int, seed: int, lookup: LookupConfig | None = None) -> RequestState:
@@ -165,16 +165,16 @@ def test_a_long_prompt_delays_no_row_by_more_than_a_chunk(
 
 
 def test_lookup_in_a_batch_changes_no_text(generator: TextGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drafts of five tokens wherever there are any, whatever they cost."""
+    """Drafts of five tokens whenever there are any, whatever they cost."""
     monkeypatch.setattr(DraftBudget, "draft_tokens", lambda self, most, **_: min(most, 5) if self.tokens else 0)
-    found = together(generator, 8, LookupConfig(min_ngram=1))
-    assert sum(completion.timings.draft_tokens for completion in found) > 100
-    assert sum(completion.timings.accepted_tokens for completion in found) > 10
-    assert differences(generator, found) == 0
+    completions = together(generator, 8, LookupConfig(min_ngram=1))
+    assert sum(completion.timings.draft_tokens for completion in completions) > 100
+    assert sum(completion.timings.accepted_tokens for completion in completions) > 10
+    assert differences(generator, completions) == 0
 
 
 def kept_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A row goes on from the text of the request before."""
+    """A row continues the previous request's text."""
     crop = SharedCache.crop
 
     def wrong(self: SharedCache, lengths: Any) -> SharedCache:
@@ -186,7 +186,7 @@ def kept_text(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def one_generator(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All requests draw from one generator."""
+    """All requests sample from one generator."""
     init, rng = RequestState.__init__, np.random.default_rng(0)
     monkeypatch.setattr(
         RequestState, "__init__", lambda self, session, request, _, *rest: init(self, session, request, rng, *rest)
@@ -194,19 +194,19 @@ def one_generator(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def one_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The controls of a request see the new tokens of all."""
+    """A request's controls see the new tokens of all requests."""
     new: list[int] = []
 
-    def wrong(*given: Any, new_ids: Any, **rest: Any) -> int:
-        new.append(sample(*given, new_ids=new, **rest))
+    def wrong(*args: Any, new_ids: Any, **rest: Any) -> int:
+        new.append(sample(*args, new_ids=new, **rest))
         return new[-1]
 
     monkeypatch.setattr(prompt_lookup, "sample", wrong)
 
 
 @pytest.mark.parametrize("mistake", [kept_text, one_generator, one_text])
-def test_a_mistake_is_seen(generator: TextGenerator, mistake: Callable[[pytest.MonkeyPatch], None]) -> None:
+def test_a_scheduler_bug_is_caught(generator: TextGenerator, mistake: Callable[[pytest.MonkeyPatch], None]) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
         mistake(monkeypatch)
-        found = together(generator, 8)
-    assert differences(generator, found) > 0
+        completions = together(generator, 8)
+    assert differences(generator, completions) > 0

@@ -1,4 +1,4 @@
-"""Beam search writes the texts that transformers writes, with its scores; and each known mistake in it does not."""
+"""Beam search gives transformers' texts and scores; with a known bug it does not."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -16,7 +16,7 @@ from gpt2_runtime import GREEDY, Beam, SamplingConfig, Session, beam_search
 from tolerances import atol
 from transformers import GPT2LMHeadModel
 
-torch.set_num_threads(1)  # these networks are so small that a second thread costs more than it brings
+torch.set_num_threads(1)  # these networks are too small to gain from a second thread
 
 Search = Callable[..., tuple[Beam, ...]]
 TOKENS = 16
@@ -24,7 +24,7 @@ PENALTIES = (-1.0, 0.0, 0.6, 1.0, 2.0)
 EARLY = (False, True, "never")
 
 
-# As transformers calls them, and the runtime.
+# transformers' names and the runtime's.
 PROCESSORS = {
     "repetition_penalty": "repetition_penalty",
     "no_repeat_ngram_size": "no_repeat_ngram_size",
@@ -32,7 +32,7 @@ PROCESSORS = {
     "min_new_tokens": "min_new_tokens",
     "sequence_bias": "logit_bias",
 }
-# What transformers wants, of what can be told apart by its value.
+# transformers' values of settings that can be recognised by value.
 LISTED: dict[str, Callable[[Any], Any]] = {"bad_words_ids": lambda words: list(map(list, words)), "sequence_bias": dict}
 
 
@@ -44,14 +44,14 @@ class Pair(NamedTuple):
 
 
 def sampling(settings: dict[str, Any]) -> SamplingConfig:
-    """The controls among transformers' settings, in the runtime."""
+    """The runtime's controls for transformers' settings."""
     controls = {PROCESSORS[name]: value for name, value in settings.items() if name in PROCESSORS}
     if "logit_bias" in controls:
         controls["logit_bias"] = {id_: bias for (id_,), bias in controls["logit_bias"]}
     return replace(GREEDY, **controls)
 
 
-@cache  # for both graphs and all mistakes
+@cache  # for both graphs and all bugs
 def by_transformers(
     reference: GPT2LMHeadModel, prompt: tuple[int, ...], stops: tuple[int, ...], **settings: Any
 ) -> list[tuple[tuple[int, ...], float]]:
@@ -59,7 +59,7 @@ def by_transformers(
     ids = torch.tensor([prompt])
     reference.generation_config.eos_token_id = list(stops) or None
     listed = {name: listed(settings[name]) for name, listed in LISTED.items() if name in settings}
-    found = reference.generate(
+    output = reference.generate(
         ids,
         attention_mask=torch.ones_like(ids),
         do_sample=False,
@@ -69,36 +69,36 @@ def by_transformers(
         **settings | listed,
     )
     texts = []
-    scores = found.sequences_scores.tolist() if settings["num_beams"] > 1 else [None]  # greedy decoding has none
-    for text, score in zip(found.sequences[:, len(prompt) :].tolist(), scores, strict=True):
+    scores = output.sequences_scores.tolist() if settings["num_beams"] > 1 else [None]  # greedy decoding has none
+    for text, score in zip(output.sequences[:, len(prompt) :].tolist(), scores, strict=True):
         end = next((place for place, token in enumerate(text) if token in stops), len(text))
         texts.append((tuple(text[: end + 1]), score))
     return texts
 
 
 def whole(beam: Beam) -> tuple[int, ...]:
-    """A text with its stop token, as transformers tells it."""
+    """A text with its stop token, as transformers returns it."""
     return beam.token_ids if beam.stop_token_id is None else (*beam.token_ids, beam.stop_token_id)
 
 
 def assert_same_texts(
     pair: Pair, prompt: Sequence[int], stops: Collection[int], search: Search, **settings: Any
 ) -> None:
-    """The check: the same texts in the same order, each as likely."""
+    """The check: the same texts in the same order, equally likely."""
     expected = by_transformers(pair.reference, tuple(prompt), tuple(stops), **settings)
     ours = {name: value for name, value in settings.items() if name not in PROCESSORS}
-    found = search(pair.session, prompt, stop_token_ids=stops, sampling=sampling(settings), **ours)
-    assert [beam.token_ids for beam in found] == [text[:-1] if text[-1] in stops else text for text, _ in expected], (
+    beams = search(pair.session, prompt, stop_token_ids=stops, sampling=sampling(settings), **ours)
+    assert [beam.token_ids for beam in beams] == [text[:-1] if text[-1] in stops else text for text, _ in expected], (
         settings
     )
-    for beam, (text, score) in zip(found, expected, strict=True):
+    for beam, (text, score) in zip(beams, expected, strict=True):
         assert beam.finish_reason == ("stop" if text[-1] in stops else "length")
-        length = len(text) ** settings["length_penalty"]  # scores are told as log-probabilities of the text
+        length = len(text) ** settings["length_penalty"]  # compared as log-probabilities of the text
         assert abs(beam.score - score) * length <= atol("beams", "onnxruntime cpu", "float32"), settings
 
 
 def frequent(session: Session, prompts: Sequence[Sequence[int]], count: int) -> list[int]:
-    """The tokens that beams write most: as stop tokens they end many texts."""
+    """The most frequent tokens of beams: as stop tokens they end many texts."""
     written = Counter(
         token
         for prompt in prompts
@@ -111,7 +111,7 @@ def frequent(session: Session, prompts: Sequence[Sequence[int]], count: int) -> 
 
 
 def climb(pair: Pair, search: Search, beams: Sequence[int] = (2, 3, 4, 5)) -> None:
-    """All settings, each on a prompt of its own."""
+    """Runs all settings, each on its own prompt."""
     rng = np.random.default_rng(0)
     vocab_size = pair.reference.config.vocab_size
     prompts = [rng.integers(vocab_size - 1, size=4).tolist() for _ in range(40)]
@@ -155,7 +155,7 @@ def test_the_demo_writes_the_same_texts(graph: str, demo: Callable[[str], Pair])
 
 
 def controls_of(stops: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """Each control by itself, then all together; `stops` are written often."""
+    """Each control alone, then all together; `stops` are frequent tokens."""
     words = ((stops[1],), (stops[2], stops[3]), (stops[0], stops[2]))
     bias = (((stops[0],), 1.5), ((stops[1],), -2.0), ((stops[2],), 4.0))
     controls: dict[str, tuple[Any, ...]] = {
@@ -171,7 +171,7 @@ def controls_of(stops: Sequence[int]) -> Iterator[dict[str, Any]]:
 
 
 def climb_with_controls(pair: Pair, search: Search) -> None:
-    """Every control, of texts that end often and of texts that never do."""
+    """Runs every control on texts that end often and on texts that never end."""
     rng = np.random.default_rng(2)
     prompts = [rng.integers(pair.reference.config.vocab_size - 1, size=9).tolist() for _ in range(3)]
     stops = frequent(pair.session, prompts, 4)
@@ -182,11 +182,11 @@ def climb_with_controls(pair: Pair, search: Search) -> None:
 
 
 @pytest.mark.parametrize("model", ["random_model", "demo"])
-def test_controls_change_the_texts_as_they_do_there(model: str, request: pytest.FixtureRequest) -> None:
+def test_controls_change_the_texts_as_in_transformers(model: str, request: pytest.FixtureRequest) -> None:
     climb_with_controls(request.getfixturevalue(model)("serving"), beam_search)
 
 
-def test_one_beam_is_greedy_decoding_there_too(random_model: Callable[[str], Pair]) -> None:
+def test_one_beam_is_greedy_decoding_in_transformers_too(random_model: Callable[[str], Pair]) -> None:
     reference, session = random_model("serving")
     stops = frequent(session, [[5, 17, 80]], 4)
     for controls in ({}, *controls_of(stops)):
@@ -213,7 +213,7 @@ def test_fewer_texts_are_the_best_of_them(random_model: Callable[[str], Pair]) -
 
 
 @pytest.mark.parametrize("early_stopping", EARLY)
-def test_where_the_context_ends_the_search_is_one_of_as_many_tokens(
+def test_a_search_at_the_end_of_the_context_equals_one_with_that_token_limit(
     early_stopping: Any, random_model: Callable[[str], Pair]
 ) -> None:
     pair = random_model("serving")

@@ -1,4 +1,4 @@
-"""What CI runs, in a clone that lies anywhere: GPT-2's vocabulary is found beside it, or its tests skip."""
+"""CI's script in a clone anywhere: it finds GPT-2's vocabulary beside the clone, or those tests skip."""
 
 import os
 import shutil
@@ -10,12 +10,12 @@ import pytest
 
 RUN = Path(__file__).parent.parent / ".ci" / "run"
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a script of bash")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a bash script")
 
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """A clone of the script alone, whose python3.11 prints what it is called with and where the vocabulary is."""
+    """A clone with only the script, and a python3.11 that prints its arguments and the vocabulary's path."""
     (tmp_path / "clone" / ".ci").mkdir(parents=True)
     shutil.copy(RUN, tmp_path / "clone" / ".ci" / "run")
     python = tmp_path / "bin" / "python3.11"
@@ -26,7 +26,7 @@ def clone(tmp_path: Path) -> Path:
 
 
 def ran(clone: Path, **environment: str) -> list[str]:
-    """The lines of its two commands."""
+    """The output of its two commands."""
     path = f"{clone.parent / 'bin'}{os.pathsep}{os.environ['PATH']}"
     named = {name: value for name, value in os.environ.items() if name != "GPT2_TOKENIZER_DIR"} | environment
     done = subprocess.run([clone / ".ci" / "run"], env=named | {"PATH": path}, capture_output=True, text=True)
@@ -48,5 +48,5 @@ def test_the_vocabulary_beside_the_clone_is_named(clone: Path) -> None:
     assert ran(clone) == commands(beside)
 
 
-def test_another_one_that_is_named_stays(clone: Path, tmp_path: Path) -> None:
+def test_an_explicit_vocabulary_is_kept(clone: Path, tmp_path: Path) -> None:
     assert ran(clone, GPT2_TOKENIZER_DIR=str(tmp_path)) == commands(tmp_path)

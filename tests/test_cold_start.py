@@ -1,4 +1,4 @@
-"""From the command to its first token: what `gpt2-runtime generate` loads, and how long it takes after its imports."""
+"""From the command to its first token: what `gpt2-runtime generate` loads, and its time after imports."""
 
 import json
 import subprocess
@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-# The command in a clean interpreter, after the import of what it depends on. Seconds of the processor and not of the
-# clock: how busy the machine is with other things is not what is asked.
+# The command in a clean interpreter, after its dependencies are imported. Processor time, not wall time, so that a busy
+# machine does not count.
 PROGRAM = """
 import json, sys, time
 import numpy, onnxruntime, tiktoken, click
@@ -25,21 +25,21 @@ print(json.dumps({"seconds": seconds, "loaded": sorted(loaded), "slow": sorted(s
 
 
 @pytest.fixture(scope="module")
-def found(demo_folder: Path) -> dict[str, Any]:
+def report(demo_folder: Path) -> dict[str, Any]:
     options = ["generate", str(demo_folder), "ROMEO:", "--max-new-tokens", "1", "--threads", "1"]
-    # The median of three: the first one may find cold files.
+    # The median of three: the first may read cold files.
     runs = [
         subprocess.run([sys.executable, "-c", PROGRAM, *options], capture_output=True, check=True) for _ in range(3)
     ]
-    told = [json.loads(run.stdout.splitlines()[-1]) for run in runs]
-    return sorted(told, key=lambda run: run["seconds"])[1]
+    reports = [json.loads(run.stdout.splitlines()[-1]) for run in runs]
+    return sorted(reports, key=lambda run: run["seconds"])[1]
 
 
-def test_the_demo_speaks_within_a_second_of_its_imports(found: dict[str, Any]) -> None:
-    assert found["seconds"] < 1
+def test_the_demo_generates_within_a_second_of_its_imports(report: dict[str, Any]) -> None:
+    assert report["seconds"] < 1
 
 
-def test_nothing_is_loaded_that_is_not_needed(found: dict[str, Any]) -> None:
-    ours = {"gpt2_runtime"} & set(found["loaded"])  # it is outside of site-packages where it is installed editable
-    assert set(found["loaded"]) - ours - {"_distutils_hack", "regex"} == {"numpy", "onnxruntime", "tiktoken", "click"}
-    assert found["slow"] == []
+def test_nothing_unneeded_is_loaded(report: dict[str, Any]) -> None:
+    ours = {"gpt2_runtime"} & set(report["loaded"])  # not in site-packages when installed editable
+    assert set(report["loaded"]) - ours - {"_distutils_hack", "regex"} == {"numpy", "onnxruntime", "tiktoken", "click"}
+    assert report["slow"] == []

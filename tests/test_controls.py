@@ -1,4 +1,4 @@
-"""Each control, each filter and each pair of them, by transformers' own processors and by its `generate`."""
+"""Each control, each filter and each pair of them, against transformers' own processors and its `generate`."""
 
 from collections.abc import Callable
 from itertools import combinations
@@ -34,7 +34,7 @@ torch.set_num_threads(1)  # as in `backends.py`
 
 Settings = dict[str, Any]
 
-# Two values of each, so that no figure is right by chance.
+# Two values of each, so that no result is right by chance.
 EACH: list[Settings] = [
     {"logit_bias": {3: 2.5, 11: -4.0, 7: float("-inf")}},
     {"logit_bias": {token: 0.25 * (token % 5) - 0.5 for token in range(60)}},
@@ -56,7 +56,7 @@ OURS: list[Settings] = [{"frequency_penalty": 0.7}, {"presence_penalty": 1.1}, {
 
 
 def pairs(settings: list[Settings]) -> list[Settings]:
-    """All two of them that are of different names."""
+    """All pairs with different names."""
     return [one | other for one, other in combinations(settings, 2) if not one.keys() & other.keys()]
 
 
@@ -81,17 +81,17 @@ def named(settings: Settings) -> str:
 
 
 def by_transformers(settings: Settings) -> Settings:
-    """The arguments of `generate`: their names are ours, but for the bias, which it has for sequences."""
-    asked = dict(settings)
-    if bias := asked.pop("logit_bias", None):
-        asked["sequence_bias"] = [[[token], float(value)] for token, value in bias.items()]
-    if words := asked.get("bad_words_ids"):
-        asked["bad_words_ids"] = [list(word) for word in words]
-    return asked
+    """The arguments of `generate`: the same names, except the bias, which it has for sequences."""
+    arguments = dict(settings)
+    if bias := arguments.pop("logit_bias", None):
+        arguments["sequence_bias"] = [[[token], float(value)] for token, value in bias.items()]
+    if words := arguments.get("bad_words_ids"):
+        arguments["bad_words_ids"] = [list(word) for word in words]
+    return arguments
 
 
 class CountPenalties(LogitsProcessor):  # type: ignore[misc]
-    """What transformers lacks: OpenAI's frequency and presence penalty of the tokens after the prompt."""
+    """OpenAI's frequency and presence penalties on the tokens after the prompt, which transformers lacks."""
 
     def __init__(self, prompt_length: int, frequency: float, presence: float) -> None:
         self.prompt_length, self.frequency, self.presence = prompt_length, frequency, presence
@@ -102,9 +102,9 @@ class CountPenalties(LogitsProcessor):  # type: ignore[misc]
 
 
 def processors(settings: Settings, prompt_length: int, stops: list[int]) -> LogitsProcessorList:
-    """transformers' processors of these settings, in the order in which its `generate` has them."""
-    asked = by_transformers(settings)
-    counted = asked.get("frequency_penalty", 0.0), asked.get("presence_penalty", 0.0)
+    """transformers' processors for these settings, in the order of its `generate`."""
+    arguments = by_transformers(settings)
+    counted = arguments.get("frequency_penalty", 0.0), arguments.get("presence_penalty", 0.0)
     made: dict[str, Callable[[Any], LogitsProcessor]] = {
         "sequence_bias": SequenceBiasLogitsProcessor,
         "repetition_penalty": RepetitionPenaltyLogitsProcessor,
@@ -119,15 +119,15 @@ def processors(settings: Settings, prompt_length: int, stops: list[int]) -> Logi
         "min_p": MinPLogitsWarper,
         "typical_p": TypicalLogitsWarper,
     }
-    if "frequency_penalty" in asked:
-        asked.pop("presence_penalty", None)
-    return LogitsProcessorList([make(asked[name]) for name, make in made.items() if name in asked])
+    if "frequency_penalty" in arguments:
+        arguments.pop("presence_penalty", None)
+    return LogitsProcessorList([make(arguments[name]) for name, make in made.items() if name in arguments])
 
 
 def distribution(
     logits: np.ndarray[Any, Any], settings: Settings, prompt: list[int], new: list[int], stops: list[int]
 ) -> np.ndarray[Any, Any]:
-    """The runtime's probability of each of the V tokens."""
+    """The runtime's probabilities of the V tokens."""
     left = candidates(logits, SamplingConfig(**settings), prompt_ids=prompt, new_ids=new, stop_token_ids=stops)
     full = np.zeros(len(logits))
     full[left.ids] = probabilities(left)
@@ -135,12 +135,12 @@ def distribution(
 
 
 def assert_same_distribution(settings: Settings, size: int, seed: int) -> None:
-    """On random logits after a text of few different tokens, in which runs repeat and words begin."""
+    """Compares on random logits, after a text of few different tokens with repeated runs and started words."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(0, 3, size).astype(np.float32)
     prompt, new = rng.integers(0, 4, 40).tolist(), rng.integers(0, 8, 5).tolist()
-    prompt[:4] = 8, 9, 10, 11  # none of which is new
-    new += [3, 1]  # bad words of every length are about to end
+    prompt[:4] = 8, 9, 10, 11  # none of these is new
+    new += [3, 1]  # bad words of every length are about to be completed
     stops = [int(logits.argmax()), size - 1]
     text = torch.tensor([prompt + new])
     scores = processors(settings, len(prompt), stops)(text, torch.from_numpy(logits.copy())[None])
@@ -170,7 +170,7 @@ class Model(NamedTuple):
 
     @property
     def stop(self) -> int:
-        """A token that comes early in the text, if not at once."""
+        """A token that occurs early in the text, but not first."""
         return next(token for token in self.text[3:] if token not in self.text[:3])
 
 
@@ -179,7 +179,7 @@ NEW = 40
 
 @pytest.fixture(scope="module")
 def model(demo_folder: Path, made: Callable[[str], Any]) -> Callable[[str], Model]:
-    """Opens one by its name."""
+    """Opens a model by name."""
 
     def opened(folder: Path, prompt: list[int]) -> Model:
         network = GPT2LMHeadModel.from_pretrained(folder, attn_implementation="eager").eval()
@@ -194,7 +194,7 @@ def model(demo_folder: Path, made: Callable[[str], Any]) -> Callable[[str], Mode
     return models.__getitem__
 
 
-def asked_of(network: GPT2LMHeadModel, prompt: list[int], settings: Settings, stop: int | None) -> Settings:
+def arguments_of(network: GPT2LMHeadModel, prompt: list[int], settings: Settings, stop: int | None) -> Settings:
     network.generation_config.eos_token_id = stop
     ids = torch.tensor([prompt])
     return {"attention_mask": torch.ones_like(ids), "pad_token_id": 0, "inputs": ids, **by_transformers(settings)}
@@ -203,9 +203,9 @@ def asked_of(network: GPT2LMHeadModel, prompt: list[int], settings: Settings, st
 def greedy_by_transformers(
     network: GPT2LMHeadModel, prompt: list[int], settings: Settings, stop: int | None
 ) -> list[int]:
-    """The tokens that its `generate` writes, without the stop token."""
-    asked = asked_of(network, prompt, settings, stop)
-    new: list[int] = network.generate(**asked, do_sample=False, max_new_tokens=NEW)[0, len(prompt) :].tolist()
+    """The tokens from its `generate`, without the stop token."""
+    arguments = arguments_of(network, prompt, settings, stop)
+    new: list[int] = network.generate(**arguments, do_sample=False, max_new_tokens=NEW)[0, len(prompt) :].tolist()
     return new[:-1] if new[-1] == stop else new
 
 
@@ -224,24 +224,24 @@ def greedy_by_the_runtime(
 
 
 def test_the_processors_are_in_the_order_of_transformers(model: Callable[[str], Model]) -> None:
-    """Every one of them, as its `generate` makes them; those of counts are what it lacks."""
-    here, found = model("random"), LogitsProcessorList()
+    """All of them, as its `generate` makes them; it lacks the count penalties."""
+    here, processors_seen = model("random"), LogitsProcessorList()
 
     def keep(model: Any, input_ids: torch.Tensor, logits_processor: LogitsProcessorList, **rest: Any) -> torch.Tensor:
-        found.extend(logits_processor)
+        processors_seen.extend(logits_processor)
         return input_ids
 
-    asked = asked_of(here.network, here.prompt, ALL[0], here.stop)
-    here.network.generate(**asked, do_sample=True, max_new_tokens=8, custom_generate=keep)
+    arguments = arguments_of(here.network, here.prompt, ALL[0], here.stop)
+    here.network.generate(**arguments, do_sample=True, max_new_tokens=8, custom_generate=keep)
     expected = processors(ALL[0], len(here.prompt), [here.stop])
     assert len(expected) == len(ALL[0])
-    # It makes a min_length of min_new_tokens, too, which says the same once more.
-    kept = [type(each) for each in found if not isinstance(each, MinLengthLogitsProcessor)]
-    assert kept == [type(each) for each in expected]
+    # It also makes a min_length from min_new_tokens, which repeats the same.
+    types = [type(each) for each in processors_seen if not isinstance(each, MinLengthLogitsProcessor)]
+    assert types == [type(each) for each in expected]
 
 
 def words_of(text: list[int]) -> Settings:
-    """Bad words that a greedy text would have: a token, and runs of two and three."""
+    """Bad words that a greedy text would contain: a token, and runs of two and three."""
     return {"bad_words_ids": (tuple(text[1:2]), tuple(text[4:6]), tuple(text[9:12]))}
 
 
@@ -278,7 +278,7 @@ def test_greedy_texts_are_transformers(name: str, names: tuple[str, ...], model:
 
 @pytest.mark.parametrize("name", ["random", "demo"])
 def test_each_of_these_settings_changes_the_greedy_text(name: str, model: Callable[[str], Model]) -> None:
-    """So that the comparison says something."""
+    """So that the comparison is meaningful."""
     here = model(name)
     for each in GREEDY:
         stop = here.stop if each == "min_new_tokens" else None
@@ -291,17 +291,22 @@ def test_each_of_these_settings_changes_the_greedy_text(name: str, model: Callab
 def test_probabilities_in_a_sampled_text_are_transformers(
     name: str, settings: Settings, model: Callable[[str], Model]
 ) -> None:
-    """transformers samples; each of its steps has the logits, and what its processors made of them in their order."""
+    """transformers samples; each of its steps has the logits and the result of its processors in order."""
     here = model(name)
-    asked = asked_of(here.network, here.prompt, {"top_k": 0, **settings}, here.stop)
+    arguments = arguments_of(here.network, here.prompt, {"top_k": 0, **settings}, here.stop)
     torch.manual_seed(1)
-    told = here.network.generate(
-        **asked, do_sample=True, max_new_tokens=8, output_logits=True, output_scores=True, return_dict_in_generate=True
+    output = here.network.generate(
+        **arguments,
+        do_sample=True,
+        max_new_tokens=8,
+        output_logits=True,
+        output_scores=True,
+        return_dict_in_generate=True,
     )
-    new = told.sequences[0, len(here.prompt) :].tolist()
-    for at, (logits, scores) in enumerate(zip(told.logits, told.scores, strict=True)):
-        found = distribution(logits[0].numpy(), settings, here.prompt, new[:at], [here.stop])
-        np.testing.assert_allclose(found, scores[0].softmax(dim=-1).numpy(), atol=1e-5)
+    new = output.sequences[0, len(here.prompt) :].tolist()
+    for at, (logits, scores) in enumerate(zip(output.logits, output.scores, strict=True)):
+        probabilities = distribution(logits[0].numpy(), settings, here.prompt, new[:at], [here.stop])
+        np.testing.assert_allclose(probabilities, scores[0].softmax(dim=-1).numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", MUTANTS)
@@ -314,7 +319,7 @@ def test_a_mistake_in_the_sampler_is_caught(name: str, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("name", ["random", "demo"])
-def test_a_bad_word_that_is_a_stop_token_is_forbidden_and_transformers_passes_it_over(
+def test_a_bad_word_that_is_a_stop_token_is_forbidden_although_transformers_ignores_it(
     name: str, model: Callable[[str], Model]
 ) -> None:
     here = model(name)

@@ -1,4 +1,4 @@
-"""What a release consists of: the sdist and the wheel of each package, what is in them, and that they install."""
+"""A release: the sdist and the wheel of each package, their contents, and their installation."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from packaging.metadata import Metadata
 
 LICENSE = (ROOT / "LICENSE").read_bytes()
 
-# The files that are no Python: lost without an error when a build setting is wrong.
+# Non-Python files, which a wrong build setting would silently lose.
 DATA = {
     "model": {"py.typed"},
     "export": {
@@ -32,7 +32,7 @@ DATA = {
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the artifacts: built here, or those that GPT2_DISTRIBUTIONS names, which are to be published."""
+    """The folder of the artifacts: built here, or those to be published, from GPT2_DISTRIBUTIONS."""
     if named := os.environ.get("GPT2_DISTRIBUTIONS"):
         return Path(named)
     out = tmp_path_factory.mktemp("dist")
@@ -43,7 +43,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @cache
 def contents(artifact: Path) -> dict[str, bytes]:
-    """The files of an artifact, by their names; of an sdist without the folder that they all are in."""
+    """The files of an artifact by name; for an sdist, without the top-level folder."""
     if artifact.suffix == ".whl":
         with zipfile.ZipFile(artifact) as wheel:
             return {name: wheel.read(name) for name in wheel.namelist()}
@@ -51,19 +51,19 @@ def contents(artifact: Path) -> dict[str, bytes]:
     with tarfile.open(artifact) as sdist:
         for member in sdist:
             opened = sdist.extractfile(member)
-            assert opened is not None, f"{member.name} is no file"
+            assert opened is not None, f"{member.name} is not a file"
             files[member.name.partition("/")[2]] = opened.read()
     return files
 
 
 def sdist(built: Path, package: str) -> dict[str, bytes]:
-    (found,) = (built / package).glob("*.tar.gz")
-    return contents(found)
+    (artifact,) = (built / package).glob("*.tar.gz")
+    return contents(artifact)
 
 
 def wheel(built: Path, package: str) -> dict[str, bytes]:
-    (found,) = (built / package).glob("*.whl")
-    return contents(found)
+    (artifact,) = (built / package).glob("*.whl")
+    return contents(artifact)
 
 
 def sources(package: str) -> dict[str, bytes]:
@@ -95,7 +95,7 @@ def test_they_are_built_into_a_folder_wherever_it_is(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_an_sdist_holds_the_source_and_what_builds_it(built: Path, package: str) -> None:
+def test_an_sdist_holds_the_source_and_the_build_files(built: Path, package: str) -> None:
     files = sdist(built, package)
     around = {"pyproject.toml", "README.md", "LICENSE", "PKG-INFO", ".gitignore"}
     below = {name.removeprefix("src/"): data for name, data in files.items() if name not in around}
@@ -110,35 +110,35 @@ def test_both_hold_the_license_of_the_repository(built: Path, package: str) -> N
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_both_are_named_by_the_version(built: Path, package: str) -> None:
+def test_both_are_named_after_the_version(built: Path, package: str) -> None:
     stem = f"gpt2_{package}-{distributions.version()}"
     assert {path.name for path in (built / package).iterdir()} == {f"{stem}.tar.gz", f"{stem}-py3-none-any.whl"}
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_an_index_finds_all_that_it_shows(built: Path, package: str) -> None:
-    found = metadata(built, package)
-    assert (found.name, str(found.version)) == (f"gpt2-{package}", distributions.version())
-    assert (found.license_expression, found.license_files) == ("MIT", ["LICENSE"])
-    assert found.author == "The gpt2-onnx authors"
-    assert found.summary
-    assert found.keywords
-    assert str(found.requires_python) == ">=3.11"
-    assert found.classifiers
-    assert "Typing :: Typed" in found.classifiers
-    assert found.description_content_type == "text/markdown"
-    assert found.description == (ROOT / "packages" / package / "README.md").read_text(encoding="utf-8")
+def test_the_metadata_is_complete(built: Path, package: str) -> None:
+    fields = metadata(built, package)
+    assert (fields.name, str(fields.version)) == (f"gpt2-{package}", distributions.version())
+    assert (fields.license_expression, fields.license_files) == ("MIT", ["LICENSE"])
+    assert fields.author == "The gpt2-onnx authors"
+    assert fields.summary
+    assert fields.keywords
+    assert str(fields.requires_python) == ">=3.11"
+    assert fields.classifiers
+    assert "Typing :: Typed" in fields.classifiers
+    assert fields.description_content_type == "text/markdown"
+    assert fields.description == (ROOT / "packages" / package / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_a_description_links_to_nothing_beside_it(package: str) -> None:
-    """An index shows a README alone: there a link to a file leads nowhere. CONTRIBUTING.md says what to write."""
+def test_a_description_has_no_relative_links(package: str) -> None:
+    """An index shows the README alone, where a link to a file is broken. CONTRIBUTING.md says what to write."""
     text = (ROOT / "packages" / package / "README.md").read_text(encoding="utf-8")
     links = re.findall(r"\]\(([^)\s]+)", text) + re.findall(r"^\[[^\]]+\]:\s*(\S+)", text, re.MULTILINE)
     assert [link for link in links if not link.startswith(("https://", "#"))] == []
 
 
-def test_the_export_asks_for_the_model_of_its_own_version(built: Path) -> None:
+def test_the_export_requires_the_model_of_its_own_version(built: Path) -> None:
     ours = {
         package: [str(pin) for pin in metadata(built, package).requires_dist or [] if pin.name.startswith("gpt2-")]
         for package in PACKAGES

@@ -1,4 +1,4 @@
-"""Beside the ladder: what `gpt2-runtime explain` shows of a model's inside is what transformers has there."""
+"""Beside the ladder: `gpt2-runtime explain` shows the same attention and lens as transformers."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The made folder is a checkpoint as well: transformers opens it, and says what it says of the source."""
+"""The made folder is also a checkpoint: transformers opens it and computes the same as with the source."""
 
 import json
 from collections.abc import Callable
@@ -19,11 +19,11 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 
 def opened(folder: Path) -> tuple[Step, GPT2Config]:
-    """A folder in transformers, which must find every tensor that it looks for and no other."""
-    network, found = GPT2LMHeadModel.from_pretrained(
+    """Opens a folder in transformers, which must find exactly the tensors it expects."""
+    network, loading = GPT2LMHeadModel.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
     )
-    assert not any(found.values()), found
+    assert not any(loading.values()), loading
     return backends.transformers(network.eval()), network.config
 
 
@@ -53,7 +53,7 @@ def test_every_kind_of_file_is_the_same_in_transformers(kind: str, tmp_path: Pat
 
 
 def test_fields_that_are_null_do_not_keep_transformers_from_opening_the_folder(tmp_path: Path) -> None:
-    """transformers 5 takes null in few fields; the source itself it would not open."""
+    """transformers 5 accepts null in few fields; it would not open the source itself."""
     source, folder = tmp_path / "source", tmp_path / "folder"
     WILD["as openai published it"](source)
     document = json.loads((source / "config.json").read_text())
@@ -63,7 +63,7 @@ def test_fields_that_are_null_do_not_keep_transformers_from_opening_the_folder(t
     assert GPT2LMHeadModel.from_pretrained(folder).config.eos_token_id is None
 
 
-def test_make_compares_with_transformers_where_it_is_installed(made: Callable[[str], Any], tmp_path: Path) -> None:
+def test_make_compares_with_transformers_if_it_is_installed(made: Callable[[str], Any], tmp_path: Path) -> None:
     report = make(made("as published").source, tmp_path / "folder").parity
     assert report is not None
     name = f"transformers {transformers.__version__}"

@@ -1,4 +1,4 @@
-"""The ladder at the size of the published model: 124 million weights as transformers initialises them."""
+"""The ladder at the published model's size: 124 million weights from transformers' initialiser."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +27,7 @@ PLACES = ("1 x 1", "3 x 11+7 left", "3 x 11+7 right", "1 x 3+1+4+1+5", "1 x 1023
 
 @pytest.fixture(scope="module", autouse=True)
 def _both_cores() -> Iterator[None]:
-    """What is too many for the small networks of the other rungs is right here."""
+    """Two threads, which would be too many for the small networks of the other rungs."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
@@ -46,7 +46,7 @@ def folder(full_size: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def reference(network: GPT2LMHeadModel) -> Step:
-    """transformers, which is asked for a text without a cache once: here that costs seconds."""
+    """transformers, remembering its results without a cache: they cost seconds here."""
     step, known = backends.transformers(network), {}
 
     def remembered(ids: Array, mask: Array, cache: Any) -> tuple[Array, Any]:
@@ -61,10 +61,10 @@ def reference(network: GPT2LMHeadModel) -> Step:
 
 @pytest.fixture(scope="module")
 def chosen() -> list[Case]:
-    """Some of the sweep: here a place costs seconds."""
-    found = [case for case in cases(vocab_size=50257, n_positions=1024) if case.name in PLACES]
-    assert len(found) == len(PLACES)
-    return found
+    """Part of the sweep: a case costs seconds here."""
+    chosen = [case for case in cases(vocab_size=50257, n_positions=1024) if case.name in PLACES]
+    assert len(chosen) == len(PLACES)
+    return chosen
 
 
 @pytest.mark.parametrize("backend", ["scratch", "graph", "serving", "session", "session, not packed"])
@@ -83,7 +83,7 @@ def test_logits_are_those_of_transformers(
         assert_case(reference, tried, case, atol(*RUNG))
 
 
-def test_a_mistake_is_beyond_the_tolerance_at_this_size_too(
+def test_a_bug_is_beyond_the_tolerance_at_this_size_too(
     reference: Step, folder: Path, chosen: list[Case], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried = GPT2.from_pretrained(folder)
@@ -110,29 +110,29 @@ def test_a_prompt_that_starts_like_an_earlier_one_has_the_same_bits(graph: Graph
     """With heads and chunks of the published size, and two threads."""
     session = Session.open(folder, graph=graph, threads=2)
     text, other = np.random.default_rng(0).integers(50257, size=(2, 400)).tolist()
-    kept, reused = PrefixCache(session, max_bytes=2**28), []
+    prefixes, reused = PrefixCache(session, max_bytes=2**28), []
     for shared, length in ((130, 130), (100, 129), (128, 200), (300, 300), (257, 257), (290, 385), (299, 310)):
         ids = [*text[:shared], *other[shared:length]]
         expected, whole = session.step([ids], session.empty_cache())
-        cache, count = kept.restore(session.empty_cache(), ids, length)
-        found, cache = session.step([ids[count:]], cache)
-        np.testing.assert_array_equal(found, expected)
+        cache, count = prefixes.restore(session.empty_cache(), ids, length)
+        actual, cache = session.step([ids[count:]], cache)
+        np.testing.assert_array_equal(actual, expected)
         np.testing.assert_array_equal(cache.snapshot(0, length).array, whole.snapshot(0, length).array)
-        kept.keep(ids, cache)
+        prefixes.keep(ids, cache)
         reused.append(count)
-    assert reused == [0, 0, 128, 128, 0, 256, 288]  # 256 of 257 would leave a token by itself
+    assert reused == [0, 0, 128, 128, 0, 256, 288]  # 256 of 257 would leave a single token
 
 
 def test_no_weight_is_stored_twice(folder: Path) -> None:
     with safe_open(folder / "model.safetensors", framework="pt") as file:
-        sizes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 (it is no dict)
+        sizes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 (it is not a dict)
     tensors = 4 * sum(torch.Size(shape).numel() for shape in sizes)
     assert tensors == 4 * 124_439_808
     assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) <= 1.02 * tensors
     assert (folder / "model_serving.onnx").stat().st_size < 100_000
 
 
-def test_transformers_opens_the_folder_and_says_the_same(network: GPT2LMHeadModel, folder: Path) -> None:
+def test_transformers_opens_the_folder_and_computes_the_same(network: GPT2LMHeadModel, folder: Path) -> None:
     again = GPT2LMHeadModel.from_pretrained(folder)
     ids = torch.tensor([PROMPT])
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Published numbers and texts, for whoever has a published checkpoint: `pytest tests --checkpoint DIR`."""
+"""Published numbers and texts, if you have a published checkpoint: `pytest tests --checkpoint DIR`."""
 
 import copy
 import json
@@ -25,18 +25,18 @@ TRAINING = [name for name, entry in GOLDENS.items() if entry["check"] == "traini
 
 @pytest.fixture(scope="module")
 def checkpoint(request: pytest.FixtureRequest) -> Path:
-    given = request.config.getoption("--checkpoint")
-    if given is None:
-        pytest.skip("no published checkpoint is given; pass --checkpoint DIR")
-    return Path(given)
+    path = request.config.getoption("--checkpoint")
+    if path is None:
+        pytest.skip("no published checkpoint; pass --checkpoint DIR")
+    return Path(path)
 
 
 @pytest.fixture(scope="module")
 def known(checkpoint: Path) -> set[str]:
-    """The goldens of this checkpoint, by their ids."""
-    found = goldens.of(json.loads((checkpoint / "config.json").read_text(encoding="utf-8")))
-    assert found, f"{checkpoint} has not the sizes of {', '.join(DOCUMENT['models'])}"
-    return {entry["id"] for entry in found}
+    """The ids of this checkpoint's goldens."""
+    entries = goldens.of(json.loads((checkpoint / "config.json").read_text(encoding="utf-8")))
+    assert entries, f"{checkpoint} does not have the sizes of {', '.join(DOCUMENT['models'])}"
+    return {entry["id"] for entry in entries}
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def scratch(checkpoint: Path) -> Step:
 
 @pytest.fixture(scope="module")
 def session(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Step:
-    """The runtime, on a folder made of the checkpoint."""
+    """The runtime, on a folder made from the checkpoint."""
     folder = tmp_path_factory.mktemp("golden") / "folder"
     make(checkpoint, folder)
     return backends.runtime(Session.open(folder))
@@ -78,7 +78,7 @@ def test_the_ids_of_a_golden_begin_with_its_text(entry: Golden, tokenizer_dir: P
     assert entry.get("first_new", len(entry["ids"])) == len(text)
 
 
-# Values of a small network, as if they had been published: so that the checks themselves are known to fail.
+# Values of a small network, as if they were published, to test that the checks can fail.
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +95,8 @@ def published(small: Path) -> dict[str, Golden]:
     step, tokenizer = backends.transformers(reference), Tokenizer.open(small)
     text = "To be, or not"
     ids = tokenizer.encode(text)
-    said = torch.from_numpy(goldens.logits(step, ids))
-    top = said[-1].topk(3)
+    rows = torch.from_numpy(goldens.logits(step, ids))
+    top = rows[-1].topk(3)
     new = list(greedy(step, ids, 9))
     batch = torch.arange(13)
     losses = reference(batch[None, :-1].view(3, 4)).logits
@@ -104,15 +104,15 @@ def published(small: Path) -> dict[str, Golden]:
         "last row": {
             "top_ids": top.indices.tolist(),
             "top_logits": top.values.tolist(),
-            "largest": said[-1].max().item(),
-            "smallest": said[-1].min().item(),
-            "mean": said[-1].mean().item(),
-            "std": said[-1].std(correction=0).item(),
+            "largest": rows[-1].max().item(),
+            "smallest": rows[-1].min().item(),
+            "mean": rows[-1].mean().item(),
+            "std": rows[-1].std(correction=0).item(),
         },
-        "loss": {"loss": F.cross_entropy(said[:-1], torch.tensor(ids[1:])).item()},
+        "loss": {"loss": F.cross_entropy(rows[:-1], torch.tensor(ids[1:])).item()},
         "log-probabilities": {
             "first_new": 2,
-            "log_probabilities": [said[place - 1].log_softmax(0)[ids[place]].item() for place in (2, 3)],
+            "log_probabilities": [rows[place - 1].log_softmax(0)[ids[place]].item() for place in (2, 3)],
         },
         "greedy ids": {"new_ids": new},
         "greedy text": {"text": text, "new_text": tokenizer.decode(new)},
@@ -126,7 +126,7 @@ def published(small: Path) -> dict[str, Golden]:
 
 
 def tried(entry: Golden, kind: str, small: Path) -> None:
-    """A golden's check, of the scratch network."""
+    """Runs a golden's check on the scratch network."""
     model = GPT2.from_pretrained(small)
     entry = {"check": kind, "atol": 1e-4} | entry
     if kind == "training":
@@ -139,12 +139,12 @@ KINDS = (*CHECKS, "training")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_check_passes_what_is_so(kind: str, published: dict[str, Golden], small: Path) -> None:
+def test_a_check_passes_a_correct_value(kind: str, published: dict[str, Golden], small: Path) -> None:
     tried(published[kind], kind, small)
 
 
 def spoilt(value: Any) -> Any:
-    """The value, with its last part off by little."""
+    """The value, with its last part slightly off."""
     if isinstance(value, list):
         return [*value[:-1], spoilt(value[-1])]
     return f"{value}?" if isinstance(value, str) else value + (1 if isinstance(value, int) else 1e-3)
@@ -164,7 +164,7 @@ def spoilt(value: Any) -> Any:
         ("training", "ids"),
     ],
 )
-def test_a_check_fails_what_is_not_so(kind: str, key: str, published: dict[str, Golden], small: Path) -> None:
+def test_a_check_fails_a_wrong_value(kind: str, key: str, published: dict[str, Golden], small: Path) -> None:
     entry = copy.deepcopy(published[kind])
     entry[key] = spoilt(entry[key])
     with pytest.raises(AssertionError):
@@ -172,7 +172,7 @@ def test_a_check_fails_what_is_not_so(kind: str, key: str, published: dict[str, 
 
 
 @pytest.mark.parametrize("entry", GOLDENS.values(), ids=GOLDENS)
-def test_every_golden_has_what_its_check_reads(entry: Golden, published: dict[str, Golden]) -> None:
+def test_every_golden_has_the_fields_of_its_check(entry: Golden, published: dict[str, Golden]) -> None:
     assert entry["model"] in DOCUMENT["models"]
     required = {"loss": {"loss"}, "last row": {"top_ids", "top_logits"}}.get(
         entry["check"], published[entry["check"]].keys()
@@ -181,7 +181,7 @@ def test_every_golden_has_what_its_check_reads(entry: Golden, published: dict[st
     assert "ids" in entry or "text" in entry
 
 
-def test_a_checkpoint_is_known_by_its_sizes() -> None:
+def test_a_checkpoint_is_recognised_by_its_sizes() -> None:
     medium = {"n_layer": 24, "n_embd": 1024, "n_head": 16}
     assert {entry["id"] for entry in goldens.of(medium)} == {"G16"}
     assert goldens.of({"n_layer": 2, "n_embd": 32}) == []

@@ -1,4 +1,4 @@
-"""The runtime opens every graph that the export may write: their tables of operators agree, and their readers too."""
+"""The runtime opens every graph that export can write: their operator tables and their readers agree."""
 
 from itertools import chain
 from pathlib import Path
@@ -24,21 +24,21 @@ def test_every_operator_that_is_written_may_be_read() -> None:
 
 
 def test_no_operator_that_runs_a_graph_of_its_own_may_be_read() -> None:
-    """Nor one that makes memory out of a number, or draws."""
+    """Nor one that allocates memory from a number, or samples."""
     may = frozenset(chain(*OPERATORS.values(), *OF_PRECISION.values()))
     assert not may & {"Loop", "If", "Scan", "SequenceMap", "ConstantOfShape", "Tile", "Pad", "Resize", "RandomNormal"}
 
 
 @pytest.mark.parametrize("path", sorted(TINY.glob("*.onnx")), ids=lambda path: path.name)
 def test_a_graph_is_read_as_onnx_reads_it(path: Path) -> None:
-    model, found = onnx.load(path, load_external_data=False), OnnxFile.read(path.name, path.read_bytes())
+    model, file = onnx.load(path, load_external_data=False), OnnxFile.read(path.name, path.read_bytes())
     operators = {f"{node.domain}::{node.op_type}" if node.domain else node.op_type for node in model.graph.node}
-    assert found.operators == operators
-    assert found.domains == {opset.domain for opset in model.opset_import}
+    assert file.operators == operators
+    assert file.domains == {opset.domain for opset in model.opset_import}
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    assert set(found.initializers) == set(tensors)
+    assert set(file.initializers) == set(tensors)
     for name, tensor in tensors.items():
-        one, places = found.initializers[name], {entry.key: entry.value for entry in tensor.external_data}
+        one, places = file.initializers[name], {entry.key: entry.value for entry in tensor.external_data}
         assert one.shape == tuple(tensor.dims)
         assert one.type == onnx.TensorProto.DataType.Name(tensor.data_type).lower()
         if places:

@@ -1,4 +1,4 @@
-"""Pushed to the hub and fetched again, a folder works: for make, for the runtime, and for the programs of its card."""
+"""Pushed to the Hub and downloaded again, a folder works: in make, in the runtime, and in its card's programs."""
 
 import importlib.util
 import json
@@ -14,7 +14,7 @@ from gpt2_export.hub import model_card
 from hub import Hub, running
 
 TINY = Path(__file__).parent.parent / "packages/runtime/tests/data/tiny"
-# The command in a process of its own, for the hub's address is read once.
+# The command runs in its own process, because the Hub's address is read once.
 COMMAND = [sys.executable, "-c", "import sys; from {0}.cli.command import main; main(sys.argv[1:])"]
 PROGRAMS = [
     (title, program)
@@ -42,7 +42,7 @@ def pushed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
         yield hub
 
 
-def test_make_makes_the_same_weights_of_it(pushed: Hub, tmp_path: Path) -> None:
+def test_make_gives_the_same_weights(pushed: Hub, tmp_path: Path) -> None:
     export(pushed, tmp_path, "make", "org/tiny", str(tmp_path / "out"))
     made, before = (json.loads((folder / "manifest.json").read_text()) for folder in (tmp_path / "out", TINY))
     for name in ("model.safetensors", "tokenizer.json", "vocab.json", "merges.txt"):
@@ -51,7 +51,7 @@ def test_make_makes_the_same_weights_of_it(pushed: Hub, tmp_path: Path) -> None:
     assert made["source"] == {"name": "org/tiny", "revision": repository.branches["main"]}
 
 
-def test_what_is_fetched_is_as_it_was_made(pushed: Hub, tmp_path: Path) -> None:
+def test_the_downloaded_folder_is_unchanged(pushed: Hub, tmp_path: Path) -> None:
     code = "from huggingface_hub import snapshot_download; print(snapshot_download('org/tiny'))"
     folder = run(pushed, tmp_path, sys.executable, "-c", code).strip()
     assert "hashes fit" in export(pushed, tmp_path, "inspect", folder, "--check-hashes")
@@ -60,7 +60,7 @@ def test_what_is_fetched_is_as_it_was_made(pushed: Hub, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("program", [program for _, program in PROGRAMS], ids=[title for title, _ in PROGRAMS])
-def test_a_program_of_the_card_runs_as_it_stands(pushed: Hub, tmp_path: Path, program: str) -> None:
+def test_a_program_of_the_card_runs_unchanged(pushed: Hub, tmp_path: Path, program: str) -> None:
     for package in re.findall(r"^(?:from|import) (\w+)", program, re.MULTILINE):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed")

@@ -1,4 +1,4 @@
-"""The arrows of the house, seen in clean interpreters: which package and which room loads which."""
+"""The import graph, checked in clean interpreters: which package and which room loads which."""
 
 import ast
 import json
@@ -48,17 +48,17 @@ ARROWS = {
     """,
 }
 NEVER = {
-    # The hub's library is loaded when it is needed: a local folder need not wait for it.
+    # huggingface_hub is loaded only when needed: a local folder does not wait for it.
     "gpt2_model": {"gpt2_export", "gpt2_runtime", "transformers", "onnx", "onnxruntime", "huggingface_hub"},
     "gpt2_export": {"gpt2_runtime", "transformers", "huggingface_hub"},
     "gpt2_runtime": {
         "gpt2_model", "gpt2_export", "torch", "transformers", "onnx", "safetensors", "tokenizers", "lm_eval",
     },
 }  # fmt: skip
-# Adapters to packages that are not installed here: of these the source is read, and nothing else may load them.
+# Adapters to packages that are not installed here: only their source is read, and nothing else may load them.
 ADAPTERS = {"gpt2_runtime": ("lm_eval",)}
 
-# Imports each room of a package by itself, all its modules, without what the package's __init__ would load.
+# Imports each room of a package alone, with all its modules but without the package's __init__.
 PROGRAM = """
 import importlib, importlib.util, json, pkgutil, sys, types
 
@@ -83,15 +83,15 @@ print(json.dumps({"siblings": siblings, "packages": sorted({name.partition(".")[
 
 @cache
 def loaded_by(package: str, place: Path | None = None) -> dict[str, Any]:
-    """What the rooms of a package load, in an interpreter of its own."""
+    """What a package's rooms load, in an interpreter of its own."""
     command = [sys.executable, "-c", PROGRAM, package, *ADAPTERS.get(package, ())]
-    found = subprocess.run(command, cwd=place, capture_output=True, text=True, check=True)
-    answer: dict[str, Any] = json.loads(found.stdout)
+    result = subprocess.run(command, cwd=place, capture_output=True, text=True, check=True)
+    answer: dict[str, Any] = json.loads(result.stdout)
     return answer
 
 
 def may_load(picture: str) -> dict[str, set[str]]:
-    """Each module of a picture of arrows, and all that it may load.
+    """Each module of a picture of arrows, and everything it may load.
 
     >>> {name: sorted(below) for name, below in may_load("a <- b; b, c <- d").items()}
     {'a': [], 'b': ['a'], 'c': [], 'd': ['a', 'b', 'c']}
@@ -111,7 +111,7 @@ def may_load(picture: str) -> dict[str, set[str]]:
 
 
 def against(arrows: str, siblings: dict[str, list[str]]) -> list[str]:
-    """The imports that no arrow allows, and the modules that have no place in the picture."""
+    """The imports that no arrow allows, and the modules missing from the picture."""
     allowed = may_load(arrows)
     homeless = [f"{name} is not in the picture" for name in siblings if name not in allowed]
     known = {name: set(loaded) for name, loaded in siblings.items() if name in allowed}
@@ -125,7 +125,7 @@ def test_imports_inside_a_package_run_one_way(package: str) -> None:
 
 
 @pytest.mark.parametrize(("package", "module"), [(package, name) for package in ADAPTERS for name in ADAPTERS[package]])
-def test_an_adapter_imports_what_stands_below_it(package: str, module: str) -> None:
+def test_an_adapter_imports_only_what_is_below_it(package: str, module: str) -> None:
     (place,) = PACKAGES.glob(f"*/src/{package}/{module}.py")
     imports = [
         node for node in ast.walk(ast.parse(place.read_text(encoding="utf-8"))) if isinstance(node, ast.ImportFrom)
@@ -149,7 +149,7 @@ def test_a_picture_has_no_circle() -> None:
         assert [name for name, below in may_load(picture).items() if name in below] == []
 
 
-def test_an_arrow_the_wrong_way_a_new_module_and_a_forbidden_package_are_seen(tmp_path: Path) -> None:
+def test_a_wrong_arrow_a_new_module_and_a_forbidden_package_are_caught(tmp_path: Path) -> None:
     house = tmp_path / "house"
     house.mkdir()
     (house / "__init__.py").write_text("from house import cellar, roof")
@@ -162,25 +162,25 @@ def test_an_arrow_the_wrong_way_a_new_module_and_a_forbidden_package_are_seen(tm
     assert "statistics" in loaded["packages"]
 
 
-# What extras bring is imported where it is used; onnxruntime has two distributions of one name, so it is one of them.
+# Extras are imported where they are used; onnxruntime is one because two distributions provide it.
 EXTRAS = {"gpt2_runtime": {"onnxruntime", "lm_eval", "tqdm"}}
 
 
 def imported_by(package: str) -> set[str]:
-    """The third-party packages that a package's source imports, wherever the import stands."""
-    found = set()
+    """The third-party packages that a package's source imports, at any level."""
+    result = set()
     for path in PACKAGES.glob(f"*/src/{package}/**/*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
-                found |= {alias.name for alias in node.names}
+                result |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                found.add(node.module)
-    return {name.partition(".")[0] for name in found} - {package, *sys.stdlib_module_names}
+                result.add(node.module)
+    return {name.partition(".")[0] for name in result} - {package, *sys.stdlib_module_names}
 
 
 @pytest.mark.parametrize("package", ARROWS)
 def test_a_package_imports_what_it_declares(package: str) -> None:
-    """All three are installed together, so a dependency that one package forgot would be there by chance."""
+    """All three are installed together, so a dependency that one forgot would be there by chance."""
     names = [Requirement(pin).name for pin in project(package.removeprefix("gpt2_"))["dependencies"]]
     declared = {name.replace("-", "_") for name in names}
     assert imported_by(package) - EXTRAS.get(package, set()) <= declared
@@ -193,9 +193,9 @@ def project(name: str) -> dict[str, Any]:
 
 def test_the_three_packages_have_one_version() -> None:
     declared = {name: project(name)["version"] for name in ("model", "export", "runtime")}
-    told = {name: import_module(f"gpt2_{name}").__version__ for name in declared}
+    versions = {name: import_module(f"gpt2_{name}").__version__ for name in declared}
     assert len(set(declared.values())) == 1, declared
-    assert told == declared
+    assert versions == declared
 
 
 def test_the_packages_are_pinned_to_each_others_version() -> None:

@@ -1,4 +1,4 @@
-"""What stands around the consumers of `tests/interop`, which have environments of their own: `tox -m interop`."""
+"""Tests the harness of `tests/interop`, whose consumers have their own environments: `tox -m interop`."""
 
 import json
 from pathlib import Path
@@ -9,34 +9,36 @@ from interop import consumers, folders
 
 
 @pytest.fixture
-def kept(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The consumers whose results would have been written."""
-    found: list[str] = []
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The consumers whose results would have been recorded."""
+    names: list[str] = []
     monkeypatch.setattr(consumers, "versions", lambda consumer: {})
-    monkeypatch.setattr(consumers, "keep", lambda name, versions: found.append(name))
-    return found
+    monkeypatch.setattr(consumers, "keep", lambda name, versions: names.append(name))
+    return names
 
 
 @pytest.mark.parametrize("code", [1, 2, 5])  # a test failed, was interrupted, was not found
-def test_a_run_that_does_not_pass_writes_nothing(code: int, kept: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_does_not_pass_writes_nothing(
+    code: int, recorded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(consumers, "tested", lambda name: code)
     assert consumers.main("genai") == code
-    assert kept == []
+    assert recorded == []
 
 
-def test_a_run_that_passes_is_kept(kept: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_passes_is_recorded(recorded: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(consumers, "tested", lambda name: 0)
     assert consumers.main("genai") == 0
-    assert kept == ["genai"]
+    assert recorded == ["genai"]
 
 
-def test_a_program_that_is_not_there_is_told_in_one_line(
-    kept: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_missing_program_is_reported_in_one_line(
+    recorded: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", "")
     assert consumers.main("browser") == 1
-    told = "interop-browser needs chromium and npm on the PATH; on Debian: apt install chromium npm\n"
-    assert (capsys.readouterr().out, kept) == (told, [])
+    message = "interop-browser needs chromium and npm on the PATH; on Debian: apt install chromium npm\n"
+    assert (capsys.readouterr().out, recorded) == (message, [])
 
 
 def test_every_consumer_has_tests_and_a_result() -> None:
@@ -45,7 +47,7 @@ def test_every_consumer_has_tests_and_a_result() -> None:
         assert (consumers.RESULTS / f"{name}.json").is_file()
 
 
-def test_folders_are_made_of_the_export_as_it_is() -> None:
+def test_folders_depend_on_the_current_export() -> None:
     export = Path(gpt2_export.__file__).parent
     assert {export / "graphs" / "portable.py", export / "demo/model.safetensors"} <= set(folders.made_of())
     assert folders.digest(folders.made_of()) != folders.digest(folders.made_of()[1:])

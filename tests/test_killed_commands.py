@@ -1,4 +1,4 @@
-"""quantize, killed by SIGKILL at each rename that the kernel sees: the folder opens, and the same command mends it."""
+"""quantize, killed by SIGKILL at each rename in the kernel: the folder opens, and running it again repairs it."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ def text(folder: Path, precision: str) -> str:
 @pytest.mark.nightly
 @pytest.mark.skipif(STRACE is None, reason="strace is not installed")
 @pytest.mark.parametrize("already", [False, True], ids=["new", "again"])
-def test_killed_at_any_rename_the_folder_opens_and_the_same_command_mends_it(tmp_path: Path, already: bool) -> None:
+def test_killed_at_any_rename_the_folder_opens_and_the_same_command_repairs_it(tmp_path: Path, already: bool) -> None:
     folder = Path(shutil.copytree(TINY, tmp_path / "folder"))
     if not already:
         whole = manifest.read(folder)

@@ -1,4 +1,4 @@
-"""Every known mistake fails the very check that the ladder's rungs must pass."""
+"""Mutation tests: known bugs that the ladder's checks must catch."""
 
 import shutil
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from tolerances import TOLERANCES, atol
 
 
 def check(mutant: Mutant, dtype: torch.dtype, folder: Path, patch: pytest.MonkeyPatch) -> None:
-    """The first rung's check, of a network that has the mistake."""
+    """The first rung's check on a network with the bug."""
     reference = network(**VARIANTS[mutant.variant])
     reference.save_pretrained(folder)
     tried = GPT2.from_pretrained(folder, dtype=dtype)
@@ -40,13 +40,13 @@ def check(mutant: Mutant, dtype: torch.dtype, folder: Path, patch: pytest.Monkey
 
 
 @pytest.mark.parametrize("name", MUTANTS)
-def test_a_mistake_in_the_network_is_caught(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_in_the_network_is_caught(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(AssertionError, match="a logit differs by"):
         check(MUTANTS[name], torch.float32, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("name", INVISIBLE_IN_FLOAT32)
-def test_a_mistake_as_small_as_rounding_is_caught_in_float64_alone(
+def test_a_bug_as_small_as_rounding_is_caught_only_in_float64(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check(INVISIBLE_IN_FLOAT32[name], torch.float32, tmp_path, monkeypatch)
@@ -55,7 +55,7 @@ def test_a_mistake_as_small_as_rounding_is_caught_in_float64_alone(
 
 
 @pytest.mark.parametrize("name", graph_mutants.MUTANTS)
-def test_a_mistake_in_the_graph_is_caught(name: str, made: Callable[[str], Any], tmp_path: Path) -> None:
+def test_a_bug_in_the_graph_is_caught(name: str, made: Callable[[str], Any], tmp_path: Path) -> None:
     reference, path = with_mistake(graph_mutants.MUTANTS[name], made, "model.onnx", tmp_path)
     with pytest.raises(AssertionError, match="a logit differs by"):
         assert_same_logits(
@@ -68,7 +68,7 @@ def test_a_mistake_in_the_graph_is_caught(name: str, made: Callable[[str], Any],
 
 
 @pytest.mark.parametrize("name", graph_mutants.SERVING)
-def test_a_mistake_in_the_serving_graph_is_caught(name: str, made: Callable[[str], Any], tmp_path: Path) -> None:
+def test_a_bug_in_the_serving_graph_is_caught(name: str, made: Callable[[str], Any], tmp_path: Path) -> None:
     reference, path = with_mistake(graph_mutants.SERVING[name], made, "model_serving.onnx", tmp_path)
     with pytest.raises(AssertionError, match="a logit differs by"):
         assert_same_logits(
@@ -83,7 +83,7 @@ def test_a_mistake_in_the_serving_graph_is_caught(name: str, made: Callable[[str
 def with_mistake(
     mutant: graph_mutants.Mutant, made: Callable[[str], Any], file: str, folder: Path
 ) -> tuple[GPT2, Path]:
-    """The network of a checkpoint, and its graph with a mistake, beside its weights."""
+    """A checkpoint's network, and its graph with a bug, beside its weights."""
     source, right = made(mutant.variant)
     graph = onnx.load(right / file, load_external_data=False)
     mutant.make(graph.graph)
@@ -93,7 +93,7 @@ def with_mistake(
 
 
 @pytest.mark.parametrize("name", graph_mutants.EXPLAIN)
-def test_a_mistake_in_the_explaining_graph_is_caught(name: str, made: Callable[[str], Any], tmp_path: Path) -> None:
+def test_a_bug_in_the_explain_graph_is_caught(name: str, made: Callable[[str], Any], tmp_path: Path) -> None:
     mutant = graph_mutants.EXPLAIN[name]
     _, path = with_mistake(mutant, made, "model_explain.onnx", tmp_path)
     source, folder = made(mutant.variant)
@@ -105,9 +105,7 @@ def test_a_mistake_in_the_explaining_graph_is_caught(name: str, made: Callable[[
 
 
 @pytest.mark.parametrize("name", session_mutants.MUTANTS)
-def test_a_mistake_in_the_session_is_caught(
-    name: str, made: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bug_in_the_session_is_caught(name: str, made: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     mutant = session_mutants.MUTANTS[name]
     session = Session.open(made("as published").folder, threads=1, graph=mutant.graph)
     mutant.make(monkeypatch)
@@ -122,7 +120,7 @@ def test_a_mistake_in_the_session_is_caught(
         )
 
 
-def test_every_tolerance_catches_its_mistake() -> None:
+def test_every_tolerance_catches_its_bug() -> None:
     caught = {
         ("scratch", "float32"): MUTANTS,
         ("scratch", "float64"): INVISIBLE_IN_FLOAT32,

@@ -1,4 +1,4 @@
-"""The runtime normalizes, and looks for added tokens in what is normal, as the tokenizers library does."""
+"""The runtime normalizes, and matches added tokens in normalized text, as the tokenizers library does."""
 
 import random
 import unicodedata

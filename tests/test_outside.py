@@ -1,4 +1,4 @@
-"""Nothing leaves the machine, and nothing is written but what the user names: each command, watched from outside."""
+"""Nothing leaves the machine, and only files the user names are written: each command, watched from outside."""
 
 import shutil
 import sys
@@ -15,7 +15,7 @@ TINY = PACKAGES / "runtime" / "tests" / "data" / "tiny"
 
 pytestmark = pytest.mark.skipif(not (watch.may_trace() or watch.may_filter()), reason="neither strace nor seccomp here")
 
-# In a working directory that has the folder `tiny`, a source as well; and what each command leaves there.
+# Run in a directory with the folder `tiny`, which is also a source; with what each command leaves there.
 RUNTIME = {
     "generate": (["generate", "tiny", "The dog", "--max-new-tokens", "4"], []),
     "generate with beams": (["generate", "tiny", "The dog", "--num-beams", "2", "--max-new-tokens", "4"], []),
@@ -40,7 +40,7 @@ NIGHTLY = {
     "quantize": (["quantize", "tiny", "--precision", "int8", "--max-ppl-increase", "1000"], []),
 }
 
-# Both packages in a process that lives on: the collector's name is looked up some 9 seconds after onnxruntime's import.
+# Both packages in a long-lived process: the collector's name is looked up some 9 seconds after onnxruntime's import.
 LIFE = """
 import sys, time
 from pathlib import Path
@@ -59,7 +59,7 @@ Start = Callable[..., Watched]
 
 
 def script(package: str) -> list[str]:
-    """The command of a package, as its console script starts it."""
+    """A package's command, as its console script starts it."""
     project = tomllib.loads((PACKAGES / package / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     module, _, function = project["scripts"][f"gpt2-{package}"].partition(":")
     return [sys.executable, "-c", f"import sys; from {module} import {function}; sys.exit({function}())"]
@@ -80,42 +80,42 @@ def start(tmp_path: Path) -> Start:
     return start
 
 
-def unasked(seen: Seen, outputs: list[str]) -> list[str]:
-    """What a command did that was not its work."""
-    given = {f"work/{path}" for path in ("tiny", "prompts.jsonl", "text.txt", *outputs)}
-    left = {path for path in seen.left if not any(path == each or path.startswith(f"{each}/") for each in given)}
-    return sorted(left | seen.written | seen.sockets)
+def unexpected(outcome: Seen, outputs: list[str]) -> list[str]:
+    """What a command did beyond its task."""
+    allowed = {f"work/{path}" for path in ("tiny", "prompts.jsonl", "text.txt", *outputs)}
+    left = {path for path in outcome.left if not any(path == each or path.startswith(f"{each}/") for each in allowed)}
+    return sorted(left | outcome.written | outcome.sockets)
 
 
 @pytest.mark.parametrize("case", RUNTIME)
 def test_a_command_of_the_runtime_keeps_to_itself(case: str, start: Start) -> None:
     arguments, outputs = RUNTIME[case]
-    seen = start(*script("runtime"), *arguments).seen()
-    assert seen.code == 0, seen.output
-    assert unasked(seen, outputs) == []
+    outcome = start(*script("runtime"), *arguments).seen()
+    assert outcome.code == 0, outcome.output
+    assert unexpected(outcome, outputs) == []
 
 
 @pytest.mark.parametrize("case", [*EXPORT, *(pytest.param(case, marks=pytest.mark.nightly) for case in NIGHTLY)])
 def test_a_command_of_the_export_keeps_to_itself(case: str, start: Start) -> None:
     arguments, outputs = (EXPORT | NIGHTLY)[case]
-    seen = start(*script("export"), *arguments).seen()
-    assert seen.code == 0, seen.output
-    assert unasked(seen, outputs) == []
+    outcome = start(*script("export"), *arguments).seen()
+    assert outcome.code == 0, outcome.output
+    assert unexpected(outcome, outputs) == []
 
 
 @pytest.mark.parametrize("seconds", [12, pytest.param(60, marks=pytest.mark.nightly)])
-def test_a_process_that_lives_on_keeps_to_itself_unless_it_may_report(seconds: int, start: Start) -> None:
-    """The second of the two proves that what the first does not do would have been seen."""
+def test_a_long_lived_process_keeps_to_itself_unless_telemetry_is_on(seconds: int, start: Start) -> None:
+    """The second run proves that the first one's silence is real."""
     life = [sys.executable, "-c", LIFE, str(seconds)]
     silent, reporting = start(*life, name="silent"), start(*life, name="reporting", ORT_DISABLE_TELEMETRY="0")
-    seen = silent.seen()
-    assert seen.code == 0, seen.output
-    assert unasked(seen, []) == []
-    unsaid = unasked(reporting.seen(), [])
-    assert any("onnxruntime" in each for each in unsaid), (
+    outcome = silent.seen()
+    assert outcome.code == 0, outcome.output
+    assert unexpected(outcome, []) == []
+    reported = unexpected(reporting.seen(), [])
+    assert any("onnxruntime" in each for each in reported), (
         "this onnxruntime reports nothing: is the switch still needed?"
     )
-    assert not watch.may_trace() or any(each.startswith("AF_INET") for each in unsaid), unsaid
+    assert not watch.may_trace() or any(each.startswith("AF_INET") for each in reported), reported
 
 
 @pytest.mark.parametrize("code", [THREAD, CHILD], ids=["thread", "child"])
@@ -126,16 +126,16 @@ def test_a_socket_of_another_thread_or_process_is_seen(
     if not (watch.may_trace() if traced else watch.may_filter()):
         pytest.skip("not on this system")
     monkeypatch.setattr(watch, "may_trace", lambda: traced)
-    seen = Watched([sys.executable, "-c", code], tmp_path).seen()
+    outcome = Watched([sys.executable, "-c", code], tmp_path).seen()
     if not traced and code == CHILD:
-        assert seen.code != 0, "the child was ended"
+        assert outcome.code != 0, "the child was ended"
     else:
-        assert seen.sockets
+        assert outcome.sockets
 
 
 def test_a_file_anywhere_is_seen(tmp_path: Path) -> None:
     elsewhere = str(tmp_path / "elsewhere")
     code = f"import os; open('in work', 'w'); open({elsewhere!r}, 'w'); os.mkdir(os.environ['HOME'] + '/.cache')"
-    seen = Watched([sys.executable, "-c", code], tmp_path / "it").seen()
-    assert seen.left == {"work/in work", "home/.cache"}
-    assert not watch.may_trace() or seen.written == {elsewhere}
+    outcome = Watched([sys.executable, "-c", code], tmp_path / "it").seen()
+    assert outcome.left == {"work/in work", "home/.cache"}
+    assert not watch.may_trace() or outcome.written == {elsewhere}

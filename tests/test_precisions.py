@@ -1,4 +1,4 @@
-"""int8 and int4 at the size of the published model: sizes, what is lost, and that no row hears of another."""
+"""int8 and int4 at the published model's size: sizes, loss, and no row affects another."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +24,7 @@ WEIGHTS = "model.safetensors"
 TOKENS = 128
 OUTLIERS = [5, 200, 411, 700]  # channels
 
-# Mean KL divergence to float32, in nats. Without the rescaling, outliers are beyond theirs.
+# Limits of the mean KL divergence from float32, in nats. Without the rescaling, outliers exceed theirs.
 LIMITS = {"int8": 1e-4, "int4": 1.2e-2, "int8, outliers": 1e-3}
 
 
@@ -37,7 +37,7 @@ def changed(source: Path, change: Callable[[str, torch.Tensor], None]) -> GPT2LM
 
 
 def with_outliers(name: str, parameter: torch.Tensor) -> None:
-    """Biases and norms that are not neutral, and in each norm some channels 30 times the others."""
+    """Non-neutral biases and norms, and in each norm some channels 30 times the others."""
     rng = torch.Generator().manual_seed(len(name))
     if ".ln_" in name:
         parameter.add_(torch.randn(parameter.shape, generator=rng), alpha=0.1)
@@ -54,18 +54,18 @@ def frozen(made: GPT2LMHeadModel, place: Path) -> Path:
 
 
 class Large:
-    """Folders of one config, whose graph is traced once: every tensor lies at the same place in each."""
+    """Folders of one config, whose graph is traced once: every tensor is at the same place in each."""
 
     def __init__(self, full_size: Any, place: Path) -> None:
         self.source = full_size.source
         self.config = GPT2Config()
         self.folders = {"plain": place}
         for file in (WEIGHTS, SERVING.file):
-            (place / file).hardlink_to(full_size.folder / file)  # others read it: what is added goes beside
+            (place / file).hardlink_to(full_size.folder / file)  # others read it: additions go beside it
         self.base = export.base(SERVING, self.config, place / WEIGHTS)
 
     def add(self, name: str, precision: Precision, keep: tuple[str, ...] = ()) -> Path:
-        """The folder of that name with a precision."""
+        """Adds a precision to the folder of that name."""
         folder = self.folders[name]
         weights = precision.freeze(self.config, folder / WEIGHTS, folder, keep)
         kinds.write_all({SERVING: self.base}, self.config, folder, (precision, weights))
@@ -126,8 +126,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def heard(step: Step) -> float:
-    """By how much a row's logits differ where another row is read beside it."""
+def interference(step: Step) -> float:
+    """How much a row's logits change when another row is read beside it."""
     rng = np.random.default_rng(0)
     ours, theirs = rng.integers(97, size=(2, 1, 20))
     mask = np.ones((1, 20), np.int64)
@@ -137,7 +137,7 @@ def heard(step: Step) -> float:
 
 
 def with_one_scale_for_all_tokens(path: Path) -> bytes:
-    """The classic dynamic quantisation: activations are rounded by a scale of the whole tensor (onnxruntime#10322)."""
+    """Classic dynamic quantisation: activations share one scale for the whole tensor (onnxruntime#10322)."""
     model = onnx.load(path)
     nodes = []
     for node in model.graph.node:
@@ -153,16 +153,16 @@ def with_one_scale_for_all_tokens(path: Path) -> bytes:
 
 
 @pytest.mark.parametrize("precision", PRECISIONS.values(), ids=list(PRECISIONS))
-def test_no_row_hears_of_another(small: Path, precision: Precision) -> None:
-    assert heard(backends.serving(small / kinds.file_of(SERVING, precision), 80)) == 0
+def test_no_row_affects_another(small: Path, precision: Precision) -> None:
+    assert interference(backends.serving(small / kinds.file_of(SERVING, precision), 80)) == 0
 
 
-def test_one_scale_for_all_tokens_is_heard(small: Path) -> None:
+def test_one_scale_for_all_tokens_is_detected(small: Path) -> None:
     mutant = with_one_scale_for_all_tokens(small / kinds.file_of(SERVING, INT8))
-    assert heard(backends.serving(mutant, 80)) > 1e-2
+    assert interference(backends.serving(mutant, 80)) > 1e-2
 
 
-def test_the_runtime_opens_what_make_wrote_in_every_precision(tmp_path: Path) -> None:
+def test_the_runtime_opens_every_precision_that_make_writes(tmp_path: Path) -> None:
     network(**VARIANTS["as published"]).save_pretrained(tmp_path / "source")
     gpt2_export.make(tmp_path / "source", tmp_path / "out", precision=list(PRECISIONS), max_ppl_increase=1000)
     ids = [5, 17, 90, 3]

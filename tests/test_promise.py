@@ -28,7 +28,7 @@ from gpt2_runtime.generation.scheduler import Scheduler
 
 Floats = np.ndarray
 Outcome = tuple[Floats, Floats]
-"""The logits of two ways, [any, V]."""
+"""The logits computed in two ways, [any, V]."""
 
 LENGTH = 300  # more than a chunk of 256
 TEXTS = np.random.default_rng(0).integers(widths.SIZES["vocab_size"], size=(16, LENGTH))
@@ -54,7 +54,7 @@ def opened(wide: Path) -> Callable[..., Session]:
 
 
 def stepped(session: Session, rows: int = 1, ours: int = 0) -> Floats:
-    """Our logits after a prompt and after each of some tokens, in a row beside others of other lengths."""
+    """Our logits after a prompt and after each of some tokens, in a row beside rows of other lengths."""
     lengths = [1 + 11 * row % 40 for row in range(rows)]
     texts = [TEXTS[1 + row % 15] for row in range(rows)]
     lengths[ours], texts[ours] = READ, OURS
@@ -62,22 +62,22 @@ def stepped(session: Session, rows: int = 1, ours: int = 0) -> Floats:
         lengths = [READ] * rows
     prompts = [text[:length] for text, length in zip(texts, lengths, strict=True)]
     logits, cache = session.step(prompts, session.empty_cache(rows))
-    found = [logits[ours, -1]]
+    steps = [logits[ours, -1]]
     for step in range(STEPS):
         new = [text[length + step :][:1] for text, length in zip(texts, lengths, strict=True)]
         logits, cache = session.step(new, cache)
-        found.append(logits[ours, -1])
-    return np.array(found)
+        steps.append(logits[ours, -1])
+    return np.array(steps)
 
 
 def read(session: Session, *sizes: int, length: int = SHORT) -> Floats:
-    """Our logits after each token, read in pieces of these sizes over and over; without any, at once."""
+    """Our logits after each token, read in pieces of these repeating sizes, or at once without any."""
     logits, cache, start = [], session.empty_cache(), 0
     while start < length:
         size = min(sizes[len(logits) % len(sizes)] if sizes else length, length - start)
-        size += 1 if length - start - size == 1 and size > 1 else 0  # one by itself is another row of the table
-        found, cache = session.step([OURS[start : start + size]], cache, size)
-        logits.append(found[0])
+        size += 1 if length - start - size == 1 and size > 1 else 0  # a single token is another row of the table
+        chunk, cache = session.step([OURS[start : start + size]], cache, size)
+        logits.append(chunk[0])
         start += size
     return np.concatenate(logits)
 
@@ -95,16 +95,16 @@ def pieces(session: Session) -> Iterator[Outcome]:
 
 
 def prefixes(session: Session) -> Iterator[Outcome]:
-    kept = PrefixCache(session, max_bytes=2**28)
+    prefixes = PrefixCache(session, max_bytes=2**28)
     reused = 0
     for shared, length in ((40, 40), (40, 41), (17, 49), (33, 257), (257, 258), (200, 289)):
         ids = np.concatenate([OURS[:shared], TEXTS[1, shared:length]]).tolist()
         expected, whole = session.step([ids], session.empty_cache())
-        given, count = kept.restore(session.empty_cache(), ids, length)
-        found, after = session.step([ids[count:]], given)
-        kept.keep(ids, after)
+        restored, count = prefixes.restore(session.empty_cache(), ids, length)
+        actual, after = session.step([ids[count:]], restored)
+        prefixes.keep(ids, after)
         reused += count
-        yield found[0], expected[0]
+        yield actual[0], expected[0]
         yield after.snapshot(0, length).array, whole.snapshot(0, length).array
     assert reused > 50
 
@@ -114,35 +114,35 @@ def threads(one: Session, two: Session) -> Iterator[Outcome]:
     yield stepped(one), stepped(two)
 
 
-def told(generator: TextGenerator, prompts: list[Prompt], rows: int | None = None) -> list[tuple[Any, ...]]:
-    """The ids of some texts and their log-probabilities to the last bit: one by one, or so many rows at once."""
+def completions_of(generator: TextGenerator, prompts: list[Prompt], rows: int | None = None) -> list[tuple[Any, ...]]:
+    """The ids of texts and their exact log-probabilities: one by one, or `rows` at once."""
     if rows is None:
-        found = [generator.complete(each.prompt, **each.settings) for each in prompts]
+        completions = [generator.complete(each.prompt, **each.settings) for each in prompts]
     else:
         results = sorted(complete_batch(generator, prompts, rows=rows), key=lambda result: result.index)
-        found = [completion for result in results for completion in result.completions]
-    return [(each.token_ids, [token.logprob for token in each.logprobs or ()]) for each in found]
+        completions = [completion for result in results for completion in result.completions]
+    return [(each.token_ids, [token.logprob for token in each.logprobs or ()]) for each in completions]
 
 
 def prompts(count: int, **settings: Any) -> list[Prompt]:
-    """Of all lengths; each ends when it will, so that rows are left and joined."""
+    """Prompts of all lengths, whose texts end at different times, so that rows leave and join."""
     made = []
     for number in range(count):
         sampling = GREEDY if number % 2 else SamplingConfig(temperature=0.8, top_k=50)
-        wanted = {"max_new_tokens": 3 + 5 * number % 11, "seed": number, "sampling": sampling, "logprobs": 0}
+        defaults = {"max_new_tokens": 3 + 5 * number % 11, "seed": number, "sampling": sampling, "logprobs": 0}
         ids = TEXTS[number % 16, : 1 + 23 * number % 90].tolist()
-        made.append(Prompt(prompt=ids, settings={**wanted, **settings}))
+        made.append(Prompt(prompt=ids, settings={**defaults, **settings}))
     return made
 
 
 def repeating(count: int) -> list[Prompt]:
-    """That say the same words again, so that there is something to draft."""
+    """Repetitive prompts, so that lookup finds drafts."""
     made = prompts(count, max_new_tokens=12, logprobs=None)
     return [Prompt(prompt=list(each.prompt[:5]) * 6, settings=each.settings) for each in made]
 
 
 def logits_of(equality: Equality, precision: str, opened: Callable[..., Session]) -> Iterator[Outcome]:
-    """What is compared in a row of the table, but for those of texts."""
+    """The logits compared in a row of the table, except the rows about texts."""
     session = opened(precision)
     if equality.name == "threads":
         return threads(opened(precision, threads=1), session)
@@ -173,15 +173,15 @@ def test_logits_are_as_equal_as_the_table_says(
     monkeypatch.setattr(packed_session, "UNPACKED_TOKENS", 10**9)
     level = equality.levels[precision]
     lost = np.abs(read(opened(precision)) - read(opened("fp32"))).mean()
-    for found, expected in logits_of(equality, precision, opened):
+    for actual, expected in logits_of(equality, precision, opened):
         assert level in (BITS, TEXT, CLOSE)
         if level == BITS:
-            np.testing.assert_array_equal(found, expected)
+            np.testing.assert_array_equal(actual, expected)
         elif level == TEXT:
-            np.testing.assert_array_equal(found.argmax(-1), expected.argmax(-1))
-            assert 0 < np.abs(found - expected).max() < 1e-4
+            np.testing.assert_array_equal(actual.argmax(-1), expected.argmax(-1))
+            assert 0 < np.abs(actual - expected).max() < 1e-4
         else:
-            assert 0 < np.abs(found - expected).mean() < lost
+            assert 0 < np.abs(actual - expected).mean() < lost
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -189,13 +189,13 @@ def test_texts_are_those_of_rows_alone_while_others_join_and_leave(
     precision: str, opened: Callable[..., Session]
 ) -> None:
     generator = TextGenerator(session=opened(precision), tokenizer=None)
-    asked = prompts(8)
-    alone = told(generator, asked)
-    assert told(generator, asked, 3) == alone
-    kept = PrefixCache(generator.session, max_bytes=2**26)
-    keeping = TextGenerator(session=generator.session, tokenizer=None, prefixes=kept)
-    assert told(keeping, asked, 5) == alone
-    assert told(keeping, asked) == alone
+    batch = prompts(8)
+    alone = completions_of(generator, batch)
+    assert completions_of(generator, batch, 3) == alone
+    prefixes = PrefixCache(generator.session, max_bytes=2**26)
+    keeping = TextGenerator(session=generator.session, tokenizer=None, prefixes=prefixes)
+    assert completions_of(keeping, batch, 5) == alone
+    assert completions_of(keeping, batch) == alone
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -234,20 +234,22 @@ def test_lookup_changes_no_token(precision: str, opened: Callable[..., Session])
     drafted = 0
     for each in repeating(3):
         plain = generator.complete(each.prompt, **each.settings)
-        found = generator.complete(each.prompt, lookup=LookupConfig(), **each.settings)
-        assert found.token_ids == plain.token_ids
-        drafted += found.timings.draft_tokens
+        completion = generator.complete(each.prompt, lookup=LookupConfig(), **each.settings)
+        assert completion.token_ids == plain.token_ids
+        drafted += completion.timings.draft_tokens
     assert bool(drafted) == (precision not in ("int8", "int4"))
 
 
 @pytest.mark.parametrize("precision", ["int8", "int4"])
 @pytest.mark.parametrize("graph", ["serving", "portable"])
-def test_the_tests_see_a_row_that_is_computed_alone(precision: str, graph: str, opened: Callable[..., Session]) -> None:
-    """And that the portable graph, which reads every position, is not computed so either."""
+def test_the_tests_detect_a_row_that_is_computed_differently_alone(
+    precision: str, graph: str, opened: Callable[..., Session]
+) -> None:
+    """And the portable graph, which reads every position, differs too."""
     single, even = (opened(precision, graph=graph, fast_single=fast) for fast in (True, False))
     pairs = [(stepped(each, rows), stepped(each)) for each in (single, even) for rows in (2, 5)]
     pairs += [(read(each, 7, 2, 11), read(each)) for each in (single, even)]
-    same = [bool((found == expected).all()) for found, expected in pairs]
+    same = [bool((actual == expected).all()) for actual, expected in pairs]
     assert same[2:4] == [True, True]
     assert same[5]
     assert not all(same[:2])

@@ -1,4 +1,4 @@
-"""The promise at the size of the published model, in every precision, and on the demo: texts and bits, for long."""
+"""The promise at the published model's size, in every precision, and on the demo: texts and bits, at length."""
 
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ TOKENS = {"full size": 40, "demo": 120}
 
 @pytest.fixture(scope="module")
 def folders(shared: Any, demo_folder: Path) -> dict[str, Path]:
-    """Random weights of 124M parameters, and the demo: with every precision."""
+    """Random weights of 124M parameters, and the demo, each with every precision."""
 
     def write_full(place: Path) -> None:
         widths.write(place, n_layer=12, n_positions=1024, vocab_size=50257)
@@ -50,21 +50,21 @@ def test_ten_texts_are_the_same_alone_in_batches_with_lookup_and_with_reuse(
 ) -> None:
     name, alone = generator
     rng = np.random.default_rng(5)
-    asked = []
+    prompts = []
     for number in range(10):
         sampling = GREEDY if number < 7 else SamplingConfig(temperature=0.8, top_k=50)
         settings = {"max_new_tokens": TOKENS[name], "seed": number, "sampling": sampling}
         ids = rng.integers(VOCABULARY[name], size=1 + 4 * number).tolist()
-        asked.append(Prompt(prompt=ids, settings=settings))
-    expected = [alone.complete(each.prompt, **each.settings).token_ids for each in asked]
+        prompts.append(Prompt(prompt=ids, settings=settings))
+    expected = [alone.complete(each.prompt, **each.settings).token_ids for each in prompts]
     for rows in (2, 8, 16):
-        found = {result.index: result.completions[0] for result in complete_batch(alone, asked, rows=rows)}
-        assert [found[place].token_ids for place in range(10)] == expected
-    kept = PrefixCache(alone.session, max_bytes=2**28)
-    keeping = TextGenerator(session=alone.session, tokenizer=None, prefixes=kept)
+        completions = {result.index: result.completions[0] for result in complete_batch(alone, prompts, rows=rows)}
+        assert [completions[place].token_ids for place in range(10)] == expected
+    prefixes = PrefixCache(alone.session, max_bytes=2**28)
+    keeping = TextGenerator(session=alone.session, tokenizer=None, prefixes=prefixes)
     for _ in range(2):
-        assert [keeping.complete(each.prompt, **each.settings).token_ids for each in asked] == expected
-    drafting = [alone.complete(each.prompt, lookup=LookupConfig(), **each.settings) for each in asked]
+        assert [keeping.complete(each.prompt, **each.settings).token_ids for each in prompts] == expected
+    drafting = [alone.complete(each.prompt, lookup=LookupConfig(), **each.settings) for each in prompts]
     assert [each.token_ids for each in drafting] == expected
 
 
@@ -84,8 +84,8 @@ def test_bits_are_those_of_a_row_alone_beside_any_others(generator: tuple[str, T
             for row, count in enumerate(lengths):
                 cache = cache.restore(row, filled.snapshot(row, count))
             new = [text[count : count + 1] for text, count in zip(texts, lengths, strict=False)]
-            found, _ = session.step(new, cache)
-            np.testing.assert_array_equal(found[0], expected[0])
+            actual, _ = session.step(new, cache)
+            np.testing.assert_array_equal(actual[0], expected[0])
 
 
 def test_bits_are_the_same_in_any_pieces(generator: tuple[str, TextGenerator]) -> None:

@@ -1,6 +1,6 @@
-"""The proof from both sides: `verify` refuses no right network, and no mistake passes it, over all of `points.py`.
+"""The proof from both sides: over all of `points.py`, `verify` refuses no correct network and passes no known bug.
 
-One config is tried by default, the others nightly.
+One config runs by default, the others nightly.
 """
 
 from collections.abc import Iterator
@@ -25,10 +25,10 @@ def plain() -> Iterator[Stressed]:
 
 
 @pytest.mark.parametrize("name", nightly([point.name for point in points.points()], BY_DEFAULT))
-def test_no_right_network_is_refused(name: str) -> None:
+def test_no_correct_network_is_refused(name: str) -> None:
     (point,) = (point for point in points.points() if point.name == name)
     report = right(point)
-    # As exact as torch, within what a near tie of the softmax may do; else the limit would hide something.
+    # As exact as torch, up to a near tie in the softmax; otherwise the limit would hide something.
     assert report["tolerance"] < 1e-2 * report["largest_logit"]
     assert len(report["backends"]) >= 3
 
@@ -36,28 +36,28 @@ def test_no_right_network_is_refused(name: str) -> None:
 @pytest.mark.nightly
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("flag", points.FLAGS)
-def test_no_right_network_of_a_set_that_was_once_refused_is_refused(flag: str, seed: int) -> None:
-    """Three layers, width 96, the whole vocabulary; 12 of 15 such networks were refused."""
+def test_no_correct_network_of_a_set_that_was_once_refused_is_refused(flag: str, seed: int) -> None:
+    """Three layers, width 96, the whole vocabulary; 12 of 15 such networks were once refused."""
     sizes = {"vocab_size": 50257, "n_embd": 96, "n_layer": 3, "n_head": 4}
     right(points.Point(name=flag, std=0.25, fields=sizes | points.FLAGS[flag]), seed)
 
 
 @pytest.mark.parametrize(("where", "name"), MISTAKES, ids=[": ".join(mistake) for mistake in MISTAKES])
-def test_a_mistake_is_refused(where: str, name: str, plain: Stressed) -> None:
+def test_a_bug_is_refused(where: str, name: str, plain: Stressed) -> None:
     times = mistaken(plain, where, name)
     if times is None:
-        pytest.skip(NONE[name][0] if name in NONE else "the graph has nothing to make it in")
+        pytest.skip(NONE[name][0] if name in NONE else "the graph has no place for it")
     assert times > 1
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("name", points.configs())
-def test_every_mistake_is_refused_in_every_config(name: str) -> None:
+def test_every_bug_is_refused_in_every_config(name: str) -> None:
     with stressed(points.configs()[name]) as place:
         times = {mistake: mistaken(place, *mistake) for mistake in MISTAKES}
-    tried = {mistake: found for mistake, found in times.items() if found is not None}
+    tried = {mistake: ratio for mistake, ratio in times.items() if ratio is not None}
     assert len(tried) > len(MISTAKES) / 2
-    assert {mistake: found for mistake, found in tried.items() if not found > 1} == {}
+    assert {mistake: ratio for mistake, ratio in tried.items() if not ratio > 1} == {}
 
 
 def test_torch_is_far_below_the_limit(plain: Stressed) -> None:

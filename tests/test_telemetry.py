@@ -1,4 +1,4 @@
-"""onnxruntime is loaded only where its reports to its makers have been switched off before."""
+"""onnxruntime is loaded only after its telemetry is turned off."""
 
 import ast
 import os
@@ -12,9 +12,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 VARIABLE = "ORT_DISABLE_TELEMETRY"
 
-# The functions that load it, in which the switch comes first.
+# The functions that load it, which turn telemetry off first.
 LOADERS = {"packages/runtime/src/gpt2_runtime/providers/providers.py", "packages/export/src/gpt2_export/telemetry.py"}
-# What is imported by pytest after a conftest that switches it off, or started with it switched off: `processes.py`.
+# Files imported by pytest after a conftest that turns it off, or started with it off: `processes.py`.
 AFTER_A_SWITCH = {
     "packages/runtime/tests": "packages/runtime/conftest.py",
     "packages/export/tests": "packages/export/tests/conftest.py",
@@ -23,7 +23,7 @@ AFTER_A_SWITCH = {
 }
 FOLDERS = ("packages", "tests", "benchmarks", "examples")
 
-# Any import of onnxruntime, by whomever, tells what the switch was then.
+# Every import of onnxruntime prints the variable's value at that time.
 PROGRAM = """
 import importlib, importlib.abc, os, pkgutil, sys
 
@@ -38,7 +38,7 @@ sys.meta_path.insert(0, Watch())
 
 
 def loads(tree: ast.AST, typing_only: bool = False) -> Iterator[int]:
-    """The lines that import onnxruntime when they are run."""
+    """The lines that import onnxruntime at run time."""
     for node in ast.iter_child_nodes(tree):
         names: list[str] = []
         if isinstance(node, ast.Import):
@@ -52,14 +52,14 @@ def loads(tree: ast.AST, typing_only: bool = False) -> Iterator[int]:
 
 
 def uncovered(root: Path) -> list[str]:
-    """The places below `root` that import onnxruntime without a switch before."""
-    found = []
+    """The places below `root` that import onnxruntime without turning telemetry off first."""
+    places = []
     for file in sorted(file for folder in FOLDERS for file in (root / folder).rglob("*.py")):
         place = file.relative_to(root).as_posix()
         if place in LOADERS or any(place.startswith(f"{folder}/") for folder in AFTER_A_SWITCH):
             continue
-        found += [f"{place}:{line}" for line in loads(ast.parse(file.read_text(encoding="utf-8")))]
-    return found
+        places += [f"{place}:{line}" for line in loads(ast.parse(file.read_text(encoding="utf-8")))]
+    return places
 
 
 def test_nothing_imports_onnxruntime_without_the_switch() -> None:
@@ -79,12 +79,12 @@ def test_a_loader_switches_first(loader: str) -> None:
 
 
 @pytest.mark.parametrize("switch", sorted(set(AFTER_A_SWITCH.values())))
-def test_what_comes_before_others_switches(switch: str) -> None:
+def test_conftests_and_entry_points_turn_it_off(switch: str) -> None:
     text = (ROOT / switch).read_text(encoding="utf-8")
     assert VARIABLE in text or "telemetry.switch_off()" in text
 
 
-def test_an_import_is_seen_wherever_it_stands_but_for_types(tmp_path: Path) -> None:
+def test_an_import_is_detected_anywhere_except_for_typing(tmp_path: Path) -> None:
     (tmp_path / "examples").mkdir()
     (tmp_path / "examples" / "a.py").write_text(
         "from typing import TYPE_CHECKING\n"
@@ -95,8 +95,8 @@ def test_an_import_is_seen_wherever_it_stands_but_for_types(tmp_path: Path) -> N
     assert uncovered(tmp_path) == ["examples/a.py:5"]
 
 
-def told(program: str, **variables: str) -> list[str]:
-    """The switch at each import of onnxruntime in a process whose environment does not have it by itself."""
+def values_at_import(program: str, **variables: str) -> list[str]:
+    """The variable at each import of onnxruntime, in a process whose environment does not set it."""
     environment = {name: value for name, value in os.environ.items() if name != VARIABLE} | variables
     command = [sys.executable, "-c", PROGRAM.format(variable=VARIABLE, program=program)]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
@@ -112,13 +112,13 @@ def told(program: str, **variables: str) -> list[str]:
     ],
 )
 def test_it_is_off_when_onnxruntime_is_imported(program: str) -> None:
-    assert set(told(program)) == {"1"}
+    assert set(values_at_import(program)) == {"1"}
 
 
-def test_what_the_user_has_decided_stays() -> None:
+def test_the_users_setting_is_kept() -> None:
     program = "from gpt2_runtime.providers.providers import load_onnxruntime; load_onnxruntime()"
-    assert set(told(program, **{VARIABLE: "0"})) == {"0"}
+    assert set(values_at_import(program, **{VARIABLE: "0"})) == {"0"}
 
 
-def test_the_detector_sees_an_import_without_it() -> None:
-    assert told("import onnxruntime") == ["None"]
+def test_the_detector_catches_an_import_without_it() -> None:
+    assert values_at_import("import onnxruntime") == ["None"]

@@ -1,4 +1,4 @@
-"""Whatever files a source has, the frozen folder has transformers' ids, in all that open it, or it is refused by name.
+"""Whatever files a source has, every reader of the frozen folder gets transformers' ids, or it is refused by name.
 
 Random sources: each file there or not, each field absent, null or one of several values.
 """
@@ -34,7 +34,7 @@ WORDS = ("</s>", "[PAD]", "[X]", "<user>", "<bot>", "To be", END, "caf\u00e9", "
 
 
 class Draws(random.Random):
-    """Whether, and which."""
+    """Random decisions and choices."""
 
     def has(self, share: float = 0.5) -> bool:
         return self.random() < share
@@ -140,7 +140,7 @@ def write_source(draws: Draws, source: Path) -> None:
 
 
 def same_everywhere(source: Path, out: Path) -> bool:
-    """Whether the folder was made, with the source's ids; False where the source was refused."""
+    """Whether the folder was made, with the source's ids; False if the source was refused."""
     out.mkdir()
     config = json.loads((source / "config.json").read_text())
     sizes = {"vocab_size": SIZE, "n_positions": 81}
@@ -153,7 +153,7 @@ def same_everywhere(source: Path, out: Path) -> bool:
         return False
     try:
         theirs = AutoTokenizer.from_pretrained(source)
-    except (TypeError, ValueError):  # a token of a kind that it does not expect there
+    except (TypeError, ValueError):  # an unexpected kind of token
         return False
     (out / "config.json").write_text(json.dumps(config))
     after = AutoTokenizer.from_pretrained(out)

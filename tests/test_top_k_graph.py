@@ -1,4 +1,4 @@
-"""The runtime's graph of two operators is the one that its own documentation writes down."""
+"""The runtime's graph of two operators is the one in its documentation."""
 
 import inspect
 import textwrap
@@ -8,7 +8,7 @@ import onnx.parser
 from gpt2_runtime.engine import top_k
 
 
-def test_the_file_is_what_the_documentation_says() -> None:
+def test_the_file_matches_the_documentation() -> None:
     """After a change of the text: GRAPH.write_bytes(model.SerializeToString())."""
     _, text = inspect.cleandoc(str(top_k.__doc__)).split("::\n\n")
     model = onnx.parser.parse_model(textwrap.dedent(text.split("\n\nN rows")[0]))

@@ -1,9 +1,9 @@
-"""How far a logit may be off, for each rung, backend and type; and for each tolerance a mistake that it must catch.
+"""How far a logit may be off, for each rung, backend and dtype, and the bug that each tolerance must catch.
 
-What each must catch is a mutant of `mutants.py`, and `test_mutants.py` shows that it is beyond the tolerance. Rounding
-itself moves the logits of these checkpoints by 1e-5 in float32, by 3.5e-5 in onnxruntime's graphs, and by 2e-14 in
-float64 (6e-12 with gelu_fast, since transformers rounds the constant). For beams it is the log-probability of a text
-that may be off, which sums the rounding of all its tokens, and that of transformers' float32 sum.
+The bug is a mutant of `mutants.py`; `test_mutants.py` shows that it is beyond the tolerance. Rounding alone moves these
+checkpoints' logits by 1e-5 in float32, by 3.5e-5 in onnxruntime's graphs, and by 2e-14 in float64 (6e-12 with
+gelu_fast, whose constant transformers rounds). For beams the tolerance is on a text's log-probability, which sums the
+rounding of all its tokens and of transformers' float32 sum.
 """
 
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Tolerance:
-    """`must_catch` is the smallest mistake that must not pass."""
+    """`must_catch` is the smallest bug that must not pass."""
 
     atol: float
     must_catch: str
 
 
-# (rung, backend, type)
+# (rung, backend, dtype)
 TOLERANCES = {
     ("scratch", "torch cpu", "float32"): Tolerance(1e-4, "LayerNorm epsilon of 1e-6"),
     ("scratch", "torch cpu", "float64"): Tolerance(1e-9, "LayerNorm epsilon rounded to half precision"),

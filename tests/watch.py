@@ -1,7 +1,7 @@
-"""A command watched from outside: what it writes beside its output, and which sockets its threads and children open.
+"""Watches a command from outside: what it writes besides its output, and which sockets its threads and children open.
 
-strace sees every system call of all of them. Where it is missing or may not trace, a seccomp filter stands in: it ends
-the process that opens a socket of another family than AF_UNIX. That of a child is seen only if its parent minds.
+strace sees every system call of all of them. If it is missing or may not trace, a seccomp filter is used instead: it
+kills a process that opens a socket of any family but AF_UNIX. A child's death is seen only if its parent reacts.
 """
 
 import ctypes
@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-# All that a process needs here. Nothing of the tests' own environment: where CI runs, onnxruntime is silent by itself.
+# All that a process needs, and nothing of the tests' environment: in CI onnxruntime's telemetry is off already.
 KEPT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "GPT2_TOKENIZER_DIR")
 
-# A file that is made, or opened for writing; a folder that is made. A call whose end is on another line counts.
+# A file created or opened for writing; a folder created. A call that ends on another line counts too.
 WRITES = re.compile(
     r'(?:openat\([^"]*"(?P<file>[^"]*)", [A-Z_|]*O_(?:CREAT|WRONLY|RDWR)|mkdir(?:at)?\([^"]*"(?P<folder>[^"]*)")'
     r"(?!.* = -1 E)"
@@ -36,14 +36,14 @@ SIGSYS = 31
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """What came of a command.
+    """The outcome of a watched command.
 
     Attributes:
         code: its exit code.
         output: stdout and stderr.
         left: files and folders below its home, its temporary directory and its working directory.
         written: what was written elsewhere.
-        sockets: families of the sockets that were opened, AF_UNIX left out.
+        sockets: families of the sockets opened, without AF_UNIX.
     """
 
     code: int
@@ -54,7 +54,7 @@ class Seen:
 
 
 class Watched:
-    """A started command in a world of its own: three empty directories, `home`, `tmp` and `work`, in which it runs."""
+    """A running command in its own environment: three empty directories, `home`, `tmp` and `work`, where it runs."""
 
     def __init__(self, command: Sequence[str | Path], place: Path, **variables: str) -> None:
         self.place = place
@@ -76,7 +76,7 @@ class Watched:
         )
 
     def seen(self, timeout: float = 600) -> Seen:
-        """What came of it, when it has ended."""
+        """Waits for the command to end and returns the outcome."""
         output, _ = self.process.communicate(timeout=timeout)
         left = {
             str(path.relative_to(self.place))
@@ -110,7 +110,7 @@ def _strace() -> list[str]:
 
 @cache
 def may_trace() -> bool:
-    """Whether strace is here and may trace."""
+    """Whether strace is installed and may trace."""
     if shutil.which("strace") is None:
         return False
     tried = subprocess.run([*_strace(), "-o", os.devnull, "true"], capture_output=True, check=False)
@@ -118,12 +118,12 @@ def may_trace() -> bool:
 
 
 def may_filter() -> bool:
-    """Whether a seccomp filter can stand in for strace."""
+    """Whether a seccomp filter can replace strace."""
     return platform.system() == "Linux" and platform.machine() in CALLS
 
 
 def _forbid_sockets() -> Callable[[], None]:
-    """To be called between fork and exec: from then on a socket of any family but AF_UNIX ends its process."""
+    """Returns a function to call between fork and exec: then a socket of any family but AF_UNIX kills its process."""
     architecture, socket = CALLS[platform.machine()]
     load, equal, give = 0x20, 0x15, 0x06  # BPF_LD|W|ABS, BPF_JMP|JEQ|K, BPF_RET|K
     program = b"".join(

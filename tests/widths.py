@@ -1,4 +1,4 @@
-"""A folder at the width of GPT-2, where the kernels of its matrices run: in every precision, unverified."""
+"""A folder at GPT-2's width, which uses its matrices' real kernels: in every precision, unverified."""
 
 import shutil
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ SPECIAL = {"bos_token_id": None, "eos_token_id": None}
 
 
 def add_precisions(folder: Path, names: Sequence[str], wanted: Sequence[Kind] = KINDS) -> None:
-    """`quantize`, without measuring what is lost: a network that was never trained has nothing to lose."""
+    """`quantize` without measuring the loss: an untrained network has nothing to lose."""
     read = manifest.read
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(manifest, "read", lambda place: replace(read(place), parity=VERIFIED))  # as if it were verified
@@ -36,7 +36,7 @@ def add_precisions(folder: Path, names: Sequence[str], wanted: Sequence[Kind] = 
 
 
 def write(place: Path, **fields: Any) -> None:
-    """A random network of these sizes, and its folder."""
+    """Writes a random network of these sizes and its folder."""
     import torch
 
     torch.manual_seed(0)
@@ -47,6 +47,6 @@ def write(place: Path, **fields: Any) -> None:
 
 
 def copy(folder: Path, place: Path) -> None:
-    """A folder with its float32 graphs, and every precision beside them."""
+    """Copies a folder with its float32 graphs and every precision."""
     shutil.copytree(folder, place)
     add_precisions(place, ["fp16", "int8", "int4"])

@@ -1,6 +1,6 @@
-"""CUDA's libraries as far as onnxruntime needs them to open a graph, made of `fake_cuda.c` where there is no GPU.
+"""Fake CUDA libraries, built from `fake_cuda.c`, with which onnxruntime can open a graph without a GPU.
 
-A function of them that the file does not define does nothing and returns 0.
+A CUDA function that the file does not define does nothing and returns 0.
 """
 
 import os
@@ -16,23 +16,23 @@ NAMES = ("libcuda.so.1", "libcudart.so.13", "libcublas.so.13", "libcublasLt.so.1
 
 
 def provider() -> Path | None:
-    """onnxruntime's CUDA provider; None where this onnxruntime is built without."""
-    found = find_spec("onnxruntime")
-    assert found is not None
-    assert found.origin is not None
-    library = Path(found.origin).parent / "capi/libonnxruntime_providers_cuda.so"
+    """onnxruntime's CUDA provider, or None if this build has none."""
+    spec = find_spec("onnxruntime")
+    assert spec is not None
+    assert spec.origin is not None
+    library = Path(spec.origin).parent / "capi/libonnxruntime_providers_cuda.so"
     return library if library.exists() else None
 
 
 def why_not() -> str | None:
-    """Why it cannot be faked here."""
+    """Why CUDA cannot be faked here, or None."""
     if sys.platform != "linux" or not (shutil.which("cc") and shutil.which("nm")):
         return "CUDA can be faked on Linux, with a C compiler and nm"
     return None if provider() else "this onnxruntime is not built for CUDA (install onnxruntime-gpu)"
 
 
 def make(folder: Path) -> dict[str, str]:
-    """Makes the libraries in a folder, and gives the environment in which a process finds them."""
+    """Builds the libraries in a folder; returns the environment in which a process finds them."""
     library = provider()
     assert library is not None
     table = subprocess.run(["nm", "-D", "--undefined-only", library], capture_output=True, text=True, check=True).stdout

@@ -1,6 +1,6 @@
-"""Makes the folders that `test_greedy_on_gpu.py` compares, in float32 and float16, where they are not there yet.
+"""Makes the folders that `test_greedy_on_gpu.py` compares, in float32 and float16, unless they exist.
 
-It is given the folder to make them in.
+The argument is the folder to make them in.
 """
 
 import sys
@@ -12,7 +12,7 @@ PRECISIONS = ("fp32", "fp16")
 
 
 def main(place: Path) -> None:
-    """The program. It imports here what is not installed where the folders are compared."""
+    """The program. Its imports are local: they are not installed where the folders are compared."""
     import torch
     from gpt2_export import make
     from transformers import GPT2Config, GPT2LMHeadModel

@@ -1,6 +1,6 @@
-"""Opens every precision of a folder on CUDA and prints, as JSON, where its operators run, or why it is refused.
+"""Opens every precision of a folder on CUDA and prints, as JSON, where its operators run or why it is refused.
 
-It is given the folder: `test_without_a_gpu.py` runs it where CUDA is faked.
+The argument is the folder; `test_without_a_gpu.py` runs it with a fake CUDA.
 """
 
 import ctypes
@@ -41,7 +41,7 @@ def main(folder: str) -> None:
         read_in_chunks(session)
         search_rows(session)
         found["top_k"] = searched(session)
-    found["launches"] = {name: launches(folder, name == "captured") for name in ("told", "captured")}
+    found["launches"] = {name: launches(folder, name == "captured") for name in ("plain", "captured")}
     found["texts"] = {
         f"{precision}{' captured' if captured else ''}": texts(folder, precision, captured)
         for precision, captured in [("fp16", True), *((name, False) for name in ("fp32", "fp16", "int8", "int4"))]
@@ -53,7 +53,7 @@ def main(folder: str) -> None:
 
 
 def move_rows(session: Session) -> None:
-    """What a cache on the device can do without a kernel, and steps over it."""
+    """Moves rows of a cache on the device without a kernel, and steps over it."""
     cache: Any = session.empty_cache(3, capacity=20)
     text = np.random.default_rng(0).random((*cache.layout[0][:3], 7, cache.layout[0][3])).astype(np.float16)
     snapshot = Snapshot(owner=cache.owner, array=text)
@@ -63,7 +63,7 @@ def move_rows(session: Session) -> None:
 
 
 def grow_rows(session: Session) -> None:
-    """The same of the portable graph's, whose rows are of one length."""
+    """The same for the portable graph, whose rows have one length."""
     _, cache = session.step([[5, 6, 7], [8, 9, 10]], session.empty_cache(2))
     heads, size = cache.layout[0][2:]
     text = np.random.default_rng(0).random((cache.layout[0][0], 2, heads, 3, size)).astype(np.float32)
@@ -73,7 +73,7 @@ def grow_rows(session: Session) -> None:
 
 
 def read_in_chunks(session: Session) -> None:
-    """Runs that give no logits, before the last one does."""
+    """Runs without logits, before the last one returns them."""
     whole = serving_graph.DEVICE_CHUNK
     serving_graph.DEVICE_CHUNK = 7
     logits, _ = session.step([[5] * 20], session.empty_cache())
@@ -82,20 +82,20 @@ def read_in_chunks(session: Session) -> None:
 
 
 def search_rows(session: Session) -> None:
-    """Rows enough that the highest logits are found where they lie. All are alike, and so all come after all."""
+    """Enough rows that the highest logits are searched on the device. All tie, so all are returned in the end."""
     rows, _ = session.step_top_k([[5]] * 20, session.empty_cache(20), [1, 5] * 10)
     assert [type(row) for (row,) in rows] == [np.ndarray] * 20
 
 
 def searched(session: Session) -> Any:
-    """Where the top_k's operators are."""
+    """Where top_k's operators run."""
     opened: Any = session.opened
     placement = placed(opened.top_k.inference, PROVIDERS["cuda"], 0)
     return asdict(placement) if placement else None
 
 
 def launches(folder: str, cuda_graph: bool) -> list[tuple[int, int]]:
-    """The kernels and the CUDA graphs that some steps launch: of all rows by one token four times, of less, and again.
+    """The kernels and CUDA graphs that steps launch: four of one token for all rows, one of fewer rows, and again.
 
     Then the same in a second cache.
     """
@@ -114,16 +114,16 @@ def launches(folder: str, cuda_graph: bool) -> list[tuple[int, int]]:
 
 
 def texts(folder: str, precision: str, cuda_graph: bool) -> list[int]:
-    """How long the texts of all roads are: greedy, guessed, slid, of beams. What is in them is rubbish."""
+    """The lengths of texts made in every way: greedy, with lookup, sliding, with beams. Their content means nothing."""
     session = Session.open(folder, provider="cuda", precision=precision, cuda_graph=cuda_graph)
     generator = TextGenerator(session=session, tokenizer=None)
     settings = Settings(max_new_tokens=TOKENS, sampling=GREEDY, stop_token_ids=(), overflow="slide")
-    found = [
+    results = [
         generator.complete([5, 6, 7], **settings),
         generator.complete([5, 6, 7] * 4, lookup=LookupConfig(), **settings),
         *beam_search(session, [5, 6, 7], num_beams=3, max_new_tokens=TOKENS // 2, stop_token_ids=()),
     ]
-    return [len(each.token_ids) for each in found]
+    return [len(each.token_ids) for each in results]
 
 
 def counts(library: ctypes.CDLL) -> list[int]:

@@ -1,6 +1,6 @@
 """The runtime on a GPU against the runtime on the CPU, on the committed folder, in every precision.
 
-Skipped where there is no GPU.
+Skipped without a GPU.
 """
 
 from pathlib import Path
@@ -19,8 +19,8 @@ from gpus import gpus
 
 TINY = Path(__file__).parents[2] / "packages/runtime/tests/data/tiny"
 # float32 with TF32 off; it must still catch TF32 itself, which costs 1e-2 on these weights. In fp16 both round, each in
-# its own way. Of the blocks the activations are rounded on the CPU alone. No GPU has run this yet: all but the first
-# are guesses of what that costs at the most, to be replaced by what is measured.
+# its own way. With blocks only the CPU rounds activations. No GPU has run this yet: all but the first are upper
+# guesses, to be replaced by measurements.
 ATOL = {"fp32": 1e-4, "fp16": 2e-2, "int8": 0.3, "int4": 0.3}
 PRECISIONS = list(ATOL)
 Both = tuple[Session, Session]
@@ -35,8 +35,8 @@ def both(request: pytest.FixtureRequest) -> Both:
     return tuple(Session.open(TINY, provider=name, precision=request.param) for name in ("cpu", "cuda"))  # type: ignore[return-value]
 
 
-def assert_close(both: Both, found: list[np.ndarray]) -> None:
-    cpu, gpu = found
+def assert_close(both: Both, results: list[np.ndarray]) -> None:
+    cpu, gpu = results
     assert np.isfinite(gpu).all()
     np.testing.assert_allclose(gpu, cpu, rtol=0, atol=ATOL[both[0].precision])
 
@@ -49,12 +49,12 @@ def test_logits_are_the_cpus_for_prompts_steps_and_batches(both: Both, batch: in
         ids = rng.integers(300, size=(batch, chunk))
         logits = []
         for number, session in enumerate(both):
-            found, caches[number] = session.step(ids, caches[number], logits_to_keep=chunk)
-            logits.append(found)
+            step_logits, caches[number] = session.step(ids, caches[number], logits_to_keep=chunk)
+            logits.append(step_logits)
         assert_close(both, logits)
 
 
-def test_the_graph_is_one_that_the_gpu_has_kernels_for(both: Both) -> None:
+def test_the_gpu_has_kernels_for_the_chosen_graph(both: Both) -> None:
     cpu, gpu = both
     assert (cpu.graph, gpu.graph) == ("serving", "serving" if gpu.precision == "fp16" else "portable")
     assert gpu.placement is not None
@@ -73,8 +73,8 @@ def test_a_prefill_in_chunks_is_one_prefill(both: Both, monkeypatch: pytest.Monk
     assert_close(both, [whole[1], parts[1]])
 
 
-def test_rows_of_any_lengths_are_the_rows_alone() -> None:
-    """On the serving graph: the portable one has rows of one length."""
+def test_rows_of_any_lengths_equal_the_rows_alone() -> None:
+    """On the serving graph: the portable one's rows have one length."""
     session = Session.open(TINY, provider="cuda", precision="fp16")
     ids = np.random.default_rng(2).integers(300, size=60)
     rows, more = [ids[:1], ids[1:20], ids[20:60]], [ids[:3], [], ids[3:4]]
@@ -88,7 +88,7 @@ def test_rows_of_any_lengths_are_the_rows_alone() -> None:
             np.testing.assert_allclose(later[row], alone[0], rtol=0, atol=ATOL["fp16"])
 
 
-def test_a_roll_back_is_never_having_stepped(both: Both) -> None:
+def test_a_roll_back_undoes_a_step(both: Both) -> None:
     rng = np.random.default_rng(0)
     ids, more = rng.integers(300, size=(2, 20)), rng.integers(300, size=(2, 3))
     logits = []
@@ -99,27 +99,27 @@ def test_a_roll_back_is_never_having_stepped(both: Both) -> None:
     assert_close(both, logits)
 
 
-def test_rows_are_selected_copied_and_given(both: Both) -> None:
+def test_rows_are_reordered_copied_and_restored(both: Both) -> None:
     ids = np.random.default_rng(3).integers(300, size=(3, 9))
     logits = []
     for session in both:
         _, cache = session.step(ids, session.empty_cache(3))
-        kept = cache.copy()
-        found, cache = session.step([[5], [6], [7], [8]], cache.reorder([2, 0, 0, 1]))
-        given, _ = session.step([[5], [6], [7]], kept.restore(0, kept.snapshot(2, 9)))
-        logits.append(np.concatenate([found, given]))
+        copied = cache.copy()
+        reordered, cache = session.step([[5], [6], [7], [8]], cache.reorder([2, 0, 0, 1]))
+        restored, _ = session.step([[5], [6], [7]], copied.restore(0, copied.snapshot(2, 9)))
+        logits.append(np.concatenate([reordered, restored]))
     assert_close(both, logits)
 
 
 @pytest.mark.parametrize("batch", [1, 16, 200])
-def test_shortlists_are_of_the_logits_that_a_step_brings(both: Both, batch: int) -> None:
-    """16 rows are searched where they lie. Rounding leaves some of them, not all, with more ties than are found."""
+def test_top_logits_are_those_of_the_step(both: Both, batch: int) -> None:
+    """16 rows are searched on the device. Rounding gives some rows, not all, more ties than the search returns."""
     _, session = both
     ids = np.random.default_rng(4).integers(300, size=(batch, 3))
     counts = [(1, 5, None, 40)[row % 4] for row in range(batch)]
     logits, cache = session.step(ids, session.empty_cache(batch))
-    found, _ = session.step_top_k(ids[:, -1:], cache.crop(2), counts)
-    for row, (one,), count in zip(logits[:, -1], found, counts, strict=True):
+    tops, _ = session.step_top_k(ids[:, -1:], cache.crop(2), counts)
+    for row, (one,), count in zip(logits[:, -1], tops, counts, strict=True):
         if isinstance(one, TopLogits):
             assert count is not None
             lowest = np.sort(one.logits)[-count]
@@ -127,12 +127,12 @@ def test_shortlists_are_of_the_logits_that_a_step_brings(both: Both, batch: int)
             np.testing.assert_allclose(one.logits, row[one.ids], rtol=0, atol=ATOL[session.precision])
         else:
             np.testing.assert_allclose(one, row, rtol=0, atol=ATOL[session.precision])
-    searched = sum(isinstance(one, TopLogits) for (one,) in found)
+    searched = sum(isinstance(one, TopLogits) for (one,) in tops)
     assert searched >= batch // 4 if batch >= LEAST_ROWS else not searched
 
 
-def test_damaged_logits_are_noticed_on_the_gpu(both: Both) -> None:
-    """Numbers that are not finite, among as many rows as are searched there."""
+def test_damaged_logits_are_detected_on_the_gpu(both: Both) -> None:
+    """Non-finite numbers, among enough rows to be searched there."""
     _, session = both
     logits = np.random.default_rng(5).standard_normal((16, 50257)).astype(np.float32)
     logits[3, 7], logits[5, 50256], logits[9, 0] = np.nan, np.inf, -np.inf

@@ -1,4 +1,4 @@
-"""onnxruntime's own CUDA provider, on fake libraries: it puts every operator where it would on a GPU."""
+"""onnxruntime's own CUDA provider, on fake libraries: it places every operator as on a GPU."""
 
 import json
 import shutil
@@ -17,8 +17,8 @@ pytestmark = pytest.mark.skipif(bool(fake_cuda.why_not()), reason=str(fake_cuda.
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What `session_without_gpu.py` prints."""
+def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The output of `session_without_gpu.py`."""
     environment = fake_cuda.make(tmp_path_factory.mktemp("libraries"))
     command = [sys.executable, "-X", "faulthandler", str(HERE / "session_without_gpu.py"), str(TINY)]
     process = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -28,54 +28,54 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", ["fp32 portable", "fp16 portable", "int8 portable", "int4 portable", "explaining"])
-def test_of_the_portable_graph_sizes_alone_are_on_the_cpu(name: str, found: dict[str, Any]) -> None:
-    assert found[name]["provider"] >= 80
-    assert set(found[name]["cpu"]) <= {"Concat", "Reshape", "Squeeze", "Sub"}
+def test_only_size_operators_of_the_portable_graph_run_on_the_cpu(name: str, printed: dict[str, Any]) -> None:
+    assert printed[name]["provider"] >= 80
+    assert set(printed[name]["cpu"]) <= {"Concat", "Reshape", "Squeeze", "Sub"}
 
 
-def test_of_the_serving_graph_in_fp16_nothing_is_on_the_cpu(found: dict[str, Any]) -> None:
-    assert found["fp16 serving"] == {"provider": 42, "cpu": {}}
+def test_nothing_of_the_serving_graph_in_fp16_runs_on_the_cpu(printed: dict[str, Any]) -> None:
+    assert printed["fp16 serving"] == {"provider": 42, "cpu": {}}
 
 
-def test_the_highest_logits_are_found_on_the_provider(found: dict[str, Any]) -> None:
-    assert found["top_k"] == {"provider": 2, "cpu": {}}
+def test_the_highest_logits_are_searched_on_the_provider(printed: dict[str, Any]) -> None:
+    assert printed["top_k"] == {"provider": 2, "cpu": {}}
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
-def test_where_attention_would_be_on_the_cpu_the_serving_graph_is_refused(
-    precision: str, found: dict[str, Any]
+def test_the_serving_graph_is_refused_if_attention_would_run_on_the_cpu(
+    precision: str, printed: dict[str, Any]
 ) -> None:
-    assert f"graph is 'serving', which has no {precision} kernel on cuda" in found[f"{precision} serving"]
+    assert f"graph is 'serving', which has no {precision} kernel on cuda" in printed[f"{precision} serving"]
 
 
-def test_the_default_is_the_fastest_graph_that_there_are_kernels_for(found: dict[str, Any]) -> None:
-    defaults = {name.split()[0]: graph for name, graph in found.items() if name.endswith("default")}
+def test_the_default_is_the_fastest_graph_with_kernels(printed: dict[str, Any]) -> None:
+    defaults = {name.split()[0]: graph for name, graph in printed.items() if name.endswith("default")}
     assert defaults == {"fp32": "portable", "fp16": "serving", "int8": "portable", "int4": "portable"}
 
 
 @pytest.mark.parametrize("name", ["fp16 captured", "fp32", "fp16", "int8", "int4"])
-def test_every_way_to_a_text_runs_through(name: str, found: dict[str, Any]) -> None:
-    assert found["texts"][name] == [80, 80, 40]
+def test_every_way_to_generate_runs_to_the_end(name: str, printed: dict[str, Any]) -> None:
+    assert printed["texts"][name] == [80, 80, 40]
 
 
-def test_a_captured_step_is_one_launch_where_another_is_one_for_each_kernel(
-    found: dict[str, Any],
+def test_a_captured_step_is_one_launch_and_a_plain_one_is_one_per_kernel(
+    printed: dict[str, Any],
 ) -> None:
-    told, captured = (found["launches"][name] for name in ("told", "captured"))
-    assert all(kernels > 20 and graphs == 0 for kernels, graphs in told)
+    plain, captured = (printed["launches"][name] for name in ("plain", "captured"))
+    assert all(kernels > 20 and graphs == 0 for kernels, graphs in plain)
     prompt, first, *steps, ragged, last = captured[:7]
-    assert [prompt, ragged] == [told[0], told[5]]
-    assert first[0] > told[1][0]  # onnxruntime runs it before it captures it
+    assert [prompt, ragged] == [plain[0], plain[5]]
+    assert first[0] > plain[1][0]  # onnxruntime runs it before it captures it
     assert [first[1], *steps, last] == [1, [0, 1], [0, 1], [0, 1], [0, 1]]
 
 
-def test_the_next_cache_finds_its_step_captured(found: dict[str, Any]) -> None:
-    told, captured = (found["launches"][name][7:] for name in ("told", "captured"))
-    assert captured == [told[0], *[[0, 1]] * 4, told[5], [0, 1]]
+def test_the_next_cache_finds_its_step_captured(printed: dict[str, Any]) -> None:
+    plain, captured = (printed["launches"][name][7:] for name in ("plain", "captured"))
+    assert captured == [plain[0], *[[0, 1]] * 4, plain[5], [0, 1]]
 
 
 @pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there may be a GPU, and its libraries")
-def test_without_libraries_the_missing_one_is_told_in_one_line() -> None:
+def test_a_missing_library_is_reported_in_one_line() -> None:
     command = [sys.executable, "-c", "from gpt2_runtime.cli.command import main; main()", "inspect", str(TINY)]
     process = subprocess.run([*command, "--provider", "cuda"], capture_output=True, text=True)
     assert process.returncode == 1
@@ -84,8 +84,8 @@ def test_without_libraries_the_missing_one_is_told_in_one_line() -> None:
     assert line.startswith("error: provider cuda cannot start, lib")
 
 
-def test_what_would_run_on_the_cpu_is_not_let_through(tmp_path: Path) -> None:
-    """The same graph, had nobody known of the kernel that is missing."""
+def test_operators_that_would_run_on_the_cpu_are_refused(tmp_path: Path) -> None:
+    """The same graph, as if the missing kernel were unknown."""
     program = (
         "from gpt2_runtime import Session\nfrom gpt2_runtime.engine import session\n"
         "session.choose_graph = lambda *_: 'serving'\n"
@@ -93,5 +93,5 @@ def test_what_would_run_on_the_cpu_is_not_let_through(tmp_path: Path) -> None:
         "except Exception as error: print(error)"
     )
     environment = fake_cuda.make(tmp_path)
-    told = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True).stdout
-    assert told.startswith("provider cuda would leave operators to the CPU: GroupQueryAttention (2); ")
+    output = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True).stdout
+    assert output.startswith("provider cuda would leave operators to the CPU: GroupQueryAttention (2); ")

@@ -1,4 +1,4 @@
-"""What every consumer is asked, and what it must answer: `folders.py` made both, in an environment of its own."""
+"""The questions for every consumer and the expected answers, both made by `folders.py` in its own environment."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-PLACE = os.environ.get("INTEROP_FOLDERS")  # set where tox makes a consumer's environment
+PLACE = os.environ.get("INTEROP_FOLDERS")  # set in a consumer's environment by tox
 collect_ignore_glob = [] if PLACE else ["*.py"]  # elsewhere there is no consumer
 
 Rows = list[list[int]]
@@ -37,17 +37,17 @@ class Case:
 
 @pytest.fixture(scope="session")
 def cases() -> Iterator[dict[str, Case]]:
-    """All of them; no consumer may change a folder."""
+    """All cases; no consumer may change a folder."""
     place = Path(PLACE or "")
     expected: dict[str, dict[str, Any]] = json.loads((place / "expected.json").read_text())["folders"]
     before = contents(place)
-    yield {name: Case(folder=place / name, **found) for name, found in expected.items()}
-    assert contents(place) == before, "a consumer changed the folder that it opened"
+    yield {name: Case(folder=place / name, **fields) for name, fields in expected.items()}
+    assert contents(place) == before, "a consumer changed the folder it opened"
 
 
 @pytest.fixture(scope="session")
 def questions(cases: dict[str, Case]) -> dict[str, Any]:
-    """For transformers.js: of each folder what `answers.mjs` reads."""
+    """For transformers.js: each folder's questions, as `answers.mjs` reads them."""
     return {
         name: {
             "prompts": case.prompts,

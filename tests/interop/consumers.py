@@ -1,6 +1,6 @@
-"""Opens the folders with one consumer; when all of its tests pass, its versions are kept, and the README tells them.
+"""Tests the folders with one consumer; if all its tests pass, its versions are recorded for the README.
 
-tox -e interop-NAME                                 makes the consumer's environment, and in it runs
+tox -e interop-NAME                                 makes the consumer's environment and runs in it
 python tests/interop/consumers.py interop-NAME
 """
 
@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 RESULTS = HERE / "results"
 
-# The names under which a program may be installed, and the Debian package that has it.
+# The possible names of a program, and its Debian package.
 PROGRAMS = {
     "node": (("node", "nodejs"), "nodejs"),
     "npm": (("npm",), "npm"),
@@ -29,10 +29,10 @@ PROGRAMS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Consumer:
-    """What runs the folder: its versions are told, its modules are installed, its programs must be there already."""
+    """A consumer of the folder: its packages and modules are installed, its programs must be there already."""
 
     packages: tuple[str, ...] = ()  # from PyPI: tox.ini installs them
-    modules: tuple[str, ...] = ()  # from npm: the first is asked for, the others come with it
+    modules: tuple[str, ...] = ()  # from npm: the first is installed, the others are its dependencies
     programs: tuple[str, ...] = ()
 
 
@@ -46,11 +46,11 @@ CONSUMERS = {
 
 
 def main(name: str) -> int:
-    """Installs, tests and, where nothing failed, writes; returns the exit code."""
+    """Installs, tests and, if nothing failed, records the result; returns the exit code."""
     consumer = CONSUMERS[name]
-    absent = [wanted for wanted in consumer.programs if program(wanted) is None]
+    absent = [name_of for name_of in consumer.programs if program(name_of) is None]
     if absent:
-        packages = " ".join(PROGRAMS[wanted][1] for wanted in absent)
+        packages = " ".join(PROGRAMS[name_of][1] for name_of in absent)
         print(f"interop-{name} needs {' and '.join(absent)} on the PATH; on Debian: apt install {packages}")
         return 1
     code = (installed(consumer.modules[0]) if consumer.modules else 0) or tested(name)
@@ -60,39 +60,39 @@ def main(name: str) -> int:
 
 
 def program(name: str) -> str | None:
-    """Where a program is, by whichever of its names; None where it is not."""
+    """The path of a program, under any of its names, or None."""
     return next(filter(None, map(shutil.which, PROGRAMS[name][0])), None)
 
 
 def installed(module: str) -> int:
-    """npm's exit code for the newest version. No install scripts: onnxruntime-node's fetches CUDA libraries."""
+    """Installs the newest version; returns npm's exit code. No install scripts: onnxruntime-node's downloads CUDA."""
     place = Path(os.environ["INTEROP_MODULES"])
     place.mkdir(parents=True, exist_ok=True)
-    asked = ["install", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", str(place), f"{module}@latest"]
-    return subprocess.run([str(program("npm")), *asked], check=False).returncode
+    arguments = ["install", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", str(place), f"{module}@latest"]
+    return subprocess.run([str(program("npm")), *arguments], check=False).returncode
 
 
 def tested(name: str) -> int:
-    """The exit code of the consumer's tests, in a process of their own; 0 where none failed."""
+    """The exit code of the consumer's tests, run in their own process; 0 if none failed."""
     files = [HERE / f"test_{name}.py", *sorted(HERE.glob(f"test_{name}_*.py"))]
     return subprocess.run([sys.executable, "-m", "pytest", *map(str, files)], check=False).returncode
 
 
 def versions(consumer: Consumer) -> dict[str, str]:
-    """What is installed, by name."""
-    found = {name: importlib.metadata.version(name) for name in consumer.packages}
+    """The installed versions, by name."""
+    versions_of = {name: importlib.metadata.version(name) for name in consumer.packages}
     for name in consumer.modules:
         manifest = Path(os.environ["INTEROP_MODULES"]) / "node_modules" / name / "package.json"
-        found[name] = json.loads(manifest.read_text())["version"]
+        versions_of[name] = json.loads(manifest.read_text())["version"]
     for name in set(consumer.programs) - {"npm"}:
-        told = subprocess.run([str(program(name)), "--version"], capture_output=True, text=True, check=True).stdout
-        found[name] = re.findall(r"\d+(?:\.\d+)+", told)[0]
-    return found
+        output = subprocess.run([str(program(name)), "--version"], capture_output=True, text=True, check=True).stdout
+        versions_of[name] = re.findall(r"\d+(?:\.\d+)+", output)[0]
+    return versions_of
 
 
-def keep(name: str, found: dict[str, str]) -> None:
-    """Writes the consumer's result, and the README's table of all of them."""
-    document = {"date": datetime.date.today().isoformat(), "versions": found}
+def keep(name: str, versions_of: dict[str, str]) -> None:
+    """Writes the consumer's result, and the README's table of all results."""
+    document = {"date": datetime.date.today().isoformat(), "versions": versions_of}
     (RESULTS / f"{name}.json").write_text(json.dumps(document, indent=2) + "\n")
     subprocess.run([sys.executable, str(ROOT / "tests/readme.py"), "interop"], check=True)
 

@@ -1,8 +1,8 @@
-"""Makes the folders that the consumers open, and expected.json: what transformers and the runtime make of them.
+"""Makes the folders that the consumers open, and expected.json: the answers of transformers and the runtime.
 
     python tests/interop/folders.py PLACE
 
-Nothing is made where PLACE holds what the same sources made before.
+Does nothing if PLACE is up to date with its sources.
 """
 
 import hashlib
@@ -17,13 +17,13 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 RUNTIME_DATA = ROOT / "packages/runtime/tests/data"
 CHECKPOINT = ("config.json", "model.safetensors", "vocab.json", "merges.txt")
-EXPECTED = "expected.json"  # written last: without it all is made anew
+EXPECTED = "expected.json"  # written last: without it everything is made again
 
 TOKENS = 24
 BEAMS = 3
-# Prompts of different lengths; each must fit the tiny model's context of 64 with what follows it.
+# Prompts of different lengths; each must fit the tiny model's context of 64 together with its continuation.
 PROMPTS = ("The", "She'll say they've seen it", "the dog mind", "quick brown fox", "O", "  1, 2")
-# Float32 runtimes were seen to differ by 2e-5: no token that is compared may be decided by that little.
+# Float32 runtimes were observed to differ by 2e-5: no compared token may be decided by so small a margin.
 MARGIN = 1e-3
 
 
@@ -42,12 +42,12 @@ def main(place: Path) -> None:
     make("demo", place / "demo")
     folders = {name: expected(place / name) for name in ("tiny", "demo")}
     if not any(folder["stopped"] for folder in folders.values()):
-        raise AssertionError("no continuation reaches the end-of-text token, so that no consumer is seen to stop")
+        raise AssertionError("no continuation reaches the end-of-text token, so stopping is not tested")
     (place / EXPECTED).write_text(json.dumps({"sources": sources, "folders": folders}))
 
 
 def made_of() -> list[Path]:
-    """The files that decide what is made."""
+    """The files that the result depends on."""
     sources = [path for path in (ROOT / "packages").glob("*/src/**/*") if path.is_file()]
     own = [Path(__file__), ROOT / "constraints.txt", RUNTIME_DATA / "hard_texts.json"]
     tiny = [RUNTIME_DATA / "tiny" / name for name in CHECKPOINT]
@@ -55,7 +55,7 @@ def made_of() -> list[Path]:
 
 
 def digest(files: Iterable[Path]) -> str:
-    """Of the files' places and contents."""
+    """The digest of the files' paths and contents."""
     total = hashlib.sha256()
     for file in files:
         total.update(str(file.relative_to(ROOT)).encode() + b"\0" + file.read_bytes())
@@ -63,9 +63,9 @@ def digest(files: Iterable[Path]) -> str:
 
 
 def write_random(folder: Path) -> None:
-    """The checkpoint that the runtime's tests run on, weights of std 0.3, but some of its texts come to an end.
+    """The checkpoint of the runtime's tests, weights of std 0.3, but with texts that reach the end token.
 
-    It has no tokenizer.json, so that the consumers read the one that the export writes.
+    It has no tokenizer.json, so that the consumers read the one written by export.
     """
     from safetensors.torch import load_file, save_file
 
@@ -89,7 +89,7 @@ def expected(folder: Path) -> dict[str, Any]:
     prompts = [tokenizer.encode(text) for text in PROMPTS]
     greedy = [continuation(model, prompt) for prompt in prompts]
     if any(end in new_ids for new_ids in greedy):
-        raise AssertionError(f"{folder.name}: a prompt's continuation ends early; take another prompt")
+        raise AssertionError(f"{folder.name}: a prompt's continuation ends early; use another prompt")
     starts = [[token] for token in range(model.config.vocab_size)]
     return {
         "prompts": prompts,
@@ -102,10 +102,10 @@ def expected(folder: Path) -> dict[str, Any]:
 
 
 def continuation(model: Any, prompt: list[int]) -> list[int]:
-    """The greedy tokens, none of which was close to being another."""
+    """The greedy tokens, each chosen by a clear margin."""
     import torch
 
-    found = model.generate(
+    output = model.generate(
         torch.tensor([prompt]),
         attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
         do_sample=False,
@@ -114,19 +114,21 @@ def continuation(model: Any, prompt: list[int]) -> list[int]:
         output_logits=True,
         return_dict_in_generate=True,
     )
-    first, second = torch.cat(found.logits).topk(2).values.unbind(-1)
+    first, second = torch.cat(output.logits).topk(2).values.unbind(-1)
     if (first - second).min() < MARGIN:
-        raise AssertionError(f"the tokens after {prompt} hang by {(first - second).min():.1e}; take another prompt")
-    return [int(token) for token in found.sequences[0, len(prompt) :]]
+        raise AssertionError(
+            f"the tokens after {prompt} are decided by {(first - second).min():.1e}; use another prompt"
+        )
+    return [int(token) for token in output.sequences[0, len(prompt) :]]
 
 
 def beam_search(model: Any, prompt: list[int]) -> list[int]:
-    """The best beam, the same in float64: there is no margin to look at, but rounding decides none of it."""
+    """The best beam, checked to be the same in float64, so that rounding decides none of it."""
     import torch
 
     def searched(network: Any) -> list[int]:
         ids = torch.tensor([prompt])
-        found = network.generate(
+        output = network.generate(
             ids,
             attention_mask=torch.ones_like(ids),
             do_sample=False,
@@ -134,18 +136,18 @@ def beam_search(model: Any, prompt: list[int]) -> list[int]:
             max_new_tokens=TOKENS,
             pad_token_id=0,
         )
-        return [int(token) for token in found[0, len(prompt) :]]
+        return [int(token) for token in output[0, len(prompt) :]]
 
-    found = searched(model.float())
+    output = searched(model.float())
     exact = searched(model.double())
     model.float()
-    if found != exact:
-        raise AssertionError(f"the beams after {prompt} are decided by rounding; take another prompt")
-    return found
+    if output != exact:
+        raise AssertionError(f"the beams after {prompt} are decided by rounding; use another prompt")
+    return output
 
 
 def stopped(model: Any, starts: list[list[int]], end: int) -> list[dict[str, list[int]]]:
-    """A prompt or two after which the end-of-text token comes, though not at once."""
+    """One or two prompts whose continuation reaches the end-of-text token, but not at once."""
     import torch
 
     ids = torch.tensor(starts)

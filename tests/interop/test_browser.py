@@ -16,7 +16,7 @@ from interop.consumers import program
 
 HERE = Path(__file__).parent
 SECONDS = 300
-# In a page onnxruntime sees no folder: transformers.js has to be told which file the graph's data is.
+# In a page onnxruntime sees no folder: transformers.js must be given the name of the graph's data file.
 OPTIONS = {
     "subfolder": "",
     "session_options": {"externalData": [{"path": "model.safetensors", "data": "model.safetensors"}]},
@@ -24,11 +24,11 @@ OPTIONS = {
 
 
 class Site(ThreadingHTTPServer):
-    """The page, the modules that it imports and the folders; it takes the page's result."""
+    """Serves the page, its modules and the folders; receives the page's result."""
 
-    def __init__(self, places: dict[str, Path], asked: bytes) -> None:
+    def __init__(self, places: dict[str, Path], questions: bytes) -> None:
         super().__init__(("127.0.0.1", 0), Requests)
-        self.places, self.asked = places, asked
+        self.places, self.questions = places, questions
         self.missing: list[str] = []
         self.result: dict[str, Any] = {}
         self.answered = threading.Event()
@@ -50,11 +50,11 @@ class Requests(SimpleHTTPRequestHandler):
         return super().translate_path(path)
 
     def do_GET(self) -> None:
-        if self.path != "/asked.json":
+        if self.path != "/questions.json":
             return super().do_GET()
         self.send_response(200)
         self.end_headers()
-        self.wfile.write(self.server.asked)
+        self.wfile.write(self.server.questions)
 
     def do_POST(self) -> None:
         self.server.result = json.loads(self.rfile.read(int(self.headers["content-length"])))
@@ -85,7 +85,7 @@ def site(cases: dict[str, Any], questions: dict[str, Any]) -> Iterator[Site]:
 @pytest.fixture(scope="module")
 def answers(site: Site, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     place = tmp_path_factory.mktemp("chromium")
-    # Its sandbox needs rights that a container does not give; the page is ours alone.
+    # Its sandbox needs rights that a container lacks; the page is our own.
     switches = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={place / 'profile'}"]
     with (place / "log").open("w") as log:
         browser = subprocess.Popen(
@@ -100,8 +100,8 @@ def answers(site: Site, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
             browser.wait()
     assert site.answered.is_set(), f"no result from the page\n{(place / 'log').read_text()}"
     assert "error" not in site.result, site.result["error"]
-    found: dict[str, Any] = site.result["answers"]
-    return found
+    result: dict[str, Any] = site.result["answers"]
+    return result
 
 
 def test_single_prompts_are_continued(answers: dict[str, Any], case: Any) -> None:
@@ -116,9 +116,9 @@ def test_it_stops_at_the_end_of_text(answers: dict[str, Any], case: Any) -> None
     assert answers[case.folder.name]["stopped"] == [row["new_ids"] for row in case.stopped]
 
 
-def test_texts_are_read_as_the_runtime_reads_them(answers: dict[str, Any], case: Any) -> None:
+def test_texts_have_the_runtimes_tokens(answers: dict[str, Any], case: Any) -> None:
     assert answers[case.folder.name]["tokens"] == case.tokens
 
 
-def test_the_page_asks_for_nothing_that_is_not_there(answers: dict[str, Any], site: Site) -> None:
+def test_the_page_requests_no_missing_file(answers: dict[str, Any], site: Site) -> None:
     assert not site.missing

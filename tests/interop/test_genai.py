@@ -23,7 +23,7 @@ def generator(model: Any, *, max_length: int, rows: int = 1) -> Any:
 
 
 def finished(made: Any, rows: int = 1) -> Rows:
-    """What stands in each row when no token is left to add."""
+    """Each row's tokens once generation is finished."""
     while not made.is_done():
         made.generate_next_token()
     return [made.get_sequence(row).tolist() for row in range(rows)]
@@ -44,8 +44,8 @@ def test_a_padded_batch_is_continued_as_each_row_alone(model: Any, case: Any) ->
     assert [row[length:] for row in finished(made, len(padded))] == case.greedy
 
 
-def test_a_rewound_prompt_is_continued_anew(model: Any, case: Any) -> None:
-    """Back to the prompt's end, then to nothing and on with another prompt."""
+def test_a_rewound_prompt_is_continued_again(model: Any, case: Any) -> None:
+    """Rewinds to the prompt's end, then to nothing and continues another prompt."""
     (first, second), (after_first, after_second) = case.prompts[1:3], case.greedy[1:3]
     made = generator(model, max_length=len(first) + len(after_first))
     made.append_tokens(first)
@@ -64,11 +64,11 @@ def test_it_stops_at_the_end_of_text(model: Any, case: Any) -> None:
     for row in case.stopped:
         made = generator(model, max_length=50)
         made.append_tokens(row["prompt"])
-        assert finished(made) == [row["prompt"] + row["new_ids"][:-1]]  # it keeps the end itself out of the sequence
+        assert finished(made) == [row["prompt"] + row["new_ids"][:-1]]  # it leaves the end token out of the sequence
 
 
-def test_texts_are_read_as_the_runtime_reads_them(model: Any, case: Any) -> None:
+def test_texts_have_the_runtimes_tokens(model: Any, case: Any) -> None:
     tokenizer = onnxruntime_genai.Tokenizer(model)
     for text, tokens in zip(case.texts, case.tokens, strict=True):
-        # Its text ends at the first NUL, as C's does.
+        # Its text ends at the first NUL, like a C string.
         assert tokenizer.encode(text).tolist() == ([] if text.startswith("\0") else tokens), text

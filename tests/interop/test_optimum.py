@@ -21,11 +21,11 @@ def continued(model: Any, rows: list[list[int]], count: int, **options: Any) -> 
     length = max(map(len, rows))
     ids = torch.tensor([[0] * (length - len(row)) + row for row in rows])
     mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
-    found = model.generate(ids, attention_mask=mask, do_sample=False, max_new_tokens=count, pad_token_id=0, **options)
-    return found[:, length:].tolist()
+    output = model.generate(ids, attention_mask=mask, do_sample=False, max_new_tokens=count, pad_token_id=0, **options)
+    return output[:, length:].tolist()
 
 
-def test_it_takes_the_graph_that_everything_opens(model: Any) -> None:
+def test_it_opens_the_portable_graph(model: Any) -> None:
     assert model.path.name == "model.onnx"
 
 
@@ -47,6 +47,6 @@ def test_it_stops_at_the_end_of_text(model: Any, case: Any) -> None:
         assert continued(model, [row["prompt"]], TOKENS) == [row["new_ids"]]
 
 
-def test_texts_are_read_as_the_runtime_reads_them(case: Any) -> None:
+def test_texts_have_the_runtimes_tokens(case: Any) -> None:
     tokenizer = AutoTokenizer.from_pretrained(case.folder)
     assert [tokenizer(text).input_ids for text in case.texts] == case.tokens

@@ -13,9 +13,9 @@ from gpt2_runtime import generate as runtime_generate
 from interop.folders import BEAMS, TOKENS
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
 
-# Contexts with what is to follow; without a context, lm-eval puts the end-of-text token there.
+# Contexts and continuations; without a context, lm-eval uses the end-of-text token.
 SCORED = [("The dog", " doesn't mind"), ("1, 2,", " 3"), ("", "She'll say"), ("naïve", " café, 🙂")]
-ATOL = 1e-4  # of a sum of a few log-probabilities; a padded row read at another place is off by more than 0.1
+ATOL = 1e-4  # of a sum of a few log-probabilities; a padded row at the wrong position is off by more than 0.1
 
 
 @pytest.fixture(scope="module", params=[GPT2LMHeadModel, AutoModelForCausalLM])
@@ -33,8 +33,8 @@ def continued(model: Any, rows: list[list[int]], count: int, **options: Any) -> 
     length = max(map(len, rows))
     ids = torch.tensor([[0] * (length - len(row)) + row for row in rows])
     mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
-    found = model.generate(ids, attention_mask=mask, do_sample=False, max_new_tokens=count, pad_token_id=0, **options)
-    return found[:, length:].tolist()
+    output = model.generate(ids, attention_mask=mask, do_sample=False, max_new_tokens=count, pad_token_id=0, **options)
+    return output[:, length:].tolist()
 
 
 def test_transformers_continues_single_prompts(model: Any, case: Any) -> None:
@@ -55,7 +55,7 @@ def test_transformers_stops_at_the_end_of_text(model: Any, case: Any) -> None:
         assert continued(model, [row["prompt"]], TOKENS) == [row["new_ids"]]
 
 
-def test_transformers_reads_texts_as_the_runtime_does(tokenizer: Any, case: Any) -> None:
+def test_transformers_has_the_runtimes_tokens(tokenizer: Any, case: Any) -> None:
     assert [tokenizer(text).input_ids for text in case.texts] == case.tokens
 
 
@@ -68,24 +68,24 @@ def test_the_scratch_network_continues(case: Any) -> None:
 def test_the_runtime_continues_and_stops(graph: str, case: Any) -> None:
     session = Session.open(case.folder, graph=graph)
 
-    def found(prompt: list[int]) -> list[int]:
+    def continued_by_runtime(prompt: list[int]) -> list[int]:
         events = runtime_generate(session, prompt, max_new_tokens=TOKENS, sampling=GREEDY)
         return [event.id for event in events if isinstance(event, Token)]
 
-    assert [found(prompt) for prompt in case.prompts] == case.greedy
+    assert [continued_by_runtime(prompt) for prompt in case.prompts] == case.greedy
     for row in case.stopped:
-        assert found(row["prompt"]) == row["new_ids"][:-1]  # the end is told as an event of its own
+        assert continued_by_runtime(row["prompt"]) == row["new_ids"][:-1]  # the end is a separate event
 
 
 def test_lm_eval_scores_as_transformers(case: Any, tokenizer: Any) -> None:
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
-    asked = [Instance("loglikelihood", {}, pair, number) for number, pair in enumerate(SCORED)]
+    instances = [Instance("loglikelihood", {}, pair, number) for number, pair in enumerate(SCORED)]
     scorer = HFLM(pretrained=str(case.folder), device="cpu", dtype="float32", batch_size=len(SCORED))
-    found = scorer.loglikelihood(asked)
+    scores = scorer.loglikelihood(instances)
     model = AutoModelForCausalLM.from_pretrained(case.folder)
-    for (context, continuation), (scored, _) in zip(SCORED, found, strict=True):
+    for (context, continuation), (scored, _) in zip(SCORED, scores, strict=True):
         before = tokenizer(context).input_ids or [case.end]
         ids = torch.tensor(before + tokenizer(continuation).input_ids)
         with torch.no_grad():

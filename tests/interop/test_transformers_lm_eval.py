@@ -15,10 +15,10 @@ from gpt2_runtime.errors import GPT2RuntimeError
 
 TASKS = Path(__file__).parent / "tasks"
 NAMES = ("gpt2_choice", "gpt2_rolling", "gpt2_generate")
-ATOL = 1e-4  # of a log-likelihood; a token read at another place is 0.1 off
-ROUNDING = 1e-7  # hf adds up in float32: a text of 900 tokens comes to -6374, of which the last place is 5e-4
+ATOL = 1e-4  # of a log-likelihood; a token at the wrong position is 0.1 off
+ROUNDING = 1e-7  # hf sums in float32: a text of 900 tokens scores -6374, whose last place is 5e-4
 
-# Warnings are errors here, but these are lm-eval's own and its packages'.
+# Warnings are errors here; these come from lm-eval and its dependencies.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 Model = Any
@@ -27,7 +27,7 @@ Open = Callable[..., Model]
 
 @pytest.fixture(scope="module", autouse=True)
 def _place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The tasks name their documents by a path from here, and nothing is kept in the user's cache."""
+    """The tasks name their documents relative to here, and nothing is written to the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(TASKS)
         patch.setenv("HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("datasets")))
@@ -56,16 +56,16 @@ def evaluated(model: Model) -> dict[str, Any]:
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager(include_path=str(TASKS), include_defaults=False)
-    found: dict[str, Any] = simple_evaluate(model, tasks=list(NAMES), task_manager=manager, bootstrap_iters=0)
-    return found
+    results: dict[str, Any] = simple_evaluate(model, tasks=list(NAMES), task_manager=manager, bootstrap_iters=0)
+    return results
 
 
-def answers(found: dict[str, Any], task: str) -> list[Any]:
-    """Each document's, in the order of the documents."""
-    return [sample["resps"] for sample in sorted(found["samples"][task], key=lambda sample: sample["doc_id"])]
+def answers(results: dict[str, Any], task: str) -> list[Any]:
+    """Each document's answer, in order."""
+    return [sample["resps"] for sample in sorted(results["samples"][task], key=lambda sample: sample["doc_id"])]
 
 
-def asked(kind: str, *arguments: Any) -> Any:
+def instance(kind: str, *arguments: Any) -> Any:
     """One request, as tasks make them."""
     from lm_eval.api.instance import Instance
 
@@ -73,7 +73,7 @@ def asked(kind: str, *arguments: Any) -> Any:
 
 
 def continued(model: Model, context: str, **settings: Any) -> str:
-    (text,) = model.generate_until([asked("generate_until", context, settings)], disable_tqdm=True)
+    (text,) = model.generate_until([instance("generate_until", context, settings)], disable_tqdm=True)
     return str(text)
 
 
@@ -86,21 +86,21 @@ def test_the_tasks_are_answered_as_by_hf(options: dict[str, Any], case: Any, run
             assert logprob == pytest.approx(expected, abs=ATOL)
             assert greedy == is_greedy
     rolling = zip(answers(ours, "gpt2_rolling"), answers(theirs, "gpt2_rolling"), strict=True)
-    for ((found,),), ((expected,),) in rolling:
-        assert found == pytest.approx(expected, abs=ATOL, rel=ROUNDING)
+    for ((actual,),), ((expected,),) in rolling:
+        assert actual == pytest.approx(expected, abs=ATOL, rel=ROUNDING)
     assert answers(ours, "gpt2_generate") == answers(theirs, "gpt2_generate")
     for task in NAMES:
         for metric, value in theirs["results"][task].items():
             assert ours["results"][task][metric] == pytest.approx(value, abs=ATOL), (task, metric)
 
 
-def test_the_documents_are_longer_than_the_model_reads(case: Any, runtime: Open) -> None:
+def test_the_documents_are_longer_than_the_context(case: Any, runtime: Open) -> None:
     model = runtime(case.folder)
     documents = map(json.loads, (TASKS / "documents.jsonl").read_text(encoding="utf-8").splitlines())
     assert max(len(model.tok_encode(document["text"])) for document in documents) > 2 * model.max_length
 
 
-def test_what_transformers_writes_is_greedy(case: Any, runtime: Open) -> None:
+def test_text_by_transformers_is_greedy(case: Any, runtime: Open) -> None:
     model = runtime(case.folder)
     rows = [(None, prompt, new) for prompt, new in zip(case.prompts, case.greedy, strict=True)]
     assert [greedy for _, greedy in model._loglikelihood_tokens(rows, disable_tqdm=True)] == [True] * len(rows)
@@ -108,10 +108,10 @@ def test_what_transformers_writes_is_greedy(case: Any, runtime: Open) -> None:
     assert [greedy for _, greedy in model._loglikelihood_tokens(others, disable_tqdm=True)] == [False] * len(rows)
 
 
-def test_what_rows_begin_with_alike_is_read_once_and_changes_nothing(case: Any, runtime: Open) -> None:
+def test_a_common_beginning_is_read_once_and_changes_nothing(case: Any, runtime: Open) -> None:
     model = runtime(case.folder)
     context = "The quick brown fox doesn't mind "
-    rows = [asked("loglikelihood", context, text) for text in ("the dog", "the fox", "and", "the dog")]
+    rows = [instance("loglikelihood", context, text) for text in ("the dog", "the fox", "and", "the dog")]
     together = model.loglikelihood(rows, disable_tqdm=True)
     alone = [model.loglikelihood([row], disable_tqdm=True)[0] for row in rows]
     assert together == [(pytest.approx(logprob, abs=1e-5), greedy) for logprob, greedy in alone]
@@ -153,11 +153,11 @@ def test_sampling_is_hfs(case: Any, runtime: Open, hf: Open) -> None:
 def test_the_controls_of_a_task_are_hfs(settings: dict[str, Any], case: Any, runtime: Open, hf: Open) -> None:
     model, other = runtime(case.folder), hf(case.folder)
     for context in ("The dog", "To be, or not to be, or", "the the the"):
-        asked_for = {"max_gen_toks": 20, "until": ["\n\n"], **settings}
-        assert continued(model, context, **asked_for) == continued(other, context, **asked_for)
+        arguments = {"max_gen_toks": 20, "until": ["\n\n"], **settings}
+        assert continued(model, context, **arguments) == continued(other, context, **arguments)
 
 
-def test_fifty_tokens_may_come_unless_the_task_says_otherwise(runtime: Open) -> None:
+def test_fifty_tokens_are_the_limit_unless_the_task_sets_another(runtime: Open) -> None:
     from gpt2_runtime.lm_eval import _sampling
 
     assert _sampling({"do_sample": True, "temperature": 1.0}).top_k == 50
@@ -212,11 +212,11 @@ def test_a_continuation_that_cannot_be_scored_is_refused(
 ) -> None:
     model = runtime(case.folder, max_length=20)
     with pytest.raises(GPT2RuntimeError, match=shown):
-        model.loglikelihood([asked("loglikelihood", context, continuation)], disable_tqdm=True)
+        model.loglikelihood([instance("loglikelihood", context, continuation)], disable_tqdm=True)
 
 
-def test_lm_eval_finds_the_model_by_its_entry_point(runtime: Open) -> None:
-    """As releases after 0.4.13 do: the entry point stands in the registry until the name is asked for."""
+def test_lm_eval_loads_the_model_by_its_entry_point(runtime: Open) -> None:
+    """As in releases after 0.4.13: the registry holds the entry point until the name is used."""
     from lm_eval.api.model import LM
     from lm_eval.api.registry import Registry, get_model
 
@@ -228,7 +228,7 @@ def test_lm_eval_finds_the_model_by_its_entry_point(runtime: Open) -> None:
 
 
 def commands() -> list[list[str]]:
-    """lm-eval's command with this model in it; its own one, too, where it looks for entry points."""
+    """lm-eval's command with this model registered; also its own command, if it supports entry points."""
     from lm_eval.api import registry
 
     ours = [[sys.executable, "-m", "gpt2_runtime.lm_eval"]]
@@ -239,11 +239,11 @@ def commands() -> list[list[str]]:
 @pytest.mark.parametrize("command", commands())
 def test_the_command(command: list[str], case: Any) -> None:
     options = ["--model", "gpt2_runtime", "--include_path", str(TASKS), "--tasks", "gpt2_choice"]
-    told = subprocess.run(
+    result = subprocess.run(
         [*command, *options, "--model_args", f"folder={case.folder},threads=1"], capture_output=True, text=True
     )
-    assert told.returncode == 0, told.stderr
-    assert "|gpt2_choice|" in told.stdout
+    assert result.returncode == 0, result.stderr
+    assert "|gpt2_choice|" in result.stdout
     refused = subprocess.run(
         [*command, *options, "--model_args", f"folder={case.folder},dtype=float32"], capture_output=True, text=True
     )

@@ -1,11 +1,11 @@
-"""What a batch's scheduler costs and brings: ratios within a round, in one process.
+"""The cost and benefit of the batch scheduler: ratios within a round, in one process.
 
     python benchmarks/batches.py FOLDER
     python benchmarks/batches.py FOLDER --precision int8 --rounds 9 --figure alike
 
-It needs gpt2-runtime. The first figure is the benchmark's batch, 8 x (32 + 64) tokens: how many times the tokens a
-second of plain steps of 8 rows, each of whose tokens is the likeliest, `complete_batch` makes of the same prompts. The
-second is 64 prompts of 1 to 512 tokens and 64 new ones each: how many times those of one prompt after another.
+Requires gpt2-runtime. The first figure is the benchmark's batch, 8 x (32 + 64) tokens: the throughput of
+`complete_batch` relative to plain greedy steps of 8 rows on the same prompts. The second is 64 prompts of 1 to 512
+tokens and 64 new ones each: the throughput relative to one prompt after another.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import numpy as np
 from gpt2_runtime import GREEDY, Prompt, Session, TextGenerator, complete_batch
 from works import WORKS
 
-PAUSE = 0.1  # threads that wait by spinning have gone to sleep
+PAUSE = 0.1  # until spinning threads are asleep
 MANY, LONGEST, NEW = 64, 512, 64
 
 
@@ -27,7 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--precision", default=None, help="(default: the most exact one)")
-    parser.add_argument("--figure", choices=["alike", "mixed"], help="(default: both; mixed takes minutes a round)")
+    parser.add_argument("--figure", choices=["alike", "mixed"], help="(default: both; mixed takes minutes per round)")
     parser.add_argument("--rounds", type=int, default=5, help="(default: 5)")
     parser.add_argument("--threads", type=int, default=2, help="(default: 2)")
     options = parser.parse_args()
@@ -73,7 +73,7 @@ def settings(new: int) -> dict[str, object]:
 
 
 def plain(session: Session, work: list[tuple[list[int], int]]) -> None:
-    """All rows by one token a step: every prompt has one length, and so has every text."""
+    """All rows by one token per step: all prompts have the same length, and all texts too."""
     (new,) = {new for _, new in work}
     capacity = max(len(ids) for ids, _ in work) + new
     logits, cache = session.step([ids for ids, _ in work], session.empty_cache(len(work), capacity=capacity))

@@ -1,4 +1,4 @@
-"""A run as an SVG of bars: a row for each figure, a column for each precision, readable on light and on dark."""
+"""A run as an SVG bar chart: a row per figure, a column per precision, readable on light and dark backgrounds."""
 
 from html import escape
 
@@ -10,7 +10,7 @@ from table import counted
 from works import FIGURES, Figure
 
 WIDTH, MARGIN, GAP = 960, 16, 24
-NUMBER = 52  # beside a bar: what it says
+NUMBER = 52  # width of the number beside a bar
 BAR, HEAD = 18, 46
 STYLE = """
 text { font: 12px system-ui, sans-serif; fill: #3b4048; }
@@ -31,10 +31,10 @@ text { font: 12px system-ui, sans-serif; fill: #3b4048; }
 
 
 def chart(run: Run, peers: dict[str, Peer]) -> str:
-    """The whole picture."""
-    found, device = cells(run), DEVICES[run.device]
+    """The whole chart."""
+    results, device = cells(run), DEVICES[run.device]
     width = panel_width(len(device.precisions))
-    figures = [name for name in FIGURES if any(key[1] == name for key in found)]
+    figures = [name for name in FIGURES if any(key[1] == name for key in results)]
     parts = [_text(MARGIN, 28, f"GPT-2 124M {device.title}: gpt2-runtime beside its peers", "title")]
     parts.append(
         _text(
@@ -46,7 +46,7 @@ def chart(run: Run, peers: dict[str, Peer]) -> str:
     )
     y = 64.0
     for name in figures:
-        panels = [_bars(found, peers, name, precision) for precision in device.precisions]
+        panels = [_bars(results, peers, name, precision) for precision in device.precisions]
         for column, (precision, bars) in enumerate(zip(device.precisions, panels, strict=True)):
             x = MARGIN + column * (width + GAP)
             parts.append(_panel(x, y, width - device.label - NUMBER, device, FIGURES[name], precision, bars))
@@ -73,18 +73,18 @@ def panel_width(columns: int) -> float:
 Bar = tuple[Peer, float]
 
 
-def _bars(found: dict[tuple[Variant, str], Cell], peers: dict[str, Peer], name: str, precision: str) -> list[Bar]:
-    """The runtimes of a panel, the best first."""
+def _bars(results: dict[tuple[Variant, str], Cell], peers: dict[str, Peer], name: str, precision: str) -> list[Bar]:
+    """The runtimes of a panel, best first."""
     bars = []
     for peer in peers.values():
-        cell = found.get((Variant(peer=peer.name, precision=precision), name))
+        cell = results.get((Variant(peer=peer.name, precision=precision), name))
         if cell and not cell.differs:
             bars.append((peer, cell.value))
     return sorted(bars, key=lambda bar: bar[1], reverse=FIGURES[name].larger_is_better)
 
 
 def _panel(x: float, y: float, room: float, device: Device, figure: Figure, precision: str, bars: list[Bar]) -> str:
-    """One precision of a figure; the longest bar takes all the room."""
+    """One precision of a figure; the longest bar fills the width."""
     left = x + device.label
     parts = [_text(left, y + 34, precision, "faint")]
     if not bars:

@@ -6,8 +6,8 @@ python checkpoint.py TARGET
 import sys
 from pathlib import Path
 
-# Wider than GPT-2's own 0.02, with which every greedy continuation soon repeats one token for ever: at this width a
-# cache of fewer bits already shows in the ids.
+# Wider than GPT-2's own 0.02, with which greedy text soon repeats one token forever: at this std a low-bit cache
+# already shows in the ids.
 INITIALIZER_RANGE = 0.05
 SEED = 0
 

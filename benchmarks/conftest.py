@@ -1,4 +1,4 @@
-"""The benchmark's modules import each other as the scripts they are."""
+"""The benchmark's modules import each other as scripts do."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""What differs between a benchmark of the CPU and one of a GPU: a table, so that the rest of it need not ask."""
+"""The differences between a benchmark on a CPU and on a GPU, as a table, so that no other module branches on them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from works import CUDA_WORKS, WORKS, Work
 
 @dataclass(frozen=True, kw_only=True)
 class Aim:
-    """How many times better than a peer ours shall be at a figure, in the precision of the base."""
+    """A target: how many times better than a peer ours must be at a figure, in the base precision."""
 
     figure: str
     peer: str
@@ -20,30 +20,30 @@ class Aim:
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """A place to compute, and how it is measured.
+    """A device, and how it is measured.
 
     Attributes:
         name: also its key in `DEVICES`.
-        title: in the heading of the chart.
-        peers: the file that says who is measured.
+        title: in the chart's heading.
+        peers: the file that lists the peers.
         results: the folder of table, chart and records.
-        prefix: of what is made once and kept for this device.
-        precisions: classes of weights; ours in the first is the base, on which the run hangs and whose ids are the
+        prefix: of the names of things made once for this device.
+        precisions: classes of weights; ours in the first is the base, which the run requires and whose ids are the
             reference.
-        reference: what the table calls those.
-        works, quick: what is done, and what `--quick` does of it.
-        find: what is in the machine beside its processor, for the report; NoGpuError where it is missing.
-        load: what an adapter is told beside model, precision and threads.
-        bandwidth, bandwidth_peer: the adapter that measures the memory, and in whose environment; None is the driver's.
-        cached: bytes of a number of the keys and values; 0 where the roofline leaves them out.
-        resident: whether a runtime's resident size is the memory that it takes.
-        crowded: whether the runtimes share a memory that may be too small for all of them. Then each gives back what
-            it holds after its turn, so that it works once unmeasured before it is measured; and a work that a runtime
-            refuses is left out alone.
-        aims: what the table holds ours to.
-        roofline: the note under the table; `rooflines` are the works of a table of their own there.
-        rule: what becomes of a runtime whose ids are not the reference's.
-        label: how wide the names of the chart's bars are.
+        reference: the table's name for those ids.
+        works, quick: the workloads, and those of `--quick`.
+        find: describes the device for the report; NoGpuError if it is missing.
+        load: further arguments of an adapter's `load`.
+        bandwidth, bandwidth_peer: the adapter that measures the memory, and the peer whose environment it uses; None
+            means the driver's.
+        cached: bytes per number of keys and values; 0 if the roofline leaves them out.
+        resident: whether a runtime's resident size is the memory it uses.
+        crowded: whether the runtimes share a memory that may be too small for all. Then each releases its memory after
+            its turn, so it runs once unmeasured before it is measured, and only a refused workload is left out.
+        aims: our targets in the table.
+        roofline: the note under the table; `rooflines` are the workloads of a separate table there.
+        rule: how a runtime whose ids differ from the reference is treated.
+        label: the width of the names beside the chart's bars.
     """
 
     name: str
@@ -126,8 +126,8 @@ CUDA = Device(
     ),
     rooflines=tuple(name for name, work in CUDA_WORKS.items() if work.new > 1 and name != "start"),
     rule=(
-        "in fp16 every runtime rounds in its own way, so ids may part at any token, and what follows then differs too: "
-        "they are counted, and nobody loses its time by them."
+        "in fp16 every runtime rounds in its own way, so ids may differ at any token, and then all later ones do: "
+        "mismatches are counted, not disqualifying."
     ),
     label=180,
 )

@@ -1,4 +1,4 @@
-"""A virtual environment for each peer, made once and kept: what a peer needs has no place beside what another needs."""
+"""A virtual environment for each peer, made once and kept: the peers' requirements conflict."""
 
 import hashlib
 import importlib.metadata
@@ -12,11 +12,11 @@ from pathlib import Path
 from peers import Peer
 from processes import run
 
-INSTALLED = "installed.json"  # written last: without it an environment is made anew
+INSTALLED = "installed.json"  # written last: without it an environment is made again
 
 
 def prepare(peer: Peer, folder: Path, log: Path) -> Path:
-    """The Python of the peer's environment, which is made where it is missing or was made from other requirements.
+    """The Python of the peer's environment, which is made if it is missing or out of date.
 
     Raises:
         PeerError: a package does not install.
@@ -28,7 +28,7 @@ def prepare(peer: Peer, folder: Path, log: Path) -> Path:
         return python
     shutil.rmtree(folder, ignore_errors=True)
     run([sys.executable, "-m", "venv", str(folder)], log=log)
-    # peers.toml pins what decides a number; the constraints of the test environments are of other versions.
+    # peers.toml pins what affects the figures; the test environments' constraints have other versions.
     unconstrained = {name: value for name, value in os.environ.items() if name != "PIP_CONSTRAINT"}
     run([str(python), "-m", "pip", "install", "--no-input", *peer.requirements], log=log, env=unconstrained)
     marker.write_text(json.dumps(key))
@@ -36,12 +36,12 @@ def prepare(peer: Peer, folder: Path, log: Path) -> Path:
 
 
 def environment_key(peer: Peer) -> dict[str, str]:
-    """What an environment was made from: its requirements, and the sources where one is a package of this checkout."""
+    """What an environment depends on: its requirements, and the sources of packages in this checkout."""
     return {"python": sys.version, **{each: source_digest(each) for each in peer.requirements}}
 
 
 def source_digest(requirement: str) -> str:
-    """A digest of a local package's files; nothing for one from the index.
+    """A digest of a local package's files; empty for one from the index.
 
     >>> source_digest("ctranslate2==4.8.5")
     ''
@@ -51,7 +51,7 @@ def source_digest(requirement: str) -> str:
 
 
 def digest(files: Iterable[Path]) -> str:
-    """Of the files' names and contents, caches aside.
+    """The digest of the files' names and contents, without caches.
 
     >>> digest([Path(__file__)]) == digest([Path(__file__)])
     True
@@ -66,5 +66,5 @@ def digest(files: Iterable[Path]) -> str:
 def installed_version(package: str, folder: Path) -> str:
     """The version of a package in an environment."""
     places = map(str, folder.glob("lib/python*/site-packages"))
-    found = next(iter(importlib.metadata.distributions(name=package, path=list(places))), None)
-    return found.version if found else "?"
+    distribution = next(iter(importlib.metadata.distributions(name=package, path=list(places))), None)
+    return distribution.version if distribution else "?"

@@ -1,4 +1,4 @@
-"""The GPU that is measured: what nvidia-smi says of it, or that there is none."""
+"""Describes the GPU to measure, from nvidia-smi."""
 
 import os
 import re
@@ -10,11 +10,11 @@ FIELDS = "name,memory.total,driver_version"
 
 
 class NoGpuError(Exception):
-    """There is no GPU to measure: why, in a few words."""
+    """There is no GPU to measure; the message says why."""
 
 
 def find_gpu(environment: Mapping[str, str] = os.environ) -> str:
-    """Name, memory, driver and CUDA of the GPU that a program takes when it asks for none in particular.
+    """Name, memory, driver and CUDA of the GPU that a program uses by default.
 
     Raises:
         NoGpuError: there is none.
@@ -31,7 +31,7 @@ def described(line: str, page: str) -> str:
     """
     Args:
         line: the fields, as nvidia-smi lists them.
-        page: what it prints when it is asked for nothing: the one place that has the driver's version of CUDA.
+        page: its output without arguments, the only place with the driver's CUDA version.
 
     >>> described("NVIDIA L4, 23034 MiB, 580.65.06", "| Driver Version: 580.65.06     CUDA Version: 13.0     |")
     'NVIDIA L4, 23034 MiB, driver 580.65.06, CUDA 13.0'
@@ -46,7 +46,7 @@ def _nvidia_smi(arguments: list[str], environment: Mapping[str, str]) -> str:
     if program is None:
         raise NoGpuError("no nvidia-smi on the PATH, which comes with NVIDIA's driver")
     done = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
-    told = (done.stdout or done.stderr).strip()
+    output = (done.stdout or done.stderr).strip()
     if done.returncode:
-        raise NoGpuError(f"nvidia-smi says: {told.partition(chr(10))[0] or done.returncode}")
-    return told
+        raise NoGpuError(f"nvidia-smi says: {output.partition(chr(10))[0] or done.returncode}")
+    return output

@@ -1,4 +1,4 @@
-"""Where and when a run was made: a figure without them means nothing."""
+"""Where and when a run was made; without that a figure means nothing."""
 
 import os
 import platform
@@ -9,13 +9,13 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What the figures depend on.
+    """The machine that the figures depend on.
 
     >>> str(Machine(date="2026-11-22", cpu="AMD EPYC", cores=2, memory_gb=24, system="Linux 6.8", python="3.11.7"))
     '2026-11-22, AMD EPYC, 2 cores, 24 GB, Linux 6.8, Python 3.11.7'
 
     Attributes:
-        gpu: where it was measured on one: its name, memory, driver and CUDA.
+        gpu: the GPU's name, memory, driver and CUDA, if it was measured on one.
     """
 
     date: str
@@ -47,7 +47,7 @@ class Machine:
 
     @property
     def short(self) -> str:
-        """One line of a chart: of a machine with a GPU the GPU, and what is beside it in the table only."""
+        """One line for the chart: the GPU if there is one, else the host; the table has both."""
         return f"{self.date}, {self.gpu}" if self.gpu else str(self)
 
 

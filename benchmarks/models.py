@@ -1,4 +1,4 @@
-"""The same weights for everybody: a checkpoint of random ones, our folder, and what each peer converts it to."""
+"""The same weights for every runtime: a random checkpoint, our folder, and each peer's conversion."""
 
 import json
 import shutil
@@ -16,14 +16,14 @@ from processes import Adapter, PeerError, run
 
 
 class Models:
-    """Everything that is made once and kept: `folder`/checkpoint, and one folder a peer and precision."""
+    """The models made once and kept: `folder`/checkpoint, and one folder per peer and precision."""
 
     def __init__(self, folder: Path, logs: Path, device: Device) -> None:
         self.folder, self.logs, self.device = folder, logs, device
         self.checkpoint = folder / "checkpoint"
 
     def make_checkpoint(self) -> Path:
-        """transformers' GPT-2 of 124M parameters, as its initialiser makes it from a fixed seed."""
+        """transformers' GPT-2 of 124M parameters, from its initialiser with a fixed seed."""
 
         def make(target: Path) -> None:
             run([sys.executable, str(HERE / "checkpoint.py"), str(target)], log=self.logs / "checkpoint.log")
@@ -31,11 +31,11 @@ class Models:
         return self._kept("checkpoint", {"code": digest([HERE / "checkpoint.py"])}, make)
 
     def make_ours(self) -> Path:
-        """The folder that `gpt2-export make` makes of the checkpoint, by the packages of this checkout."""
+        """The folder made from the checkpoint by this checkout's `gpt2-export make`."""
 
         def make(target: Path) -> None:
             program = Path(sys.executable).with_name("gpt2-export")
-            # Random weights this wide lose more in 4 bits than is allowed by default; here their speed counts.
+            # Random weights this wide lose more in 4 bits than the default limit; here only speed matters.
             options = ["--precision", ",".join(self.device.precisions), "--max-ppl-increase", "1000"]
             log = self.logs / f"{self.device.prefix}export.log"
             run([str(program), "make", str(self.checkpoint), str(target), *options], log=log)
@@ -44,7 +44,7 @@ class Models:
         return self._kept(f"{self.device.prefix}{OURS}", {"code": digest(sources)}, make)
 
     def convert(self, peer: Peer, precision: str, python: Path) -> Path:
-        """The peer's own form of the checkpoint, made by its adapter."""
+        """The checkpoint in the peer's own format, converted by its adapter."""
 
         name = f"{self.device.prefix}{peer.name}-{precision}"
 
@@ -57,7 +57,7 @@ class Models:
         return self._kept(name, key, make)
 
     def _kept(self, name: str, key: dict[str, str], make: Callable[[Path], None]) -> Path:
-        """`folder`/`name`, made again where its key, or the checkpoint it was made from, is another."""
+        """`folder`/`name`, made again if its key or the checkpoint has changed."""
         path, marker = self.folder / name, self.folder / f"{name}.json"
         parent = self.folder / "checkpoint.json"
         if name != "checkpoint":
@@ -78,39 +78,39 @@ class Models:
 
 
 def remove(path: Path) -> None:
-    """A folder, a link or nothing."""
+    """Removes a folder or a link, if it exists."""
     if path.is_symlink():
         path.unlink()
     shutil.rmtree(path, ignore_errors=True)
 
 
 def our_precisions(folder: Path, precisions: Iterable[str]) -> list[str]:
-    """Of some precision classes those whose graph the folder has."""
+    """The precision classes whose graph the folder has."""
     graphs = manifest_of(folder)["graphs"]
     return [precision for precision in precisions if precision in graphs]
 
 
 def our_megabytes(folder: Path, precision: str) -> float:
-    """Of the folder, which holds every precision, the files that one of them reads."""
+    """The size of the files that one precision of the folder reads."""
     manifest = manifest_of(folder)
     files = [manifest["weights"][precision], manifest["graphs"][precision]["serving"]]
     return sum((folder / file).stat().st_size for file in files) / 1e6
 
 
 def megabytes(folder: Path) -> float:
-    """The files of a model, links followed."""
+    """The size of a model's files, following links."""
     return sum(file.stat().st_size for file in folder.resolve().rglob("*") if file.is_file()) / 1e6
 
 
 def manifest_of(folder: Path) -> dict[str, Any]:
-    """What our folder says of itself."""
+    """Our folder's manifest."""
     return dict(json.loads((folder / "manifest.json").read_text(encoding="utf-8")))
 
 
 def bytes_a_token(weights: Path) -> int:
-    """What a step of decoding has to read of the weights: every one but the embeddings, of which it reads a row.
+    """The weight bytes that a decoding step reads: everything except the embeddings, where it reads one row.
 
-    GPT-2's head is its token embedding, and is read whole, unless the file has a head beside it.
+    GPT-2's head is its token embedding and is read completely, unless the file has a separate head.
     """
     with weights.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
@@ -122,7 +122,7 @@ def bytes_a_token(weights: Path) -> int:
 
 
 def cached_bytes(config: Mapping[str, Any], size: int) -> int:
-    """The keys and values of one token in all layers, in numbers of so many bytes.
+    """The bytes of one token's keys and values in all layers, with numbers of `size` bytes.
 
     >>> cached_bytes({"n_layer": 12, "n_embd": 768}, 2)
     36864

@@ -1,4 +1,4 @@
-"""peers.toml, read: who is measured, in what environment, with what weights."""
+"""Reads peers.toml: the peers, their environments and their weights."""
 
 import tomllib
 from collections.abc import Mapping
@@ -17,12 +17,12 @@ class Peer:
     Attributes:
         name: unique in the file.
         adapter: adapters/ADAPTER.py.
-        environment: the peer in whose environment it runs.
-        title: as people call it.
-        package: whose version is shown.
+        environment: the peer whose environment it runs in.
+        title: its display name.
+        package: the package whose version is shown.
         requirements: of its environment; a path is a package of this checkout.
-        weights: precision class -> what the runtime calls its weights of that class.
-        options: what its adapter's `load` takes beside what all are told.
+        weights: precision class -> the runtime's name for its weights of that class.
+        options: further arguments of its adapter's `load`.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Peer:
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Variant:
-    """A runtime at one precision: what is measured.
+    """A runtime at one precision.
 
     >>> str(Variant(peer="ctranslate2", precision="int8"))
     'ctranslate2 int8'
@@ -51,7 +51,7 @@ class Variant:
 
 
 def read_peers(path: Path = HERE / "peers.toml") -> dict[str, Peer]:
-    """Every peer by its name, ours among them. One that is `like` an earlier one is that one with other options.
+    """Every peer by name, including ours. A peer that is `like` an earlier one differs only in its options.
 
     >>> read_peers()["ctranslate2"].weights["int8"]
     'int8_float32'

@@ -1,4 +1,4 @@
-"""Programs the driver starts: adapters, spoken to in protocol.py's lines, and commands. None outlives the driver."""
+"""The driver's subprocesses: adapters, which speak protocol.py, and commands. None outlives the driver."""
 
 import json
 import os
@@ -16,11 +16,11 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class PeerError(Exception):
-    """A peer could not be installed, converted, started or run: one line for the report."""
+    """A peer could not be installed, converted, started or run; the message is one line for the report."""
 
 
 class RefusedError(PeerError):
-    """An adapter answered with an error: it waits for the next request."""
+    """An adapter answered with an error, and waits for the next request."""
 
 
 class Adapter:
@@ -44,11 +44,11 @@ class Adapter:
                 stderr=errors,
                 cwd=HERE,
                 env=environment(threads),
-                start_new_session=True,  # its children end with it; Ctrl-C reaches the driver alone
+                start_new_session=True,  # its children end with it; Ctrl-C reaches only the driver
             )
 
     def ask(self, op: str, *, timeout: float = 900, **fields: object) -> dict[str, Any]:
-        """Sends a request and waits for its reply; PeerError where there is none or it is an error."""
+        """Sends a request and waits for its reply; PeerError if there is none or it is an error."""
         assert self.process.stdin
         try:
             self.process.stdin.write(json.dumps({"op": op, **fields}).encode() + b"\n")
@@ -99,25 +99,25 @@ class Adapter:
 
 
 def environment(threads: int, base: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Of an adapter: offline, with so many threads, and without what would change its own way of waiting.
+    """An adapter's environment: offline, with `threads` threads, and without variables that change how it waits.
 
     >>> environment(2, {"OMP_WAIT_POLICY": "PASSIVE", "HOME": "/"})["OMP_NUM_THREADS"]
     '2'
     """
     dropped = ("OMP_", "KMP_", "GOMP_", "MKL_", "PYTHON")
-    kept = {name: value for name, value in (base or os.environ).items() if not name.startswith(dropped)}
-    return kept | {
+    base_variables = {name: value for name, value in (base or os.environ).items() if not name.startswith(dropped)}
+    return base_variables | {
         "OMP_NUM_THREADS": str(threads),
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
-        "ORT_DISABLE_TELEMETRY": "1",  # what a peer reports home would be measured with it
+        "ORT_DISABLE_TELEMETRY": "1",  # telemetry would be measured too
         "TOKENIZERS_PARALLELISM": "false",
-        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # nvidia-smi's, which names the GPU of the report
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as in nvidia-smi, which names the report's GPU
     }
 
 
 def run(command: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None) -> None:
-    """Runs a command, its output in `log`; PeerError with the log's last line where it fails."""
+    """Runs a command with its output in `log`; PeerError with the log's last line if it fails."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -133,7 +133,7 @@ def run(command: Sequence[str], *, log: Path, env: Mapping[str, str] | None = No
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the block as Ctrl-C does, so that everything in it is closed."""
+    """SIGTERM and SIGHUP end the block like Ctrl-C, so that everything in it is closed."""
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
@@ -154,7 +154,7 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def last_line(log: Path) -> str:
-    """The last line of a log that tells something: pip's error rather than its notices."""
+    """The last informative line of a log: pip's error rather than its notices."""
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("ERROR")]
     return (errors or lines or ["nothing was printed"])[-1][:300]
@@ -162,12 +162,12 @@ def last_line(log: Path) -> str:
 
 def process_tree(pid: int) -> list[int]:
     """A process and all its living descendants."""
-    found = [pid]
-    for each in found:
+    pids = [pid]
+    for each in pids:
         for children in Path(f"/proc/{each}/task").glob("*/children"):
             with suppress(OSError):  # it has ended meanwhile
-                found += map(int, children.read_text().split())
-    return found
+                pids += map(int, children.read_text().split())
+    return pids
 
 
 def _status_bytes(pid: int, name: str) -> int:

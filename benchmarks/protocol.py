@@ -1,4 +1,4 @@
-"""What the driver and an adapter say to each other: one JSON object a line, a reply for every request.
+"""The protocol between the driver and an adapter: one JSON object per line, one reply per request.
 
     {"op": "convert", "checkpoint": PATH, "target": PATH, "precision": "int8"}   -> {}
     {"op": "load", "model": PATH, "precision": "int8", "threads": 2}             -> {}
@@ -6,12 +6,12 @@
     {"op": "generate", "prompts": [[ids], ...], "new_tokens": 64}
         -> {"ids": [[ids], ...], "first_token_seconds": 0.1, "decode_seconds": 1.2}
     {"op": "release"}                                                            -> {}
-        on a GPU, whose memory the runtimes share: what is not needed until the next `generate` is given back
+        on a GPU, whose memory the runtimes share: releases what is not needed until the next `generate`
     {"op": "read"}                                                               -> {"bytes": ..., "seconds": ...}
 
-A request that failed is answered with {"error": TEXT}. The adapter ends with its standard input. Greedy, no stop token,
-ids in and ids out; the prompts of one request are equally long. Nothing but the standard library is imported here, for
-the seconds from an adapter's start to its first token are measured.
+A failed request is answered with {"error": TEXT}. The adapter ends with its standard input. Greedy, no stop token, ids
+in and ids out; the prompts of one request have the same length. Only the standard library is imported here, because the
+time from an adapter's start to its first token is measured.
 """
 
 import json
@@ -38,10 +38,10 @@ class Generated(dict[str, Any]):
 
 
 class PackedSession(Protocol):
-    """What an adapter is made of; it imports its library in the methods, not before."""
+    """The interface of an adapter; it imports its library in the methods, not before."""
 
     def convert(self, checkpoint: str, target: str, precision: str) -> None:
-        """Makes of a Hugging Face checkpoint what `load` opens; `target` is a folder that is not there yet."""
+        """Converts a Hugging Face checkpoint for `load`; `target` is a folder that does not exist yet."""
 
     def load(self, model: str, precision: str, threads: int) -> None:
         """Opens a converted model."""
@@ -51,7 +51,7 @@ class PackedSession(Protocol):
 
 
 def claim_stdout() -> IO[str]:
-    """The real standard output, for replies alone: what libraries print goes to standard error from here on."""
+    """The real standard output, only for replies: from here on, libraries print to standard error."""
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return replies
@@ -73,9 +73,9 @@ def serve(engine: object, requests: IO[str] | None = None, replies: IO[str] | No
         request = json.loads(line)
         try:
             reply = getattr(engine, request.pop("op"))(**request) or {}
-        except Exception as error:  # whatever a library raises; the driver reports it and goes on
+        except Exception as error:  # whatever a library raises; the driver reports it and continues
             traceback.print_exc()
-            told = " ".join(str(error).split())
-            reply = {"error": f"{type(error).__name__}: {told}"}
+            message = " ".join(str(error).split())
+            reply = {"error": f"{type(error).__name__}: {message}"}
         replies.write(json.dumps(reply) + "\n")
         replies.flush()

@@ -1,4 +1,4 @@
-"""Records -> medians, and how ours stands to each peer: compared within a round, then the median of the rounds."""
+"""Records -> medians, and our ratio to each peer: taken within a round, then the median over rounds."""
 
 from collections import defaultdict
 from collections.abc import Collection
@@ -17,9 +17,9 @@ class Cell:
 
     Attributes:
         value: the median.
-        ratio: how many times better ours of the same precision is; None where ours has none, and of ours itself.
-        equal, total: the fewest ids of a round that were the base's; None where the work tells no ids.
-        differs: a float32 runtime whose ids are not ours: it computed something else, and its time does not count.
+        ratio: how many times better ours is in the same precision; None if ours has no value, and for ours itself.
+        equal, total: the fewest ids of a round that agreed with the base; None if the workload returns no ids.
+        differs: a float32 runtime whose ids differ from ours: it did another job, so its time does not count.
     """
 
     value: float
@@ -34,7 +34,7 @@ Values = dict[tuple[Variant, str], dict[int, Record]]
 
 
 def cells(run: Run) -> dict[tuple[Variant, str], Cell]:
-    """Every figure of every runtime that has it."""
+    """All figures of all runtimes."""
     values = by_round(run)
     return {key: _cell(*key, values) for key in values}
 
@@ -50,7 +50,7 @@ def by_round(run: Run) -> Values:
 
 
 def ratio(values: Values, mine: Variant, theirs: Variant, figure: str) -> float | None:
-    """How many times better one runtime is than another: the median of the rounds that both have."""
+    """How many times better one runtime is than another: the median over the rounds both have."""
     left, right = values.get((mine, figure), {}), values.get((theirs, figure), {})
     both = sorted(left.keys() & right.keys())
     ratios = [FIGURES[figure].ratio(left[number].value, right[number].value) for number in both]
@@ -70,12 +70,12 @@ def _cell(variant: Variant, figure: str, values: Values) -> Cell:
 
 
 def best_peer(
-    found: dict[tuple[Variant, str], Cell], figure: str, precision: str, own: Collection[str] = (OURS,)
+    results: dict[tuple[Variant, str], Cell], figure: str, precision: str, own: Collection[str] = (OURS,)
 ) -> tuple[Variant, Cell] | None:
-    """The runtime beside our own that is best at a figure: by ratio where there is one, else by value."""
+    """The best runtime other than ours at a figure: by ratio if there is one, else by value."""
     rivals = [
         (variant, cell)
-        for (variant, name), cell in found.items()
+        for (variant, name), cell in results.items()
         if name == figure and variant.precision == precision and variant.peer not in own and not cell.differs
     ]
     sign = 1 if FIGURES[figure].larger_is_better else -1
@@ -83,15 +83,15 @@ def best_peer(
 
 
 def step_bytes(run: Run, work: Work) -> float:
-    """What a step of a work has to read: the weights, and every row's keys and values where the run counts them."""
+    """The bytes a workload's step reads: the weights, and every row's keys and values if the run counts them."""
     return run.bytes_a_token + run.cached_bytes * work.context * work.rows
 
 
 def roofline(run: Run, figure: str = "decode", peer: str = OURS) -> float | None:
-    """Decoding in the base precision as a part of what the memory allows: bytes read a second over the most it gave.
+    """Decoding in the base precision as a share of the memory bandwidth: bytes per second over the highest measured.
 
-    None where that was not measured, or where a step read faster than the memory ever did: then processor caches held
-    what it reads, and memory set no limit.
+    None if that was not measured, or if a step read faster than memory ever did: then processor caches held the data,
+    and memory was no limit.
     """
     device = DEVICES[run.device]
     work = device.works[figure]

@@ -1,4 +1,4 @@
-"""Every single measurement, as it was taken: one JSON object a line, so that any table can be made again."""
+"""Every single measurement as one JSON object per line, so that any table can be made again."""
 
 import json
 from collections.abc import Iterable
@@ -17,9 +17,9 @@ class Record:
         value: in the figure's unit.
         round: counted from 0.
         first_token_seconds, decode_seconds: what the value was computed from.
-        equal, total: how many of the new ids are those of ours in the base precision, and how many there are.
-        bandwidth: bytes a second that the memory gave in that round, just before this work.
-        others: processor seconds that the waiting adapters used meanwhile; it should be none.
+        equal, total: the new ids that agree with ours in the base precision, and their total.
+        bandwidth: the memory's bytes per second in that round, just before this workload.
+        others: processor seconds used meanwhile by the waiting adapters; should be zero.
     """
 
     peer: str
@@ -37,15 +37,15 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A whole run: where it was, what it measured, and what could not be.
+    """A whole run: the machine, the measurements, and the failures.
 
     Attributes:
         versions: peer -> the version of its package.
-        megabytes: "peer precision" -> size of its model on the disk.
-        bytes_a_token: what a step of decoding reads of the weights, in the base precision.
-        failures: peer, or "peer precision", with a work or without -> the reason in one line.
+        megabytes: "peer precision" -> size of its model on disk.
+        bytes_a_token: the weight bytes that a decoding step reads, in the base precision.
+        failures: peer or "peer precision", with or without a workload -> the reason in one line.
         device: a key of devices.DEVICES.
-        cached_bytes: what a step reads of a row's keys and values for each token so far; 0 where it is not counted.
+        cached_bytes: the bytes of keys and values that a step reads per row and token so far; 0 if not counted.
     """
 
     machine: Machine
@@ -61,21 +61,21 @@ class Run:
 
 
 def write_run(run: Run, path: Path) -> None:
-    """The first line is the run without its records."""
+    """Writes a run; the first line is the run without its records."""
     head = asdict(run)
     records = head.pop("records")
     path.write_text("".join(json.dumps(line) + "\n" for line in [head, *records]), encoding="utf-8")
 
 
 def read_run(path: Path) -> Run:
-    """What `write_run` wrote."""
+    """Reads a run written by `write_run`."""
     head, *records = map(json.loads, path.read_text(encoding="utf-8").splitlines())
     machine = Machine(**head.pop("machine"))
     return Run(machine=machine, records=[Record(**record) for record in records], **head)
 
 
 def equal_ids(ids: Iterable[Iterable[int]], reference: Iterable[Iterable[int]]) -> tuple[int, int]:
-    """How many ids are the reference's in their place, and how many the reference has.
+    """The number of ids that equal the reference's at the same place, and the number in the reference.
 
     >>> equal_ids([[1, 2, 3]], [[1, 9, 3]])
     (2, 3)

@@ -1,4 +1,4 @@
-"""The measuring itself: all runtimes are loaded, one computes at a time, A B C A B C, until the rounds are over."""
+"""The measuring: all runtimes are loaded and compute in turn, A B C A B C, for a number of rounds."""
 
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -14,12 +14,12 @@ from processes import Adapter, PeerError, RefusedError
 from records import Record, equal_ids
 from works import FIGURES, speed
 
-SETTLE_SECONDS = 0.3  # OpenMP threads go on spinning for up to 0.2 s after a call, and would take the next one's cores
+SETTLE_SECONDS = 0.3  # OpenMP threads spin for up to 0.2 s after a call, and would take the next one's cores
 
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """What is started for a variant: an adapter, the Python it runs on, the model and the options it loads."""
+    """The program of a variant: its adapter, Python, model and options."""
 
     python: Path
     adapter: str
@@ -29,13 +29,13 @@ class Program:
 
 @dataclass
 class Bench:
-    """The runtimes of a run while they live.
+    """The running runtimes of a run.
 
     Attributes:
         programs: what to start for each variant.
-        failures: filled as runtimes fail; a failed one takes no further part.
-        tell: a line of progress.
-        refused: works that a runtime could not do, and goes on without.
+        failures: filled as runtimes fail; a failed one is left out from then on.
+        report: prints a line of progress.
+        refused: workloads that a runtime could not do and skips.
     """
 
     device: Device
@@ -44,19 +44,19 @@ class Bench:
     vocabulary: int
     logs: Path
     failures: dict[str, str]
-    tell: Callable[[str], None]
+    report: Callable[[str], None]
     living: dict[Variant, Adapter] = field(default_factory=dict)
     reference: dict[str, list[list[int]]] = field(default_factory=dict)
     refused: set[tuple[Variant, str]] = field(default_factory=set)
 
     def measure(self, works: list[str], rounds: int) -> Generator[Record, None, None]:
-        """Every record of the run, as it is taken; PeerError where the base does not run, which all hangs on."""
+        """Yields every record as it is taken; PeerError if the base, which everything depends on, does not run."""
         with ExitStack() as stack:
             memory = stack.enter_context(self.memory())
             with self.without_roofline():
                 memory.ask("load", model="", precision="", threads=self.threads)
             for variant in self.programs:
-                self.tell(f"loading {variant}")
+                self.report(f"loading {variant}")
                 with self.failing(variant):
                     self.living[variant] = stack.enter_context(self.open(variant))
             self.warm_up(works)
@@ -69,7 +69,7 @@ class Bench:
                         value = bandwidth / 1e9
                         yield Record(peer="memory", precision="", figure="bandwidth", value=value, round=number)
                     for variant in rotated(self.able(name), number):
-                        self.tell(f"round {number + 1} of {rounds}: {name}, {variant}")
+                        self.report(f"round {number + 1} of {rounds}: {name}, {variant}")
                         with self.failing(variant, name):
                             sleep(SETTLE_SECONDS)
                             take = self.start if name == "start" else self.work
@@ -84,20 +84,20 @@ class Bench:
                 )
 
     def warm_up(self, works: list[str]) -> None:
-        """Each work once, unmeasured, ours first: caches are filled, and the right ids are known."""
+        """Runs each workload once, unmeasured, ours first: fills caches and records the reference ids."""
         for name in works:
             for variant in list(self.living):
-                self.tell(f"warming up: {name}, {variant}")
+                self.report(f"warming up: {name}, {variant}")
                 with self.failing(variant, name), self.turn(variant):
                     reply = self.generate(self.living[variant], name)
                     if variant == self.device.base:
                         self.reference[name] = reply["ids"]
 
     def work(self, variant: Variant, name: str, number: int, bandwidth: float | None) -> Iterator[Record]:
-        """One work of one runtime that is loaded already."""
+        """Measures one workload of one loaded runtime."""
         waiting = [adapter for other, adapter in self.living.items() if other != variant]
         with self.turn(variant):
-            if self.device.crowded:  # buffers are made again; a GPU's clock comes up
+            if self.device.crowded:  # allocates buffers again; brings up a GPU's clock
                 self.generate(self.living[variant], name)
             before = sum(adapter.cpu_seconds() for adapter in waiting)
             reply = self.generate(self.living[variant], name)
@@ -119,7 +119,7 @@ class Bench:
         )
 
     def start(self, variant: Variant, name: str, number: int, bandwidth: float | None) -> Iterator[Record]:
-        """A fresh process: the seconds from its start to its first token and to its last, and the memory it takes."""
+        """Starts a fresh process: the seconds to its first token and to its last, and its memory."""
         begin = perf_counter()
         with self.open(variant) as adapter:
             reply = self.generate(adapter, name)
@@ -140,7 +140,7 @@ class Bench:
             )
 
     def memory(self) -> Adapter:
-        """What tells how fast the device's memory is."""
+        """The adapter that measures the memory's bandwidth."""
         same = [each.python for variant, each in self.programs.items() if variant.peer == self.device.bandwidth_peer]
         return self.adapter((same or [Path(sys.executable)])[0], self.device.bandwidth, self.device.bandwidth)
 
@@ -148,12 +148,12 @@ class Bench:
         return Adapter(python, name, threads=self.threads, log=self.logs / f"{log}.log")
 
     def open(self, variant: Variant) -> Adapter:
-        """A runtime's process with its model loaded."""
+        """Starts a runtime's process and loads its model."""
         program, log = self.programs[variant], f"{variant.peer}-{variant.precision}"
-        told = {"precision": variant.precision, "threads": self.threads, **self.device.load, **program.options}
-        with ExitStack() as opening:  # whatever ends the loading, Ctrl-C included, closes the process
+        fields = {"precision": variant.precision, "threads": self.threads, **self.device.load, **program.options}
+        with ExitStack() as opening:  # anything that ends the loading, even Ctrl-C, closes the process
             adapter = opening.enter_context(self.adapter(program.python, program.adapter, log))
-            adapter.ask("load", model=str(program.model), **told)
+            adapter.ask("load", model=str(program.model), **fields)
             opening.pop_all()
         return adapter
 
@@ -162,29 +162,29 @@ class Bench:
         return adapter.ask("generate", prompts=work.prompts(self.vocabulary), new_tokens=work.new)
 
     def able(self, name: str) -> list[Variant]:
-        """Who takes part in a work."""
+        """The variants that take part in a workload."""
         return [variant for variant in self.living if (variant, name) not in self.refused]
 
     def equal(self, name: str, ids: list[list[int]]) -> tuple[int | None, int | None]:
-        """How many ids are the base's, and of how many; unknown where the base could not do the work."""
+        """The number of ids that agree with the base, and the total; None if the base could not do the workload."""
         reference = self.reference.get(name)
         return (None, None) if reference is None else equal_ids(ids, reference)
 
     @contextmanager
     def without_roofline(self) -> Iterator[None]:
-        """A block in which the memory's adapter may fail: the first failure is noted, and the run goes on without."""
+        """A block in which the memory's adapter may fail: the first failure is recorded, and the run continues."""
         try:
             yield
         except PeerError as error:
             if "bandwidth" not in self.failures:
-                self.tell(f"failed: bandwidth: {error}")
+                self.report(f"failed: bandwidth: {error}")
             self.failures.setdefault("bandwidth", str(error))
 
     @contextmanager
     def turn(self, variant: Variant) -> Iterator[None]:
-        """A block in which a runtime computes; where memory is short, it gives back what it holds at the end.
+        """A block in which a runtime computes; if memory is short, it releases its memory at the end.
 
-        Not so one that does not answer, or that Ctrl-C found at work: it is not asked again.
+        Except for one that does not answer, or that Ctrl-C interrupted: it gets no further request.
         """
         refused = None
         try:
@@ -198,9 +198,9 @@ class Bench:
 
     @contextmanager
     def failing(self, variant: Variant, work: str | None = None) -> Iterator[None]:
-        """A block in which a runtime may fail: it is noted and left out from there on. Not so the base.
+        """A block in which a runtime may fail: the failure is recorded and the runtime left out. The base may not fail.
 
-        Where memory is short, a work that was refused is left out alone.
+        If memory is short, only the refused workload is left out.
         """
         try:
             yield
@@ -208,7 +208,7 @@ class Bench:
             if work and self.device.crowded and isinstance(error, RefusedError):
                 self.refused.add((variant, work))
                 self.failures[f"{variant}, {FIGURES[work].title}"] = str(error)
-                self.tell(f"failed: {variant}, {work}: {error}")
+                self.report(f"failed: {variant}, {work}: {error}")
                 return
             adapter = self.living.pop(variant, None)
             if adapter:
@@ -216,11 +216,11 @@ class Bench:
             if variant == self.device.base:
                 raise
             self.failures[str(variant)] = str(error)
-            self.tell(f"failed: {variant}: {error}")
+            self.report(f"failed: {variant}: {error}")
 
 
 def rotated(variants: list[Variant], number: int) -> list[Variant]:
-    """Another one begins in every round, so that no place in the order is always the same one's.
+    """Rotates the order by round, so that none always has the same place.
 
     >>> rotated(["a", "b", "c"], 4)
     ['b', 'c', 'a']

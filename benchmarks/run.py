@@ -1,11 +1,11 @@
-"""Measures gpt2-runtime beside its peers and writes the table, the chart and the raw records.
+"""Measures gpt2-runtime against its peers and writes the table, the chart and the raw records.
 
-Runs one work after another on every runtime in turn, round after round, each runtime in its own process and its own
-environment, on the same random GPT-2 124M weights and the same token ids. Environments and converted models are made
-at the first run and kept in --work (about 8 GB; llama.cpp is compiled, which takes minutes). Keep the
-machine quiet meanwhile: one process computes at a time, and ratios are taken within a round.
+Runs each workload on every runtime in turn, round after round, each runtime in its own process and environment, on the
+same random GPT-2 124M weights and the same token ids. Environments and converted models are made on the first run and
+kept in --work (about 8 GB; llama.cpp is compiled, which takes minutes). Keep the machine quiet meanwhile: one process
+computes at a time, and ratios are taken within a round.
 
-With --device cuda the runtimes, works and precisions are others, those of a GPU, and so is the folder of the results.
+With --device cuda the runtimes, workloads, precisions and the results folder are those of a GPU.
 """
 
 import argparse
@@ -30,12 +30,12 @@ from works import FIGURES
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command; its exit code."""
+    """Runs the command; returns its exit code."""
     options = parse(arguments)
     peers = read_peers(options.device.peers)
     if options.show:
         if not (options.out / "records.jsonl").exists():
-            tell(f"{options.out} has no records.jsonl to show; run without --show first, or name its folder by --out")
+            report(f"{options.out} has no records.jsonl to show; run without --show first, or name its folder by --out")
             return 1
         run = read_run(options.out / "records.jsonl")
     else:
@@ -45,13 +45,13 @@ def main(arguments: list[str] | None = None) -> int:
             options.out.mkdir(parents=True, exist_ok=True)
             write_run(run, options.out / "records.jsonl")
         except NoGpuError as error:
-            tell(f"--device cuda finds no NVIDIA GPU here ({error}); leave it out to measure on the CPU")
+            report(f"--device cuda finds no NVIDIA GPU here ({error}); leave it out to measure on the CPU")
             return 1
         except KeyboardInterrupt:
-            tell("interrupted; nothing was written")
+            report("interrupted; nothing was written")
             return 130
         except PeerError as error:
-            tell(f"gpt2-runtime itself failed, and every ratio is against it: {error}; see {options.work / 'logs'}")
+            report(f"gpt2-runtime itself failed, and every ratio is against it: {error}; see {options.work / 'logs'}")
             return 1
     (options.out / "table.md").write_text(table(run, peers), encoding="utf-8")
     (options.out / "chart.svg").write_text(chart(run, peers), encoding="utf-8")
@@ -67,7 +67,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     ['fp16']
     """
     first = argparse.ArgumentParser(add_help=False)
-    first.add_argument("--device", choices=list(DEVICES), default="cpu", help="what computes (default: cpu)")
+    first.add_argument("--device", choices=list(DEVICES), default="cpu", help="where to run (default: cpu)")
     device = DEVICES[first.parse_known_args(arguments)[0].device]
     names, works = list(read_peers(device.peers)), list(device.works)
     parser = argparse.ArgumentParser(
@@ -76,32 +76,32 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         parents=[first],
     )
-    parser.add_argument("--rounds", type=int, help="how often each work is done by each runtime (default: 5)")
+    parser.add_argument("--rounds", type=int, help="measurements of each workload per runtime (default: 5)")
     parser.add_argument(
         "--peers",
         type=_names(names),
         default=names,
         metavar="NAME,...",
-        help=f"of {', '.join(names)}; ours always",
+        help=f"any of {', '.join(names)}; ours always",
     )
     parser.add_argument(
         "--precisions",
         type=_names(list(device.precisions)),
         default=list(device.precisions),
         metavar="NAME,...",
-        help=f"of {', '.join(device.precisions)}",
+        help=f"any of {', '.join(device.precisions)}",
     )
-    parser.add_argument("--works", type=_names(works), metavar="NAME,...", help=f"of {', '.join(works)}")
-    parser.add_argument("--threads", type=int, default=2, help="of every runtime (default: 2)")
+    parser.add_argument("--works", type=_names(works), metavar="NAME,...", help=f"any of {', '.join(works)}")
+    parser.add_argument("--threads", type=int, default=2, help="threads per runtime (default: 2)")
     parser.add_argument(
         "--quick", action="store_true", help=f"one round of {', '.join(device.quick)}, written to benchmarks/trial"
     )
-    parser.add_argument("--show", action="store_true", help="measure nothing; make table and chart of the records")
+    parser.add_argument("--show", action="store_true", help="measure nothing; make table and chart from the records")
     parser.add_argument(
         "--work",
         type=Path,
         default=ROOT / ".tox" / "bench-peers",
-        help="environments and models (default: .tox/bench-peers)",
+        help="folder for environments and models (default: .tox/bench-peers)",
     )
     parser.add_argument("--out", type=Path, help=f"where the results go (default: {device.results.relative_to(ROOT)})")
     options = parser.parse_args(arguments)
@@ -120,18 +120,18 @@ def _names(known: list[str]) -> Callable[[str], list[str]]:
         chosen = text.split(",")
         unknown = [name for name in chosen if name not in known]
         if unknown:
-            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(known)}")
+            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not one of {', '.join(known)}")
         return [name for name in known if name in chosen]
 
     return names
 
 
 def measure(options: argparse.Namespace, peers: dict[str, Peer]) -> Run:
-    """Environments, models, rounds."""
+    """Makes environments and models, and runs the rounds."""
     device, logs = options.device, options.work / "logs"
     machine = Machine.this(device.find())
     models = Models(options.work / "models", logs, device)
-    tell("the checkpoint and gpt2-runtime's folder")
+    report("the checkpoint and gpt2-runtime's folder")
     checkpoint = models.make_checkpoint()
     config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     folder = models.make_ours()
@@ -142,7 +142,7 @@ def measure(options: argparse.Namespace, peers: dict[str, Peer]) -> Run:
         peer = peers[name]
         kept = f"{device.prefix}{peer.environment}"
         place = options.work / "environments" / kept
-        tell(f"the environment of {name}")
+        report(f"the environment of {name}")
         try:
             python = prepare(peer, place, logs / f"{kept}-install.log")
         except PeerError as error:
@@ -155,7 +155,7 @@ def measure(options: argparse.Namespace, peers: dict[str, Peer]) -> Run:
         having = our_precisions(folder, device.precisions) if ours else peer.weights
         for precision in (precision for precision in having if precision in options.precisions):
             variant = Variant(peer=name, precision=precision)
-            tell(f"the model of {variant}")
+            report(f"the model of {variant}")
             try:
                 model = folder if ours else models.convert(peer, precision, python)
             except PeerError as error:
@@ -183,22 +183,22 @@ def measure(options: argparse.Namespace, peers: dict[str, Peer]) -> Run:
         vocabulary=config["vocab_size"],
         logs=logs,
         failures=failures,
-        tell=tell,
+        report=report,
     )
     with closing(bench.measure(options.works, options.rounds)) as records:
         for record in records:
             run.records.append(record)
             if record.others and record.others > 0.05:
-                tell(f"the waiting processes used {record.others:.2f} s of processor time meanwhile")
+                report(f"the waiting processes used {record.others:.2f} s of processor time meanwhile")
             if record.figure in FIGURES:
                 unequal = "" if record.equal == record.total else f", {record.equal} of {record.total} ids"
                 figure = FIGURES[record.figure]
-                tell(f"  {record.peer} {record.precision} {figure.title}: {record.value:.1f} {figure.unit}{unequal}")
+                report(f"  {record.peer} {record.precision} {figure.title}: {record.value:.1f} {figure.unit}{unequal}")
     return run
 
 
-def tell(line: str) -> None:
-    """A line of progress."""
+def report(line: str) -> None:
+    """Prints a line of progress."""
     print(line, file=sys.stderr, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""A run as Markdown: ours against the best peer, then everybody."""
+"""A run as Markdown: ours against the best peer, then every runtime."""
 
 from devices import DEVICES, Device
 from peers import OURS, Peer, Variant
@@ -11,23 +11,23 @@ Found = dict[tuple[Variant, str], Cell]
 
 def table(run: Run, peers: dict[str, Peer]) -> str:
     """The whole report."""
-    found, device = cells(run), DEVICES[run.device]
-    parts = [against_best(found, peers, device), aims(run, peers, device), everybody(run, found, peers, device)]
+    results, device = cells(run), DEVICES[run.device]
+    parts = [against_best(results, peers, device), aims(run, peers, device), everybody(run, results, peers, device)]
     return "\n\n".join([*filter(None, parts), *notes(run, peers, device)]) + "\n"
 
 
-def against_best(found: Found, peers: dict[str, Peer], device: Device) -> str:
-    """How many times better ours is than the best peer of the same precision, work by work."""
+def against_best(results: Found, peers: dict[str, Peer], device: Device) -> str:
+    """How many times better ours is than the best peer of the same precision, for each figure."""
     rows = []
     for name, figure in FIGURES.items():
-        if any(key[1] == name for key in found):
-            rows.append([figure.title, *(_verdict(found, peers, name, precision) for precision in device.precisions)])
+        if any(key[1] == name for key in results):
+            rows.append([figure.title, *(_verdict(results, peers, name, precision) for precision in device.precisions)])
     return _rows(["gpt2-runtime / best peer", *device.precisions], rows)
 
 
-def _verdict(found: Found, peers: dict[str, Peer], name: str, precision: str) -> str:
-    figure, best = FIGURES[name], best_peer(found, name, precision, own(peers))
-    ours = found.get((Variant(peer=OURS, precision=precision), name))
+def _verdict(results: Found, peers: dict[str, Peer], name: str, precision: str) -> str:
+    figure, best = FIGURES[name], best_peer(results, name, precision, own(peers))
+    ours = results.get((Variant(peer=OURS, precision=precision), name))
     if not ours:
         return "-" if best is None else f"- ({peers[best[0].peer].title} {_with_unit(figure, best[1].value)})"
     if best is None or best[1].ratio is None:
@@ -37,46 +37,46 @@ def _verdict(found: Found, peers: dict[str, Peer], name: str, precision: str) ->
 
 
 def own(peers: dict[str, Peer]) -> list[str]:
-    """Those that are gpt2-runtime, opened in one way or another."""
+    """The peers that are gpt2-runtime, opened in different ways."""
     return [name for name, peer in peers.items() if peer.adapter == OURS]
 
 
 def aims(run: Run, peers: dict[str, Peer], device: Device) -> str:
-    """What the device holds ours to, and what was found, of each way to open it."""
+    """The device's targets for ours, and the results of each way to open it."""
     rows, values = [], by_round(run)
     for aim in device.aims:
         theirs = Variant(peer=aim.peer, precision=device.base.precision)
         mine = [Variant(peer=name, precision=device.base.precision) for name in own(peers)]
         ratios = [ratio(values, variant, theirs, aim.figure) for variant in mine]
         title = f"{FIGURES[aim.figure].title}, against {peers[aim.peer].title}"
-        rows.append([title, f"{aim.least:.1f}", *(_aimed(found, aim.least) for found in ratios)])
+        rows.append([title, f"{aim.least:.1f}", *(_aimed(result, aim.least) for result in ratios)])
     return _rows(["aim", "at least", *(peers[name].title for name in own(peers))], rows) if rows else ""
 
 
-def _aimed(found: float | None, least: float) -> str:
+def _aimed(result: float | None, least: float) -> str:
     """
     >>> _aimed(2.1, 2.0), _aimed(1.9, 2.0), _aimed(None, 2.0)
     ('2.10', '**1.90**', '-')
     """
-    if found is None:
+    if result is None:
         return "-"
-    return f"{found:.2f}" if found >= least else f"**{found:.2f}**"
+    return f"{result:.2f}" if result >= least else f"**{result:.2f}**"
 
 
-def everybody(run: Run, found: Found, peers: dict[str, Peer], device: Device) -> str:
+def everybody(run: Run, results: Found, peers: dict[str, Peer], device: Device) -> str:
     """Every runtime at every precision: the median, and in brackets how many times better ours is.
 
-    It is wide, so a page shows it folded.
+    It is wide, so it is folded.
     """
-    figures = [name for name in FIGURES if any(key[1] == name for key in found)]
+    figures = [name for name in FIGURES if any(key[1] == name for key in results)]
     head = ["runtime", "weights", *(f"{FIGURES[name].title}, {FIGURES[name].unit}" for name in figures)]
     rows = []
     for precision in device.precisions:
         for peer in peers.values():
             variant = Variant(peer=peer.name, precision=precision)
-            if any(key[0] == variant for key in found):
-                size, ids = run.megabytes.get(str(variant)), _ids(found.get((variant, "decode")))
-                figure_cells = (_figure(FIGURES[name], found.get((variant, name))) for name in figures)
+            if any(key[0] == variant for key in results):
+                size, ids = run.megabytes.get(str(variant)), _ids(results.get((variant, "decode")))
+                figure_cells = (_figure(FIGURES[name], results.get((variant, name))) for name in figures)
                 title = f"{peer.title} {run.versions.get(peer.name, '')}".strip()
                 rows.append([title, peer.weights[precision], *figure_cells, ids, f"{size:,.0f}" if size else "-"])
     whole = _rows([*head, f"decode: ids of {device.reference}", "file, MB"], rows)
@@ -96,27 +96,27 @@ def _ids(cell: Cell | None) -> str:
 
 
 def notes(run: Run, peers: dict[str, Peer], device: Device) -> list[str]:
-    """The roofline, how to read the numbers, who is missing and why, where and when."""
+    """The roofline, how to read the numbers, missing runtimes and why, where and when."""
     part, (low, middle, high) = roofline(run), bandwidth(run)
     rounds, threads = counted(run.rounds, "interleaved round"), counted(run.threads, "thread")
-    told = []
+    paragraphs = []
     if part is not None:
         weights, cache = run.bytes_a_token / 1e6, run.cached_bytes / 1e3
         numbers = {"part": part, "weights": weights, "cache": cache, "threads": threads}
-        told.append(device.roofline.format(**numbers, low=low, middle=middle, high=high))
-        told += filter(None, [rooflines(run, peers, device)])
-    told.append(
+        paragraphs.append(device.roofline.format(**numbers, low=low, middle=middle, high=high))
+        paragraphs += filter(None, [rooflines(run, peers, device)])
+    paragraphs.append(
         f"Medians of {rounds}, {threads}; in brackets, how many times better gpt2-runtime is in the same round (above "
         f"1: faster, or smaller). Greedy, GPT-2 124M with random weights, the same ids for all; {device.rule}"
     )
     missing = [f"- {name}: {reason}" for name, reason in run.failures.items()]
     if missing:
-        told.append("Not measured:\n\n" + "\n".join(missing))
-    return [*told, f"{run.machine}."]
+        paragraphs.append("Not measured:\n\n" + "\n".join(missing))
+    return [*paragraphs, f"{run.machine}."]
 
 
 def rooflines(run: Run, peers: dict[str, Peer], device: Device) -> str:
-    """For each work what a step of it reads, and at what part of the roofline ours decodes."""
+    """For each workload, the bytes a step reads and our share of the roofline."""
     rows = []
     for name in device.rooflines:
         work = device.works[name]

@@ -28,9 +28,9 @@ def test_ours_and_transformers_give_the_same_ids_one_row_or_several(transformers
 
     ours, theirs = Ours(), transformers("fp32")
     ours.load(str(TINY), "fp32", 1, device="cpu", graph="serving")
-    found = [adapter.generate(prompts, 9) for adapter in (ours, theirs)]
-    assert found[0]["ids"] == found[1]["ids"]
-    for adapter, reply in zip((ours, theirs), found, strict=True):
+    replies = [adapter.generate(prompts, 9) for adapter in (ours, theirs)]
+    assert replies[0]["ids"] == replies[1]["ids"]
+    for adapter, reply in zip((ours, theirs), replies, strict=True):
         assert reply["first_token_seconds"] > 0
         assert reply["decode_seconds"] > 0
         adapter.release()

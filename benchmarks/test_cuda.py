@@ -1,4 +1,4 @@
-"""The benchmark of a GPU, as far as it can be run without one."""
+"""The GPU benchmark, as far as it runs without a GPU."""
 
 import ctypes
 import shutil
@@ -29,7 +29,7 @@ GPU = "NVIDIA L4, 23034 MiB, driver 580.65.06, CUDA 13.0"
 
 @pytest.fixture
 def smi(tmp_path, monkeypatch):
-    """Puts a program of that text in the place of nvidia-smi."""
+    """Puts a script with that text in place of nvidia-smi."""
 
     def make(text):
         program = tmp_path / "bin" / "nvidia-smi"
@@ -42,15 +42,15 @@ def smi(tmp_path, monkeypatch):
 
 
 def test_the_gpu_is_described_by_nvidia_smi(smi):
-    found = smi(
+    result = smi(
         'case "$*" in *query*) echo "NVIDIA L4, 23034 MiB, 580.65.06";; *) echo "| CUDA Version: 13.0 |";; esac'
     )
-    assert find_gpu(found) == GPU
+    assert find_gpu(result) == GPU
 
 
-def test_the_gpu_that_the_programs_see_is_asked_for(smi):
-    found = smi('case "$*" in *--id=3*) echo "three, 1 MiB, 580";; *) echo "";; esac')
-    assert find_gpu(found | {"CUDA_VISIBLE_DEVICES": "3,1"}) == "three, 1 MiB, driver 580"
+def test_the_gpu_is_the_one_that_programs_see(smi):
+    result = smi('case "$*" in *--id=3*) echo "three, 1 MiB, 580";; *) echo "";; esac')
+    assert find_gpu(result | {"CUDA_VISIBLE_DEVICES": "3,1"}) == "three, 1 MiB, driver 580"
 
 
 @pytest.mark.parametrize("text", ["echo No devices were found", "echo No devices were found; exit 6"])
@@ -62,10 +62,10 @@ def test_a_driver_without_a_gpu_is_none(smi, text):
 def test_without_a_gpu_it_is_refused_in_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert command.main(["--device", "cuda", "--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]) == 1
-    told = capsys.readouterr()
-    assert told.err.startswith("--device cuda finds no NVIDIA GPU here (no nvidia-smi on the PATH")
-    assert told.err.count("\n") == 1
-    assert not told.out
+    output = capsys.readouterr()
+    assert output.err.startswith("--device cuda finds no NVIDIA GPU here (no nvidia-smi on the PATH")
+    assert output.err.count("\n") == 1
+    assert not output.out
     assert not list(tmp_path.iterdir())
 
 
@@ -109,7 +109,7 @@ def test_a_peer_like_another_has_its_environment_and_other_options():
 
 @pytest.fixture
 def bench(tmp_path):
-    """Three runtimes that count, the second of which cannot hold 8 rows; the third does not load."""
+    """Three counting runtimes; the second cannot hold 8 rows, the third does not load."""
     device = replace(
         CUDA,
         works={name: replace(CUDA_WORKS[name], prompt=3, new=4) for name in ("decode", "decode_8", "start")},
@@ -123,7 +123,7 @@ def bench(tmp_path):
         Variant(peer="other", precision="fp16"): replace(program, options={"known": "fp32"}),
     }
     return Bench(
-        device=device, programs=programs, threads=1, vocabulary=50, logs=tmp_path, failures={}, tell=lambda line: None
+        device=device, programs=programs, threads=1, vocabulary=50, logs=tmp_path, failures={}, report=lambda line: None
     )
 
 
@@ -147,22 +147,22 @@ def test_a_work_that_does_not_fit_is_left_out_alone(bench):
 
 
 @pytest.mark.usefixtures("no_pause")
-def test_every_turn_works_once_unmeasured_and_gives_back_its_memory(bench, tmp_path):
+def test_every_turn_runs_once_unmeasured_and_releases_its_memory(bench, tmp_path):
     list(bench.measure(["decode"], 3))
     assert (tmp_path / "ours-fp16.log").read_text().count("released") == 1 + 3  # warming up, and three rounds
 
 
 @pytest.mark.usefixtures("no_pause")
-def test_where_ours_cannot_do_a_work_the_others_have_their_times(bench):
+def test_if_ours_cannot_do_a_workload_the_others_keep_their_times(bench):
     bench.programs = {OURS: bench.programs[GRAPH], GRAPH: bench.programs[OURS]}
-    found = {record.peer: record for record in list(bench.measure(["decode_8"], 1))}
-    assert set(found) == {"memory", "ours_graph"}
-    assert (found["ours_graph"].equal, found["ours_graph"].total) == (None, None)
+    result = {record.peer: record for record in list(bench.measure(["decode_8"], 1))}
+    assert set(result) == {"memory", "ours_graph"}
+    assert (result["ours_graph"].equal, result["ours_graph"].total) == (None, None)
 
 
 @pytest.mark.usefixtures("no_pause")
-@pytest.mark.parametrize("adapter", ["nobody", "ours"])
-def test_without_the_memorys_speed_all_is_measured_but_the_roofline(bench, adapter):
+@pytest.mark.parametrize("adapter", ["missing", "ours"])
+def test_without_the_bandwidth_everything_but_the_roofline_is_measured(bench, adapter):
     bench.device = replace(bench.device, bandwidth=adapter, bandwidth_peer="ours")
     records = list(bench.measure(["decode"], 1))
     assert {(record.figure, record.bandwidth) for record in records} == {("decode", None)}
@@ -222,15 +222,15 @@ def test_the_table_holds_ours_to_its_aims(run):
     assert "| decode, 64 x (32 + 128), against transformers | 1.5 | **1.25** | - |" in text
 
 
-def test_the_table_counts_ids_and_takes_no_time_away(run):
+def test_the_table_counts_ids_and_keeps_every_time(run):
     text = table(run, PEERS)
     assert "| transformers | fp16, sdpa | 300 (2.50) | 19,200 (1.25) | 7 of 128 | - |" in text
     assert "| gpt2-runtime, CUDA graph | fp16 | 1,500 (0.50) | - | 100 of 128 | - |" in text
     assert "| decode, 32 + 128 tokens | **0.80** (750 tokens/s; transformers, compiled 938) |" in text
-    assert "they are counted, and nobody loses its time by them." in text
+    assert "mismatches are counted, not disqualifying." in text
 
 
-def test_the_notes_tell_the_roofline_of_each_work_and_the_gpu(run):
+def test_the_notes_show_the_roofline_of_each_workload_and_the_gpu(run):
     text = table(run, PEERS)
     assert "a step reads, MB | gpt2-runtime | gpt2-runtime, CUDA graph |" in text
     assert "| decode, 32 + 128 tokens | 252 | 9% | 19% |" in text
@@ -245,12 +245,12 @@ def test_the_chart_is_of_one_column(run):
     bars = root.findall(".//{*}rect")
     assert [bar.get("class") for bar in bars] == ["bar ours", "bar", "bar ours", "bar", "bar ours", "bar"]
     assert all(float(bar.get("x")) + float(bar.get("width")) <= 960 - 16 for bar in bars)
-    told = "".join(root.itertext())
-    assert "GPT-2 124M on a GPU in fp16" in told
-    assert f"2026-11-22, {GPU}, 2 threads; medians of 2 rounds" in told
+    output = "".join(root.itertext())
+    assert "GPT-2 124M on a GPU in fp16" in output
+    assert f"2026-11-22, {GPU}, 2 threads; medians of 2 rounds" in output
 
 
-def test_a_run_comes_back_from_its_records(run, tmp_path):
+def test_a_run_round_trips_through_its_records(run, tmp_path):
     write_run(run, tmp_path / "records.jsonl")
     assert read_run(tmp_path / "records.jsonl") == run
 

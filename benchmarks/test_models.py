@@ -1,4 +1,4 @@
-"""What is made once and kept, and when it is made again."""
+"""Models are made once and kept, and made again when stale."""
 
 import json
 import struct
@@ -38,7 +38,7 @@ def test_ours_has_the_precisions_of_its_manifest(tmp_path):
     assert our_precisions(tmp_path, CUDA.precisions) == []
 
 
-def test_of_ours_a_precision_is_as_large_as_what_it_reads(tmp_path):
+def test_a_precision_of_ours_is_as_large_as_the_files_it_reads(tmp_path):
     (tmp_path / "manifest.json").write_text(
         '{"weights": {"int8": "w"}, "graphs": {"int8": {"serving": "g", "portable": "p"}}}'
     )
@@ -73,7 +73,7 @@ def test_a_conversion_that_fails_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_linked_model_is_measured_where_it_lies(tmp_path):
+def test_a_linked_model_is_measured_at_its_target(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "real" / "weights").write_bytes(bytes(2_000_000))
     (tmp_path / "link").symlink_to(tmp_path / "real")
@@ -85,7 +85,7 @@ def test_an_environment_is_kept_while_its_requirements_stay(tmp_path, monkeypatc
 
     def fake_run(command, *, log, env=None):
         commands.append(command)
-        assert "install" not in command or "PIP_CONSTRAINT" not in env  # peers are pinned by peers.toml alone
+        assert "install" not in command or "PIP_CONSTRAINT" not in env  # only peers.toml pins the peers
         (tmp_path / "env").mkdir(exist_ok=True)
 
     monkeypatch.setattr(environments, "run", fake_run)

@@ -1,4 +1,4 @@
-"""The protocol over a real process: what is asked, what is answered, and that nothing is left behind."""
+"""The protocol over a real process: requests, replies, and no process left behind."""
 
 import signal
 import subprocess
@@ -23,12 +23,12 @@ def test_a_batch_is_answered_in_order(counting):
     assert counting.ask("generate", prompts=[[1, 5], [9]], new_tokens=3)["ids"] == [[6, 7, 8], [10, 11, 12]]
 
 
-def test_what_a_library_prints_is_no_reply(counting):
+def test_a_librarys_output_is_not_a_reply(counting):
     assert counting.ask("load", model="the model", precision="fp32", threads=1) == {}
     assert counting.log.read_text() == "loading the model\n" or counting.ask("generate", prompts=[[1]], new_tokens=1)
 
 
-def test_an_error_is_one_line_and_the_adapter_goes_on(counting):
+def test_an_error_is_one_line_and_the_adapter_continues(counting):
     with pytest.raises(PeerError, match=r"load: ValueError: int8 is not known$"):
         counting.ask("load", model="", precision="int8", threads=1)
     assert counting.ask("generate", prompts=[[1]], new_tokens=1)["ids"] == [[2]]
@@ -42,8 +42,8 @@ def test_a_dead_adapter_is_reported(counting):
 
 def test_an_adapter_that_does_not_exist_says_why(tmp_path):
     with (
-        Adapter(PYTHON, "nobody", threads=1, log=tmp_path / "log") as adapter,
-        pytest.raises(PeerError, match=r"No module named adapters\.nobody"),
+        Adapter(PYTHON, "missing", threads=1, log=tmp_path / "log") as adapter,
+        pytest.raises(PeerError, match=r"No module named adapters\.missing"),
     ):
         adapter.ask("load")
 

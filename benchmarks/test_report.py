@@ -48,19 +48,19 @@ def run():
 
 
 def test_ratios_are_taken_within_a_round(run):
-    found = cells(run)
-    cell = found[Variant(peer="ctranslate2", precision="fp32"), "decode"]
+    results = cells(run)
+    cell = results[Variant(peer="ctranslate2", precision="fp32"), "decode"]
     assert (cell.value, cell.ratio) == (32, 1.25)
-    assert found[Variant(peer="transformers", precision="fp32"), "prefill"].ratio == 0.8
-    assert found[Variant(peer="ours", precision="fp32"), "decode"].ratio is None
-    assert found[Variant(peer="llama_cpp", precision="int4"), "decode"].ratio is None
+    assert results[Variant(peer="transformers", precision="fp32"), "prefill"].ratio == 0.8
+    assert results[Variant(peer="ours", precision="fp32"), "decode"].ratio is None
+    assert results[Variant(peer="llama_cpp", precision="int4"), "decode"].ratio is None
 
 
 def test_other_ids_give_no_time_in_fp32_only(run):
-    found = cells(run)
-    assert found[Variant(peer="llama_cpp", precision="fp32"), "decode"].differs
-    assert not found[Variant(peer="llama_cpp", precision="int4"), "decode"].differs
-    best = best_peer(found, "decode", "fp32")
+    results = cells(run)
+    assert results[Variant(peer="llama_cpp", precision="fp32"), "decode"].differs
+    assert not results[Variant(peer="llama_cpp", precision="int4"), "decode"].differs
+    best = best_peer(results, "decode", "fp32")
     assert best is not None
     assert best[0].peer == "ctranslate2"
 
@@ -87,7 +87,7 @@ def test_no_share_above_the_roofline_is_shown(run):
     assert "roofline" not in table(small, PEERS)
 
 
-def test_the_table_says_everything(run):
+def test_the_table_is_complete(run):
     text = table(run, PEERS)
     assert (
         "| decode, 32 + 128 tokens | **1.25** (40 tokens/s; CTranslate2 32) | - | - (llama.cpp 99 tokens/s) |" in text
@@ -106,7 +106,7 @@ def test_the_chart_is_svg_with_a_bar_for_each_time(run):
     assert "a <CPU>" in "".join(root.itertext())
 
 
-def test_a_run_comes_back_from_its_records(run, tmp_path):
+def test_a_run_round_trips_through_its_records(run, tmp_path):
     write_run(run, tmp_path / "records.jsonl")
     assert read_run(tmp_path / "records.jsonl") == run
 

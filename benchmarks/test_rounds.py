@@ -23,7 +23,7 @@ def bench(tmp_path, monkeypatch):
     device = replace(CPU, works={name: Work(rows=2, prompt=3, new=4) for name in ("decode", "start")})
     programs = {FP32: PROGRAM, INT8: PROGRAM}
     return Bench(
-        device=device, programs=programs, threads=1, vocabulary=50, logs=tmp_path, failures={}, tell=lambda line: None
+        device=device, programs=programs, threads=1, vocabulary=50, logs=tmp_path, failures={}, report=lambda line: None
     )
 
 
@@ -36,7 +36,7 @@ def test_every_work_is_measured_in_every_round(bench):
     assert all(record.value > 0 for record in records)
 
 
-def test_a_peer_that_fails_is_noted_and_left_out(bench):
+def test_a_peer_that_fails_is_recorded_and_left_out(bench):
     records = list(bench.measure(["decode"], 1))
     assert bench.failures == {"ours int8": "load: ValueError: int8 is not known"}
     assert {record.precision for record in records if record.figure == "decode"} == {"fp32"}

@@ -1,10 +1,10 @@
-"""What each choice of the engine brings: the same folder opened in other ways, interleaved in one process.
+"""The effect of each choice in the engine: the same folder opened in other ways, interleaved in one process.
 
     python benchmarks/variants.py FOLDER
     python benchmarks/variants.py FOLDER --rounds 9 --only "one thread less"
 
-It needs gpt2-runtime, and for "residuals and norms fused" gpt2-export too. A number is how many times as long a work
-takes in another way: the median over rounds of the ratio within a round. Above 1, the choice is right.
+Requires gpt2-runtime, and gpt2-export for "residuals and norms fused". A number is the time of a workload in another
+way relative to the default: the median over rounds of the ratio within a round. Above 1, the default is right.
 """
 
 import argparse
@@ -25,8 +25,8 @@ from works import WORKS, Work
 onnxruntime = load_onnxruntime()
 
 MEASURED = ("decode", "context", "prefill", "batch")
-STEPS = 32  # of decoding, at most, in a round
-PAUSE = 0.1  # threads that wait by spinning have gone to sleep
+STEPS = 32  # decoding steps per round, at most
+PAUSE = 0.1  # until spinning threads are asleep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +34,9 @@ class Way:
     """A way of opening the folder."""
 
     kind: str = "serving"
-    entries: dict[str, str] = field(default_factory=dict)  # of onnxruntime's session
+    entries: dict[str, str] = field(default_factory=dict)  # config entries of onnxruntime's session
     arena: bool = True
-    threads: int = 0  # more than asked for
+    threads: int = 0  # added to the requested number
     chunk: int = serving_graph.PREFILL_CHUNK
     fused: bool = False
     even: bool = False
@@ -54,7 +54,7 @@ class Way:
         options.intra_op_num_threads = max(1, threads + self.threads)
         options.enable_mem_pattern = False
         options.enable_cpu_mem_arena = self.arena
-        # Where the weights are, of a graph that is in no file.
+        # The location of the weights, for a graph that is not in a file.
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(bundle.folder))
         for name, value in self.entries.items():
             options.add_session_config_entry(name, value)
@@ -62,7 +62,7 @@ class Way:
 
 
 BASE = "as it is"
-EVEN = "a row alone as two"  # what int8 and int4 do, unless they are opened fast_single
+EVEN = "a row alone as two"  # as in int8 and int4, unless opened with fast_single
 WAYS = {
     BASE: Way(),
     "weights as they lie in the file": Way(entries={"session.disable_prepacking": "1"}),
@@ -100,14 +100,14 @@ def main() -> None:
 
 
 def opened(bundle: Bundle, name: str, precision: str, threads: int) -> Callable[[Work], float]:
-    """A way of opening, ready: it tells the seconds that a work takes."""
+    """An opened way: returns the seconds that a workload takes."""
     return timed(WAYS[name].open(bundle, precision, threads), bundle, WAYS[name].chunk)
 
 
 def timed(
     graph: serving_graph.ServingGraph | PortableGraph, bundle: Bundle, chunk: int = serving_graph.PREFILL_CHUNK
 ) -> Callable[[Work], float]:
-    """A graph, ready: it tells the seconds that a work takes."""
+    """An opened graph: returns the seconds that a workload takes."""
 
     def seconds(work: Work) -> float:
         serving_graph.PREFILL_CHUNK = chunk

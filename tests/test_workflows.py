@@ -119,7 +119,7 @@ def test_actions_are_pinned_to_a_major_version() -> None:
     assert [action for action in used if not re.fullmatch(r"[\w-]+/[\w-]+@(release/)?v\d+", action)] == []
 
 
-def test_jobs_may_read_and_only_publishing_may_ask_for_a_token() -> None:
+def test_jobs_may_only_read_and_only_publishing_may_request_a_token() -> None:
     assert [name for name in WORKFLOWS if workflow(name)["permissions"] != {"contents": "read"}] == []
     more = {(name, key): job["permissions"] for name, key, job in jobs() if "permissions" in job}
     assert more == {("release", "publish"): {"id-token": "write"}}
@@ -132,7 +132,7 @@ def test_no_checkout_keeps_its_credentials() -> None:
     assert all(step["with"] == {"persist-credentials": False} for step in checkouts)
 
 
-def test_no_command_holds_what_a_stranger_may_have_written() -> None:
+def test_no_command_contains_untrusted_text() -> None:
     assert [step["run"] for _, step in steps() if "${{" in step.get("run", "")] == []
 
 

@@ -1,4 +1,4 @@
-"""One file a runtime: its conversion, its loading and its greedy generation, behind protocol.py.
+"""One file per runtime: its conversion, loading and greedy generation, behind protocol.py.
 
 Each is run as `python -m adapters.NAME` in an environment of its own.
 """

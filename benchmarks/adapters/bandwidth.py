@@ -1,6 +1,6 @@
-"""No runtime: how fast this machine's memory can be read at the moment, by as many threads as the runtimes have.
+"""Not a runtime: measures the machine's current read bandwidth, with the same number of threads as the runtimes.
 
-Of numpy's reductions that of bytes to their maximum does least with what it reads, and reads fastest.
+numpy's fastest reduction, the maximum of bytes, does the least work per byte read.
 """
 
 from concurrent.futures import ThreadPoolExecutor

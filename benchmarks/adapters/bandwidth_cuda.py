@@ -1,6 +1,6 @@
-"""No runtime: how fast this GPU copies within its memory at the moment, by CUDA's own copy.
+"""Not a runtime: measures the GPU's current copy bandwidth, with CUDA's own copy.
 
-In the environment of gpt2-runtime, whose onnxruntime brings libcudart.
+Runs in gpt2-runtime's environment, whose onnxruntime installs libcudart.
 """
 
 import ctypes
@@ -10,7 +10,7 @@ from typing import Any
 from protocol import serve
 
 BYTES = 512 * 2**20  # far beyond any cache
-COPIES = 10  # between two looks at the clock: to start one and to wait for it takes a hundredth of a copy
+COPIES = 10  # between two readings of the clock: starting and waiting takes a hundredth of a copy
 PASSES = 3
 DEVICE_TO_DEVICE = 3  # cudaMemcpyDeviceToDevice
 
@@ -20,7 +20,7 @@ class Bandwidth:
         self.start(libcudart())
 
     def start(self, runtime: Any, size: int = BYTES) -> None:
-        """Two pieces of the device's memory."""
+        """Allocates two buffers on the device."""
         self.runtime, self.size = runtime, size
         self.source, self.target = ctypes.c_void_p(), ctypes.c_void_p()
         for pointer in (self.source, self.target):
@@ -35,7 +35,7 @@ class Bandwidth:
         self.call("cudaDeviceSynchronize")
 
     def read(self) -> dict[str, float]:
-        """The fastest of a few passes; what is copied is read and written. One more before brings up the clock."""
+        """The fastest of a few passes, after one that brings up the clock; copied bytes count as read and written."""
         self.pass_over()
         seconds = []
         for _ in range(PASSES):
@@ -47,13 +47,13 @@ class Bandwidth:
     def call(self, name: str, *arguments: Any) -> None:
         status = getattr(self.runtime, name)(*arguments)
         if status:
-            told = self.runtime.cudaGetErrorString
-            told.restype = ctypes.c_char_p
-            raise RuntimeError(f"{name} failed with {status}: {told(status).decode()}")
+            error_string = self.runtime.cudaGetErrorString
+            error_string.restype = ctypes.c_char_p
+            raise RuntimeError(f"{name} failed with {status}: {error_string(status).decode()}")
 
 
 def libcudart() -> Any:
-    """CUDA's runtime, as gpt2-runtime finds it; its ProviderError where there is none."""
+    """CUDA's runtime, as gpt2-runtime finds it; its ProviderError if there is none."""
     from gpt2_runtime.providers.providers import choose_provider, load_onnxruntime
 
     choose_provider("cuda")

@@ -1,4 +1,4 @@
-"""No runtime: counts on from the last id, for the tests of the driver. It prints, as libraries do."""
+"""Not a runtime: counts up from the last id, for the driver's tests. It prints, as libraries do."""
 
 from time import perf_counter
 
@@ -11,7 +11,7 @@ class Counting:
     def load(
         self, model: str, precision: str, threads: int, device: str = "cpu", most: int = 1000, known: str = "fp32"
     ) -> None:
-        """It knows one precision, and cannot hold more than `most` rows; no precision is for `read` alone."""
+        """Knows one precision and holds at most `most` rows; without a precision it serves only `read`."""
         print("loading", model)
         self.most = most
         if precision not in (known, ""):
@@ -21,7 +21,7 @@ class Counting:
         print("released", flush=True)
 
     def read(self) -> dict[str, float]:
-        """As an adapter of bandwidth does."""
+        """Like a bandwidth adapter."""
         return {"bytes": 1e9, "seconds": 0.5}
 
     def generate(self, prompts: list[list[int]], new_tokens: int) -> Generated:

@@ -1,6 +1,6 @@
 """CTranslate2: its own model specification, filled from the checkpoint as its GPT-2 loader does, and its Generator.
 
-Its converter for transformers would bring torch into this environment, and then `import ctranslate2` imports torch too.
+Its transformers converter would install torch in this environment, and then `import ctranslate2` imports torch too.
 """
 
 import ctypes
@@ -56,7 +56,7 @@ class CTranslate2:
         )
 
     def release(self) -> None:
-        """Weights and buffers; the next run loads them again."""
+        """Releases weights and buffers; the next run loads them again."""
         self.generator.unload_model()
 
     def generate(self, prompts: list[list[int]], new_tokens: int) -> Generated:
@@ -65,7 +65,7 @@ class CTranslate2:
         return self.called_back(prompts, new_tokens) if self.device == "cpu" else self.twice(prompts, new_tokens)
 
     def twice(self, prompts: list[list[int]], new_tokens: int) -> Generated:
-        """The first token in a run of its own: to be called back for every token of every row is dear on a GPU."""
+        """Times the first token in a separate run: a callback for every token of every row is expensive on a GPU."""
         start = perf_counter()
         self.run(prompts, 1)
         first = perf_counter() - start
@@ -92,14 +92,14 @@ class CTranslate2:
             max_length=new_tokens,
             end_token=[],
             beam_size=1,
-            include_prompt_in_result=False,  # with it the prompt is read token by token
+            include_prompt_in_result=False,  # True would read the prompt token by token
             **more,
         )
         return [result.sequences_ids[0] for result in results]
 
 
 def load_cublas(packages: Path) -> None:
-    """NVIDIA's wheel, where it is installed: CTranslate2 opens the library by its name, which is then known."""
+    """Loads cuBLAS from NVIDIA's wheel, if installed, so that CTranslate2 finds the library by name."""
     for name in CUBLAS:
         library = packages / "nvidia/cublas/lib" / name
         if library.exists():
@@ -111,7 +111,7 @@ def set_norm(spec: Any, tensors: dict[str, Any], name: str) -> None:
 
 
 def set_linear(spec: Any, tensors: dict[str, Any], name: str) -> None:
-    """The file holds Conv1D weights [in, out], CTranslate2 wants [out, in]."""
+    """The file has Conv1D weights [in, out], CTranslate2 needs [out, in]."""
     spec.weight, spec.bias = tensors[f"{name}.weight"].T, tensors[f"{name}.bias"]
 
 

@@ -1,4 +1,4 @@
-"""llama.cpp through llama-cpp-python's C interface: its Llama class takes one row only, and copies logits meanwhile."""
+"""llama.cpp through llama-cpp-python's C interface: its Llama class accepts only one row, and copies logits."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -54,7 +54,7 @@ class LlamaCpp:
         self.vocabulary = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self.model))
 
     def context(self, rows: int, positions: int) -> Any:
-        """A context is made once for a number of rows and kept, as a server would; one row may use all positions."""
+        """Makes a context once per number of rows and keeps it, as a server would; one row may use all positions."""
         positions = self.library.llama_model_n_ctx_train(self.model) if rows == 1 else positions
         if (rows, positions) not in self.contexts:
             params = self.library.llama_context_default_params()
@@ -80,7 +80,7 @@ class LlamaCpp:
         return Generated(np.array(steps).T.tolist(), (start, first, end))
 
     def step(self, context: Any, batch: Any, rows: Iterable[list[int]], position: int) -> list[int]:
-        """Reads new tokens of every row; the likeliest next one of each."""
+        """Reads new tokens of every row; returns the likeliest next token of each."""
         import numpy as np
 
         count, last = 0, []

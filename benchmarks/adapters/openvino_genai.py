@@ -19,7 +19,7 @@ class OpenVinoGenAi:
         if precision == "fp32":
             exported.rename(target)
             return
-        # What `optimum-cli export openvino --weight-format` takes by default; under int4 embedding and head stay 8-bit.
+        # The defaults of `optimum-cli export openvino --weight-format`; in int4 embedding and head stay 8-bit.
         modes: dict[str, dict[str, Any]] = {
             "int8": {"mode": nncf.CompressWeightsMode.INT8_ASYM},
             "int4": {"mode": nncf.CompressWeightsMode.INT4_ASYM, "group_size": 128, "ratio": 1.0},
@@ -28,7 +28,7 @@ class OpenVinoGenAi:
         openvino.save_model(nncf.compress_weights(model, **modes[precision]), Path(target) / "openvino_model.xml")
         for file in exported.glob("*.json"):
             file.rename(Path(target) / file.name)
-        del model  # its weights are mapped from there
+        del model  # its weights are mapped from that file
         rmtree(exported)
 
     def load(self, model: str, precision: str, threads: int) -> None:
@@ -36,10 +36,10 @@ class OpenVinoGenAi:
 
         scheduler = openvino_genai.SchedulerConfig()
         scheduler.enable_prefix_caching = False  # a repeated prompt must be read again
-        # On a CPU with bfloat16 its default would be that.
+        # The default on a CPU with bfloat16 would be bfloat16.
         settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
         if precision == "fp32":
-            settings["KV_CACHE_PRECISION"] = "f32"  # its default of 8 bits gives other tokens than float32 does
+            settings["KV_CACHE_PRECISION"] = "f32"  # its default of 8 bits gives different tokens
         self.pipeline = openvino_genai.LLMPipeline(model, "CPU", scheduler_config=scheduler, **settings)
 
     def generate(self, prompts: list[list[int]], new_tokens: int) -> Generated:
@@ -53,7 +53,7 @@ class OpenVinoGenAi:
         inputs = TokenizedInputs(openvino.Tensor(ids), openvino.Tensor(np.ones_like(ids)))
         result = self.pipeline.generate(inputs, chosen)
         end = perf_counter()
-        # A streamer is for one row only; its own clock is for all.
+        # A streamer supports only one row; its own timing covers all.
         first = start + result.perf_metrics.get_ttft().mean / 1000
         return Generated([list(row) for row in result.tokens], (start, first, end))
 

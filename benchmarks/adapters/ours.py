@@ -7,19 +7,19 @@ from protocol import Generated, serve
 
 
 class Ours:
-    """The folder that gpt2-export makes is opened as it is; the driver made it."""
+    """Opens the folder that the driver made with gpt2-export."""
 
     def load(self, model: str, precision: str, threads: int, device: str = "cpu", **options: Any) -> None:
-        """`options` are the session's own, `cuda_graph` for one."""
+        """`options` are the session's own, such as `cuda_graph`."""
         from gpt2_runtime import Session
 
-        # As `gpt2-runtime generate` opens it: in float32, weights are packed once a few tokens were read.
+        # As `gpt2-runtime generate` opens it: in float32, weights are packed after a few tokens.
         self.session = Session.open(
             model, precision=precision, provider=device, threads=threads, prepack=False, **options
         )
 
     def release(self) -> None:
-        """A cache's memory goes back to onnxruntime, which keeps it for the next."""
+        """Returns a cache's memory to onnxruntime, which keeps it for the next."""
 
     def generate(self, prompts: list[list[int]], new_tokens: int) -> Generated:
         return self.one(prompts[0], new_tokens) if len(prompts) == 1 else self.batch(prompts, new_tokens)
@@ -41,7 +41,7 @@ class Ours:
         from gpt2_runtime import GREEDY
         from gpt2_runtime.sampling.sampler import sample
 
-        rng = np.random.default_rng(0)  # of which greedy takes nothing
+        rng = np.random.default_rng(0)  # greedy never uses it
         counts = [GREEDY.needed] * len(prompts)
         start = first = perf_counter()
         cache = self.session.empty_cache(batch_size=len(prompts), capacity=len(prompts[0]) + new_tokens)

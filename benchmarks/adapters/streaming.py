@@ -23,9 +23,10 @@ class FirstToken:
 
 
 def generate(model: Any, prompts: list[list[int]], new_tokens: int, **options: Any) -> Generated:
-    """Greedy continuation of equally long prompts by `model.generate`, which may be given more options.
+    """Greedy continuation of equally long prompts by `model.generate`, with further options.
 
-    On a GPU the clock is right too: the streamer is given tokens on the host, and so is the result before it is read.
+    The timing is also correct on a GPU: the streamer gets tokens on the host, and the result is copied there before it
+    is read.
     """
     import torch
 

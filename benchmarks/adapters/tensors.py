@@ -1,4 +1,4 @@
-"""The checkpoint's tensors as numpy arrays, for the converters that are written out here and do without torch."""
+"""The checkpoint's tensors as numpy arrays, for the converters written here without torch."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ def read_tensors(checkpoint: str) -> dict[str, Any]:
 
 
 def dummy_tokens(count: int) -> list[str]:
-    """A vocabulary for formats that want one: the benchmark has ids only.
+    """A vocabulary for formats that need one: the benchmark has only ids.
 
     >>> dummy_tokens(3)
     ['t0', 't1', 't2']

@@ -1,10 +1,10 @@
 """transformers: GPT2LMHeadModel.generate on the checkpoint itself, torch's scaled_dot_product_attention.
 
-Compiled, it is what `generate` does by itself on a GPU with a static cache: the prompt is read as it is, the steps
-after it by `torch.compile(model, mode="reduce-overhead")`, which is a CUDA graph. Three things are done for it that a
-program with one shape of work does not need. Each shape is compiled for itself (by default, the second makes all that
-follow dynamic). More shapes are let compile than torch's 8, beyond which it would not compile at all. And a shape keeps
-its cache: `generate` makes one for each call, as long as the longest so far, and the CUDA graph is recorded again.
+Compiled, it does what `generate` does on a GPU with a static cache: the prompt runs eagerly, the steps after it through
+`torch.compile(model, mode="reduce-overhead")`, a CUDA graph. Three settings help it that a program with one shape does
+not need. Each shape is compiled separately (by default, the second makes all later ones dynamic). More than torch's
+limit of 8 shapes may compile. And a shape keeps its cache: `generate` would make one for each call, as long as the
+longest so far, and record the CUDA graph again.
 """
 
 import gc
@@ -16,7 +16,7 @@ from protocol import Generated, serve
 from adapters import streaming
 
 SHAPES = 64
-ALIGNED = 8  # a mask of other lengths is copied by torch's attention
+ALIGNED = 8  # torch's attention copies a mask of any other length
 
 
 class Transformers:
@@ -36,7 +36,7 @@ class Transformers:
             torch._dynamo.config.fail_on_recompile_limit_hit = True
 
     def release(self) -> None:
-        """What torch keeps for later; a compiled shape keeps its cache, for the CUDA graph is of that memory."""
+        """Releases torch's cached memory; a compiled shape keeps its cache, which its CUDA graph uses."""
         import torch
 
         gc.collect()
@@ -47,7 +47,7 @@ class Transformers:
         return streaming.generate(self.model, prompts, new_tokens, **options)
 
     def static(self, rows: int, length: int) -> dict[str, Any]:
-        """What makes `generate` compile: a static cache, empty, that is the same one for the same shape."""
+        """The options that make `generate` compile: an empty static cache, the same one for the same shape."""
         import torch
         from transformers import CompileConfig, StaticCache
 
@@ -58,9 +58,9 @@ class Transformers:
         with torch.inference_mode():  # as `generate` fills it
             cache.reset()
         if self.model.device.type == "cuda":
-            torch.cuda.synchronize()  # it is emptied before the clock is read
+            torch.cuda.synchronize()  # emptied before the clock is read
         settings = CompileConfig(fullgraph=True, dynamic=False)
-        settings._compile_all_devices = True  # the CPU too, on which this adapter can be tried
+        settings._compile_all_devices = True  # also on the CPU, for this adapter's tests
         return {"cache": cache, "compile_config": settings}
 
 

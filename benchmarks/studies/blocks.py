@@ -37,7 +37,7 @@ class Way:
         return f"{self.bits} bits by {self.block}{rounding}; head {self.head_bits} by {self.head_block}"
 
     def bytes(self, layers: int, head: int) -> float:
-        """Of so many numbers in the layers and in the head; a scale has 4."""
+        """The bytes for this many numbers in the layers and in the head; a scale has 4."""
         return layers * (self.bits / 8 + 4 / self.block) + head * (self.head_bits / 8 + 4 / self.head_block)
 
 

@@ -3,7 +3,7 @@
     python benchmarks/studies/choice.py FOLDER
 
 It needs gpt2-runtime alone. Each choice comes right after a step, as in generation, so that it finds the processor's
-caches as the step has left them. Random weights give flat logits, of which top-p keeps tens of thousands; the same
+caches as the step has left them. Random weights give flat logits, where top-p keeps tens of thousands; the same
 logits times 6 are as peaked as those of a trained model. Controls look at a text of TEXT
 random tokens, half of them new.
 """

@@ -5,7 +5,7 @@
     python benchmarks/studies/profile_step.py FOLDER --context 0 --tokens 512 a prefill
     python benchmarks/studies/profile_step.py FOLDER --rows 8
 
-It needs gpt2-runtime alone. Of each operator it takes the median over the steps, and the least.
+Requires only gpt2-runtime. For each operator it prints the median and the minimum over the steps.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from gpt2_runtime.providers.providers import load_onnxruntime
 
 onnxruntime = load_onnxruntime()
 
-WARM = 5  # steps that are not counted: buffers are made
+WARM = 5  # steps not counted, which allocate buffers
 
 
 def main() -> None:
@@ -60,19 +60,20 @@ def profile(options: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
         inference = onnxruntime.InferenceSession(str(bundle.graph(options.precision, "serving")), settings)
         engine = PackedSession(lambda packed: inference, [], packed=True)
         steps(ServingGraph(engine=engine, sizes=bundle.architecture), options)
-        told = json.loads(Path(inference.end_profiling()).read_text(encoding="utf-8"))
-    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for event in told:
+        events = json.loads(Path(inference.end_profiling()).read_text(encoding="utf-8"))
+    nodes_of: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for event in events:
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            found[event["args"]["op_name"]][event["name"]].append(event["dur"] / 1000)
+            nodes_of[event["args"]["op_name"]][event["name"]].append(event["dur"] / 1000)
     runs = len(plan([options.context] * options.rows, [options.tokens] * options.rows, PREFILL_CHUNK))
     return {
-        operator: {n: by_step(ms, runs, options.steps) for n, ms in nodes.items()} for operator, nodes in found.items()
+        operator: {n: by_step(ms, runs, options.steps) for n, ms in nodes.items()}
+        for operator, nodes in nodes_of.items()
     }
 
 
 def by_step(milliseconds: list[float], runs: int, steps: int) -> list[float]:
-    """A step's runs together. What filled the cache, and what warmed up, came first.
+    """The sum of a step's runs. The runs that filled the cache and warmed up came first.
 
     >>> by_step([9, 9, 1, 2, 3, 4], runs=2, steps=2)
     [3, 7]
@@ -82,7 +83,7 @@ def by_step(milliseconds: list[float], runs: int, steps: int) -> list[float]:
 
 
 def steps(graph: ServingGraph, options: argparse.Namespace) -> None:
-    """Fills the cache, then takes the same step again and again."""
+    """Fills the cache, then repeats the same step."""
     ids = np.random.default_rng(0).integers(
         graph.sizes.vocab_size, size=(options.rows, options.context + options.tokens)
     )

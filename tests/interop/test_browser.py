@@ -1,5 +1,5 @@
 """transformers.js in Chromium, headless, on wasm: greedy tokens of single prompts and of left-padded batches, where it
-stops, tokens of hard texts; the page asks for no file that the folder lacks.
+stops, tokens of hard texts; the page requests no missing file.
 """
 
 import json

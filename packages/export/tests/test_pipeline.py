@@ -52,7 +52,7 @@ def test_a_made_folder_holds_the_designs_files_and_no_other(made: Path) -> None:
     assert {file.name for file in made.iterdir()} == FILES
 
 
-def test_its_manifest_is_true_of_it(made: Path) -> None:
+def test_its_manifest_matches_it(made: Path) -> None:
     document = manifest.read(made)
     assert manifest.differences(made, document) == []
     assert document.files.keys() == FILES - {"manifest.json"}
@@ -78,16 +78,16 @@ def test_it_holds_no_second_copy_of_any_weight(made: Path, model: GPT2) -> None:
 
 def test_every_stage_is_reported_from_its_start_to_its_end(made: Path, stages: list[tuple[str, int, int]]) -> None:
     assert made.exists()
-    told = {name: list(calls) for name, calls in groupby(stages, key=lambda stage: stage[0])}
-    assert list(told) == ["open", "freeze", "export", "verify"]
-    for calls in told.values():
+    progress = {name: list(calls) for name, calls in groupby(stages, key=lambda stage: stage[0])}
+    assert list(progress) == ["open", "freeze", "export", "verify"]
+    for calls in progress.values():
         assert [done for _, done, _ in calls] == sorted({done for _, done, _ in calls})
         assert len({total for _, _, total in calls}) == 1
         assert calls[0][1] == 0
         assert calls[-1][1] == calls[-1][2]
 
 
-def test_the_steps_apart_make_the_same_folder_in_another_process(
+def test_the_separate_steps_make_the_same_folder_in_another_process(
     made: Path, source: Path, tmp_path: Path, run_elsewhere: Callable[..., list[dict[str, Any]]]
 ) -> None:
     apart = str(tmp_path / "apart")
@@ -104,7 +104,7 @@ def test_the_steps_apart_make_the_same_folder_in_another_process(
     assert here == there
 
 
-def test_a_frozen_folder_is_whole_and_says_that_it_was_not_verified(frozen: Path) -> None:
+def test_a_frozen_folder_is_whole_and_marked_unverified(frozen: Path) -> None:
     document = manifest.read(frozen)
     assert manifest.differences(frozen, document) == []
     assert document.parity is None
@@ -150,7 +150,7 @@ def test_a_command_that_is_killed_leaves_no_folder_and_the_next_one_cleans_up(
     assert manifest.differences(out, manifest.read(out)) == []
 
 
-def test_the_source_is_named_without_the_place_it_has_on_this_machine(made: Path, source: Path) -> None:
+def test_the_source_is_named_without_its_path_on_this_machine(made: Path, source: Path) -> None:
     assert manifest.read(made).source == manifest.Source(name=source.name, revision=None)
     everything = b"".join(file.read_bytes() for file in made.iterdir())
     assert str(source.parent).encode() not in everything
@@ -158,7 +158,7 @@ def test_the_source_is_named_without_the_place_it_has_on_this_machine(made: Path
 
 
 @pytest.mark.usefixtures("without_export")
-def test_a_graph_that_is_added_voids_the_parity_that_was(made_copy: Path) -> None:
+def test_exporting_graphs_voids_the_parity_report(made_copy: Path) -> None:
     assert manifest.read(made_copy).parity is not None
     document = export_graphs(made_copy)
     assert document == manifest.read(made_copy)
@@ -167,7 +167,7 @@ def test_a_graph_that_is_added_voids_the_parity_that_was(made_copy: Path) -> Non
 
 
 @pytest.mark.usefixtures("without_export")
-def test_a_graph_is_not_added_to_weights_that_are_not_those_that_were_frozen(frozen: Path) -> None:
+def test_graphs_are_not_exported_for_changed_weights(frozen: Path) -> None:
     content = bytearray((frozen / "model.safetensors").read_bytes())
     content[-3] ^= 1
     (frozen / "model.safetensors").write_bytes(content)
@@ -183,7 +183,7 @@ def test_a_folder_with_a_changed_file_is_not_verified(made_copy: Path, name: str
     content[-3] ^= 1
     (made_copy / name).write_bytes(content)
     before = (made_copy / "manifest.json").read_bytes()
-    with pytest.raises(FolderError, match=rf"is not as it was made: {name} has another sha256; make it again"):
+    with pytest.raises(FolderError, match=rf"was changed after it was made: {name} has another sha256; make it again"):
         verify_folder(made_copy)
     assert (made_copy / "manifest.json").read_bytes() == before
 
@@ -204,17 +204,15 @@ def test_a_verification_that_is_interrupted_changes_nothing(made_copy: Path, mon
     assert (made_copy / "manifest.json").read_bytes() == before
 
 
-def test_what_somebody_lays_into_a_folder_does_not_become_its_own(made_copy: Path, without_export: None) -> None:
+def test_an_added_foreign_file_does_not_become_the_folders_own(made_copy: Path, without_export: None) -> None:
     (made_copy / "token.txt").write_text("private")
-    (made_copy / "model_int8.onnx").write_text("of nobody knows what")
+    (made_copy / "model_int8.onnx").write_text("of unknown origin")
     before = manifest.read(made_copy).files.keys()
     assert verify_folder(made_copy).files.keys() == before
     assert export_graphs(made_copy).files.keys() == before
 
 
-def test_a_folder_that_fails_says_nothing_of_parity_afterwards(
-    made_copy: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_that_fails_has_no_parity_report_afterwards(made_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "verify", failing(VerificationError("too far", {})))
     with pytest.raises(VerificationError):
         verify_folder(made_copy)
@@ -228,7 +226,7 @@ def test_out_is_never_the_source_or_around_it(source: Path, tmp_path: Path, out:
     for file in source.iterdir():
         (deep / file.name).write_bytes(file.read_bytes())
     (tmp_path / "a" / "link").symlink_to("checkpoint")
-    with pytest.raises(FolderError, match="is the checkpoint itself, or holds it; choose another place"):
+    with pytest.raises(FolderError, match="is the checkpoint itself, or contains it; choose another OUT"):
         freeze_checkpoint(deep, deep / out, force=True)
     assert open_checkpoint(deep).tensors
 
@@ -254,7 +252,7 @@ def test_the_demo_is_a_small_checkpoint_with_its_tokenizer(tmp_path: Path) -> No
     assert sum(file.stat().st_size for file in pipeline.DEMO.iterdir()) <= 8_000_000
 
 
-def test_what_is_returned_is_the_manifest(frozen: Path, source: Path, tmp_path: Path) -> None:
+def test_the_manifest_is_returned(frozen: Path, source: Path, tmp_path: Path) -> None:
     returned = freeze_checkpoint(source, tmp_path / "again")
     assert returned.to_dict() == json.loads((tmp_path / "again" / "manifest.json").read_text())
     assert manifest.read(tmp_path / "again") == returned

@@ -1,4 +1,4 @@
-"""The steps, alone and in one: freeze, onnx, verify, quantize, and make, which is all of them behind one rename."""
+"""The steps freeze, onnx, verify and quantize, and make, which runs them all and ends with one rename."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ from gpt2_export.verification.quality import judge
 from gpt2_export.weights import network
 
 DEMO = Path(__file__).parent / "demo"
-SMALL_FILES_BYTES = 16_000_000  # room for graphs, tokenizer and configs
+SMALL_FILES_BYTES = 16_000_000  # allowance for graphs, tokenizer and configs
 Source = str | PathLike[str]
 
 
@@ -47,48 +47,49 @@ def make(
     keep: Collection[str] = (),
     progress: Progress = silent,
 ) -> Manifest:
-    """A checkpoint -> a folder that is frozen, exported and verified; there is no OUT unless all of it held.
+    """A checkpoint -> a frozen, exported and verified folder; OUT appears only if every step succeeds.
 
     Args:
         source: a folder, a repository on the Hub, or "demo", the small model that comes with this package.
         out: the folder to make.
         revision: branch, tag or commit on the Hub.
-        offline: never open the network.
-        allow_pickle: read pytorch_model.bin where there are no safetensors.
-        force: replace OUT if it was made here.
-        ignore_config: fields of config.json, unknown here, that do not change the logits.
-        eos: the tokens that end a text, by id or as the tokenizer spells them; by default those of its configs.
-        precision: beside fp32, which is always made: of "fp16", "int8", "int4".
+        offline: never use the network.
+        allow_pickle: read pytorch_model.bin if there are no safetensors.
+        force: replace OUT if gpt2-export made it.
+        ignore_config: unknown fields of config.json to ignore; only if they cannot change the logits.
+        eos: the tokens that end a text, by id or as the tokenizer spells them; the configs' by default.
+        precision: in addition to fp32, which is always made: "fp16", "int8", "int4".
         eval_text, max_ppl_increase, keep: as for `quantize`.
-        progress: told of each stage.
+        progress: called for each stage.
 
     Returns:
-        what manifest.json says, with the parity report.
+        the manifest, with the parity report.
 
     Raises:
         GPT2Error: the checkpoint is refused.
-        GPT2ExportError: OUT cannot be written, does not verify, or (QualityError) a precision loses too much.
+        GPT2ExportError: OUT cannot be written or verified, or (QualityError) a precision loses too much.
     """
-    asked = _asked(precision, eval_text, max_ppl_increase, keep)
+    precisions = parse_precisions(precision, eval_text, max_ppl_increase, keep)
     refuse_own_source(source, out)
     atomic.refuse_existing(Path(out), force=force)
     checkpoint = find(source, revision=revision, offline=offline, allow_pickle=allow_pickle, progress=progress)
-    needed = max(2, 1 + len(asked)) * frozen_bytes(checkpoint) + SMALL_FILES_BYTES  # 2: `verify` makes a copy
+    needed = max(2, 1 + len(precisions)) * frozen_bytes(checkpoint) + SMALL_FILES_BYTES  # 2: `verify` makes a copy
     with atomic.staging(Path(out), force=force, needed_bytes=needed) as folder:
         warnings = freeze(checkpoint, folder, ignore_config=ignore_config, eos=eos, progress=progress)
         tokens = tokenizer_parity.compare(checkpoint.folder, folder)
-        found_source = provenance(checkpoint)
-        del checkpoint  # its files are mapped: let them go before the folder's own are
+        origin = provenance(checkpoint)
+        del checkpoint  # unmaps its files before the folder's own are mapped
         config = network.of(folder)
-        _refuse_impossible(config, folder, asked, keep)
+        _refuse_impossible(config, folder, precisions, keep)
         bases, refusals = kinds.trace_all(config, folder / WEIGHTS, progress=progress)
         kinds.write_all(bases, config, folder)
         parity = verify(folder, progress=progress)
         quality = {
-            each.name: _add(each, folder, folder, bases, eval_text, max_ppl_increase, keep, progress) for each in asked
+            each.name: _add(each, folder, folder, bases, eval_text, max_ppl_increase, keep, progress)
+            for each in precisions
         }
         made = manifest.describe(
-            source=found_source,
+            source=origin,
             parity=parity,
             quality=quality,
             warnings=(*warnings, *refusals),
@@ -110,7 +111,7 @@ def freeze_checkpoint(
     eos: Sequence[int | str] = (),
     progress: Progress = silent,
 ) -> Manifest:
-    """The first step of `make`: a frozen folder without a graph."""
+    """The first step of `make`: a frozen folder without graphs."""
     refuse_own_source(source, out)
     atomic.refuse_existing(Path(out), force=force)
     checkpoint = find(source, revision=revision, offline=offline, allow_pickle=allow_pickle, progress=progress)
@@ -133,21 +134,21 @@ def export_graphs(folder: str | PathLike[str], *, progress: Progress = silent) -
     folder = Path(folder)
     with atomic.changing(folder):
         before = manifest.read(folder)
-        # The graphs themselves may differ: they are what is made anew.
+        # The graphs themselves may differ: they are exported again.
         graphs = tuple(kind.file + " " for kind in kinds.KINDS)
         wrong = manifest.differences(folder, before)
         _refuse_differences(folder, [line for line in wrong if not line.startswith(graphs)])
         _refuse_unlisted(folder, before)
         config = network.of(folder)
         bases, refusals = kinds.trace_all(config, folder / WEIGHTS, progress=progress)
-        kept = tuple(warning for warning in before.warnings if not kinds.is_refusal(warning))
+        other_warnings = tuple(warning for warning in before.warnings if not kinds.is_refusal(warning))
         made = [kind.file for kind in kinds.KINDS]
         others = {name: file for name, file in before.files.items() if name not in made}
         between = manifest.again(replace(before, parity=None, files=others))
         with atomic.within(folder, needed_bytes=SMALL_FILES_BYTES) as inside:
             kinds.write_all(bases, config, inside, beside=folder)
             added = manifest.entries(inside)
-            after = manifest.again(replace(between, warnings=(*kept, *refusals), files=others | added))
+            after = manifest.again(replace(between, warnings=(*other_warnings, *refusals), files=others | added))
             gone = [name for name in made if name in before.files and name not in added]
             return _join(inside, folder, added, between, after, gone)
 
@@ -156,8 +157,8 @@ def verify_folder(folder: str | PathLike[str], *, progress: Progress = silent) -
     """The third step: checks every file against the manifest, runs the sweep, and writes the report into the manifest.
 
     Raises:
-        FolderError: there is no graph, or a file is not the one that was made.
-        VerificationError: beyond tolerance; the manifest then says nothing of parity.
+        FolderError: a graph is missing, or a file was changed.
+        VerificationError: beyond tolerance; the manifest then has no parity report.
     """
     folder = Path(folder)
     with atomic.changing(folder):
@@ -169,7 +170,7 @@ def verify_folder(folder: str | PathLike[str], *, progress: Progress = silent) -
         _admit(folder, before, network.of(folder))
         try:
             parity = verify(folder, progress=progress)
-        except Exception:  # a report of another version of these packages is void; what is interrupted found nothing
+        except Exception:  # an old report is void then; an interruption proves nothing
             _write(folder, manifest.again(replace(before, parity=None)))
             raise
         return _write(folder, manifest.again(replace(before, parity=parity)))
@@ -184,22 +185,22 @@ def quantize(
     keep: Collection[str] = (),
     progress: Progress = silent,
 ) -> Manifest:
-    """Adds precisions to a made folder, each a graph of every kind and a file of weights; nothing else is changed.
+    """Adds precisions to a made folder, each a graph of every kind and a weights file; nothing else changes.
 
     Args:
-        folder: that `make` made, verified.
-        precision: of "fp16", "int8", "int4"; one that the folder has is made anew.
-        eval_text: UTF-8 files to measure what is lost on, beside the model's own text; by default sonnets.
-        max_ppl_increase: in percent, for each of them; by default fp16 0.1, int8 0.5, int4 5.
-        keep: matrices that stay float32, such as "h.3", "h.3.mlp.c_proj" or "wte".
-        progress: told of each stage.
+        folder: a verified folder from `make`.
+        precision: any of "fp16", "int8", "int4"; an existing one is replaced.
+        eval_text: UTF-8 files to measure the loss on, in addition to the model's own text; sonnets by default.
+        max_ppl_increase: the limit in percent, for each of them; by default fp16 0.1, int8 0.5, int4 5.
+        keep: matrices to keep in float32, such as "h.3", "h.3.mlp.c_proj" or "wte".
+        progress: called for each stage.
 
     Returns:
-        what manifest.json says.
+        the manifest.
 
     Raises:
-        FolderError: the folder is not as it was made, or not verified.
-        PrecisionError: there is no such precision for this network, text or matrix.
+        FolderError: the folder was changed, or is not verified.
+        PrecisionError: a precision, text or matrix does not exist or does not fit this network.
         QualityError: a precision loses too much; the folder is as it was.
 
     >>> quantize("demo-folder", ["int3"])
@@ -207,9 +208,9 @@ def quantize(
     gpt2_export.errors.PrecisionError: unknown precision 'int3'; expected one of fp32, fp16, int8, int4
     """
     folder = Path(folder)
-    asked = _asked(precision, eval_text, max_ppl_increase, keep)
-    if not asked:
-        raise PrecisionError(f"{folder} has {FP32} already; name another precision: {', '.join(PRECISIONS)}")
+    precisions = parse_precisions(precision, eval_text, max_ppl_increase, keep)
+    if not precisions:
+        raise PrecisionError(f"{folder} already has {FP32}; name another precision: {', '.join(PRECISIONS)}")
     with atomic.changing(folder):
         before = manifest.read(folder)
         _refuse_differences(folder, manifest.differences(folder, before))
@@ -218,18 +219,20 @@ def quantize(
                 f"{folder} is not verified, and the others are measured against it; run `gpt2-export verify`"
             )
         config = network.of(folder)
-        _admit(folder, before, config, kinds.kinds_for(asked[0]))  # what an older version made to explain may stay
-        _refuse_impossible(config, folder, asked, keep)
-        needed = len(asked) * (folder / WEIGHTS).stat().st_size + SMALL_FILES_BYTES
+        _admit(folder, before, config, kinds.kinds_for(precisions[0]))  # an older version's explain graph may stay
+        _refuse_impossible(config, folder, precisions, keep)
+        needed = len(precisions) * (folder / WEIGHTS).stat().st_size + SMALL_FILES_BYTES
         with atomic.within(folder, needed_bytes=needed) as inside:
             shutil.copy(folder / "config.json", inside)
-            bases, _ = kinds.trace_all(config, folder / WEIGHTS, kinds=kinds.kinds_for(asked[0]), progress=progress)
+            bases, _ = kinds.trace_all(
+                config, folder / WEIGHTS, kinds=kinds.kinds_for(precisions[0]), progress=progress
+            )
             quality = {
                 each.name: _add(each, folder, inside, bases, eval_text, max_ppl_increase, keep, progress)
-                for each in asked
+                for each in precisions
             }
             added = manifest.entries(inside, {path.name for path in inside.iterdir()} - {"config.json"})
-            between = _without(before, {each.name for each in asked})
+            between = _without(before, {each.name for each in precisions})
             after = replace(between, files={**between.files, **added}, quality={**between.quality, **quality})
             return _join(inside, folder, added, between, manifest.again(after))
 
@@ -237,7 +240,7 @@ def quantize(
 def find(
     source: Source, *, revision: str | None, offline: bool, allow_pickle: bool, progress: Progress = silent
 ) -> Checkpoint:
-    """The checkpoint that a user's word means."""
+    """The checkpoint of a SOURCE argument."""
     if source == "demo":
         if revision is not None:
             raise SourceError(f"revision is {revision!r}, but the demo has none; leave revision out")
@@ -249,10 +252,10 @@ def find(
 
 
 def refuse_own_source(source: Source, out: Source) -> None:
-    """Raises FolderError where OUT is SOURCE, or holds it: replacing it would remove the checkpoint."""
+    """Raises FolderError if OUT is SOURCE or contains it: replacing it would delete the checkpoint."""
     local, place = Path(source).resolve(), Path(out).resolve()
     if source != "demo" and local.is_dir() and (place == local or place in local.parents):
-        raise FolderError(f"{out} is the checkpoint itself, or holds it; choose another place to write to")
+        raise FolderError(f"{out} is the checkpoint itself, or contains it; choose another OUT")
 
 
 def provenance(checkpoint: Checkpoint) -> manifest.Source:
@@ -264,30 +267,32 @@ def provenance(checkpoint: Checkpoint) -> manifest.Source:
     return manifest.Source(name=name, revision=checkpoint.revision)
 
 
-def _asked(
+def parse_precisions(
     names: Collection[str],
     texts: Sequence[str | PathLike[str]],
     max_ppl_increase: float | None,
     keep: Collection[str],
 ) -> tuple[Precision, ...]:
-    """The precisions beside float32 that are asked for; what is wrong with the question is told before any work."""
+    """The requested precisions other than float32; wrong arguments are refused before any work."""
     beside = named(names)
-    told = {"eval_text": bool(texts), "max_ppl_increase": max_ppl_increase is not None, "keep": bool(keep)}
-    for name, is_given in told.items():
+    options = {"eval_text": bool(texts), "max_ppl_increase": max_ppl_increase is not None, "keep": bool(keep)}
+    for name, is_given in options.items():
         if is_given and not beside:
             remedy = "add one to precisions, such as int8 (--precision int8)"
-            raise PrecisionError(f"{name} is for precisions beside {FP32}; {remedy}")
+            raise PrecisionError(f"{name} applies to precisions other than {FP32}; {remedy}")
     if max_ppl_increase is not None and not max_ppl_increase >= 0:
-        raise PrecisionError(f"max_ppl_increase is {max_ppl_increase}, must be a percentage of at least 0")
+        raise PrecisionError(f"max_ppl_increase is {max_ppl_increase}; it must be a percentage of at least 0")
     for text in texts:
         if not Path(text).is_file():
-            raise PrecisionError(f"there is no text {text} to measure on")
+            raise PrecisionError(f"eval_text {text} does not exist")
     return beside
 
 
-def _refuse_impossible(config: GPT2Config, folder: Path, asked: Collection[Precision], keep: Collection[str]) -> None:
+def _refuse_impossible(
+    config: GPT2Config, folder: Path, precisions: Collection[Precision], keep: Collection[str]
+) -> None:
     kept(folder / WEIGHTS, keep)
-    for precision in asked:
+    for precision in precisions:
         refusal = precision.refusal(config)
         if refusal is not None:
             raise PrecisionError(f"{precision.name} is not possible: {refusal}; leave it out")
@@ -303,7 +308,7 @@ def _add(
     keep: Collection[str],
     progress: Progress,
 ) -> QualityReport:
-    """Writes a precision's weights and graphs to `out`; returns what it loses."""
+    """Writes a precision's weights and graphs to `out`; returns its quality report."""
     config = network.of(folder)
     progress(f"freeze {precision.name}", 0, 1)
     weights = precision.freeze(config, folder / WEIGHTS, out, keep)
@@ -322,18 +327,18 @@ def _add(
 
 def _refuse_differences(folder: Path, wrong: list[str]) -> None:
     if wrong:
-        raise FolderError(f"{folder} is not as it was made: {', '.join(wrong)}; make it again")
+        raise FolderError(f"{folder} was changed after it was made: {', '.join(wrong)}; make it again")
 
 
 def _refuse_unlisted(folder: Path, before: Manifest) -> None:
-    """A graph that lies in the folder and is not its own would be run as if it were."""
+    """Refuses a graph that the manifest does not list: it would be run as if it were the folder's own."""
     for kind in kinds.KINDS:
         if kind.file not in before.files and os.path.lexists(folder / kind.file):
             raise FolderError(f"{folder} has {kind.file}, which its manifest does not list; move it away")
 
 
 def _admit(folder: Path, before: Manifest, config: GPT2Config, run: Collection[Kind] = kinds.KINDS) -> None:
-    """Looks at the float32 graphs of a folder before anything runs them."""
+    """Checks the float32 graphs of a folder before anything runs them."""
     for kind in run:
         if kind.file in before.files:
             admission.admit(folder / kind.file, kind, config, WEIGHTS)
@@ -356,7 +361,7 @@ def _join(
     after: Manifest,
     removed: Collection[str] = (),
 ) -> Manifest:
-    """Brings new files and the manifest that lists them into a folder; returns that."""
+    """Moves new files and their manifest into a folder; returns the manifest."""
     texts = {"between": manifest.text(between), "after": manifest.text(after)}
     atomic.join(inside, folder, added, removed=removed, **texts)
     return after

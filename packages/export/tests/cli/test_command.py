@@ -181,7 +181,7 @@ def test_a_folder_that_gpt2_export_did_not_make_is_refused(
 
 def test_verify_refuses_a_changed_folder(refusal: Refusal, made_copy: Path) -> None:
     (made_copy / "config.json").unlink()
-    assert "is not as it was made: config.json is missing; make it again" in refusal("verify", made_copy)
+    assert "was changed after it was made: config.json is missing; make it again" in refusal("verify", made_copy)
 
 
 def test_a_progress_bar_is_cleared_before_the_error(

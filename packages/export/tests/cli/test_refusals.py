@@ -246,7 +246,7 @@ def test_out_inside_a_file(refusal: Refusal, source: Path, tmp_path: Path) -> No
 def test_out_that_is_the_source_or_holds_it(refusal: Refusal, checkpoint: Path) -> None:
     for out in (checkpoint, checkpoint.parent):
         assert refusal("freeze", checkpoint, out, "--force") == (
-            f"{out} is the checkpoint itself, or holds it; choose another place to write to"
+            f"{out} is the checkpoint itself, or contains it; choose another OUT"
         )
     assert (checkpoint / "model.safetensors").exists()
 

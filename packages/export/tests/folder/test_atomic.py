@@ -122,9 +122,7 @@ def test_force_never_replaces_any_other_folder(out: Path, content: str | None) -
     (out / "thesis.tex").write_text("five years")
     if content is not None:  # manifest.json is a common name
         (out / "manifest.json").write_text(content)
-    with pytest.raises(
-        FolderError, match=r"gpt2-export did not make .*out, so force \(--force\) does not replace it"
-    ):
+    with pytest.raises(FolderError, match=r"gpt2-export did not make .*out, so force \(--force\) does not replace it"):
         write(out, force=True)
     assert (out / "thesis.tex").read_text() == "five years"
 

@@ -15,33 +15,33 @@ from gpt2_model import GPT2
 
 
 def test_sizes_are_those_of_the_files(made: Path, model: GPT2) -> None:
-    found = inspect(made)
+    report = inspect(made)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    assert (found["parameters"], found["tensor_bytes"]) == (parameters, 4 * parameters)
-    assert found["tensors"] == len(list(model.parameters()))
-    assert found["folder_bytes"] == sum(file.stat().st_size for file in made.iterdir())
-    assert list(found["precisions"]) == ["fp32"]
+    assert (report["parameters"], report["tensor_bytes"]) == (parameters, 4 * parameters)
+    assert report["tensors"] == len(list(model.parameters()))
+    assert report["folder_bytes"] == sum(file.stat().st_size for file in made.iterdir())
+    assert list(report["precisions"]) == ["fp32"]
 
 
 def test_all_graphs_are_described(made: Path) -> None:
-    found = inspect(made)["graphs"]["fp32"]
-    assert list(found) == ["portable", "serving", "explaining"]
+    report = inspect(made)["graphs"]["fp32"]
+    assert list(report) == ["portable", "serving", "explaining"]
     files = ("model.onnx", "model_serving.onnx", "model_explain.onnx")
-    for kind, file in zip(found, files, strict=True):
-        assert (found[kind]["file"], found[kind]["bytes"]) == (file, (made / file).stat().st_size)
-        assert found[kind]["ir_version"] == 9
-        assert found[kind]["inputs"]["input_ids"] == ["int64", "batch_size", "sequence_length"]
-    assert found["portable"]["opsets"] == {"ai.onnx": 20}
-    assert found["serving"]["opsets"] == {"ai.onnx": 20, "com.microsoft": 1}
-    assert found["explaining"]["outputs"]["lens_ids"] == ["int64", 3, "batch_size", "sequence_length", "top_k"]
-    present = {kind: found[kind]["outputs"]["present.1.value"] for kind in ("portable", "serving")}
+    for kind, file in zip(report, files, strict=True):
+        assert (report[kind]["file"], report[kind]["bytes"]) == (file, (made / file).stat().st_size)
+        assert report[kind]["ir_version"] == 9
+        assert report[kind]["inputs"]["input_ids"] == ["int64", "batch_size", "sequence_length"]
+    assert report["portable"]["opsets"] == {"ai.onnx": 20}
+    assert report["serving"]["opsets"] == {"ai.onnx": 20, "com.microsoft": 1}
+    assert report["explaining"]["outputs"]["lens_ids"] == ["int64", 3, "batch_size", "sequence_length", "top_k"]
+    present = {kind: report[kind]["outputs"]["present.1.value"] for kind in ("portable", "serving")}
     assert present["portable"] == ["float", "batch_size", 2, "total_sequence_length", 8]
     assert present["serving"] == ["float", "batch_size", 2, "cache_length", 8]
-    assert found["portable"]["operators"]["Softmax"] == 2
-    assert found["serving"]["operators"]["GroupQueryAttention"] == 2
+    assert report["portable"]["operators"]["Softmax"] == 2
+    assert report["serving"]["operators"]["GroupQueryAttention"] == 2
 
 
-def test_the_table_shows_what_a_person_asks_for(made: Path, source: Path, model: GPT2) -> None:
+def test_the_table_shows_what_people_look_for(made: Path, source: Path, model: GPT2) -> None:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     shown = table(inspect(made, check_hashes=True))
     for expected in (
@@ -65,22 +65,22 @@ def test_the_table_shows_what_a_person_asks_for(made: Path, source: Path, model:
 
 
 def test_json_is_one_object_of_the_same(made: Path) -> None:
-    found = inspect(made)
-    assert json.loads(as_json(found)) == found
+    report = inspect(made)
+    assert json.loads(as_json(report)) == report
 
 
 def test_a_revision_is_shown_beside_the_source(made: Path) -> None:
-    found = inspect(made) | {"source": {"name": "org/name", "revision": "abc"}}
-    assert "org/name at abc" in table(found)
+    report = inspect(made) | {"source": {"name": "org/name", "revision": "abc"}}
+    assert "org/name at abc" in table(report)
 
 
-def test_hashes_are_compared_only_when_asked_for(made_copy: Path) -> None:
+def test_hashes_are_compared_only_on_request(made_copy: Path) -> None:
     (made_copy / "config.json").write_text((made_copy / "config.json").read_text().replace("gpt2", "gpt3"))
     assert "differences" not in inspect(made_copy)
-    found = inspect(made_copy, check_hashes=True)
-    assert found["differences"] == ["config.json has another sha256"]
-    assert "WRONG: config.json has another sha256" in table(found)
-    assert "hashes fit" not in table(found)
+    report = inspect(made_copy, check_hashes=True)
+    assert report["differences"] == ["config.json has another sha256"]
+    assert "WRONG: config.json has another sha256" in table(report)
+    assert "hashes fit" not in table(report)
 
 
 @pytest.mark.parametrize("change", [lambda merges: merges[::-1], lambda merges: "none"], ids=["edited", "damaged"])
@@ -106,9 +106,9 @@ def test_a_folder_without_a_graph_says_how_to_get_one(made_copy: Path) -> None:
     assert list(inspect(made_copy)["graphs"]["fp32"]) == ["portable", "explaining"]
     (made_copy / "model.onnx").unlink()
     (made_copy / "model_explain.onnx").unlink()
-    found = inspect(made_copy)
-    assert found["graphs"] == {}
-    assert "graphs      none; export them with `gpt2-export onnx FOLDER`" in table(found)
+    report = inspect(made_copy)
+    assert report["graphs"] == {}
+    assert "graphs      none; export them with `gpt2-export onnx FOLDER`" in table(report)
 
 
 def test_a_folder_that_was_not_verified_says_so() -> None:
@@ -119,10 +119,10 @@ def test_a_folder_that_was_not_verified_says_so() -> None:
     ("name", "content"),
     [
         ("model.onnx", b""),
-        ("model.onnx", b"this is no graph"),
-        ("model_serving.onnx", b"this is no graph"),
+        ("model.onnx", b"this is not a graph"),
+        ("model_serving.onnx", b"this is not a graph"),
         ("model.safetensors", b""),
-        ("model.safetensors", b"this is no file of weights, and it is longer than a header"),
+        ("model.safetensors", b"this is not a weights file, and it is longer than a header"),
         ("manifest.json", b'{"schema": 1}'),
     ],
 )

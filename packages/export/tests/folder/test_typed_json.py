@@ -58,7 +58,7 @@ def test_what_has_a_default_may_be_absent() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"kind": "c"}, "x: kind is \"c\", must be 'a' or 'b'"),
         ({"parts": {"p": {"size": 1}}}, "x: parts: p: revision is absent, must be text"),
@@ -72,6 +72,6 @@ def test_what_has_a_default_may_be_absent() -> None:
     ],
     ids=str,
 )
-def test_something_else_is_refused_by_the_name_of_its_field(change: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(told)):
+def test_something_else_is_refused_by_the_name_of_its_field(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
         read(Document, "x", WHOLE | change)

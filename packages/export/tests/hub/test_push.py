@@ -94,7 +94,7 @@ def ran(made: Path, cluttered: Path, tmp_path_factory: pytest.TempPathFactory, r
         for name in ("public", "request", "no-branch"):
             hub.add(f"org/{name}", {".gitattributes": b""})
         for name in ("kept", "replaced"):
-            hub.add(f"org/{name}", {"README.md": b"# Somebody's"})
+            hub.add(f"org/{name}", {"README.md": b"# Their own"})
         generated = f"{model_card.MARK} of another time".encode()
         old = {"manifest.json": OLD_MANIFEST.encode(), "model_int4.onnx": b"", "mine.txt": b"", "README.md": generated}
         hub.add("org/earlier", old)
@@ -172,7 +172,7 @@ def test_a_pull_request_is_reported_with_its_url(ran: Ran) -> None:
 
 def test_a_handwritten_card_is_kept(ran: Ran) -> None:
     assert ran.files("own")["README.md"].decode() == OWN_CARD
-    assert ran.files("kept")["README.md"] == b"# Somebody's"
+    assert ran.files("kept")["README.md"] == b"# Their own"
     assert "warning: org/kept has a README.md written by hand; it was kept" in ran.results["kept"]["err"]
     assert ran.files("replaced")["README.md"].decode() == OWN_CARD  # the folder's own card wins
 

@@ -72,14 +72,14 @@ def test_sizes_are_of_weights_and_graphs(quantized: Path) -> None:
     ("options", "message"),
     [
         (["--precision", "int2"], "unknown precision 'int2'; expected one of fp32, fp16, int8, int4"),
-        (["--precision", "fp32"], "has fp32 already; name another precision: fp16, int8, int4"),
+        (["--precision", "fp32"], "already has fp32; name another precision: fp16, int8, int4"),
         ([*INT8, "--keep", "h.9"], "there is no matrix 'h.9' to keep"),
-        ([*INT8, "--eval-text", "nowhere.txt"], "there is no text nowhere.txt to measure on"),
+        ([*INT8, "--eval-text", "nowhere.txt"], "eval_text nowhere.txt does not exist"),
         (
             ["--precision", "int8", "--max-ppl-increase", "-1"],
-            "max_ppl_increase is -1.0, must be a percentage",
+            "max_ppl_increase is -1.0; it must be a percentage",
         ),
-        (["--precision", "int8", "--max-ppl-increase", "nan"], "max_ppl_increase is nan, must be a percentage"),
+        (["--precision", "int8", "--max-ppl-increase", "nan"], "max_ppl_increase is nan; it must be a percentage"),
     ],
 )
 def test_a_wrong_argument_is_one_line_and_changes_nothing(
@@ -94,7 +94,7 @@ def test_a_wrong_argument_is_one_line_and_changes_nothing(
 
 def test_a_folder_that_is_unverified_or_changed_is_refused(made_copy: Path) -> None:
     (made_copy / "config.json").write_bytes((made_copy / "config.json").read_bytes() + b" ")
-    with pytest.raises(FolderError, match=r"not as it was made: config\.json has"):
+    with pytest.raises(FolderError, match=r"changed after it was made: config\.json has"):
         quantize(made_copy, ["int8"])
     with pytest.raises(FolderError, match=r"has no manifest\.json"):
         quantize(made_copy.parent, ["int8"])
@@ -182,7 +182,7 @@ def test_an_interruption_at_the_last_moment_leaves_the_folder_as_it_was(
 def test_an_option_of_other_precisions_is_refused_without_one(source: Path, tmp_path: Path) -> None:
     for settings in ({"keep": ["h.0"]}, {"max_ppl_increase": 0.0}, {"eval_text": [__file__]}):
         (name,) = settings
-        with pytest.raises(PrecisionError, match=f"{name} is for precisions beside fp32; add one"):
+        with pytest.raises(PrecisionError, match=f"{name} applies to precisions other than fp32; add one"):
             make(source, tmp_path / "out", **settings)
 
 

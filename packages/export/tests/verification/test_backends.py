@@ -112,7 +112,7 @@ def test_a_shorter_length_rolls_back(step: backends.Step) -> None:
 
 def test_a_graph_that_onnxruntime_does_not_load_is_an_error_that_names_it(made_copy: Path) -> None:
     for kind, opened in ((PORTABLE, backends.portable), (SERVING, backends.serving)):
-        (made_copy / kind.file).write_bytes(b"this is no graph")
+        (made_copy / kind.file).write_bytes(b"this is not a graph")
         with pytest.raises(GraphError, match=f"onnxruntime cannot load .*{kind.file}"):
             opened(made_copy)
 

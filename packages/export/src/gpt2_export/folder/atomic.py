@@ -125,9 +125,7 @@ def refuse_existing(out: Path, *, force: bool) -> None:
     if not force:
         raise FolderError(f"{out} exists; remove it, choose another name, or pass force (--force) to replace it")
     if out.is_symlink() or not manifest.made_by_export(out):
-        raise FolderError(
-            f"gpt2-export did not make {out}, so force (--force) does not replace it; remove it yourself"
-        )
+        raise FolderError(f"gpt2-export did not make {out}, so force (--force) does not replace it; remove it yourself")
     if own := manifest.foreign_files(out):
         names = f"{', '.join(own[:3])}{', ...' if len(own) > 3 else ''}"
         raise FolderError(

@@ -1,4 +1,4 @@
-"""What is in a made folder, read from its files: for people, and as one JSON object."""
+"""The contents of a made folder, read from its files: as a table, and as one JSON object."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -29,7 +29,7 @@ def inspect(folder: Path, *, check_hashes: bool = False) -> dict[str, Any]:
         check_hashes: compare every file with its sha256 in the manifest.
 
     Raises:
-        FolderError: the folder is none that was made here.
+        FolderError: gpt2-export did not make the folder.
     """
     manifest = read(folder)
     if FP32 not in manifest.weights:
@@ -37,71 +37,71 @@ def inspect(folder: Path, *, check_hashes: bool = False) -> dict[str, Any]:
     weights = safetensors_file.places(folder / WEIGHTS)
     tensor_bytes = sum(place.nbytes for place in weights.values())
     folder_bytes = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
-    said = manifest.to_dict()
-    found: dict[str, Any] = {
-        "source": said["source"],
-        "generator": said["generator"],
-        "versions": said["versions"],
-        "warnings": said["warnings"],
+    described = manifest.to_dict()
+    report: dict[str, Any] = {
+        "source": described["source"],
+        "generator": described["generator"],
+        "versions": described["versions"],
+        "warnings": described["warnings"],
         "parameters": tensor_bytes // safetensors_file.FLOAT32_BYTES,
         "tensors": len(weights),
         "tensor_bytes": tensor_bytes,
         "folder_bytes": folder_bytes,
-        "files": said["files"],
+        "files": described["files"],
         "graphs": {
             precision: {kind: _described(folder / file) for kind, file in files.items()}
             for precision, files in _graphs(folder, manifest).items()
         },
         "precisions": _sizes(folder, manifest),
-        "tokenizer": said["tokenizer"],
-        "parity": said["parity"],
-        "quality": said["quality"],
+        "tokenizer": described["tokenizer"],
+        "parity": described["parity"],
+        "quality": described["quality"],
     }
     if check_hashes:
-        found["differences"] = [*differences(folder, manifest), *_tokenizer_differences(folder, manifest)]
-    return found
+        report["differences"] = [*differences(folder, manifest), *_tokenizer_differences(folder, manifest)]
+    return report
 
 
-def table(found: dict[str, Any]) -> str:
-    """The same for people; what a stranger wrote into it stays on its line."""
-    found = all_escaped(found)
-    source = found["source"]
+def table(report: dict[str, Any]) -> str:
+    """The report as a table; untrusted text stays on its line."""
+    report = all_escaped(report)
+    source = report["source"]
     lines = [
         f"source      {source['name']}" + (f" at {source['revision']}" if source["revision"] else ""),
-        f"made by     {found['generator']['name']} {found['generator']['version']}",
-        f"network     {found['parameters']:,} parameters in {found['tensors']} tensors",
-        f"size        {found['folder_bytes']:,} bytes, {found['tensor_bytes']:,} of them tensors",
+        f"made by     {report['generator']['name']} {report['generator']['version']}",
+        f"network     {report['parameters']:,} parameters in {report['tensors']} tensors",
+        f"size        {report['folder_bytes']:,} bytes, {report['tensor_bytes']:,} of them tensors",
         "",
         "files",
-        *(f"  {entry['bytes']:>13,}  {entry['sha256'][:16]}  {name}" for name, entry in found["files"].items()),
+        *(f"  {entry['bytes']:>13,}  {entry['sha256'][:16]}  {name}" for name, entry in report["files"].items()),
         "",
-        *_graphs_lines(found["graphs"]),
-        *_tokenizer_lines(found["tokenizer"]),
-        *parity_lines(found["parity"]),
+        *_graphs_lines(report["graphs"]),
+        *_tokenizer_lines(report["tokenizer"]),
+        *parity_lines(report["parity"]),
         "",
-        *quality_lines(found["quality"], found["precisions"]),
-        *(f"warning: {warning}" for warning in found["warnings"]),
+        *quality_lines(report["quality"], report["precisions"]),
+        *(f"warning: {warning}" for warning in report["warnings"]),
     ]
-    if "differences" in found:
+    if "differences" in report:
         lines += (
-            ["", *(f"WRONG: {line}" for line in found["differences"])] if found["differences"] else ["", "hashes fit"]
+            ["", *(f"WRONG: {line}" for line in report["differences"])] if report["differences"] else ["", "hashes fit"]
         )
     return "\n".join(lines)
 
 
 def _tokenizer_differences(folder: Path, manifest: Manifest) -> list[str]:
-    """What the manifest says of a tokenizer's merges, proven once more."""
+    """Checks again what the manifest says about a tokenizer's merges."""
     if TOKENIZER not in manifest.files or not (manifest.tokenizer or {}).get("merges_as_trained"):
         return []
     try:
         proven = merges.as_trained(plain_file.read_json(folder / TOKENIZER))
-    except (FolderError, OSError, LookupError, TypeError):  # it is no tokenizer at all
+    except (FolderError, OSError, LookupError, TypeError):  # it is not a tokenizer at all
         proven = False
-    return [] if proven else [f"{TOKENIZER} has merges that are not as trained, {MANIFEST} says that they are"]
+    return [] if proven else [f"{TOKENIZER} has merges that are not as trained, but {MANIFEST} says they are"]
 
 
 def _tokenizer_lines(report: TokenizerReport | None) -> list[str]:
-    """What the tokenizer was held to."""
+    """The tokenizer's comparison with its source."""
     if report is None:
         return ["tokenizer   not compared: none, or one that is read by others only", ""]
     texts, references = report.get("texts", 0), ", ".join(map(str, report.get("references", ())))
@@ -135,7 +135,7 @@ def _parity_lines(parity: ParityReport) -> list[str]:
         ]
         lines.append(f"  explaining: {', '.join(parts)}")
     if "stress" in parity:
-        shares = {name: found["max_difference"] / found["tolerance"] for name, found in parity["stress"].items()}
+        shares = {name: report["max_difference"] / report["tolerance"] for name, report in parity["stress"].items()}
         worst = max(shares, key=lambda name: shares[name])
         lines.append(f"  stress weights: at most {shares[worst]:.0%} of the limit ({worst.partition(', stress')[0]})")
     return lines
@@ -162,7 +162,7 @@ def _quality_lines(quality: Mapping[str, QualityReport], sizes: dict[str, Any]) 
         for text in next(iter(report["graphs"].values())):
             kind, figures = max(
                 ((kind, texts[text]) for kind, texts in report["graphs"].items()),
-                key=lambda found: found[1]["ppl_increase"],
+                key=lambda report: report[1]["ppl_increase"],
             )
             lines.append(
                 f"  {text}, {figures['tokens']} tokens, {kind}: perplexity {figures['perplexity_fp32']:.4g} "
@@ -188,9 +188,9 @@ def sensitivity_lines(sensitivity: dict[str, float], most: int = 10) -> list[str
     return ["matrices that lose most, each alone, by KL divergence", *rows]
 
 
-def as_json(found: dict[str, Any]) -> str:
+def as_json(report: dict[str, Any]) -> str:
     """One object, in which what cannot be printed is written as \\u and its number."""
-    text = json.dumps(found, indent=2, ensure_ascii=False)
+    text = json.dumps(report, indent=2, ensure_ascii=False)
     return "".join(each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text)
 
 
@@ -206,9 +206,9 @@ def _report(name: str) -> Iterator[None]:
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, StopIteration) as error:
-        told = f"{type(error).__name__}: {error}"[:200]
+        reason = f"{type(error).__name__}: {error}"[:200]
         raise FolderError(
-            f"{MANIFEST}: {name} is no report of this version ({told}); verify the folder, or make it again"
+            f"{MANIFEST}: {name} is not a report of this version ({reason}); verify the folder, or make it again"
         ) from error
 
 
@@ -252,24 +252,24 @@ def _graphs_lines(graphs: dict[str, Any]) -> list[str]:
     """Those of float32 whole; the others have the same inputs and outputs, and other operators."""
     if not graphs:
         return ["graphs      none; export them with `gpt2-export onnx FOLDER`", ""]
-    lines = [line for kind, found in graphs.get(FP32, {}).items() for line in _graph_lines(kind, found)]
+    lines = [line for kind, report in graphs.get(FP32, {}).items() for line in _graph_lines(kind, report)]
     for precision, kinds_found in graphs.items():
         if precision != FP32:
-            for kind, found in kinds_found.items():
-                lines += [f"graph       {precision} {kind}, {found['file']}", _operators_line(found), ""]
+            for kind, report in kinds_found.items():
+                lines += [f"graph       {precision} {kind}, {report['file']}", _operators_line(report), ""]
     return lines
 
 
-def _graph_lines(kind: str, found: dict[str, Any]) -> list[str]:
-    layers = len({name.split(".")[1] for name in found["outputs"] if "." in name})
-    opsets = ", ".join(f"{domain} {version}" for domain, version in found["opsets"].items())
-    lines = [f"graph       {kind}, {found['file']}: {layers} layers, opsets {opsets}, IR {found['ir_version']}"]
+def _graph_lines(kind: str, report: dict[str, Any]) -> list[str]:
+    layers = len({name.split(".")[1] for name in report["outputs"] if "." in name})
+    opsets = ", ".join(f"{domain} {version}" for domain, version in report["opsets"].items())
+    lines = [f"graph       {kind}, {report['file']}: {layers} layers, opsets {opsets}, IR {report['ir_version']}"]
     for way in ("inputs", "outputs"):
-        for name, (element, *axes) in found[way].items():
+        for name, (element, *axes) in report[way].items():
             if "." not in name or name.split(".")[1] == "0":
                 lines.append(f"  {way[:-1]:<7} {name:<24} {element} {axes}")
-    return [*lines, _operators_line(found), ""]
+    return [*lines, _operators_line(report), ""]
 
 
-def _operators_line(found: dict[str, Any]) -> str:
-    return "  operators  " + ", ".join(f"{count} {name}" for name, count in found["operators"].items())
+def _operators_line(report: dict[str, Any]) -> str:
+    return "  operators  " + ", ".join(f"{count} {name}" for name, count in report["operators"].items())

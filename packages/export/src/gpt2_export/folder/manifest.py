@@ -21,21 +21,21 @@ from gpt2_export.precision.precision import FP32, PRECISIONS
 
 MANIFEST = journal.MANIFEST
 CARD = "README.md"
-# What tells a card that was generated from one that somebody wrote, which is never replaced.
+# Distinguishes a generated card from a handwritten one, which is never replaced.
 CARD_MARK = (
-    "<!-- gpt2-export wrote this card, and writes it anew with each push; take this line out to keep your own. -->"
+    "<!-- gpt2-export generated this card and replaces it with each push; remove this line to keep your own. -->"
 )
 SCHEMA = 1
 MANIFEST_BYTES = 16_000_000  # a real one has twenty thousand
 GENERATOR = "gpt2-export"
-# What the Hub's library leaves beside a download; it is nobody's work.
+# Files that huggingface_hub leaves beside a download.
 LEFT_BY_DOWNLOADS = (".cache", ".gitattributes")
 PACKAGES = ("gpt2-model", "gpt2-export", "torch", "onnx", "onnxscript", "onnxruntime", "safetensors", "transformers")
 UNREADABLE = (OSError, FolderError, ValueError, TypeError, LookupError, RecursionError)
 
 
 def stays_inside(name: str) -> bool:
-    """Whether a name means a file of the folder on every system: with \\ and : one would leave it on Windows.
+    """Whether a name is inside the folder on every system: with \\ or : it could leave it on Windows.
 
     >>> [stays_inside(name) for name in ("a", "onnx/a", "../a", "/a", "a/../../b", "c:a", "..\\\\a", "")]
     [True, True, False, False, False, False, False, False]
@@ -57,7 +57,7 @@ FileName = Annotated[str, _check_file_name]
 
 @dataclass(frozen=True, kw_only=True)
 class Generator:
-    """What made the folder."""
+    """The program that made the folder."""
 
     name: str
     version: str
@@ -65,7 +65,7 @@ class Generator:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where its checkpoint comes from: a name, and the commit where that is a repository on the hub."""
+    """The source of the checkpoint: a name, and the commit if it is a repository on the Hub."""
 
     name: str
     revision: str | None
@@ -81,7 +81,7 @@ class PrecisionFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class File:
-    """One file, as it was made."""
+    """The size and hash of one file."""
 
     bytes: Whole
     sha256: Sha256
@@ -89,17 +89,17 @@ class File:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What manifest.json says, in its order; what has a default may be absent in older ones.
+    """The content of manifest.json, in order; fields with a default may be absent in older ones.
 
     Attributes:
         precisions: those of `weights`, the most exact first.
         weights: precision -> file.
         graphs: precision -> kind -> file.
-        warnings: of its making.
-        tokenizer: what its tokenizer was compared with, None where there is none.
-        parity: what float32 was verified with, None where it was not.
-        quality: precision -> what it loses.
-        versions: of what took part.
+        warnings: from making the folder.
+        tokenizer: the comparison of its tokenizer with the source's, or None.
+        parity: the parity report of float32, or None if it is not verified.
+        quality: precision -> its quality report.
+        versions: of the packages involved.
         files: all but the manifest and the card.
     """
 
@@ -118,8 +118,8 @@ class Manifest:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object."""
-        found: dict[str, Any] = typed_json.plain(self)
-        return found
+        result: dict[str, Any] = typed_json.plain(self)
+        return result
 
 
 def describe(
@@ -131,14 +131,14 @@ def describe(
     tokenizer: TokenizerReport | None,
     files: Mapping[str, File],
 ) -> Manifest:
-    """The manifest of a folder that is made here and now; `files` are what `entries` says of them."""
+    """The manifest of a folder made now; `files` come from `entries`."""
     weights = {FP32: WEIGHTS} | {name: PRECISIONS[name].weights for name in PRECISIONS if name in quality}
     return Manifest(
         generator=Generator(name=GENERATOR, version=importlib.metadata.version("gpt2-export")),
         source=source,
         precisions=tuple(PrecisionFacts(name=name, cache_type=_cache_type(name)) for name in weights),
         weights=weights,
-        graphs={name: found for name, found in kinds.graphs_among(files).items() if name in weights},
+        graphs={name: graphs for name, graphs in kinds.graphs_among(files).items() if name in weights},
         warnings=tuple(warnings),
         tokenizer=tokenizer,
         parity=parity,
@@ -149,7 +149,7 @@ def describe(
 
 
 def again(changed: Manifest) -> Manifest:
-    """The manifest of a folder that is changed here and now, with all that follows from its files and reports."""
+    """The manifest of a folder changed now, with everything derived from its files and reports updated."""
     return describe(
         source=changed.source,
         parity=changed.parity,
@@ -161,13 +161,13 @@ def again(changed: Manifest) -> Manifest:
 
 
 def entries(folder: Path, names: Collection[str] | None = None) -> dict[str, File]:
-    """Size and hash of a folder's files: of those named that are there, or of all that may be its own."""
+    """Size and hash of a folder's files: the named ones that exist, or all that may be its own."""
     paths = sorted(folder.iterdir()) if names is None else [folder / name for name in sorted(names)]
     return {path.name: _entry(path) for path in paths if _belongs(path)}
 
 
 def text(manifest: Manifest) -> str:
-    """As it is written."""
+    """The text of manifest.json."""
     return json.dumps(manifest.to_dict(), indent=2, ensure_ascii=False) + "\n"
 
 
@@ -175,7 +175,7 @@ def read(folder: Path) -> Manifest:
     """The manifest of a made folder.
 
     Raises:
-        FolderError: there is none, it cannot be read, or it is of another schema.
+        FolderError: it is missing, cannot be read, or has another schema.
     """
     path = folder / MANIFEST
     try:
@@ -183,8 +183,8 @@ def read(folder: Path) -> Manifest:
     except (FileNotFoundError, NotADirectoryError):
         raise FolderError(f"{folder} has no {MANIFEST}; make it with `gpt2-export make SOURCE {folder}`") from None
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        found = document.get("schema") if isinstance(document, dict) else type(document).__name__
-        raise FolderError(f"{path} has schema {ascii(found)[:60]}, this version reads {SCHEMA}; make the folder again")
+        schema = document.get("schema") if isinstance(document, dict) else type(document).__name__
+        raise FolderError(f"{path} has schema {ascii(schema)[:60]}, this version reads {SCHEMA}; make the folder again")
     try:
         return parsed(document)
     except ValueError as error:
@@ -199,7 +199,7 @@ def parsed(document: Any) -> Manifest:
 
 
 def made_by_export(folder: Path) -> bool:
-    """Whether gpt2-export made a folder, of whichever schema; manifest.json alone is a common name."""
+    """Whether gpt2-export made a folder, with any schema; the name manifest.json alone proves nothing."""
     try:
         document = plain_file.read_json(folder / MANIFEST, MANIFEST_BYTES)
         return bool(document["generator"]["name"] == GENERATOR and document["schema"])
@@ -208,7 +208,7 @@ def made_by_export(folder: Path) -> bool:
 
 
 def foreign_files(folder: Path) -> list[str]:
-    """What lies in a made folder and is somebody's own; of a damaged manifest's all."""
+    """The files in a made folder that are not its own; all of them if the manifest is damaged."""
     try:
         listed = set(plain_file.read_json(folder / MANIFEST, MANIFEST_BYTES)["files"])
     except UNREADABLE:
@@ -222,10 +222,10 @@ def foreign_files(folder: Path) -> list[str]:
 
 
 def differences(folder: Path, manifest: Manifest) -> list[str]:
-    """What is not as the manifest says, file by file; empty for a folder that is whole.
+    """The differences from the manifest, file by file; empty for an intact folder.
 
     Raises:
-        FolderError: something is no plain file.
+        FolderError: something is not a plain file.
     """
     wrong = []
     for name, file in manifest.files.items():
@@ -241,14 +241,14 @@ def differences(folder: Path, manifest: Manifest) -> list[str]:
 
 
 def versions() -> dict[str, str]:
-    """Of what takes part in making a folder, as far as it is installed."""
-    found = {"python": platform.python_version()}
+    """The versions of the packages involved in making a folder, if installed."""
+    installed = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            installed[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def _cache_type(precision: str) -> str:
@@ -256,13 +256,13 @@ def _cache_type(precision: str) -> str:
 
 
 def _belongs(path: Path) -> bool:
-    # A folder (.git, the Hub's .cache) is somebody else's, and so is .gitattributes. The card is people's to edit.
+    # Folders (.git, the Hub's .cache) and .gitattributes are not its own. The card is the user's to edit.
     return path.is_file() and path.name not in (MANIFEST, CARD) and not path.name.startswith(".")
 
 
 def _refuse_unlisted(manifest: Manifest) -> None:
-    """What stands for weights and graphs must be listed, with its hash."""
-    named = {"weights": manifest.weights} | {f"graphs: {p}": found for p, found in manifest.graphs.items()}
+    """Refuses weights and graphs that are not among the files."""
+    named = {"weights": manifest.weights} | {f"graphs: {p}": kinds_of for p, kinds_of in manifest.graphs.items()}
     for where, table in named.items():
         for key, name in table.items():
             if name not in manifest.files:

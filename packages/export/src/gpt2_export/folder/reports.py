@@ -1,7 +1,7 @@
-"""What the manifest says of how a folder was verified, as verification reports it.
+"""The manifest's reports of how a folder was verified, as verification makes them.
 
-Only what is Required is checked where a manifest is read: reports of other versions have other figures, and whoever
-shows one finds out.
+Reading a manifest checks only Required fields: reports of other versions have other figures, which code that shows a
+report must handle.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from typing import Required, TypedDict
 
 
 class Deviation(TypedDict, total=False):
-    """How far something is from the network in float64, by torch's own float32, and may be."""
+    """The distance from the network in float64: of a result, of torch's own float32, and the limit."""
 
     max_difference: float
     float32_error: float
@@ -17,7 +17,7 @@ class Deviation(TypedDict, total=False):
 
 
 class GreedyFigures(TypedDict, total=False):
-    """For how many tokens a greedy text is the exact one, and the most that a token of it is behind the likeliest."""
+    """How many tokens of a greedy text agree with the exact one, and how far one is behind the likeliest at most."""
 
     greedy_tokens: int
     greedy_agreement: int
@@ -25,7 +25,7 @@ class GreedyFigures(TypedDict, total=False):
 
 
 class BackendFigures(GreedyFigures, total=False):
-    """One backend beside the network in float64."""
+    """One backend against the network in float64."""
 
     max_logit_difference: float
     worst_case: str
@@ -35,9 +35,9 @@ class BackendFigures(GreedyFigures, total=False):
 
 
 class ParityReport(TypedDict, total=False):
-    """The float32 graphs, PyTorch and transformers beside the network in float64.
+    """The float32 graphs, PyTorch and transformers against the network in float64.
 
-    `explaining` is of what the explaining graph shows, `stress` of each of them on the weights of `stress.py`.
+    `explaining` is for the explain graph's outputs, `stress` for each backend on the weights of `stress.py`.
     """
 
     reference: Required[str]
@@ -51,7 +51,7 @@ class ParityReport(TypedDict, total=False):
 
 
 class TextFigures(TypedDict, total=False):
-    """What a graph of another precision loses on one text."""
+    """The loss of one graph of a precision on one text."""
 
     tokens: int
     perplexity_fp32: float
@@ -65,7 +65,7 @@ class TextFigures(TypedDict, total=False):
 
 
 class LargestActivation(TypedDict, total=False):
-    """Of a network in float16: where it is, and what float16 can hold."""
+    """A network's largest activation: its layer and size, and float16's limit."""
 
     layer: str
     size: float
@@ -73,9 +73,9 @@ class LargestActivation(TypedDict, total=False):
 
 
 class QualityReport(TypedDict, total=False):
-    """What a precision loses: kind of graph -> text -> figures.
+    """A precision's loss: kind of graph -> text -> figures.
 
-    `sensitivity`, matrix -> KL divergence, is of a precision that was refused.
+    `sensitivity`, matrix -> KL divergence, exists only for a refused precision.
     """
 
     max_ppl_increase: float
@@ -86,7 +86,7 @@ class QualityReport(TypedDict, total=False):
 
 
 class TokenizerReport(TypedDict, total=False):
-    """What the tokenizer was compared with, and whether its merges are as trained (`freeze/merges.py`)."""
+    """The comparison of the tokenizer with its source, and whether its merges are as trained (`freeze/merges.py`)."""
 
     references: list[str]
     texts: int

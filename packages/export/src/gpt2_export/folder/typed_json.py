@@ -1,4 +1,4 @@
-"""JSON <-> frozen dataclasses: a field is declared once, and its annotation is what the document must hold there.
+"""JSON <-> frozen dataclasses: a field is declared once, and its annotation defines the valid values.
 
 >>> @dataclass(frozen=True, kw_only=True)
 ... class Sized:
@@ -21,28 +21,27 @@ from typing import Annotated, Any, NoReturn, Required, TypeVar, get_args, get_or
 
 T = TypeVar("T")
 Check = Callable[[str, Any], None]
-"""(where it stands, the value); raises ValueError, which says both and what must be there."""
+"""(path of the field, its value) -> None; raises ValueError with both and the valid values."""
 
 LARGEST = 2**63
 ABSENT = object()
 
 
 def read(kind: type[T], where: str, value: Any) -> T:
-    """A JSON value as a dataclass, a TypedDict, `str`, `Annotated[..., check]`, and what is made of these.
+    """A JSON value as a dataclass, a TypedDict, `str`, `Annotated[..., check]`, and combinations of these.
 
     An object becomes a dataclass or a Mapping, a list a tuple. A field with a default may be absent. A TypedDict stays
-    the dict that it is, and only what is Required of it is checked: reports of other versions have other figures, and
-    whoever shows one finds out.
+    the dict that it is, and only its Required fields are checked: reports of other versions have other figures.
 
     Raises:
-        ValueError: something else stands there; the message starts with `where`.
+        ValueError: the value is invalid; the message starts with `where`.
     """
-    found: T = _read(kind, where, value)
-    return found
+    result: T = _read(kind, where, value)
+    return result
 
 
 def plain(value: Any) -> Any:
-    """The JSON of a value, in the order in which its fields are declared."""
+    """The JSON of a value, with fields in the order of their declaration."""
     if is_dataclass(value):
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
@@ -83,15 +82,15 @@ def one_of(allowed: Collection[Any]) -> Check:
 
 
 def inside(where: str, name: str) -> str:
-    """Where a part of something stands."""
+    """The path of a part of a value."""
     return f"{where}: {name if name.isprintable() and len(name) <= 100 else ascii(name)[:100]}"
 
 
-def refuse(where: str, value: Any, wanted: str) -> NoReturn:
-    """Raises ValueError that says what is there and what must be."""
+def refuse(where: str, value: Any, expected: str) -> NoReturn:
+    """Raises ValueError with the actual and the expected value."""
     shown = "absent" if value is ABSENT else json.dumps(value, ensure_ascii=True)
     shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
-    raise ValueError(f"{where} is {shown}, must be {wanted}")
+    raise ValueError(f"{where} is {shown}, must be {expected}")
 
 
 def _read(kind: Any, where: str, value: Any) -> Any:
@@ -123,7 +122,7 @@ def _table(name: Any, kind: Any, where: str, value: Any) -> dict[str, Any]:
 
 
 def _record(kind: Any, where: str, value: Any) -> Any:
-    """An object with these fields; others may be there, and their numbers can be printed too."""
+    """An object with these fields; others are allowed if their numbers can be printed."""
     if not isinstance(value, dict):
         refuse(where, value, "an object")
     found = {}
@@ -142,7 +141,7 @@ class _Field:
 
 @cache
 def _fields(kind: Any) -> dict[str, _Field]:
-    """What is checked of a dataclass or a TypedDict."""
+    """The fields of a dataclass or a TypedDict to check."""
     hints = get_type_hints(kind, include_extras=True)
     if is_typeddict(kind):
         required = {name: get_args(hint)[0] for name, hint in hints.items() if get_origin(hint) is Required}
@@ -157,7 +156,7 @@ def _fields(kind: Any) -> dict[str, _Field]:
 
 
 def _refuse_unprintable(where: str, value: Any) -> None:
-    """Python prints no integer of thousands of digits."""
+    """Refuses integers of thousands of digits, which Python does not print."""
     for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
         _refuse_unprintable(where, inner)
     if isinstance(value, int) and abs(value) >= LARGEST:

@@ -91,13 +91,13 @@ def test_that_merges_are_as_trained_is_proven_again_with_the_hashes(
     document = json.loads((made_copy / "tokenizer.json").read_text(encoding="utf-8"))
     document["model"]["merges"] = change(document["model"]["merges"])
     (made_copy / "tokenizer.json").write_text(json.dumps(document), encoding="utf-8")
-    said = manifest.read(made_copy)
-    files = {**said.files, **manifest.entries(made_copy, ["tokenizer.json"])}
-    (made_copy / "manifest.json").write_text(manifest.text(replace(said, files=files)), encoding="utf-8")
-    told = "tokenizer.json has merges that are not as trained, manifest.json says that they are"
-    assert inspect(made_copy, check_hashes=True)["differences"] == [told]
-    unsaid = replace(said, files=files, tokenizer=None)
-    (made_copy / "manifest.json").write_text(manifest.text(unsaid), encoding="utf-8")
+    original = manifest.read(made_copy)
+    files = {**original.files, **manifest.entries(made_copy, ["tokenizer.json"])}
+    (made_copy / "manifest.json").write_text(manifest.text(replace(original, files=files)), encoding="utf-8")
+    message = "tokenizer.json has merges that are not as trained, but manifest.json says they are"
+    assert inspect(made_copy, check_hashes=True)["differences"] == [message]
+    unreported = replace(original, files=files, tokenizer=None)
+    (made_copy / "manifest.json").write_text(manifest.text(unreported), encoding="utf-8")
     assert inspect(made_copy, check_hashes=True)["differences"] == []
 
 

@@ -91,7 +91,7 @@ def main() -> None:
     ratios: dict[str, dict[str, float]] = {}
     base = opened(bundle, BASE, options.precision, options.threads)
     for name in options.only or [way for way in WAYS if way != BASE]:
-        # Two at a time: all of them together would take several gigabytes.
+        # Two at a time: all together would take several gigabytes.
         other = opened(bundle, name, options.precision, options.threads)
         ratios[name] = compare(base, other, options.rounds)
     print(f"{'':<34}" + "".join(f"{name:>10}" for name in MEASURED))
@@ -122,19 +122,19 @@ def timed(
             logits, cache = graph.step(list(logits[:, -1].argmax(-1)[:, None]), cache, 1)
         return perf_counter() - start
 
-    for work in MEASURED:  # once unmeasured: buffers are made
+    for work in MEASURED:  # once unmeasured, to allocate buffers
         seconds(WORKS[work])
     return seconds
 
 
 def fused(path: Path) -> bytes:
     """The serving graph with residual, bias and LayerNorm in one operator, SkipLayerNormalization."""
-    import onnx_ir as ir  # comes with gpt2-export; the other ways do without
+    import onnx_ir as ir  # installed with gpt2-export; only this way needs it
 
     model = ir.load(path)
     for norm in [node for node in model.graph if node.op_type == "LayerNormalization"]:
         residual = norm.inputs[0].producer()
-        if residual.op_type != "Add":  # the last one: rows are picked in between
+        if residual.op_type != "Add":  # the last one: rows are selected in between
             continue
         stream, x = residual.inputs
         adds = [node for node in (x.producer(), residual) if node.op_type == "Add"]
@@ -152,7 +152,7 @@ def fused(path: Path) -> bytes:
 
 
 def compare(base: Callable[[Work], float], other: Callable[[Work], float], rounds: int) -> dict[str, float]:
-    """For each work how many times as long the other takes."""
+    """For each workload, the other way's time relative to the default."""
     found: dict[str, list[float]] = {work: [] for work in MEASURED}
     for _ in range(rounds):
         for work in MEASURED:

@@ -1,4 +1,4 @@
-"""What is measured: the works every runtime does, the prompts they do them on, the figures that come of it."""
+"""What is measured: the workloads of every runtime, their prompts, and the figures."""
 
 import random
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Work:
 
     @property
     def context(self) -> float:
-        """The tokens that a step of decoding attends to, on average: prompt + 1 in the first, prompt + new - 1 at last.
+        """The average number of tokens a decoding step attends to: from prompt + 1 to prompt + new - 1.
 
         >>> Work(rows=1, prompt=32, new=128).context
         96.0
@@ -36,7 +36,7 @@ WORKS = {
     "context": Work(rows=1, prompt=896, new=100),
     "prefill": Work(rows=1, prompt=512, new=1),
     "batch": Work(rows=8, prompt=32, new=64),
-    # The same as `decode` in a fresh process: the first token, the last, and the memory that alone takes.
+    # `decode` in a fresh process: the times of the first and the last token, and the memory of that alone.
     "start": Work(rows=1, prompt=32, new=128),
 }
 CUDA_WORKS = {
@@ -56,7 +56,7 @@ CUDA_WORKS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A number in the table, and which way it is better."""
+    """A figure in the table, and whether larger is better."""
 
     title: str
     unit: str
@@ -95,7 +95,7 @@ FIGURES = {
 
 
 def speed(work: Work, first_token_seconds: float, decode_seconds: float) -> float:
-    """The figure of a work: tokens a second after the first, over all rows; of a prefill, milliseconds to the first.
+    """A workload's figure: tokens per second after the first, over all rows; for a prefill, milliseconds to the first.
 
     >>> speed(Work(rows=8, prompt=32, new=64), 0.1, 2.0)
     252.0

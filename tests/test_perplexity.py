@@ -115,8 +115,8 @@ def test_every_tokens_log_probability_is_that_of_the_scratch_network(demo_folder
 def test_the_command_reports_the_scratch_networks_figure(demo_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "text").write_text(TEXT, encoding="utf-8")
     result = CliRunner().invoke(main, ["score", str(demo_folder), str(tmp_path / "text"), "--json"])
-    result = json.loads(result.stdout)
+    answer = json.loads(result.stdout)
     ids = Tokenizer.open(demo_folder).encode(TEXT)
-    assert (result["tokens"], result["window"], result["stride"]) == (len(ids), 256, 128)
+    assert (answer["tokens"], answer["window"], answer["stride"]) == (len(ids), 256, 128)
     expected = page(by_scratch(GPT2.from_pretrained(demo_folder)), ids, 256, 128)
-    assert result["perplexity"] == pytest.approx(expected, rel=ATOL)
+    assert answer["perplexity"] == pytest.approx(expected, rel=ATOL)

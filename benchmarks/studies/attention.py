@@ -2,9 +2,9 @@
 
     python benchmarks/studies/attention.py
 
-`decode` reads one token over 900, `prefill` 256 tokens over none, `chunk` 256 tokens over 512. It needs onnx and
-gpt2-runtime. What the installed onnxruntime has no kernel for is reported as such. All that are measured give the same
-numbers, but for a cache of 8 bits.
+`decode` reads one token over 900, `prefill` 256 tokens over none, `chunk` 256 tokens over 512. Requires onnx and
+gpt2-runtime. Operators without a kernel in the installed onnxruntime are reported as such. All measured ones give the
+same numbers, except with an 8-bit cache.
 """
 
 import argparse
@@ -24,7 +24,7 @@ onnxruntime = load_onnxruntime()
 H, D = 12, 64
 C, LENGTH = H * D, 1024  # of the cache
 CASES = {"decode": (900, 1), "prefill": (0, 256), "chunk": (512, 256)}  # past, new
-PAUSE = 0.03  # threads of the other sessions, which wait by spinning, have gone to sleep
+PAUSE = 0.03  # until the other sessions' spinning threads are asleep
 FLOAT, INT8, INT32, INT64 = TensorProto.FLOAT, TensorProto.INT8, TensorProto.INT32, TensorProto.INT64
 
 Feeds = dict[str, np.ndarray]
@@ -32,14 +32,14 @@ Feeds = dict[str, np.ndarray]
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """A graph and what it is fed, for `past` tokens of random keys and values and `new` more."""
+    """A graph and its feeds, for `past` tokens of random keys and values and `new` more."""
 
     nodes: list[onnx.NodeProto]
     feeds: Callable[["Sizes"], Feeds]
     outputs: tuple[str, ...]
-    shared: tuple[tuple[str, str], ...] = ()  # inputs and outputs that are one memory
+    shared: tuple[tuple[str, str], ...] = ()  # inputs and outputs that share memory
     opset: int = 20
-    off: float = 1e-5  # from the first way, at most
+    off: float = 1e-5  # largest difference from the first way
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def scattered(sizes: Sizes) -> Feeds:
 
 
 def in_eight_bits(sizes: Sizes) -> Feeds:
-    """Keys and values of random numbers reach to 5; what is beyond a scale's range is cut off."""
+    """Random keys and values reach 5; values beyond a scale's range are clipped."""
     fed, scale = packed(sizes), np.full((1, H, 1, D), 5 / 127, np.float32)
     for name in ("past_key", "past_value"):
         fed[name] = np.clip(np.rint(fed[name] / scale), -128, 127).astype(np.int8)
@@ -165,28 +165,28 @@ def main() -> None:
     runs = {
         case: {name: opened(way, Sizes(*CASES[case]), options.threads) for name, way in WAYS.items()} for case in CASES
     }
-    found: dict[tuple[str, str], Any] = {}
+    table: dict[tuple[str, str], Any] = {}
     for case, ways in runs.items():
         ready = {name: run for name, run in ways.items() if callable(run)}
         times: dict[str, list[float]] = {name: [] for name in ready}
         for _ in range(options.rounds):
             for name, run in ready.items():
                 sleep(PAUSE)
-                run()  # wakes the threads, and finds the memory
+                run()  # wakes the threads and allocates memory
                 start = perf_counter()
                 run()
                 times[name].append(perf_counter() - start)
         expected = next(iter(ready.values()))()
         for name, run in ready.items():
             np.testing.assert_allclose(run().reshape(-1), expected.reshape(-1), atol=WAYS[name].off)
-        found |= {(name, case): f"{1e6 * median(times[name]):.0f}" for name in ready}
-        found |= {(name, case): run for name, run in ways.items() if isinstance(run, str)}
+        table |= {(name, case): f"{1e6 * median(times[name]):.0f}" for name in ready}
+        table |= {(name, case): run for name, run in ways.items() if isinstance(run, str)}
     for name in WAYS:
-        print(f"{name:<40}" + "".join(f"{found[name, case]:>10}" for case in CASES))
+        print(f"{name:<40}" + "".join(f"{table[name, case]:>10}" for case in CASES))
 
 
 def opened(way: Way, sizes: Sizes, threads: int) -> Callable[[], np.ndarray] | str:
-    """A call that attends once and gives y [1, T, C]; or why there is none."""
+    """A function that attends once and returns y [1, T, C]; or the reason why there is none."""
     fed = way.feeds(sizes)
     types = {np.dtype(np.float32): FLOAT, np.dtype(np.int8): INT8, np.dtype(np.int32): INT32, np.dtype(np.int64): INT64}
     shares = {output: fed[name].dtype for name, output in way.shared}
@@ -217,7 +217,7 @@ def opened(way: Way, sizes: Sizes, threads: int) -> Callable[[], np.ndarray] | s
             else:
                 binding.bind_output(name, "cpu")
         session.run_with_iobinding(binding)
-    except Exception as error:  # onnxruntime's errors have no common base but this one
+    except Exception as error:  # onnxruntime's errors have no other common base
         return "no kernel" if "NOT_IMPLEMENTED" in str(error) else "refused"
 
     def run() -> np.ndarray:

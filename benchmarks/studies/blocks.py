@@ -1,10 +1,10 @@
-"""What each size of block, each rounding and a head of fewer bits cost: quality and size, of the weights alone.
+"""The quality and size of each block size, rounding and head precision, quantizing only the weights.
 
     python benchmarks/studies/blocks.py FOLDER
     python benchmarks/studies/blocks.py FOLDER --text shakespeare.txt
 
-It needs gpt2-export alone. Matrices of the scratch network are replaced by what is left of them; activations stay
-float32, so that a figure is a little below what `gpt2-export quantize` measures of the whole.
+Requires only gpt2-export. The scratch network's matrices are replaced by their dequantized values; activations stay
+float32, so a figure is slightly below what `gpt2-export quantize` measures for the graphs.
 """
 
 import argparse
@@ -59,13 +59,13 @@ def main() -> None:
     model = GPT2.from_pretrained(options.folder)
     ids = read(options, model)
     before = logits(model, ids)
-    kept = {name: parameter.clone() for name, parameter in model.named_parameters() if is_matrix(name)}
-    layers = sum(weight.numel() for name, weight in kept.items() if name.startswith("h."))
-    head = sum(weight.numel() for name, weight in kept.items()) - layers
+    originals = {name: parameter.clone() for name, parameter in model.named_parameters() if is_matrix(name)}
+    layers = sum(weight.numel() for name, weight in originals.items() if name.startswith("h."))
+    head = sum(weight.numel() for name, weight in originals.items()) - layers
     whole = 4 * (layers + head)
     print(f"{'':<44}{'of fp32':>9}{'mean KL':>10}{'max KL':>10}{'perplexity, %':>15}")
     for way in WAYS:
-        replace(model, kept, way)
+        replace(model, originals, way)
         after = logits(model, ids)
         losses = kl(before, after)
         change = f"{100 * np.expm1(loss(after, ids) - loss(before, ids)):+.3f}" if options.text else "-"
@@ -91,23 +91,23 @@ def logits(model: GPT2, ids: torch.Tensor) -> np.ndarray:
 
 
 def loss(logits: np.ndarray, ids: torch.Tensor) -> float:
-    """Nats a token."""
+    """Nats per token."""
     B, T = ids.shape
     predicted = torch.from_numpy(logits).unflatten(0, (B, T))[:, :-1]
     return float(torch.nn.functional.cross_entropy(predicted.flatten(0, 1).double(), ids[:, 1:].flatten()))
 
 
 @torch.no_grad()
-def replace(model: GPT2, kept: dict[str, torch.Tensor], way: Way) -> None:
-    """Puts what is left of each matrix in its place."""
+def replace(model: GPT2, originals: dict[str, torch.Tensor], way: Way) -> None:
+    """Replaces each matrix by its dequantized values."""
     searched = blocks.FACTORS
     blocks.FACTORS = searched[:0] if way.plain else searched
     for name, parameter in model.named_parameters():
-        if name not in kept:
+        if name not in originals:
             continue
-        weight = kept[name].numpy()
-        bits, wanted = (way.bits, way.block) if name.startswith("h.") else (way.head_bits, way.head_block)
-        block = blocks.fitting(weight.shape[1], wanted)
+        weight = originals[name].numpy()
+        bits, largest = (way.bits, way.block) if name.startswith("h.") else (way.head_bits, way.head_block)
+        block = blocks.fitting(weight.shape[1], largest)
         if block is None:
             raise SystemExit(f"{name} has rows of {weight.shape[1]} numbers, which no block divides")
         made = blocks.quantize(weight, bits=bits, block=block)

@@ -1,11 +1,10 @@
-"""What choosing a token takes beside computing its logits, for settings of every kind.
+"""The time of choosing a token relative to computing its logits, for settings of every kind.
 
     python benchmarks/studies/choice.py FOLDER
 
-It needs gpt2-runtime alone. Each choice comes right after a step, as in generation, so that it finds the processor's
-caches as the step has left them. Random weights give flat logits, where top-p keeps tens of thousands; the same
-logits times 6 are as peaked as those of a trained model. Controls look at a text of TEXT
-random tokens, half of them new.
+Requires only gpt2-runtime. Each choice comes right after a step, as in generation, so that the processor's caches are
+as the step left them. Random weights give flat logits, where top-p keeps tens of thousands; the same logits times 6 are
+as peaked as those of a trained model. Controls look at a text of TEXT random tokens, half of them new.
 """
 
 import argparse

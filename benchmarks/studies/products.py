@@ -2,9 +2,9 @@
 
     python benchmarks/studies/products.py
 
-The product is that of the MLP's second matrix, [rows, 3072] by [3072, 768]. It needs onnx, onnxruntime and gpt2-export,
-whose blocks it multiplies by. `of rows` is the dynamic quantisation that a precision could have whose tokens do not
-change each other: one scale a row, a product of integers, and the scales afterwards.
+The product is that of the MLP's second matrix, [rows, 3072] by [3072, 768]. Requires onnx, onnxruntime and gpt2-export,
+whose blocks it uses. `of rows` is the dynamic quantisation in which tokens do not change each other: one scale per row,
+an integer product, and the scales afterwards.
 """
 
 from statistics import median
@@ -21,7 +21,7 @@ onnxruntime = load_onnxruntime()
 K, N = 3072, 768
 ROWS = (1, 8, 32, 256)
 ROUNDS = 7
-PAUSE = 0.03  # threads of the other sessions, which wait by spinning, have gone to sleep
+PAUSE = 0.03  # until the other sessions' spinning threads are asleep
 
 Tensors = dict[str, np.ndarray]
 Graph = tuple[list[onnx.NodeProto], Tensors]
@@ -110,7 +110,7 @@ def main() -> None:
     times: dict[tuple[str, int], list[float]] = {(name, rows): [] for name in WAYS for rows in ROWS}
     x = {rows: rng.standard_normal((rows, K)).astype(np.float32) for rows in ROWS}
     for number in range(ROUNDS + 1):
-        for (name, rows), found in times.items():
+        for (name, rows), seconds in times.items():
             sleep(PAUSE)
             sessions[name].run(None, {"x": x[rows]})
             repeats = max(2, 64 // rows)
@@ -118,7 +118,7 @@ def main() -> None:
             for _ in range(repeats):
                 sessions[name].run(None, {"x": x[rows]})
             if number:  # the first round warms up
-                found.append((perf_counter() - start) / repeats)
+                seconds.append((perf_counter() - start) / repeats)
     print(f"{'':<34}" + "".join(f"{rows:>9}" for rows in ROWS))
     for name in WAYS:
         print(f"{name:<34}" + "".join(f"{1e6 * median(times[name, rows]):>9.0f}" for rows in ROWS))

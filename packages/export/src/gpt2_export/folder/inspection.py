@@ -162,7 +162,7 @@ def _quality_lines(quality: Mapping[str, QualityReport], sizes: dict[str, Any]) 
         for text in next(iter(report["graphs"].values())):
             kind, figures = max(
                 ((kind, texts[text]) for kind, texts in report["graphs"].items()),
-                key=lambda report: report[1]["ppl_increase"],
+                key=lambda entry: entry[1]["ppl_increase"],
             )
             lines.append(
                 f"  {text}, {figures['tokens']} tokens, {kind}: perplexity {figures['perplexity_fp32']:.4g} "

@@ -104,16 +104,16 @@ def read(
     } | explicit
     numbered = _decoder(path, init[DECODER]) if DECODER in init else _legacy(source, init, whole)
     known = {one.token.content: one.token for one in numbered}
-    explicit = {name: _token(source, special, name, init[name], known) for name in NAMES if name in init}
+    stated = {name: _token(source, special, name, init[name], known) for name in NAMES if name in init}
     if not rebuilt and whole and whole.get("padding"):
-        explicit.setdefault("pad_token", whole["padding"].get("pad_token"))
+        stated.setdefault("pad_token", whole["padding"].get("pad_token"))
     absent: dict[str, Token | None] = dict.fromkeys(NAMES)
-    named = absent | (DEFAULTS if rebuilt else {}) | explicit
+    named = absent | (DEFAULTS if rebuilt else {}) | stated
     named |= {name: _token(source, special, name, value, {}) for name, value in own.items()}
     additional = [_token(source, special, ADDITIONAL, token, {}) for token in _listed(source, init)]
     without_end = _lacks_end(named, {*vocab, *known}, config)
-    if without_end and not {*map(str, explicit.values())} & {END_OF_TEXT}:
-        named |= dict.fromkeys([name for name in DEFAULTS if name not in explicit])
+    if without_end and not {*map(str, stated.values())} & {END_OF_TEXT}:
+        named |= dict.fromkeys([name for name in DEFAULTS if name not in stated])
         _refuse_unsure(source, [*named.values(), *additional], {*vocab, *known})
     have = {*known} | (set() if rebuilt else {token["content"] for token in _json_tokens(whole)})
     tokens: list[Token] = []

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from gpt2_runtime.cli import options
 from gpt2_runtime.cli.streams import print_json, read_text
-from gpt2_runtime.generation.beam_search import EarlyStopping
 from gpt2_runtime.graphs.graph_signature import GraphKind
-from gpt2_runtime.text.batch import complete
 from gpt2_runtime.text.generator import BeamCompletion, TextGenerator, TextStream
+
+if TYPE_CHECKING:
+    from gpt2_runtime.generation.beam_search import EarlyStopping
 
 EARLY_STOPPING: dict[str, EarlyStopping] = {"no": False, "yes": True, "never": "never"}
 
@@ -119,6 +120,8 @@ def generate(
         print_json({"beams": [asdict(each) for each in completions]}) if as_json else _print_best(completions)
         return
     if n != 1:
+        from gpt2_runtime.text.batch import complete  # which one text need not wait for
+
         documents = [
             completion.to_dict(generator.tokenizer)
             for completion in complete(generator, text, n, settings, lookup=drafts)

@@ -6,14 +6,13 @@ import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Unpack, cast
+from typing import TYPE_CHECKING, Unpack, cast
 
 from gpt2_runtime.arguments import check_integer, check_type, invalid, is_list
 from gpt2_runtime.engine.session import Session
 from gpt2_runtime.errors import PromptError, SettingError, TokenizerError, shown
 from gpt2_runtime.folder.bundle import Bundle
 from gpt2_runtime.folder.sharing import Local, Shared
-from gpt2_runtime.generation.beam_search import EarlyStopping, beam_search
 from gpt2_runtime.generation.config import GenerationConfig, Settings, check_unset, resolve
 from gpt2_runtime.generation.events import Event, FinishReason
 from gpt2_runtime.generation.generate import generator_of, stream_events
@@ -27,6 +26,9 @@ from gpt2_runtime.sampling.config import GREEDY, MOST_BAD_IDS
 from gpt2_runtime.scoring.score import score_prompt
 from gpt2_runtime.text.completion import Completion, Transcript
 from gpt2_runtime.tokenizer.tokenizer import Tokenizer, refusal
+
+if TYPE_CHECKING:
+    from gpt2_runtime.generation.beam_search import EarlyStopping
 
 MOST_CONTINUATIONS = 1024  # of one prompt: each holds its text, and a generator of numbers
 OF_A_DRAW = ("seed", "stop", "logprobs", "prompt_logprobs")  # settings that a beam search has not
@@ -193,6 +195,8 @@ class TextGenerator(Shared):
         check_unset(config, OF_A_DRAW, "beam search has none", "leave it out")
         (transcript,) = self.start(prompt, n=1, config=config)
         request = transcript.state.request
+        from gpt2_runtime.generation.beam_search import beam_search  # 3 ms that other texts need not wait for
+
         beams = beam_search(
             self.session,
             request.prompt_ids,

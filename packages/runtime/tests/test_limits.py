@@ -64,7 +64,7 @@ LIMITS = [
     (
         lambda count: read(b'{"prompt":"%s"}' % (b"x" * (count - 13)), 1, Defaults()),
         MOST_LINE_BYTES,
-        "has more than 4,000,000 bytes, the most of a line; shorten it, or split its prompt",
+        "has more than 4,000,000 bytes, the limit for a line; shorten it, or split its prompt",
     ),
 ]
 

@@ -102,10 +102,10 @@ def test_an_answer_to_another_question_is_not_taken_for_this_ones(generator, ans
     run(generator, lines(3), answers, defaults=DEFAULTS)
     before = answers.read_bytes()
     for defaults in (Defaults(), Defaults(settings=DEFAULTS.settings, seed=1)):
-        with pytest.raises(JobError, match=r'answers id "line 0" of another prompt, model or setting than line 1 has'):
+        with pytest.raises(JobError, match=r'answers id "line 0" with another prompt, model or setting than line 1'):
             run(generator, lines(3), answers, defaults=defaults)
     int8 = TextGenerator.open(generator.session.bundle.folder, precision="int8", threads=1)
-    with pytest.raises(JobError, match="of another prompt, model or setting"):
+    with pytest.raises(JobError, match="with another prompt, model or setting"):
         run(int8, lines(3), answers, defaults=DEFAULTS)
     assert answers.read_bytes() == before
 
@@ -125,14 +125,16 @@ def test_an_answer_to_another_question_is_not_taken_for_this_ones(generator, ans
 )
 def test_a_file_that_no_batch_wrote_is_left_as_it_is(generator, answers, text):
     answers.write_bytes(text)
-    with pytest.raises(JobError, match=r"has a line \d that no batch wrote; name another OUTPUT, or delete this one"):
+    with pytest.raises(
+        JobError, match=r"has a line \d not written by a batch; name another OUTPUT, or delete this one"
+    ):
         run(generator, lines(1), answers, defaults=DEFAULTS)
     assert answers.read_bytes() == text
 
 
 def test_an_output_that_cannot_be_written_is_refused(generator, tmp_path):
     for target in (tmp_path, Path(os.devnull)):
-        with pytest.raises(JobError, match="is no regular file"):
+        with pytest.raises(JobError, match="is not a regular file"):
             run(generator, lines(1), target, defaults=DEFAULTS)
     with pytest.raises(JobError, match="cannot be written: No such file or directory"):
         run(generator, lines(1), tmp_path / "none" / "out", defaults=DEFAULTS)
@@ -181,7 +183,7 @@ def test_a_disk_that_fills_up_blames_the_output_and_loses_nothing(folder, tmp_pa
     failed = subprocess.run([sys.executable, "-B", "-c", limited + program, *command], capture_output=True)
     assert failed.returncode == 1
     last = failed.stderr.decode().splitlines()[-1]
-    assert last == f"error: {answers} cannot be written: File too large; go on with the same command"
+    assert last == f"error: {answers} cannot be written: File too large; resume with the same command"
     assert answers.stat().st_size == 3000  # the last line is cut
     subprocess.run([sys.executable, "-c", program, *command], capture_output=True, check=True)
     assert len(told(answers)) == 12
@@ -202,7 +204,7 @@ def test_an_answer_of_another_folder_is_not_taken_for_this_ones(generator, answe
     bundle = generator.session.bundle
     files = dict(bundle.files) | {name: replace(bundle.files[name], sha256="0" * 64)}
     other = replace(generator, session=replace(generator.session, bundle=replace(bundle, files=files)))
-    with pytest.raises(JobError, match="of another prompt, model or setting"):
+    with pytest.raises(JobError, match="with another prompt, model or setting"):
         run(other, lines(1), answers, defaults=DEFAULTS)
 
 
@@ -212,7 +214,7 @@ def test_lookup_is_another_question_only_where_it_may_change_a_text(folder, gene
     answers.unlink()
     single = TextGenerator.open(folder, threads=1, precision="int8", fast_single=True)
     run(single, lines(2), answers, defaults=DEFAULTS)
-    with pytest.raises(JobError, match="of another prompt, model or setting"):
+    with pytest.raises(JobError, match="with another prompt, model or setting"):
         run(single, lines(2), answers, defaults=DEFAULTS, lookup=LookupConfig())
 
 

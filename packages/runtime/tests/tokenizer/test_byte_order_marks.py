@@ -57,9 +57,9 @@ def test_a_line_with_only_a_mark_is_empty(generator, tmp_path):
 def test_a_mark_within_a_text_is_kept():
     assert read(b'{"prompt":"' + MARK + b'hi"}', 1, DEFAULTS).prompt.prompt == "\ufeffhi"
     assert read(rb'{"prompt":"\ufeffhi"}', 1, DEFAULTS).prompt.prompt == "\ufeffhi"
-    with pytest.raises(JobError, match="is not JSON"):
+    with pytest.raises(JobError, match="is not readable JSON"):
         read(b'{"prompt":' + MARK + b'"hi"}', 1, DEFAULTS)
-    with pytest.raises(JobError, match="is not JSON"):
+    with pytest.raises(JobError, match="is not readable JSON"):
         read(MARK * 2 + b'{"prompt":"hi"}', 1, DEFAULTS)
 
 

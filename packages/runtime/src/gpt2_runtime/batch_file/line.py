@@ -1,4 +1,4 @@
-"""A line of a batch's file: a JSON object in, a prompt and its settings; a completion out, as a JSON object."""
+"""A line of a batch file: in, a JSON object with a prompt and its settings; out, a completion as a JSON object."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gpt2_runtime.text.completion import Completion
 from gpt2_runtime.tokenizer.tokenizer import Tokenizer
 
 NAMES = ("id", "prompt", "token_ids", "n", *SETTINGS)
-MOST_LINE_BYTES = 4_000_000  # several hundred times what GPT-2 reads; what JSON makes of it fits into 100 MB
+MOST_LINE_BYTES = 4_000_000  # several hundred times GPT-2's context; parsed, it fits into 100 MB
 MOST_NAMES = 300_000  # of an object: a bias for each token of any vocabulary
 
 TOO_DEEP = "has a value that is nested too deep; no setting is a list of lists of lists"
@@ -30,13 +30,13 @@ KINDS = {list: "an array", str: "a string", int: "a number", float: "a number", 
 
 @dataclass(frozen=True, kw_only=True)
 class Defaults:
-    """What holds for the lines that say nothing else.
+    """Settings for lines that do not override them.
 
     Attributes:
-        settings: but the seed. A line replaces each by its name, those of the sampling too.
-        n: continuations of a prompt.
-        seed: with a line's number it makes that line's own, so that a second run draws the same.
-        model: tells one folder and precision from others.
+        settings: all but the seed. A line overrides each by its name, including the sampling settings.
+        n: continuations per prompt.
+        seed: combined with a line's number, gives that line's seed, so that a second run draws the same.
+        model: identifies the folder and precision.
     """
 
     settings: Settings = field(default_factory=Settings)
@@ -53,13 +53,13 @@ class Defaults:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A line, read.
+    """A parsed line.
 
     Attributes:
         line: its number, counted from 1.
-        id: what it is called; its number where it does not say.
-        prompt: what is asked for.
-        digest: differs where the model, the prompt or a setting does.
+        id: its id; by default its number.
+        prompt: the prompt and its settings.
+        digest: differs if the model, the prompt or a setting differs.
     """
 
     line: int
@@ -74,10 +74,10 @@ class Job:
 
 
 def read(text: bytes, line: int, defaults: Defaults) -> Job:
-    """The job of a line.
+    """Parses a line.
 
     Raises:
-        JobError: it is no JSON object, or has a name or a value that no job has, or more than MOST_LINE_BYTES.
+        JobError: it is not a JSON object, has an unknown name or an invalid value, or more than MOST_LINE_BYTES.
 
     >>> job = read(b'{"id": "a", "prompt": "To be", "temperature": 0, "max_new_tokens": 5}', 1, Defaults())
     >>> job.id, job.prompt.settings["sampling"].temperature, job.prompt.settings["max_new_tokens"]
@@ -88,8 +88,8 @@ def read(text: bytes, line: int, defaults: Defaults) -> Job:
     id_ = document.get("id", line)
     if isinstance(id_, bool) or not isinstance(id_, str | int):
         raise JobError(f"id is {shown_json(id_)}, must be a string or an integer; leave it out for the line's number")
-    if isinstance(id_, str) and re.search("[\ud800-\udfff]", id_):  # which no UTF-8 can answer
-        raise JobError(f"id is {shown_json(id_)}, which has half a surrogate pair; give it valid Unicode")
+    if isinstance(id_, str) and re.search("[\ud800-\udfff]", id_):  # UTF-8 cannot encode it
+        raise JobError(f"id is {shown_json(id_)}, which has half a surrogate pair; use valid Unicode")
     given = {name: document[name] for name in SETTINGS if name in document}
     if not isinstance(given.get("parse_special", True), bool):
         raise JobError(f"parse_special is {shown_json(given['parse_special'])}, must be true or false")
@@ -99,23 +99,23 @@ def read(text: bytes, line: int, defaults: Defaults) -> Job:
     chosen = {name: settings.pop(name) for name in (*SAMPLING, "sampling") if name in settings}
     settings["sampling"] = resolve(chosen).sampling
     prompt = Prompt(prompt=_prompt(document), settings=cast(Settings, settings), n=document.get("n", defaults.n))
-    asked = [defaults.model, prompt.prompt, prompt.n, settings | {"sampling": asdict(settings["sampling"])}]
+    request = [defaults.model, prompt.prompt, prompt.n, settings | {"sampling": asdict(settings["sampling"])}]
     try:
-        told = json.dumps(asked, sort_keys=True, default=str)
+        canonical = json.dumps(request, sort_keys=True, default=str)
     except RecursionError as error:
         raise JobError(TOO_DEEP) from error
-    return Job(line=line, id=id_, prompt=prompt, digest=hashlib.sha256(told.encode()).hexdigest()[:16])
+    return Job(line=line, id=id_, prompt=prompt, digest=hashlib.sha256(canonical.encode()).hexdigest()[:16])
 
 
 def written(job: Job, completions: tuple[Completion, ...], tokenizer: Tokenizer | None) -> dict[str, Any]:
-    """What stands in the output: one completion's values, or a list of them where `n` is more than 1."""
-    told = [completion.to_dict(tokenizer) for completion in completions]
-    answer = told[0] if job.prompt.n == 1 else {"completions": told}
+    """The line's output: the fields of one completion, or a list of completions if `n` is more than 1."""
+    listed = [completion.to_dict(tokenizer) for completion in completions]
+    answer = listed[0] if job.prompt.n == 1 else {"completions": listed}
     return {"id": job.id, **answer, "digest": job.digest}
 
 
 def _flat(settings: Settings) -> dict[str, Any]:
-    """Settings without a config: what it says stands by its names, but the seed, which each line has of its own."""
+    """The settings with a config replaced by its fields, except the seed, which each line has itself."""
     others: dict[str, Any] = dict(settings)
     config = others.pop("config", None)
     if config is None:
@@ -125,56 +125,58 @@ def _flat(settings: Settings) -> dict[str, Any]:
 
 def _document(text: bytes) -> Mapping[str, Any]:
     if len(text) > MOST_LINE_BYTES:
-        raise JobError(f"has more than {MOST_LINE_BYTES:,} bytes, the most of a line; shorten it, or split its prompt")
+        raise JobError(
+            f"has more than {MOST_LINE_BYTES:,} bytes, the limit for a line; shorten it, or split its prompt"
+        )
     try:
-        # JSON lets a reader drop a byte order mark, and files that were joined have one within.
+        # JSON allows dropping a byte order mark, and concatenated files have one in the middle.
         document = json.loads(text.decode().removeprefix("\ufeff"), object_pairs_hook=_object)
     except UnicodeDecodeError as error:
         raise JobError(f"is not UTF-8 at byte {error.start}") from error
     except json.JSONDecodeError as error:
-        raise JobError(f"is not JSON that can be read: {error}") from error
+        raise JobError(f"is not readable JSON: {error}") from error
     except RecursionError as error:
         raise JobError(TOO_DEEP) from error
     except ValueError as error:
         most = sys.get_int_max_str_digits()
-        raise JobError(f"has an integer of more than {most:,} digits, which no setting takes; shorten it") from error
+        raise JobError(f"has an integer of more than {most:,} digits, too long for any setting; shorten it") from error
     if not isinstance(document, dict):
         raise JobError(f'is {KINDS[type(document)]}, must be an object such as {{"prompt": "To be"}}')
     return document
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Of a name that comes twice JSON takes the last value, and says nothing."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    """Refuses a duplicate name, for which json would silently use the last value."""
+    names = dict(pairs)
+    if len(names) < len(pairs):
         twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
         raise JobError(f"has {shown_json(twice)} twice; give it once")
-    if len(found) > MOST_NAMES:
-        raise JobError(f"has an object of {len(found):,} names, must have at most {MOST_NAMES:,}; leave some out")
-    return found
+    if len(names) > MOST_NAMES:
+        raise JobError(f"has an object of {len(names):,} names, must have at most {MOST_NAMES:,}; leave some out")
+    return names
 
 
 def _prompt(document: Mapping[str, Any]) -> str | list[int]:
     text, ids = document.get("prompt"), document.get("token_ids")
     if (text is None) == (ids is None):
-        raise JobError("has to have either prompt or token_ids")
+        raise JobError("must have either prompt or token_ids")
     if ids is None:
         if not isinstance(text, str):
-            raise JobError(f"prompt is {shown_json(text)}, must be a string; token ids are given as token_ids")
+            raise JobError(f"prompt is {shown_json(text)}, must be a string; pass token ids as token_ids")
         return text
     if not isinstance(ids, list) or any(isinstance(id_, bool) or not isinstance(id_, int) for id_ in ids):
         raise JobError("token_ids are not a list of integers such as [464, 3290]")
     return ids
 
 
-def _bias(given: object) -> dict[int, Any]:
-    """JSON's names are strings, token ids are not."""
-    if not isinstance(given, dict):
-        raise JobError(f'logit_bias is {shown_json(given)}, must be an object such as {{"50256": -1.5}}')
-    for name in given:
-        if not re.fullmatch("0|[1-9][0-9]{0,17}", name):  # one spelling an id, so that none comes twice
+def _bias(biases: object) -> dict[int, Any]:
+    """Converts the names, which JSON requires to be strings, to token ids."""
+    if not isinstance(biases, dict):
+        raise JobError(f'logit_bias is {shown_json(biases)}, must be an object such as {{"50256": -1.5}}')
+    for name in biases:
+        if not re.fullmatch("0|[1-9][0-9]{0,17}", name):  # one spelling per id, to rule out duplicates
             raise JobError(f'logit_bias has the name {shown_json(name)}, must be a token id such as "50256"')
-    return {int(name): bias for name, bias in given.items()}
+    return {int(name): bias for name, bias in biases.items()}
 
 
 def _seed(seed: int, line: int) -> int:

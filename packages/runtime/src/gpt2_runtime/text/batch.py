@@ -1,4 +1,4 @@
-"""Many prompts -> completions, each as if it were alone, in the order in which they end."""
+"""Many prompts -> completions, each as if it were alone, in the order in which they finish."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from gpt2_runtime.text.generator import TextGenerator
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """One of many.
+    """A prompt of a batch.
 
     Args:
         prompt: text, or token ids.
-        settings: how it is continued: settings of `GenerationConfig` and `SamplingConfig` by their names.
+        settings: settings of `GenerationConfig` and `SamplingConfig` by their names.
         n: how many continuations; the prompt is read once. Their seeds count up from the first one's.
 
     Raises:
-        SettingError: `settings` has a name that is none.
+        SettingError: `settings` has an unknown name.
     """
 
     prompt: str | Sequence[int]
@@ -42,12 +42,12 @@ class Prompt:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What became of one of the prompts.
+    """The result of one prompt.
 
     Attributes:
-        index: the prompt's place among all, counted from 0.
-        completions: its `n` continuations, in the order of their seeds; none where there is an error.
-        error: why it could not be continued, None where it was.
+        index: the prompt's index, counted from 0.
+        completions: its `n` continuations, in the order of their seeds; empty if there is an error.
+        error: why it could not be continued; None if it was.
     """
 
     index: int
@@ -58,16 +58,16 @@ class Result:
 def complete_batch(
     generator: TextGenerator, prompts: Iterable[Prompt], *, rows: int = ROWS, lookup: LookupConfig | None = None
 ) -> Iterator[Result]:
-    """Continues many prompts at once, and yields what became of each as soon as it has ended.
+    """Continues many prompts at once, and yields the result of each as soon as it finishes.
 
-    A prompt is asked for when there is a row for it, so `prompts` may be a stream without end. One that is refused, or
-    that its settings leave no token, is a result with an error, and the others go on.
+    A prompt is requested when a row is free, so `prompts` may be endless. A prompt that is refused, or whose settings
+    leave no token, gives a result with an error, and the others continue.
 
     Args:
-        generator: the folder, on its serving graph. (On the portable one `rows` must be 1.)
-        prompts: each with settings of its own.
-        rows: how many texts are continued at once.
-        lookup: draft tokens from what followed the same words before, as `TextGenerator.stream` does, for every prompt.
+        generator: an open folder, on its serving graph. (On the portable graph `rows` must be 1.)
+        prompts: the prompts, each with its own settings.
+        rows: how many texts to continue at once.
+        lookup: use prompt lookup for every prompt, as in `TextGenerator.stream`.
 
     Raises:
         SettingError: `rows` is out of range, or `prompts` cannot be iterated over.
@@ -82,7 +82,7 @@ def complete_batch(
     if not isinstance(prompts, Iterable) or (isinstance(prompts, np.ndarray) and not prompts.ndim):
         raise invalid("prompts", prompts, "must be several Prompts: [Prompt(prompt='To be')]")
     check_lookup(lookup)
-    # Only the whole is waited for, and no token: so no prompt is cut in pieces.
+    # The caller waits for whole texts, not for tokens, so prompts need not be read in chunks.
     scheduler = Scheduler(generator.session, rows=rows, prefill_chunk=None, prefixes=generator.prefixes)
     return _results(generator, enumerate(prompts), scheduler, lookup)
 
@@ -96,7 +96,7 @@ def complete(
     rows: int = ROWS,
     lookup: LookupConfig | None = None,
 ) -> tuple[Completion, ...]:
-    """`n` continuations of one prompt, which is read once; errors are those of `TextGenerator.stream`."""
+    """`n` continuations of one prompt, which is read once; raises the errors of `TextGenerator.stream`."""
     rows = min(n, rows) if generator.session.graph == "serving" else 1
     prompts = [Prompt(prompt=prompt, settings=settings, n=n)]
     (result,) = complete_batch(generator, prompts, rows=max(1, rows), lookup=lookup)
@@ -106,7 +106,7 @@ def complete(
 
 
 class _Open:
-    """A prompt whose continuations are on their way."""
+    """A prompt whose continuations are running."""
 
     def __init__(self, index: int, transcripts: Sequence[Transcript]) -> None:
         self.index = index
@@ -115,7 +115,7 @@ class _Open:
 
     @property
     def result(self) -> Result | None:
-        """None while a continuation has not ended."""
+        """The result; None while a continuation is running."""
         if self.error is not None:
             return Result(index=self.index, error=self.error)
         if not all(transcript.ended for transcript in self.transcripts):
@@ -128,8 +128,8 @@ def _results(
 ) -> Iterator[Result]:
     running: dict[RequestState, tuple[_Open, Transcript]] = {}
     while True:
-        while scheduler.free and (given := next(prompts, None)) is not None:
-            index, prompt = given
+        while scheduler.free and (item := next(prompts, None)) is not None:
+            index, prompt = item
             try:
                 if not isinstance(prompt, Prompt):
                     raise invalid("prompt", prompt, "must be a Prompt: Prompt(prompt='To be')")
@@ -143,7 +143,7 @@ def _results(
         if scheduler.idle:
             return
         for state, event in scheduler.step():
-            if state not in running:  # a stop string, or an error of its prompt, has ended it in this step
+            if state not in running:  # ended in this step by a stop string or an error of its prompt
                 continue
             opened, transcript = running[state]
             if isinstance(event, GPT2RuntimeError):

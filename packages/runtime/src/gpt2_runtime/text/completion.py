@@ -1,4 +1,4 @@
-"""Events -> text, piece by piece, and the whole at the end. It makes no events and encodes no prompt."""
+"""Events -> text, piece by piece, and the completion at the end. Makes no events and encodes no prompts."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from gpt2_runtime.tokenizer.tokenizer import Tokenizer
 
 @dataclass(frozen=True, kw_only=True)
 class TokenLogprob:
-    """A new token and its log-probability, and those of the likeliest tokens, as many as requested.
+    """A new token with its log-probability, and the requested number of likeliest tokens with theirs.
 
     Attributes:
         id: the token.
-        logprob: the natural logarithm of what the model gave it, before any setting changed that.
-        top_logprobs: the likeliest tokens and theirs, likeliest first.
+        logprob: the natural logarithm of the model's probability, before any setting.
+        top_logprobs: the likeliest tokens with their log-probabilities, likeliest first.
     """
 
     id: int
@@ -32,20 +32,20 @@ class TokenLogprob:
 
 @dataclass(frozen=True, kw_only=True)
 class Completion:
-    """What became of one prompt.
+    """The completion of one prompt.
 
     Attributes:
-        text: the new text without the prompt, up to a stop string; None where the folder has no tokenizer.
-        token_ids: the new tokens, those of a stop string included, an end-of-text token not.
-        prompt_token_ids: what the model read, after `overflow` was dealt with.
-        finish_reason: "stop" for a stop string or an end-of-text token, "length" where there was no room left.
+        text: the new text without the prompt, up to a stop string; None if the folder has no tokenizer.
+        token_ids: the new tokens, including those of a stop string, without an end-of-text token.
+        prompt_token_ids: the tokens that the model read, after applying `overflow`.
+        finish_reason: "stop" for a stop string or an end-of-text token, "length" if there was no room left.
         timings: seconds spent computing.
-        seed: repeats the text, given the same settings.
-        truncated: how many tokens of the prompt were left out, from its start.
-        slides: how often the window was moved on, because it was full.
-        reused: how many tokens of the prompt were not computed, for an earlier one starts with them.
-        logprobs: of each of `token_ids`; None unless asked for.
-        prompt_logprobs: of each of `prompt_token_ids`; the first has none, for nothing comes before it.
+        seed: repeats the text, with the same settings.
+        truncated: how many tokens were dropped from the start of the prompt.
+        slides: how often the full window was moved.
+        reused: how many tokens of the prompt were not computed, because an earlier prompt starts with them.
+        logprobs: of each of `token_ids`; None unless requested.
+        prompt_logprobs: of each of `prompt_token_ids`; the first has no score, with nothing before it.
     """
 
     text: str | None
@@ -61,7 +61,7 @@ class Completion:
     prompt_logprobs: tuple[TokenScore, ...] | None = None
 
     def to_dict(self, tokenizer: Tokenizer | None = None) -> dict[str, Any]:
-        """What JSON has of it; the tokenizer, of the same folder, gives the text of each token with a logprob.
+        """The completion for JSON; the same folder's tokenizer gives the text of each token with a logprob.
 
         >>> from gpt2_runtime import TextGenerator
         >>> generator = TextGenerator.open(folder)
@@ -81,9 +81,9 @@ class Completion:
 
 
 def token_to_dict(tokenizer: Tokenizer | None, token: TokenLogprob | TokenScore) -> dict[str, Any]:
-    """A token as every JSON document has it: its id, its text, its log-probability and the likeliest tokens' own.
+    """A token as in all JSON output: its id, its text, its log-probability, and the likeliest tokens with theirs.
 
-    A token of a text that was there has its rank, too.
+    A token of a given text also has its rank.
     """
     rank = {"rank": token.rank} if isinstance(token, TokenScore) else {}
     top = [entry_to_dict(tokenizer, id_, logprob) for id_, logprob in token.top_logprobs]
@@ -91,19 +91,19 @@ def token_to_dict(tokenizer: Tokenizer | None, token: TokenLogprob | TokenScore)
 
 
 def entry_to_dict(tokenizer: Tokenizer | None, id_: int, logprob: float | None) -> dict[str, Any]:
-    """One of the likeliest tokens; its text is null without a tokenizer, and has U+FFFD for a part of a character."""
+    """One of the likeliest tokens; its text is null without a tokenizer, with U+FFFD for part of a character."""
     return {"id": id_, "token": None if tokenizer is None else tokenizer.decode([id_]), "logprob": logprob}
 
 
 class Transcript:
-    """The text of one request, written down event by event.
+    """The text of one request, assembled event by event.
 
     Args:
-        state: the request on its way.
-        seed: of its draws.
-        tokenizer: of the folder; without one there is no text.
-        stop: strings that end it.
-        prompt_logprobs: of the prompt, where they were asked for.
+        state: the running request.
+        seed: its seed.
+        tokenizer: the folder's; without one there is no text.
+        stop: the stop strings.
+        prompt_logprobs: the prompt's scores, if requested.
 
     Raises:
         SettingError: a stop string is empty or not a string.
@@ -129,12 +129,12 @@ class Transcript:
 
     @property
     def ended(self) -> bool:
-        """Whether the last event was fed, or a stop string is whole: then no more events are needed."""
+        """Whether the last event was fed, or a stop string is complete, so that no more events are needed."""
         return isinstance(self._last, Finished) or self._stops.found is not None
 
     @property
     def completion(self) -> Completion:
-        """The whole; GPT2RuntimeError before it has ended."""
+        """The completion; GPT2RuntimeError before it has ended."""
         if self._last is None or not self.ended:
             raise GPT2RuntimeError("stream has not ended, there is no completion yet; iterate over all its pieces")
         reason = self._last.reason if isinstance(self._last, Finished) and self._stops.found is None else "stop"
@@ -148,12 +148,12 @@ class Transcript:
             truncated=self.state.truncated,
             slides=self.state.slides,
             reused=self.state.reused,
-            logprobs=None if self.state.request.logprobs is None else tuple(map(_told, self._tokens)),
+            logprobs=None if self.state.request.logprobs is None else tuple(map(_token_logprob, self._tokens)),
             prompt_logprobs=self._prompt_logprobs,
         )
 
     def feed(self, event: Event) -> str:
-        """The text that is certain with this event, which may be empty."""
+        """The text that this event completes; may be empty."""
         self._last = event
         if isinstance(event, Token):
             self._tokens.append(event)
@@ -164,6 +164,6 @@ class Transcript:
         return piece
 
 
-def _told(token: Token) -> TokenLogprob:
+def _token_logprob(token: Token) -> TokenLogprob:
     assert token.logprob is not None
     return TokenLogprob(id=token.id, logprob=token.logprob, top_logprobs=token.top_logprobs)

@@ -1,4 +1,4 @@
-"""Prompt -> text, as a stream or whole: the only place where token ids meet text."""
+"""Prompt -> text, streamed or whole: the only place that converts between token ids and text."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from gpt2_runtime.tokenizer.tokenizer import Tokenizer, refusal
 if TYPE_CHECKING:
     from gpt2_runtime.generation.beam_search import EarlyStopping
 
-MOST_CONTINUATIONS = 1024  # of one prompt: each holds its text, and a generator of numbers
-OF_A_DRAW = ("seed", "stop", "logprobs", "prompt_logprobs")  # settings that a beam search has not
+MOST_CONTINUATIONS = 1024  # of one prompt: each has its text and a random generator
+OF_A_DRAW = ("seed", "stop", "logprobs", "prompt_logprobs")  # settings that a beam search does not have
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +39,10 @@ class BeamCompletion:
     """A continuation that a beam search found.
 
     Attributes:
-        text: without the prompt; None where the folder has no tokenizer.
+        text: the new text without the prompt; None if the folder has no tokenizer.
         token_ids: the new tokens, without a stop token.
-        score: by which it is compared: its log-probability over its length to the power of length_penalty.
-        finish_reason: "stop" at a stop token, "length" where there was no room left.
+        score: the log-probability divided by the length to the power of length_penalty.
+        finish_reason: "stop" at a stop token, "length" if there was no room left.
     """
 
     text: str | None
@@ -53,12 +53,12 @@ class BeamCompletion:
 
 @dataclass(frozen=True, kw_only=True)
 class TextGenerator(Shared):
-    """A session and a tokenizer of one folder. Threads may share it.
+    """The session and the tokenizer of one folder. Threads may share it.
 
-    Sent to another process, it opens the folder there again, with the same settings, and starts with empty prefixes.
+    Pickled to another process, it opens the folder again there, with the same settings and empty prefixes.
 
     Attributes:
-        prefixes: what was computed of earlier prompts, for those that start like them; None where none is kept.
+        prefixes: the cache of earlier prompts' starts; None if prefixes are not kept.
 
     >>> generator = TextGenerator.open(folder)
     >>> completion = generator.complete("To be", max_new_tokens=8, seed=1)
@@ -92,26 +92,26 @@ class TextGenerator(Shared):
         cuda_graph: bool = False,
         fast_single: bool = False,
     ) -> TextGenerator:
-        """Opens a folder's graph and tokenizer. Without a tokenizer that can be read it takes token ids only.
+        """Opens a folder's graph and tokenizer. Without a supported tokenizer it takes only token ids.
 
         Args:
-            folder: what `gpt2-export make` wrote, or its Bundle where it is open already.
-            precision: "fp32", "fp16", "int8" or "int4"; by default the most exact one that the folder has.
+            folder: the folder that `gpt2-export make` wrote, or its open Bundle.
+            precision: "fp32", "fp16", "int8" or "int4"; by default the most exact one in the folder.
             provider: as for `Session.open`.
-            threads: how many threads one operator may use; by default what affinity and quota let this process use.
-            graph: "serving" or "portable"; by default the faster one that folder and provider have.
-            prepack: False where the first token matters more than the next: see `Session.open`.
-            load: "copy" holds the weights in memory, "map" leaves them in their file: see `Session.open`.
-            prefix_bytes: keep so many bytes of keys and values of prompts: one that starts like an earlier one does not
-                compute that again, and its text is the same. By default none are kept.
+            threads: how many threads one operator may use; by default what affinity and quota allow this process.
+            graph: "serving" or "portable"; by default the faster one that folder and provider support.
+            prepack: False if the first token matters more than the next ones; see `Session.open`.
+            load: "copy" copies the weights into memory, "map" maps them from their file; see `Session.open`.
+            prefix_bytes: how many bytes of prompts' keys and values to keep, so that the shared start of a later prompt
+                is not computed again; the text is the same. By default none.
             check_hashes: compare every file's SHA-256 with the manifest.
             cuda_graph: see `Session.open`.
-            fast_single: for int8 and int4, faster by itself, at the price of texts that depend on their neighbours: see
-                `Session.open`.
+            fast_single: for int8 and int4: faster for a single text, which then depends on its neighbours in a batch;
+                see `Session.open`.
 
         Raises:
-            BundleError: the folder is missing, damaged, or without the precision or the graph asked for.
-            ProviderError: the provider is not there.
+            BundleError: the folder is missing, damaged, or does not have the requested precision or graph.
+            ProviderError: the provider is not available.
             SettingError: `threads`, `graph`, `load` or `prefix_bytes` is out of range.
         """
         bundle = folder if isinstance(folder, Bundle) else Bundle.open(folder, check_hashes=check_hashes)
@@ -136,18 +136,18 @@ class TextGenerator(Shared):
     def stream(
         self, prompt: str | Sequence[int], *, lookup: LookupConfig | None = None, **settings: Unpack[Settings]
     ) -> TextStream:
-        """Continues `prompt`; the new text comes in pieces of whole characters, as soon as they are certain.
+        """Continues `prompt`; streams the new text in pieces of whole characters.
 
         Args:
             prompt: text, or token ids.
-            lookup: draft tokens from what followed the same words before; the text is the same, and comes sooner where
-                it repeats itself or its prompt. `completion.timings` counts them, and how many came true.
-            settings: those of `GenerationConfig` and `SamplingConfig` by their names; see `GenerationConfig.of`.
+            lookup: use prompt lookup: the text is the same, but faster if it repeats itself or its prompt.
+                `completion.timings` counts the draft tokens, and how many were accepted.
+            settings: settings of `GenerationConfig` and `SamplingConfig` by their names; see `GenerationConfig.of`.
 
         Raises:
-            PromptError: the prompt is empty, too long, or not what this folder can read.
+            PromptError: the prompt is empty, too long, or invalid for this folder.
             SettingError: a setting is out of range.
-            TokenizerError: text is given, and the folder has no tokenizer that can be read.
+            TokenizerError: the prompt is text, and the folder has no supported tokenizer.
         """
         (transcript,) = self.start(prompt, n=1, lookup=lookup, **settings)
         return TextStream(stream_events(self.session, transcript.state, self.prefixes), transcript)
@@ -155,7 +155,7 @@ class TextGenerator(Shared):
     def complete(
         self, prompt: str | Sequence[int], *, lookup: LookupConfig | None = None, **settings: Unpack[Settings]
     ) -> Completion:
-        """Continues `prompt` to the end; settings and errors are those of `stream`.
+        """Continues `prompt` to the end; takes the settings and raises the errors of `stream`.
 
         >>> completion = TextGenerator.open(folder).complete("To be", temperature=0.5, max_new_tokens=2)
         >>> completion.text == TextGenerator.open(folder).tokenizer.decode(completion.token_ids)
@@ -176,16 +176,16 @@ class TextGenerator(Shared):
         early_stopping: EarlyStopping = False,
         **settings: Unpack[Settings],
     ) -> tuple[BeamCompletion, ...]:
-        """The likeliest continuations of `prompt` among those that `num_beams` beams find, best first.
+        """The likeliest continuations of `prompt` found by a beam search with `num_beams` beams, best first.
 
         Args:
             prompt: text, or token ids.
             num_beams, length_penalty, early_stopping: see `beam_search`.
             n: how many continuations, at most num_beams.
-            settings: as for `stream`; nothing is drawn, so the temperature is 0, as it is by default.
+            settings: as for `stream`; it does not sample, so the temperature must be 0, which is the default here.
 
         Raises:
-            PromptError, SettingError, TokenizerError: as `stream`; and for a setting that a search does not have.
+            PromptError, SettingError, TokenizerError: as for `stream`; also for a setting that a search does not have.
 
         >>> best, *_ = TextGenerator.open(folder).search("To be", num_beams=3, n=3, max_new_tokens=8)
         >>> len(best.token_ids), best.finish_reason

@@ -46,7 +46,7 @@ def test_an_id_that_is_a_number_is_not_the_text_of_it():
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        (b"not", "is not JSON"),
+        (b"not", "is not readable JSON"),
         (b"[1]", 'is an array, must be an object such as {"prompt": "To be"}'),
         (b'{"prompt": "\xff"}', "is not UTF-8 at byte 12"),
         (b"[" * 100_000, "nested too deep; no setting"),

@@ -137,7 +137,7 @@ def test_an_output_without_lines_is_refused_unread(generator, tmp_path):
     target = tmp_path / "out"
     with target.open("wb") as file:
         file.truncate(10**11)  # a hole, which takes no room on the disk but all memory when it is read
-    with pytest.raises(JobError, match="has a line 1 that no batch wrote"):
+    with pytest.raises(JobError, match="has a line 1 not written by a batch"):
         run(generator, [b'{"prompt":"a"}'], target, defaults=Defaults())
 
 

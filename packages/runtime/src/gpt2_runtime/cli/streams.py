@@ -25,7 +25,7 @@ def standard_input() -> BinaryIO:
 
 
 def read_text(name: str, most: int = MOST_PROMPT_BYTES) -> str:
-    """The text of a file, or for - of standard input: UTF-8, without a byte order mark, and at most so many bytes."""
+    """The text of a file, or of standard input for -: UTF-8, without a byte order mark, of limited size."""
     where = "standard input" if name == "-" else name
     try:
         with nullcontext(standard_input()) if name == "-" else Path(name).open("rb") as file:

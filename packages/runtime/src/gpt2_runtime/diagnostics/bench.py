@@ -1,7 +1,7 @@
-"""What this machine makes of a folder: prefill and decode rates, loading, memory, and how far from the possible.
+"""Measures a folder on this machine: prefill and decode rates, loading, memory, and the share of the roofline.
 
-Every figure that is repeated is a median over rounds, but of the machine's read bandwidth the highest counts. Every
-round measures everything once: what else the machine does meanwhile slows all of them alike.
+Repeated figures are medians over rounds, except the read bandwidth, where the highest counts. Every round measures
+everything once, so that other load on the machine slows all figures alike.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Report:
         cuda_graph: whether a decode step was one captured CUDA graph.
         fast_single: whether a row alone was computed alone.
         peak_rss_mb: the most memory of the host that this process held until a row had been decoded at the longest
-            context; None where the system does not tell.
+            context; None if the system does not report it.
         read_bandwidth_gb_per_second: of the memory that holds the weights, the highest of all rounds: what else the
             machine does makes a reading too low. On the CPU by reading; on CUDA by copying there, what is read and what
             is written.
@@ -214,7 +214,7 @@ def bench(
 
 
 def versions() -> dict[str, str]:
-    """Of what took part."""
+    """The versions of everything involved."""
     import importlib.metadata  # which loads a parser of e-mail; no other command needs it
 
     found = {"python": platform.python_version()}
@@ -295,7 +295,7 @@ def _filled(session: Session, ids: npt.NDArray[np.int64]) -> KeyValueCache:
 
 def _decode(session: Session, cache: KeyValueCache) -> float:
     """Seconds of one step of all rows."""
-    rng = np.random.default_rng(0)  # of which greedy takes nothing
+    rng = np.random.default_rng(0)  # unused by greedy
     unread, counts = [[0]] * cache.batch_size, [GREEDY.needed] * cache.batch_size
     start = perf_counter()
     for _ in range(STEPS):
@@ -329,6 +329,6 @@ def _fitting(sizes: Collection[int], limit: int) -> tuple[int, ...]:
 
 def _check_counts(name: str, values: Collection[int], most: int | None = None) -> None:
     if not values:
-        raise SettingError(f"{name} has no values, must have one at least", parameter=name, value=values)
+        raise SettingError(f"{name} has no values, must have at least one", parameter=name, value=values)
     for value in values:
         check_integer(name, value, 1, most)

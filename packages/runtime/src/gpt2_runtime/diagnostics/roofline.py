@@ -22,14 +22,14 @@ FLOAT32_BYTES = 4
 
 
 def bandwidth_array() -> npt.NDArray[np.uint8]:
-    """Something to read: memory that has been written, for pages that never were are all one page of zeros."""
+    """An array to read, already written, since unwritten pages all map to one page of zeros."""
     return np.ones(ARRAY_BYTES, np.uint8)
 
 
 def read_bandwidth(array: npt.NDArray[np.uint8], threads: int) -> float:
     """Bytes per second of the fastest of a few passes over `array`, each thread its own part.
 
-    Of numpy's reductions that of bytes to their maximum does least with what it reads; others run meanwhile.
+    The maximum of bytes is numpy's cheapest reduction per byte, and releases the GIL.
 
     >>> read_bandwidth(np.ones(1000, np.uint8), 2) > 0
     True
@@ -41,7 +41,7 @@ def read_bandwidth(array: npt.NDArray[np.uint8], threads: int) -> float:
 def copy_bandwidth(memory: Allocation) -> float:
     """Bytes per second, read and written, of the fastest of a few copies between two halves of a device's memory.
 
-    To read alone would need a kernel of our own.
+    Only reading would need our own kernel.
     """
     half = memory.size // 2
 
@@ -65,16 +65,16 @@ def _pass(parts: Sequence[npt.NDArray[np.uint8]]) -> float:
 
 
 def weight_bytes(bundle: Bundle, precision: str = "fp32", *, widened: bool = True) -> int:
-    """What every step reads of the weights: all but the embeddings, of which it reads a row a token.
+    """The bytes of weights that every step reads: all but the embeddings, where it reads one row per token.
 
     A tied head is the embedding, and is read whole.
 
     Args:
-        bundle, precision: whose weights.
-        widened: whether what is read is a float32 copy of what is stored in float16: see `Provider.widens_float16`.
+        bundle, precision: the folder and the precision of its weights.
+        widened: whether it reads a float32 copy of float16 weights: see `Provider.widens_float16`.
 
     Raises:
-        BundleError: the file of weights is no safetensors file.
+        BundleError: the weights file is not a safetensors file.
     """
     path = bundle.files[bundle.weights[precision]].path
     copied = 2 if widened else 1
@@ -97,6 +97,6 @@ def weight_bytes(bundle: Bundle, precision: str = "fp32", *, widened: bool = Tru
 
 
 def cache_bytes(bundle: Bundle, context: int, batch: int, *, itemsize: int = FLOAT32_BYTES) -> int:
-    """What a step reads of the keys and values of `batch` rows of `context` tokens; a number has `itemsize` bytes."""
+    """The bytes of keys and values that a step of `batch` rows of `context` tokens reads; `itemsize` bytes each."""
     sizes = bundle.architecture
     return 2 * sizes.n_layer * sizes.n_embd * itemsize * context * batch

@@ -59,7 +59,7 @@ class Beam:
 
 @dataclass(frozen=True, kw_only=True)
 class BeamConfig:
-    """What is searched for, as `beam_search` is told.
+    """What to search for, as passed to `beam_search`.
 
     Raises:
         SettingError: a value out of range.
@@ -193,8 +193,8 @@ def beam_search(
         logits, cache = session.step(search.token_ids[:, -1:], cache.reorder(search.rows))
         search = advanced(search, next_scores(logits[:, -1], search, config, sampling, text), config)
     if not search.finished:
-        told = f"after {search.token_ids.shape[1] - 1} new tokens all are forbidden, at least one must be left"
-        raise SettingError(f"{told}; loosen {', '.join(sampling.processors)}")
+        problem = f"after {search.token_ids.shape[1] - 1} new tokens all are forbidden, at least one must be left"
+        raise SettingError(f"{problem}; loosen {', '.join(sampling.processors)}")
     return search.finished[:num_return_sequences]
 
 

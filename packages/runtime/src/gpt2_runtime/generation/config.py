@@ -186,9 +186,11 @@ class GenerationConfig:
         check_settings(self)
         check_sampling(self.sampling)
         if self.overflow == "slide" and self.max_new_tokens > MOST_SLIDING:
-            told = f"max_new_tokens is {shown(self.max_new_tokens)}, must be at most {MOST_SLIDING:,} where overflow is"
-            told = f"{told} 'slide'; continue from the end of that text for more"
-            raise SettingError(told, parameter="max_new_tokens", value=self.max_new_tokens)
+            problem = (
+                f"max_new_tokens is {shown(self.max_new_tokens)}, must be at most {MOST_SLIDING:,} where overflow is"
+            )
+            problem = f"{problem} 'slide'; continue from the end of that text for more"
+            raise SettingError(problem, parameter="max_new_tokens", value=self.max_new_tokens)
 
     @classmethod
     def of(cls, **settings: Unpack[Settings]) -> GenerationConfig:

@@ -50,8 +50,8 @@ class Token:
 
     Attributes:
         logprob: the natural logarithm of the probability that the model gave it, before any setting changed that;
-            None where it was not asked for.
-        top_logprobs: the likeliest tokens and theirs, likeliest first, as many as were asked for.
+            None unless requested.
+        top_logprobs: the requested number of likeliest tokens with theirs, likeliest first.
     """
 
     id: int

@@ -48,12 +48,12 @@ class LookupConfig:
         for name in ("max_ngram", "min_ngram", "max_draft_tokens"):
             check_integer(name, getattr(self, name), 1, remedy="leave it out for the default")
         if self.max_ngram > MOST_NGRAM:
-            told = f"max_ngram is {shown(self.max_ngram)}, must be at most {MOST_NGRAM}"
-            told = f"{told}: every token is indexed under runs of each length"
-            raise SettingError(told, parameter="max_ngram", value=self.max_ngram)
+            problem = f"max_ngram is {shown(self.max_ngram)}, must be at most {MOST_NGRAM}"
+            problem = f"{problem}: every token is indexed under runs of each length"
+            raise SettingError(problem, parameter="max_ngram", value=self.max_ngram)
         if self.min_ngram > self.max_ngram:
-            told = f"min_ngram is {shown(self.min_ngram)}, must be at most max_ngram, which is {self.max_ngram}"
-            raise SettingError(f"{told}; lower it or raise the other", parameter="min_ngram", value=self.min_ngram)
+            problem = f"min_ngram is {shown(self.min_ngram)}, must be at most max_ngram, which is {self.max_ngram}"
+            raise SettingError(f"{problem}; lower it or raise the other", parameter="min_ngram", value=self.min_ngram)
 
 
 def check_lookup(value: object) -> None:

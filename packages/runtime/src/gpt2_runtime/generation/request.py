@@ -19,7 +19,7 @@ class Request(GenerationConfig):
 
     Raises:
         SettingError: a setting is out of range.
-        PromptError: `prompt_ids` is no list.
+        PromptError: `prompt_ids` is not a list.
     """
 
     prompt_ids: Sequence[int]
@@ -45,32 +45,32 @@ class Request(GenerationConfig):
         count = len(self.prompt_ids)
         if not count:
             start = "the end-of-text token" if bos_token_id is None else f"the end-of-text token, id {bos_token_id}"
-            told = f"prompt has 0 tokens, must have at least 1; start from {start}"
-            raise EmptyPromptError(told, parameter="prompt_ids", value=self.prompt_ids)
+            problem = f"prompt has 0 tokens, must have at least 1; start from {start}"
+            raise EmptyPromptError(problem, parameter="prompt_ids", value=self.prompt_ids)
         if count > limit and self.overflow == "error":
             remedy = "shorten it or pass overflow='truncate'"
-            told = f"prompt has {count} tokens, the model reads {limit}; {remedy}"
-            raise PromptTooLongError(told, parameter="prompt_ids", value=self.prompt_ids)
+            problem = f"prompt has {count} tokens, the model reads {limit}; {remedy}"
+            raise PromptTooLongError(problem, parameter="prompt_ids", value=self.prompt_ids)
         return self.prompt_ids[-limit:]
 
     def stops(self, eos_token_ids: Collection[int], vocab_size: int) -> frozenset[int]:
-        """The tokens that end the text: those asked for, else those of the folder.
+        """The tokens that end the text: those requested, else the folder's.
 
         Raises:
-            SettingError: one is asked for that the vocabulary does not have, so that it would never end anything.
+            SettingError: one is outside the vocabulary, so it would never end the text.
         """
         if self.stop_token_ids is None:
             return frozenset(id_ for id_ in eos_token_ids if id_ < vocab_size)
         for id_ in self.stop_token_ids:
             if not 0 <= id_ < vocab_size:
                 limit = f"must be from 0 to {vocab_size - 1}, the vocabulary's ids; drop it"
-                told = f"stop_token_ids has token id {shown(id_)}, {limit}"
-                raise SettingError(told, parameter="stop_token_ids", value=self.stop_token_ids)
+                problem = f"stop_token_ids has token id {shown(id_)}, {limit}"
+                raise SettingError(problem, parameter="stop_token_ids", value=self.stop_token_ids)
         return frozenset(self.stop_token_ids)
 
 
 def check_prompt(ids: object) -> None:
     """PromptError for anything but a list. Its ids are looked at where they are read: a model knows its vocabulary."""
     if not is_list(ids):
-        told = f"prompt_ids is {shown(ids)}, must be a list of token ids: [5, 6]"
-        raise PromptError(told, parameter="prompt_ids", value=ids)
+        problem = f"prompt_ids is {shown(ids)}, must be a list of token ids: [5, 6]"
+        raise PromptError(problem, parameter="prompt_ids", value=ids)

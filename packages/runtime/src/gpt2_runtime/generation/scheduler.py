@@ -148,8 +148,8 @@ class Scheduler:
         """
         most = max(state.capacity for state in states)
         if most > self._cache.capacity:
-            told = f"capacity is {self._cache.capacity}, a request needs room for {most} tokens; make it larger"
-            raise SettingError(told, parameter="capacity", value=self._cache.capacity)
+            problem = f"capacity is {self._cache.capacity}, a request needs room for {most} tokens; make it larger"
+            raise SettingError(problem, parameter="capacity", value=self._cache.capacity)
         self._waiting.append(_Waiting(group=states))
 
     def cancel(self, state: RequestState) -> None:
@@ -325,8 +325,8 @@ def check_rows(rows: int, session: Session) -> None:
     """SettingError for a number of rows that a scheduler of this session cannot have."""
     check_integer("rows", rows, 1, MOST_ROWS)
     if rows > 1 and session.graph == "portable":
-        told = f"rows is {rows}, the portable graph decodes requests of different lengths one by one"
-        raise SettingError(f"{told}; pass 1, or open the serving graph", parameter="rows", value=rows)
+        problem = f"rows is {rows}, the portable graph decodes requests of different lengths one by one"
+        raise SettingError(f"{problem}; pass 1, or open the serving graph", parameter="rows", value=rows)
 
 
 def _top_k_needed(group: Group) -> int | None:

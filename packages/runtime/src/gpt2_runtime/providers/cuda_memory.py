@@ -1,6 +1,6 @@
-"""Memory of a GPU, copied and cleared, by the CUDA runtime that onnxruntime has loaded.
+"""Copies and clears GPU memory with the CUDA runtime that onnxruntime has loaded.
 
-onnxruntime itself copies whole tensors only; of a cache it is some positions of some rows that move.
+onnxruntime itself copies only whole tensors, but a cache needs to copy some positions of some rows.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LIBRARIES = {"linux": "libcudart.so.{major}", "win32": "cudart64_{major}.dll"}
 
 
 class Direction(IntEnum):
-    """As CUDA counts them."""
+    """The direction of a copy, with CUDA's numbers."""
 
     TO_DEVICE = 1
     TO_HOST = 2
@@ -30,12 +30,12 @@ class Direction(IntEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Box:
-    """Where slices of rows of bytes lie.
+    """The layout of slices of rows of bytes.
 
     Attributes:
-        address: of the first byte.
-        pitch: bytes from the start of a row to that of the next one.
-        rows: from the start of a slice to that of the next one.
+        address: the address of the first byte.
+        pitch: bytes from the start of one row to the next.
+        rows: rows from the start of one slice to the next.
     """
 
     address: int
@@ -45,7 +45,7 @@ class Box:
 
 @dataclass(frozen=True, kw_only=True)
 class Extent:
-    """How much is copied: so many slices of so many rows of so many bytes."""
+    """The size of a copy: `depth` slices of `height` rows of `width` bytes."""
 
     width: int
     height: int
@@ -96,7 +96,7 @@ def runtime() -> Any:
 
 
 def copy(target: Box, source: Box, extent: Extent, direction: Direction) -> None:
-    """Starts a copy; it has ended when `wait` returns.
+    """Starts a copy; it is done when `wait` returns.
 
     Raises:
         ProviderError: the device fails.
@@ -113,24 +113,24 @@ def copy(target: Box, source: Box, extent: Extent, direction: Direction) -> None
 
 
 def copy_bytes(target: int, source: int, size: int, direction: Direction) -> None:
-    """The same of bytes that lie in a row, from address to address."""
+    """The same for contiguous bytes, from address to address."""
     addresses = ctypes.c_void_p(target), ctypes.c_void_p(source)
     _check(runtime().cudaMemcpy(*addresses, ctypes.c_size_t(size), int(direction)), "copy")
 
 
 def bring(array: npt.NDArray[Any], address: int) -> None:
-    """Fills an array on the host with what is on the device at an address."""
+    """Fills an array on the host from an address on the device."""
     copy_bytes(int(array.ctypes.data), address, array.nbytes, Direction.TO_HOST)
     wait()
 
 
 def clear(address: int, size: int) -> None:
-    """Fills so many bytes with zeros; they are there when `wait` returns."""
+    """Fills `size` bytes with zeros; done when `wait` returns."""
     _check(runtime().cudaMemset(ctypes.c_void_p(address), 0, ctypes.c_size_t(size)), "clear")
 
 
 def wait() -> None:
-    """Until what was started here has ended. onnxruntime's own work is on another stream, and waits for nobody."""
+    """Waits for the operations started here. onnxruntime's own work is on another stream, and does not wait."""
     _check(runtime().cudaStreamSynchronize(None), "wait")
 
 

@@ -1,6 +1,6 @@
-"""Where the operators of an open graph run: on its provider all of them, but for those that its row leaves to the CPU.
+"""Where the operators of an open graph run: all on its provider, except those that its row leaves to the CPU.
 
-It is asked of every graph on every provider, wherever their tensors live. On the CPU's own there is nothing to refuse.
+Every graph is checked, on every provider, wherever tensors live. On the CPU provider there is nothing to refuse.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from gpt2_runtime.providers.provider import Provider
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, SessionOptions
 
-# So many of a kind a graph of ours has at most, beside one for each layer. Of tensors there would be two for each.
+# The most of one kind in our graphs, besides one per layer. Operators on tensors would be two per layer.
 MOST_SIZES = 4
 
 
@@ -32,20 +32,20 @@ class Placement:
 
 
 def record(options: SessionOptions) -> None:
-    """Has a session that is opened with these options remember where it puts what, which takes no time."""
+    """Makes a session opened with these options record where its operators run, which takes no time."""
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
 
 
 def placed(inference: InferenceSession, provider: Provider, layers: int) -> Placement:
-    """Where everything is, which is as it must be.
+    """The placement of all operators, checked.
 
     Args:
-        inference: opened with options that `record` was given, and with `check_provider`.
-        provider: that it was opened on.
-        layers: of the network.
+        inference: opened with options passed to `record`, and checked with `check_provider`.
+        provider: the provider that it was opened on.
+        layers: the number of layers.
 
     Raises:
-        ProviderError: an operator that computes would run on the CPU, or onnxruntime is too old to tell.
+        ProviderError: an operator that computes would run on the CPU, or onnxruntime is too old to report it.
 
     >>> placed(session.opened.inference, session.provider, 2).cpu
     {}
@@ -54,7 +54,7 @@ def placed(inference: InferenceSession, provider: Provider, layers: int) -> Plac
         if provider.is_fallback:  # the session has no other
             return Placement(provider=None, cpu={})
         raise ProviderError(
-            f"provider {provider.name} needs {provider.package} 1.24 or newer, which tells where operators run; "
+            f"provider {provider.name} needs {provider.package} 1.24 or newer, which reports where operators run; "
             f"pip install --upgrade 'gpt2-runtime[{provider.name}]'"
         )
     found = Counter(

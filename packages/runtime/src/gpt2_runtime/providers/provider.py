@@ -1,4 +1,4 @@
-"""What a row of the table of providers says: all that the rest of the package has to know of one."""
+"""A row of the table of providers: everything that the rest of the package needs to know about one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from gpt2_runtime.providers.plugin import Plugin
 
-FALLBACK = "CPUExecutionProvider"  # onnxruntime gives it what the others do not take
+FALLBACK = "CPUExecutionProvider"  # onnxruntime assigns it what the others do not take
 
 PRECISIONS = ("fp32", "fp16", "int8", "int4")
 
@@ -36,11 +36,11 @@ class TensorMemory:
 
     @property
     def on_host(self) -> bool:
-        """Whether numpy can read and write them where they lie."""
+        """Whether numpy can access them in place."""
         return self.device == "cpu"
 
     def holds(self, tensor: OrtValue) -> bool:
-        """Whether a tensor of onnxruntime's lives here."""
+        """Whether this onnxruntime tensor is in this memory."""
         return bool(tensor.device_name() == self.device)
 
 
@@ -48,30 +48,30 @@ HOST = TensorMemory(device="cpu")
 
 
 def built_in(onnxruntime: ModuleType) -> None:
-    """Needs nothing but what onnxruntime is built with."""
+    """Prepares nothing: onnxruntime has it built in."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Provider:
-    """A provider: how onnxruntime calls it, what it runs and how, and what it is refused for.
+    """A provider: its names, the graphs that it runs, its options, and what it requires.
 
     Attributes:
-        name: what users call it, and the extra of this package that installs it.
+        name: its name for users, and the extra of this package that installs it.
         execution_provider: onnxruntime's name for it.
-        package: the distribution of onnxruntime that has it, or that its plugin is for.
-        plugin: the package that brings it, where onnxruntime is not built with it.
+        package: the onnxruntime distribution that has it, or that its plugin is for.
+        plugin: the package that provides it, if it is not built into onnxruntime.
         tensors: where its tensors live.
-        graphs: a kind of graph -> the precisions in which it runs it. What `explain` opens is of the operators of the
+        graphs: kind of graph -> the precisions in which it runs it. The explaining graph has the operators of the
             portable one.
-        options: of onnxruntime's provider.
-        capture: the options that have it capture a step and replay it; empty where it cannot.
-        threads: what was asked for -> how many threads an operator gets.
-        evenly: the precisions in which a row without a partner would get other bits: see `step_plan.plan`.
-        widens_float16: whether it multiplies by a float32 copy of what is stored in float16, and reads that in a step.
+        options: the options of onnxruntime's provider.
+        capture: the options for capturing and replaying a step; empty if it cannot.
+        threads: requested threads -> threads per operator.
+        evenly: the precisions in which a row without a partner would get different bits: see `step_plan.plan`.
+        widens_float16: whether each step reads a float32 copy of weights that are stored in float16.
         promises: whether `promise.EQUALITIES` was tested on it.
         left_to_cpu: the operators that it may leave to the CPU, a few of each. They are listed; all others are refused.
-        needs: what is missing where it does not start, besides itself.
-        prepare: loads what it is linked with; a ProviderError where this machine cannot run it.
+        needs: what may be missing if it does not start, besides itself.
+        prepare: loads its libraries; raises ProviderError if this machine cannot run it.
     """
 
     name: str
@@ -92,7 +92,7 @@ class Provider:
 
     @property
     def is_fallback(self) -> bool:
-        """Whether it is itself what onnxruntime falls back to: then nothing can be left to another."""
+        """Whether it is onnxruntime's fallback itself, so that nothing can be left to another one."""
         return self.execution_provider == FALLBACK
 
     def runs(self, graph: str, precision: str) -> bool:
@@ -100,7 +100,7 @@ class Provider:
         return precision in self.graphs.get(graph, ())
 
     def capturing(self) -> Provider:
-        """The same, with the options that have it capture a step."""
+        """The same provider, with the options for capturing a step."""
         return replace(self, options={**self.options, **self.capture})
 
 

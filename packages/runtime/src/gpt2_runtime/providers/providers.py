@@ -1,4 +1,4 @@
-"""The table of providers, and the choice of one: explicit, or refused. To add a provider is to add a row."""
+"""The table of providers, and the choice of one, without a fallback. To add a provider, add a row."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ROWS = (
         execution_provider="CUDAExecutionProvider",
         package="onnxruntime-gpu",
         tensors=TensorMemory(device="cuda"),
-        graphs={"serving": ("fp16",), "portable": PRECISIONS},  # GroupQueryAttention's kernel is of float16 alone
+        graphs={"serving": ("fp16",), "portable": PRECISIONS},  # GroupQueryAttention's kernel is float16 only
         # onnxruntime multiplies in TF32 by default: ten bits of mantissa under the name of float32.
         options={"use_tf32": "0"},
         capture={"enable_cuda_graph": "1"},
@@ -42,12 +42,14 @@ PROVIDERS = {row.name: row for row in ROWS}
 
 
 def load_onnxruntime() -> ModuleType:
-    """The onnxruntime module; ProviderError with the remedy where neither extra of this package is installed."""
+    """The onnxruntime module; ProviderError with the remedy if no extra of this package is installed."""
     telemetry.switch_off()
     try:
         import onnxruntime
     except ImportError as error:
-        if isinstance(error.__cause__, KeyboardInterrupt):  # Ctrl-C within it, of which its C++ makes this
+        if isinstance(
+            error.__cause__, KeyboardInterrupt
+        ):  # Ctrl-C during its import, which its C++ turns into an ImportError
             raise KeyboardInterrupt from error
         first, *others = (f"[{name}]" for name in PROVIDERS)
         remedy = f"pip install 'gpt2-runtime{first}' (or {', '.join(others)})"
@@ -57,11 +59,11 @@ def load_onnxruntime() -> ModuleType:
 
 
 def choose_provider(name: str) -> Provider:
-    """The provider of that name, which the installed onnxruntime has been built with and finds its libraries for.
+    """The provider of that name, if the installed onnxruntime has it and finds its libraries.
 
     Raises:
-        ProviderError: an unknown name, one that this onnxruntime lacks, or a library that is missing. CPU is never
-            taken in its place.
+        ProviderError: the name is unknown, this onnxruntime does not have it, or a library is missing. There is no
+            fallback to the CPU.
 
     >>> choose_provider("cpu").execution_provider
     'CPUExecutionProvider'
@@ -85,7 +87,7 @@ def choose_provider(name: str) -> Provider:
 
 
 def provider_of(execution_provider: str) -> Provider:
-    """The row of what onnxruntime calls so.
+    """The row with onnxruntime's name for it.
 
     >>> provider_of("CPUExecutionProvider").name
     'cpu'
@@ -110,9 +112,9 @@ def named_for(options: SessionOptions, provider: Provider) -> list[tuple[str, di
 
 
 def check_provider(provider: Provider, active: list[str]) -> None:
-    """Refuses a session that onnxruntime has quietly opened on something else than `provider`.
+    """Raises ProviderError if onnxruntime has silently opened a session on another provider.
 
-    What onnxruntime falls back to is in every session, for single operators: those are `placed`'s business.
+    The fallback is in every session, for single operators; `placed` checks those.
     """
     if set(active) - {provider.execution_provider, FALLBACK}:
         problem = f"provider {provider.name} was to be alone, onnxruntime has opened {_names(active)}"

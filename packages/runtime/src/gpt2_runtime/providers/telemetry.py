@@ -1,4 +1,4 @@
-"""onnxruntime's reports to its makers: off, unless the environment says otherwise."""
+"""onnxruntime's telemetry: off, unless the environment says otherwise."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ VARIABLE = "ORT_DISABLE_TELEMETRY"
 
 
 def switch_off() -> None:
-    """Makes onnxruntime report nothing. To be called before it is imported: later has no effect.
+    """Switches onnxruntime's telemetry off. Call it before importing onnxruntime; later it has no effect.
 
     Its wheels for Linux (seen in 1.32) write a device id and a database below the home directory as they are imported,
     and a file into the temporary directory; seconds later they look up their collector's name. Only this variable stops

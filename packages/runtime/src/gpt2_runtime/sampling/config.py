@@ -1,4 +1,4 @@
-"""How the next token is chosen: the settings, none of which can be wrong."""
+"""How the next token is chosen: the settings, always valid."""
 
 from __future__ import annotations
 
@@ -81,10 +81,10 @@ class SamplingConfig:
         repetition_penalty: divides the positive and multiplies the negative logits of the tokens of the text.
         frequency_penalty: is subtracted from a token's logit for each time that it is in the new text.
         presence_penalty: is subtracted from the logit of each token of the new text.
-        no_repeat_ngram_size: no run of so many tokens comes twice in the text; None lets it.
+        no_repeat_ngram_size: never repeat a run of this many tokens of the text; None allows it.
         logit_bias: token id -> what is added to its logit; minus infinity forbids it. It is kept as sorted pairs.
         bad_words_ids: sequences of token ids that never come, if not by the prompt. They are kept as tuples.
-        min_new_tokens: no stop token comes before there are so many new tokens.
+        min_new_tokens: forbids stop tokens before this many new tokens.
 
     Raises:
         SettingError: a value out of range.
@@ -219,7 +219,7 @@ GREEDY = SamplingConfig(temperature=0.0)
 
 
 def check_vocabulary(config: SamplingConfig, vocab_size: int) -> None:
-    """Refuses a token id of `logit_bias` or `bad_words_ids` that a vocabulary of so many ids does not have.
+    """Refuses a token id of `logit_bias` or `bad_words_ids` outside a vocabulary of this size.
 
     Raises:
         SettingError: there is one.

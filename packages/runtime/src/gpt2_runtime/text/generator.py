@@ -261,16 +261,18 @@ class TextGenerator(Shared):
         forms = (form for word in words for form in (word, f" {word}"))
         spelled = [self.tokenizer.encode(form, parse_special=False, add_special_tokens=False) for form in forms]
         if (count := sum(map(len, spelled))) > MOST_BAD_IDS:
-            told = f"bad_words have {count:,} tokens, as they are and after a space, must have at most {MOST_BAD_IDS:,}"
-            raise SettingError(f"{told}; leave some out", parameter="bad_words", value=words)
+            problem = (
+                f"bad_words have {count:,} tokens, as they are and after a space, must have at most {MOST_BAD_IDS:,}"
+            )
+            raise SettingError(f"{problem}; leave some out", parameter="bad_words", value=words)
         return spelled
 
 
 def check_single(prompt: object) -> None:
     """PromptError for several texts in place of one."""
     if is_list(prompt) and any(isinstance(each, str) for each in cast(Sequence[object], prompt)):
-        told = f"prompt is {shown(prompt)}, must be one text or its token ids; use complete_batch for several"
-        raise PromptError(told, parameter="prompt", value=prompt)
+        problem = f"prompt is {shown(prompt)}, must be one text or its token ids; use complete_batch for several"
+        raise PromptError(problem, parameter="prompt", value=prompt)
 
 
 def _assembled(session: Session, tokenizer: Tokenizer | None, prefix_bytes: int | None) -> TextGenerator:

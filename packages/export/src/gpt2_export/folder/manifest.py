@@ -22,9 +22,7 @@ from gpt2_export.precision.precision import FP32, PRECISIONS
 MANIFEST = journal.MANIFEST
 CARD = "README.md"
 # Distinguishes a generated card from a handwritten one, which is never replaced.
-CARD_MARK = (
-    "<!-- gpt2-export generated this card and replaces it with each push; remove this line to keep your own. -->"
-)
+CARD_MARK = "<!-- gpt2-export wrote this card"  # as 0.1.0's cards begin theirs, whatever follows
 SCHEMA = 1
 MANIFEST_BYTES = 16_000_000  # a real one has twenty thousand
 GENERATOR = "gpt2-export"

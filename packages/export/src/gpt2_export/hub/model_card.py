@@ -152,7 +152,7 @@ def render(folder: Path, manifest: Manifest, repository: str, terms: Mapping[str
     runs = RUNS if TOKENIZER in manifest.files and not ids_only else RUNS_OF_IDS
     parts = [
         metadata,
-        MARK,
+        f"{MARK} and replaces it with each push; remove this line to keep your own. -->",
         f"# {repository.partition('/')[2]}",
         _what(folder, manifest),
         "## How it was verified",

@@ -1,7 +1,7 @@
 """The effect of each choice in the engine: the same folder opened in other ways, interleaved in one process.
 
     python benchmarks/variants.py FOLDER
-    python benchmarks/variants.py FOLDER --rounds 9 --only "one thread less"
+    python benchmarks/variants.py FOLDER --rounds 9 --only "4 KB pages"
 
 Requires gpt2-runtime, and gpt2-export for "residuals and norms fused". A number is the time of a workload in another
 way relative to the default: the median over rounds of the ratio within a round. Above 1, the default is right.
@@ -9,6 +9,7 @@ way relative to the default: the median over rounds of the ratio within a round.
 
 import argparse
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -19,6 +20,7 @@ from gpt2_runtime import Bundle
 from gpt2_runtime.engine import serving_graph
 from gpt2_runtime.engine.packed_session import PackedSession
 from gpt2_runtime.engine.portable_graph import PortableGraph
+from gpt2_runtime.providers.huge_pages import on_huge_pages
 from gpt2_runtime.providers.providers import load_onnxruntime
 from works import WORKS, Work
 
@@ -35,6 +37,7 @@ class Way:
 
     kind: str = "serving"
     entries: dict[str, str] = field(default_factory=dict)  # config entries of onnxruntime's session
+    huge: bool = True
     arena: bool = True
     threads: int = 0  # added to the requested number
     chunk: int = serving_graph.PREFILL_CHUNK
@@ -58,14 +61,16 @@ class Way:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(bundle.folder))
         for name, value in self.entries.items():
             options.add_session_config_entry(name, value)
-        return onnxruntime.InferenceSession(graph, options)
+        with on_huge_pages() if self.huge else nullcontext():
+            return onnxruntime.InferenceSession(graph, options)
 
 
 BASE = "as it is"
 EVEN = "a row alone as two"  # as in int8 and int4, unless opened with fast_single
 WAYS = {
     BASE: Way(),
-    "weights as they lie in the file": Way(entries={"session.disable_prepacking": "1"}),
+    "weights as they lie in the file": Way(entries={"session.disable_prepacking": "1"}, huge=False),
+    "4 KB pages": Way(huge=False),
     "without onnxruntime's arena": Way(arena=False),
     "threads that sleep at once": Way(entries={"session.intra_op.allow_spinning": "0"}),
     "one thread less": Way(threads=-1),

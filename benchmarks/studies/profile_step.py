@@ -21,6 +21,7 @@ from gpt2_runtime import Bundle
 from gpt2_runtime.engine.packed_session import PackedSession
 from gpt2_runtime.engine.serving_graph import PREFILL_CHUNK, ServingGraph
 from gpt2_runtime.engine.step_plan import plan
+from gpt2_runtime.providers.huge_pages import on_huge_pages
 from gpt2_runtime.providers.providers import load_onnxruntime
 
 onnxruntime = load_onnxruntime()
@@ -57,7 +58,8 @@ def profile(options: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
         settings.enable_mem_pattern = False
         settings.enable_profiling = True
         settings.profile_file_prefix = str(Path(folder) / "profile")
-        inference = onnxruntime.InferenceSession(str(bundle.graph(options.precision, "serving")), settings)
+        with on_huge_pages():
+            inference = onnxruntime.InferenceSession(str(bundle.graph(options.precision, "serving")), settings)
         engine = PackedSession(lambda packed: inference, [], packed=True)
         steps(ServingGraph(engine=engine, sizes=bundle.architecture), options)
         events = json.loads(Path(inference.end_profiling()).read_text(encoding="utf-8"))

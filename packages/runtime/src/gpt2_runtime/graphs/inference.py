@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpt2_runtime.errors import GraphError
 from gpt2_runtime.graphs.graph_file import GraphFile
 from gpt2_runtime.graphs.graph_signature import Signature, TensorSpec
+from gpt2_runtime.providers.huge_pages import on_huge_pages
 from gpt2_runtime.providers.placement import placed, record
 from gpt2_runtime.providers.provider import Provider
 from gpt2_runtime.providers.providers import check_provider, load_onnxruntime, named_for
@@ -30,7 +32,7 @@ def open_inference(graph: GraphFile | Path, provider: Provider, threads: int, pa
         ProviderError: the provider cannot start, or would leave operators to another one.
     """
     if isinstance(graph, Path):
-        inference = _open(str(graph), graph, _options(provider, threads, packed), provider)
+        inference = _open(str(graph), graph, _options(provider, threads, packed), provider, packed)
         placed(inference, provider, layers=0)
         return inference
     inference = None
@@ -38,7 +40,7 @@ def open_inference(graph: GraphFile | Path, provider: Provider, threads: int, pa
         inference = None  # free the one before first, so that memory never holds both
         options = _options(provider, threads, packed)
         with graph.model(options, passed) as model:
-            inference = _open(model, graph.file.path, options, provider)
+            inference = _open(model, graph.file.path, options, provider, packed)
         if graph.is_held():
             break
     assert inference is not None
@@ -59,15 +61,18 @@ def _options(provider: Provider, threads: int, packed: bool) -> SessionOptions:
     return options
 
 
-def _open(model: str | bytes, path: Path, options: SessionOptions, provider: Provider) -> InferenceSession:
+def _open(
+    model: str | bytes, path: Path, options: SessionOptions, provider: Provider, packed: bool
+) -> InferenceSession:
     providers = named_for(options, provider)
     try:
-        inference: InferenceSession = load_onnxruntime().InferenceSession(
-            model,
-            sess_options=options,
-            providers=providers,
-            enable_fallback=0,
-        )
+        with on_huge_pages() if packed and provider.tensors.on_host else nullcontext():
+            inference: InferenceSession = load_onnxruntime().InferenceSession(
+                model,
+                sess_options=options,
+                providers=providers,
+                enable_fallback=0,
+            )
     except Exception as error:  # onnxruntime's errors have no other common base
         reason = " ".join(str(error).split())
         raise GraphError(f"{path} cannot be opened: {reason}; check the folder with check_hashes=True") from error

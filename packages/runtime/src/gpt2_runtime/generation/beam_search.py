@@ -88,7 +88,7 @@ class BeamConfig:
 
     @property
     def candidates(self) -> int:
-        """So many are looked at that num_beams go on, even if all others are stop tokens."""
+        """Enough candidates that num_beams of them continue even if all others are stop tokens."""
         return self.num_beams * (1 + max(1, len(self.stop_token_ids)))
 
 

@@ -66,7 +66,7 @@ class Finished:
     """The last event.
 
     Attributes:
-        reason: "stop": the model chose a stop token, which is no event of its own. "length": no room left.
+        reason: "stop": the model chose a stop token, which has no event of its own. "length": no room left.
         truncated: how many tokens of the prompt were left out, from its start.
         slides: how often the window was moved on.
         reused: how many tokens of the prompt were not computed, for an earlier one starts with them.

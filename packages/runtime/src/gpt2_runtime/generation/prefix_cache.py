@@ -1,11 +1,11 @@
-"""Keys and values of earlier prompts, for later ones that start like them. Bounded; the least recently used goes first.
+"""Keys and values of earlier prompts, for later ones that start the same. Bounded: the least recently used go first.
 
-What is given from here has, on the CPU, the very bits that would be computed. That takes more than the same tokens, for
-what a run computes of a token hangs, in its last bits, on the run's length: the kernels take tokens in blocks of a few
-rows, and those of a last block that is not full, or a token alone, in another order of sums. So a prompt goes on after
-as many tokens as `reusable` says, and of a prompt is kept what `whole_blocks` says. New tokens are not kept, for they
-were read one by one: in a prompt they are read together. (Seen in every precision of both graphs: the tests compare
-bits. What a GPU makes of this has not been seen.)
+On the CPU, what is restored has exactly the bits that computing it again would give. The same tokens are not enough for
+that, because the last bits of a token depend on the length of the run that computes it: the kernels take tokens in
+blocks of a few rows, and add up in another order in a last block that is not full, or for a token alone. So `reusable`
+says how many tokens of a prompt are restored, and `whole_blocks` how many are kept. New tokens are not kept: they were
+read one by one, and in a prompt they are read together. (The tests compare bits in every precision of both graphs. No
+GPU has been tested.)
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from gpt2_runtime.folder.sharing import Local
 
 # Rows of a block: of matrix products 1 to 16, of attention in the serving graph twice the head size, a multiple of 16.
 BLOCK = 16
-# A prompt that is read from here on is read in the very runs that it would have been read in.
+# A prompt that continues from here is read in the same runs as without the cache.
 CHUNK = math.lcm(serving_graph.PREFILL_CHUNK, portable_graph.PREFILL_CHUNK)
 
 
@@ -38,10 +38,10 @@ Cache = TypeVar("Cache", bound=KeyValueCache)
 
 
 def reusable(shared: int, count: int, *, even: bool = False) -> int:
-    """How many tokens may be given to a row that is to read `count`, of which the first `shared` are known.
+    """How many tokens to restore in a row that will read `count`, when the first `shared` are known.
 
-    Whole blocks of them, and never so many that the last token is left to be read by itself. Where it would be in a
-    block by itself it has to stay so: then whole chunks. In an even session no token is by itself.
+    Whole blocks only, and never all but the last token, which would then be read alone. If it has a block to itself
+    anyway, that must stay so: then whole chunks only. In an even session no token is read alone.
 
     >>> reusable(40, 41), reusable(40, 48), reusable(48, 48), reusable(48, 49), reusable(300, 513)
     (32, 32, 32, 0, 256)
@@ -162,7 +162,7 @@ class PrefixCache(Local):
 
         Args:
             cache: it is used up.
-            ids: the text, of which it reads the rest.
+            ids: the text; the row reads what is not restored.
             count: how many tokens it would read without.
             row: which; it is empty.
         """

@@ -189,7 +189,7 @@ class RequestState:
         return self._array[: self._prompt_length], self._array[self._prompt_length : self._known]
 
     def append(self, choices: Sequence[Choice], *, seconds: float, drafted: int = 0) -> list[Event]:
-        """The events of a step that took so many seconds. The cache is right up to `num_cached`, and is then cut."""
+        """The events of a step that took `seconds`. The cache is right up to `num_cached`, and is then cut."""
         accepted = len(choices) - 1
         self.num_cached = len(self.ids) - self._start + accepted
         seconds, self._seconds = self._seconds + seconds, 0.0

@@ -80,10 +80,10 @@ class Scheduler:
         session: of the serving graph; the portable one, whose rows are of one length, takes one row.
         rows: B, 1 to MOST_ROWS. The cache of a row that has read much takes as much memory as that of one prompt alone.
         capacity: the tokens that a row has room for; by default the model's n_positions.
-        prefill_chunk: while rows decode, so many tokens of prompts are read in a step, at least BLOCK: none waits
-            longer for its next token. (A prompt of 16 n + 1 tokens is read 256 at a time, but in int8 and int4: its
-            last token's bits hang on that.) The results are the same for every number. None reads every prompt at once,
-            for work where only the whole time counts.
+        prefill_chunk: while rows decode, a step reads at most this many prompt tokens, at least BLOCK: no row waits
+            longer for its next token. (Except in int8 and int4, a prompt of 16 n + 1 tokens is read 256 at a time: the
+            bits of its last token depend on it.) Every number gives the same results. None reads each prompt at once,
+            for work where only the total time counts.
         prefixes: what the session has computed of earlier prompts, to be used and added to. Prompts are then read one
             by one.
 

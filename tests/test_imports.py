@@ -140,6 +140,14 @@ def test_a_package_loads_nothing_that_it_must_do_without(package: str) -> None:
     assert NEVER[package].isdisjoint(loaded_by(package)["packages"])
 
 
+def test_a_room_is_small_and_loads_nothing_by_itself() -> None:
+    """What a room's __init__ imported, every start would wait for."""
+    rooms = [path.parent for path in PACKAGES.glob("*/src/*/*/__init__.py")]
+    assert len(rooms) > 15
+    assert [str(room) for room in rooms if (room / "__init__.py").stat().st_size] == []
+    assert [str(room) for room in rooms if len(list(room.glob("*.py"))) > 15] == []
+
+
 def test_export_is_built_on_the_model() -> None:
     assert "gpt2_model" in loaded_by("gpt2_export")["packages"]
 

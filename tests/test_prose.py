@@ -11,7 +11,17 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 # The trees that have been read; a trailing slash means everything below it.
-TREES = ("README.md", "tox.ini", "benchmarks/", "examples/", "packages/export/", "packages/model/", "tests/")
+TREES = (
+    "README.md",
+    "tox.ini",
+    "benchmarks/",
+    "examples/",
+    "packages/",
+    "tests/",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "SECURITY.md",
+)
 # Each with the usual words for it.
 WORDS = {
     r"told|tells?|telling": "reports, says, shows",
@@ -58,7 +68,7 @@ def prose(name: str, text: str) -> Iterator[tuple[int, str]]:
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type in (tokenize.STRING, tokenize.COMMENT):
             yield from enumerate(token.string.splitlines(), start=token.start[0])
-        elif token.type == tokenize.NAME:
+        elif token.type == tokenize.NAME and token.string != "tell":  # the method of files
             yield token.start[0], token.string.replace("_", " ").strip()
 
 

@@ -1,4 +1,4 @@
-"""Run as a program, for a mistake here ends the process: opens a folder, changes it underneath, goes on with the text.
+"""Run as a program, for a mistake here ends the process: opens a folder, changes it underneath, and continues the text.
 
 usage: changing_folder.py FOLDER WORK CHANGE LOAD...; prints a JSON object for each case.
 """
@@ -78,16 +78,16 @@ def main(source, work, change, *loads):
             number += 1
             weights = folder / WEIGHTS.get(precision, f"model_{precision}.safetensors")
             os.utime(weights, ns=(0, 10**18))  # so that the next write is not of the same tick of the clock
-            told = {"case": name, "load": load, "asked before": first, "expected": asks(opens(folder))}
-            print(json.dumps(told | {"starts": True}), flush=True)
+            record = {"case": name, "load": load, "asked before": first, "expected": asks(opens(folder))}
+            print(json.dumps(record | {"starts": True}), flush=True)
             opened = opens(folder)
             if first:
                 asks(opened)
             CHANGES[change](weights)
             try:
-                print(json.dumps(told | {"found": asks(opened)}), flush=True)
+                print(json.dumps(record | {"found": asks(opened)}), flush=True)
             except BundleError as refusal:
-                print(json.dumps(told | {"refused": str(refusal)}), flush=True)
+                print(json.dumps(record | {"refused": str(refusal)}), flush=True)
             shutil.rmtree(folder)
 
 

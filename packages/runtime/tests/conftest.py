@@ -111,7 +111,7 @@ def gpt2(weights: dict[str, np.ndarray], heads: int, ids: np.ndarray) -> np.ndar
 
 @pytest.fixture
 def resident() -> Callable[[], int]:
-    """The bytes of memory that this process holds; Linux tells them."""
+    """The bytes of memory that this process holds, as Linux reports them."""
     statm = Path("/proc/self/statm")
     if not statm.is_file():
         pytest.skip("no /proc/self/statm on this system")

@@ -4,7 +4,7 @@ import ctypes
 
 
 class FakeCudaRuntime:
-    """Its functions copy at once, and count what nobody has waited for.
+    """Its functions copy at once, and count what no one has waited for.
 
     Attributes:
         started: copies since the last wait.

@@ -106,7 +106,7 @@ def answer(call, *arguments, **keywords):
         with bounded_memory():
             return call(*arguments, **keywords)
     except GPT2RuntimeError as error:
-        told = str(error)
-        assert told.splitlines() == [told]
-        assert len(told) < 1000
+        complaint = str(error)
+        assert complaint.splitlines() == [complaint]
+        assert len(complaint) < 1000
         return None

@@ -68,7 +68,7 @@ def test_a_type_is_the_one_named():
 
 
 @pytest.mark.parametrize("value", ["word", None, 5, [""], [5], ["a", None], ["abcd"], ["a", "b", "c"]], ids=repr)
-def test_texts_are_a_list_of_so_many_of_so_many_characters(value):
+def test_texts_are_a_list_of_limited_length_and_characters(value):
     with pytest.raises(SettingError) as error:
         check_texts("it", "one of it", value, most=2, longest=3)
     assert (error.value.parameter, error.value.value) == ("it", value)

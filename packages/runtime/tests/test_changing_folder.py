@@ -19,9 +19,9 @@ def test_a_folder_that_changes_underneath_gives_the_same_text_or_one_line(folder
     command = [sys.executable, str(PROGRAM), str(folder), str(tmp_path), change, load]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
-    told = lines[-1] if lines else "nothing"
+    event = lines[-1] if lines else "nothing"
     ended = f"ended by {signal.Signals(-done.returncode).name}" if done.returncode < 0 else done.stderr
-    assert done.returncode == 0, f"{ended} after {told}"
+    assert done.returncode == 0, f"{ended} after {event}"
     results = [line for line in lines if "starts" not in line]
     assert len(results) == 20
     for result in results:

@@ -15,7 +15,7 @@ def nested(depth):
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "complaint"),
     [
         ("a  b\n", r"'a  b\n'"),
         (np.eye(2), "array([[1., 0.], [0., 1.]])"),
@@ -25,8 +25,8 @@ def nested(depth):
     ],
     ids=["text", "array", "number", "nested", "surrogate"],
 )
-def test_a_value_is_one_line(value, told):
-    assert shown(value) == told
+def test_a_value_is_one_line(value, complaint):
+    assert shown(value) == complaint
 
 
 def test_a_long_value_is_cut():
@@ -46,9 +46,9 @@ def test_a_folder_of_any_name_is_refused_in_one_short_line(name):
     for call in (Session.open, Tokenizer.open):
         with pytest.raises(GPT2RuntimeError) as refusal:
             call(name)
-        told = str(refusal.value)
-        assert told.isprintable()
-        assert len(told) < 1000
+        complaint = str(refusal.value)
+        assert complaint.isprintable()
+        assert len(complaint) < 1000
     assert str(SettingError("Zoë 你好, as it is")) == "Zoë 你好, as it is"
 
 

@@ -59,8 +59,8 @@ def check_completion(found, tokenizer, given):
     assert found.finish_reason in ("stop", "length")
     assert found.text == tokenizer.decode(found.token_ids) or given.get("stop")
     assert (found.logprobs is None) == (given.get("logprobs") is None)
-    for told in (found.logprobs or ()) + (found.prompt_logprobs or ())[1:]:
-        assert told.logprob <= 0
+    for token in (found.logprobs or ()) + (found.prompt_logprobs or ())[1:]:
+        assert token.logprob <= 0
     json.dumps(found.to_dict())
 
 
@@ -339,18 +339,18 @@ def test_jobs(opened, tmp_path_factory, kind, lines, before, rows):
     generator = opened(kind)
     target = tmp_path_factory.mktemp("jobs") / "answers.jsonl"
     target.write_bytes(before)
-    told = []
+    refusals = []
     defaults = Defaults(settings={"max_new_tokens": 3})
     done = answer(
-        lambda: run(generator, lines, target, defaults=defaults, rows=rows, refused=lambda *bad: told.append(bad))
+        lambda: run(generator, lines, target, defaults=defaults, rows=rows, refused=lambda *bad: refusals.append(bad))
     )
     if done is None:
-        assert target.read_bytes() == before or told
+        assert target.read_bytes() == before or refusals
         return
     answers = [json.loads(line) for line in target.read_text().splitlines()]
     assert len(answers) == done.answered
-    assert len(told) == done.failed
-    for _, error in told:
+    assert len(refusals) == done.failed
+    for _, error in refusals:
         answer(_raise, error)
     assert answer(lambda: run(generator, lines, target, defaults=defaults, rows=rows)).answered == 0
 

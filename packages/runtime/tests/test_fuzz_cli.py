@@ -99,7 +99,7 @@ def fuzzed(examples):
 
 
 def check(code, stdout, stderr, *, lines=1):
-    """An exit as it must be; a usage error tells the usage, too."""
+    """An exit as it must be; a usage error shows the usage, too."""
     assert code in (0, 1, 2)
     assert "Traceback" not in stderr
     if code == 1:
@@ -346,7 +346,7 @@ def test_a_process(folder, words):
 
 
 @pytest.mark.parametrize(
-    ("command", "words", "told"),
+    ("command", "words", "complaint"),
     [
         ("batch", ["--rows", "1000000000"], "rows is 1000000000, must be an integer from 1 to 1024"),
         ("batch", ["-n", "1000000000"], "n is 1000000000, must be an integer from 1 to 1024"),
@@ -356,10 +356,10 @@ def test_a_process(folder, words):
         ("bench", ["--rounds", "1000000000"], "rounds is 1000000000, must be an integer from 1 to 1000"),
     ],
 )
-def test_what_no_memory_or_time_could_do_is_refused_by_its_limit(folder, tmp_path, command, words, told):
+def test_what_no_memory_or_time_could_do_is_refused_by_its_limit(folder, tmp_path, command, words, complaint):
     source = tmp_path / "in"
     source.write_text('{"prompt": "a"}')
     more = {"batch": [source, tmp_path / "out"], "generate": ["a"]}.get(command, [])
     result = run(command, folder, *more, *words, lines=2)
     assert result.exit_code == 1
-    assert told in result.stderr
+    assert complaint in result.stderr

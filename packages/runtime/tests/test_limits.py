@@ -1,4 +1,4 @@
-"""What a request may ask for at most: each limit in one line; and below it work that grows as the input does."""
+"""The most that a request may have: each limit in one line; and below it work that grows as the input does."""
 
 import io
 import json
@@ -70,7 +70,7 @@ LIMITS = [
 
 
 @pytest.mark.parametrize(("call", "most", "message"), LIMITS, ids=[message[:25] for *_, message in LIMITS])
-def test_a_limit_is_told_in_one_line_and_what_is_within_passes(call, most, message):
+def test_a_limit_is_reported_in_one_line_and_what_is_within_passes(call, most, message):
     call(most)
     with pytest.raises(GPT2RuntimeError) as refused:
         call(most + 1)
@@ -95,7 +95,7 @@ def test_a_prompt_beyond_a_limit_is_its_own_error_alone(generator, settings, mes
     assert len(results[1].completions) == 1
 
 
-def test_a_line_that_is_too_long_is_told_by_its_number_and_takes_no_memory(generator, tmp_path):
+def test_a_line_that_is_too_long_is_reported_by_its_number_and_takes_no_memory(generator, tmp_path):
     source = io.BytesIO(b'{"prompt":"a"}\n{"prompt":"' + b"x" * 3 * MOST_LINE_BYTES + b'"}\n{"prompt":"b"}\n')
     assert max(map(len, lines_of(source))) == MOST_LINE_BYTES + 1
     source.seek(0)

@@ -16,7 +16,7 @@ ABSENT = "import sys; sys.modules['lm_eval'] = None; "
         ("import runpy; runpy.run_module('gpt2_runtime.lm_eval', run_name='__main__')", "error: lm-eval cannot be im"),
     ],
 )
-def test_its_absence_is_told_with_the_remedy(program, message):
+def test_its_absence_is_reported_with_the_remedy(program, message):
     process = subprocess.run([sys.executable, "-c", ABSENT + program], capture_output=True, text=True)
     assert process.returncode == 1
     last = process.stderr.splitlines()[-1]

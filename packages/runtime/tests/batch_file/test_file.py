@@ -43,7 +43,7 @@ def lines(count):
     return [json.dumps(document).encode() + b"\n" for document in documents]
 
 
-def told(path):
+def answers_in(path):
     """Each answer by its id, without the time it took."""
     documents = [json.loads(line) for line in path.read_text().splitlines()]
     for document in documents:
@@ -57,7 +57,7 @@ def test_each_line_is_answered_as_the_prompt_alone(generator, answers):
     assert done == Progress(answered=20, tokens=160)
     for text in lines(20):
         asked = json.loads(text)
-        answer = told(answers)[asked["id"]]
+        answer = answers_in(answers)[asked["id"]]
         alone = generator.complete(asked["token_ids"], max_new_tokens=8, stop_token_ids=(), seed=answer["seed"])
         assert (answer["token_ids"], answer["text"]) == (list(alone.token_ids), alone.text)
 
@@ -75,25 +75,25 @@ def test_an_answer_with_tokens_of_an_older_form_is_kept(generator, answers):
 
 
 @pytest.mark.parametrize("cut", [0, 1, 5, 30, 1000, 3000, 6000])
-def test_what_was_cut_anywhere_is_gone_on_with(generator, answers, cut):
+def test_what_was_cut_anywhere_is_resumed(generator, answers, cut):
     run(generator, lines(12), answers, defaults=DEFAULTS)
-    whole, text = told(answers), answers.read_bytes()
+    whole, text = answers_in(answers), answers.read_bytes()
     answers.write_bytes(text[:cut])
     kept = text[:cut].count(b"\n")
     assert run(generator, lines(12), answers, defaults=DEFAULTS) == Progress(
         answered=12 - kept, kept=kept, tokens=8 * (12 - kept)
     )
-    assert told(answers) == whole
+    assert answers_in(answers) == whole
 
 
-def test_a_bad_line_is_told_by_its_number_and_the_others_are_done(generator, answers):
+def test_a_bad_line_is_reported_by_its_number_and_the_others_are_done(generator, answers):
     source = lines(3)
     source[1:1] = [b"\n", b"nonsense\n", b'{"id": "line 0", "prompt": "x"}\n', b'{"token_ids": [300]}\n']
     refused = []
     done = run(generator, source, answers, defaults=DEFAULTS, refused=lambda *line: refused.append(line))
     assert done == Progress(answered=3, failed=3, tokens=24)
     assert sorted(number for number, _ in refused) == [3, 4, 5]
-    assert told(answers).keys() == {"line 0", "line 1", "line 2"}
+    assert answers_in(answers).keys() == {"line 0", "line 1", "line 2"}
     repaired = [*source[:2], b'{"id": "x", "token_ids": [5]}\n', *source[3:]]
     assert run(generator, repaired, answers, defaults=DEFAULTS) == Progress(answered=1, kept=3, failed=2, tokens=8)
 
@@ -154,16 +154,20 @@ def test_rows_out_of_range_are_refused_before_the_file_is_touched(generator, ans
 def test_a_value_of_another_type_is_its_lines_error_alone(generator, answers):
     values = [("stop", None), ("stop", 5), ("bad_words", {}), ("n", "2"), ("overflow", []), ("stop_token_ids", "a")]
     source = [json.dumps({"prompt": "a", name: value}).encode() for name, value in values]
-    told = []
+    refused = []
     done = run(
-        generator, [*source, *lines(1)], answers, defaults=DEFAULTS, refused=lambda line, error: told.append(str(error))
+        generator,
+        [*source, *lines(1)],
+        answers,
+        defaults=DEFAULTS,
+        refused=lambda line, error: refused.append(str(error)),
     )
     assert (done.answered, done.failed) == (1, len(values))
-    assert [message.split(" is ")[0] for message in told] == [name for name, _ in values]
+    assert [message.split(" is ")[0] for message in refused] == [name for name, _ in values]
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="no device that is always full")
-def test_a_full_disk_is_told_in_one_line():
+def test_a_full_disk_is_reported_in_one_line():
     with (
         FULL.open("wb", buffering=0) as file,
         pytest.raises(JobError, match="cannot be written: No space left on device"),
@@ -186,7 +190,7 @@ def test_a_disk_that_fills_up_blames_the_output_and_loses_nothing(folder, tmp_pa
     assert last == f"error: {answers} cannot be written: File too large; resume with the same command"
     assert answers.stat().st_size == 3000  # the last line is cut
     subprocess.run([sys.executable, "-c", program, *command], capture_output=True, check=True)
-    assert len(told(answers)) == 12
+    assert len(answers_in(answers)) == 12
 
 
 def test_an_input_that_fails_is_blamed_itself(folder, tmp_path, answers):
@@ -226,7 +230,7 @@ def test_two_runs_do_not_write_one_file(generator, answers):
             run(generator, lines(1), answers, defaults=DEFAULTS)
 
     run(generator, meanwhile(), answers, defaults=DEFAULTS)
-    assert told(answers).keys() == {"line 0"}
+    assert answers_in(answers).keys() == {"line 0"}
 
 
 class TestCommand:
@@ -241,7 +245,7 @@ class TestCommand:
         assert (result.exit_code, result.stdout) == (0, "")
         assert result.stderr.startswith("4 answered, ")
         assert self.invoke(folder, "-", tmp_path / "b", *options, stdin=source.read_bytes()).exit_code == 0
-        assert told(tmp_path / "a") == told(tmp_path / "b")
+        assert answers_in(tmp_path / "a") == answers_in(tmp_path / "b")
         again = self.invoke(folder, source, tmp_path / "a", *options)
         assert (again.exit_code, again.stderr) == (0, "0 answered, 0 tokens, 0 tokens/s; 4 already done, 0 failed\n")
 
@@ -290,17 +294,17 @@ class TestCommand:
         before = (damaged / name).read_bytes()
         (tmp_path / "p").write_bytes(lines(1)[0])
         result = self.invoke(damaged, tmp_path / "p", damaged / name)
-        told = f"{damaged / name} is a file of the model in {damaged}; name another OUTPUT"
-        assert (result.exit_code, result.stderr) == (1, f"error: {told}\n")
+        complaint = f"{damaged / name} is a file of the model in {damaged}; name another OUTPUT"
+        assert (result.exit_code, result.stderr) == (1, f"error: {complaint}\n")
         assert (damaged / name).read_bytes() == before
 
-    def test_a_dash_is_no_file_to_write(self, folder, tmp_path, monkeypatch):
+    def test_a_dash_cannot_be_written(self, folder, tmp_path, monkeypatch):
         (tmp_path / "p").write_bytes(lines(1)[0])
         folder = folder.absolute()
         monkeypatch.chdir(tmp_path)
         result = self.invoke(folder, "p", "-")
-        told = "error: OUTPUT is -, must be a file; name one, or give ./- for a file called -\n"
-        assert (result.exit_code, result.stderr) == (1, told)
+        complaint = "error: OUTPUT is -, must be a file; name one, or give ./- for a file called -\n"
+        assert (result.exit_code, result.stderr) == (1, complaint)
         assert not Path("-").exists()
         assert self.invoke(folder, "p", "./-", "--max-new-tokens", 2, "--threads", 1).exit_code == 0
         assert Path("-").exists()
@@ -313,7 +317,7 @@ class TestCommand:
 
 @pytest.mark.once
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-def test_a_run_that_is_killed_is_gone_on_with(folder, generator, tmp_path, answers):
+def test_a_run_that_is_killed_is_resumed(folder, generator, tmp_path, answers):
     """kill -9 in the middle of 1,000 prompts, twice; then the same command to its end."""
     source = tmp_path / "prompts.jsonl"
     source.write_bytes(b"".join(lines(1000)))
@@ -333,7 +337,7 @@ def test_a_run_that_is_killed_is_gone_on_with(folder, generator, tmp_path, answe
     finished = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=True)
     assert f"{counts[2]} already done, 0 failed" in finished.stderr
     run(generator, lines(1000), tmp_path / "uninterrupted", defaults=Defaults(settings={"max_new_tokens": 8}))
-    found, wanted = told(answers), told(tmp_path / "uninterrupted")
+    found, wanted = answers_in(answers), answers_in(tmp_path / "uninterrupted")
     for document in (*found.values(), *wanted.values()):
         del document["digest"]  # the command's options say more than these defaults, and the same
     assert len(found) == 1000

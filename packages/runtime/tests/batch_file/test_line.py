@@ -44,7 +44,7 @@ def test_an_id_that_is_a_number_is_not_the_text_of_it():
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "complaint"),
     [
         (b"not", "is not readable JSON"),
         (b"[1]", 'is an array, must be an object such as {"prompt": "To be"}'),
@@ -73,8 +73,8 @@ def test_an_id_that_is_a_number_is_not_the_text_of_it():
         (b'{"prompt": "a", "temperature": 0, "temperature": 1}', 'has "temperature" twice; give it once'),
     ],
 )
-def test_a_line_that_cannot_be_read_says_why(text, told):
-    with pytest.raises(JobError, match=told):
+def test_a_line_that_cannot_be_read_says_why(text, complaint):
+    with pytest.raises(JobError, match=complaint):
         read(text, 1, Defaults())
 
 
@@ -211,7 +211,7 @@ def test_an_id_that_no_line_could_answer_is_refused():
     assert read(rb'{"prompt": "a", "id": "\ud83d\ude42"}', 1, Defaults()).id == "🙂"
 
 
-def test_a_name_of_many_lines_is_told_in_one():
+def test_a_name_of_many_lines_is_reported_in_one():
     with pytest.raises(SettingError) as refused:
         read(rb'{"prompt": "a", "two\nlines": 1}', 1, Defaults())
     assert len(str(refused.value).splitlines()) == 1

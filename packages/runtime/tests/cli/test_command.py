@@ -47,8 +47,8 @@ def test_json_is_one_object(folder, generator):
     found = json.loads(run("generate", folder, "The dog", "--json", *options).stdout)
     sampling = SamplingConfig(temperature=0.9, top_k=50, top_p=0.95)
     expected = generator.complete("The dog", seed=4, max_new_tokens=20, sampling=sampling)
-    told = {"text", "token_ids", "prompt_token_ids", "finish_reason", "timings", "seed"}
-    assert found.keys() == told | {"truncated", "slides", "reused", "logprobs", "prompt_logprobs"}
+    names = {"text", "token_ids", "prompt_token_ids", "finish_reason", "timings", "seed"}
+    assert found.keys() == names | {"truncated", "slides", "reused", "logprobs", "prompt_logprobs"}
     assert found["token_ids"] == list(expected.token_ids)
     assert found["prompt_token_ids"] == generator.tokenizer.encode("The dog")
     assert (found["text"], found["finish_reason"], found["seed"]) == (expected.text, expected.finish_reason, 4)
@@ -141,7 +141,7 @@ def test_values_out_of_range_are_refused_in_one_line(folder, options, message):
     assert message in refused("generate", folder, "a", *options)
 
 
-def test_lookup_changes_nothing_of_the_text_and_tells_its_guesses(folder):
+def test_lookup_changes_nothing_of_the_text_and_reports_its_drafts(folder):
     options = ["The dog the dog the dog", "--temperature", 0, "--max-new-tokens", 40]
     plain = run("generate", folder, *options)
     guessed = run("generate", folder, *options, "--lookup")
@@ -171,7 +171,7 @@ def test_lookup_in_a_batch_answers_the_same_and_notes_where_it_has_no_effect(fol
     assert notes == [False, False, True]
 
 
-def test_the_graph_is_the_one_asked_for(folder):
+def test_the_graph_is_the_one_requested(folder):
     options = ["generate", folder, "The dog", "--seed", 3, "--max-new-tokens", 20]
     assert run(*options, "--graph", "portable").stdout == run(*options, "--graph", "serving").stdout
     assert "portable graph" in run("inspect", folder, "--graph", "portable").stdout
@@ -253,13 +253,13 @@ def test_standard_input_that_is_not_utf8_is_refused(folder):
     )
 
 
-def test_the_value_that_is_wrong_is_the_one_that_is_told(folder):
-    for biases, told in (
+def test_the_value_that_is_wrong_is_the_one_reported(folder):
+    for biases, complaint in (
         (("abc", "5=1"), "'abc' is not a token id and a number such as 50256=-1.5"),
         (("5=-inf", "5=9"), "'5=9' is the second bias for token 5; give only one"),
     ):
         options = [part for bias in biases for part in ("--logit-bias", bias)]
-        assert told in run("generate", folder, "a", *options).stderr
+        assert complaint in run("generate", folder, "a", *options).stderr
 
 
 def test_an_argument_that_is_not_utf8_is_refused(folder):
@@ -289,17 +289,17 @@ def test_debug_shows_the_traceback(folder):
     assert last.startswith("gpt2_runtime.errors.EmptyPromptError: prompt has 0 tokens")
 
 
-def test_what_nobody_thought_of_is_one_line_too(folder, monkeypatch):
+def test_what_was_not_foreseen_is_one_line_too(folder, monkeypatch):
     monkeypatch.setattr(TextGenerator, "stream", lambda *_, **__: 1 / 0)
     assert refused("generate", folder, "a") == (
         "error: unexpected ZeroDivisionError: division by zero; run again with --debug for the traceback\n"
     )
 
 
-def test_memory_that_is_used_up_is_told_with_a_remedy(folder, monkeypatch):
+def test_memory_that_is_used_up_is_reported_with_a_remedy(folder, monkeypatch):
     monkeypatch.setattr(TextGenerator, "stream", lambda *_, **__: bytearray(2**62))
-    told = "out of memory; process less at once (--rows, -n, a shorter text), or close other programs"
-    assert refused("generate", folder, "a") == f"error: {told}\n"
+    complaint = "out of memory; process less at once (--rows, -n, a shorter text), or close other programs"
+    assert refused("generate", folder, "a") == f"error: {complaint}\n"
 
 
 def test_every_help_has_an_example():
@@ -321,7 +321,7 @@ def test_help_and_usage_do_not_import_onnxruntime():
 class TestPipes:
     """What only a process shows: flushing, a reader that leaves, Ctrl-C."""
 
-    # So many tokens that they are still coming when the test has seen the first.
+    # Enough tokens that they are still coming when the test has seen the first.
     # And with Ctrl-C as a terminal has it, which a job in the background inherits as ignored.
     SLOW = """
 import signal, sys, time, gpt2_runtime.generation.request_state

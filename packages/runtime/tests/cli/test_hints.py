@@ -69,10 +69,10 @@ def test_the_help_says_how_a_line_end_is_typed():
 
 
 def test_a_remedy_of_the_library_names_parameters_and_the_command_its_options():
-    told = "the model reads 64; shorten it or pass overflow='truncate', check_hashes=True or other='x'"
-    assert in_options(told) == told  # outside of a command
+    complaint = "the model reads 64; shorten it or pass overflow='truncate', check_hashes=True or other='x'"
+    assert in_options(complaint) == complaint  # outside of a command
     with click.Context(generate):
-        assert in_options(told) == (
+        assert in_options(complaint) == (
             "the model reads 64; shorten it or pass --overflow truncate, --check-hashes or other='x'"
         )
         value = "stop is \"overflow='truncate'\", must be a list; leave it out"  # which is the user's own

@@ -73,12 +73,14 @@ def test_a_line_for_each_token_and_then_the_report(folder, text):
     *lines, report = map(json.loads, run(folder, text, "--per-token", "--top", 2, "--stride", 64).stdout.splitlines())
     session, tokenizer = Session.open(folder), Tokenizer.open(folder)
     ids = tokenizer.encode(TEXT)
-    told = [token for _, scores in score_windows(session, ids, stride=64, top=2) for token in scores]
-    assert [(line["id"], line["logprob"], line["rank"]) for line in lines] == [(t.id, t.logprob, t.rank) for t in told]
+    scored = [token for _, scores in score_windows(session, ids, stride=64, top=2) for token in scores]
+    assert [(line["id"], line["logprob"], line["rank"]) for line in lines] == [
+        (t.id, t.logprob, t.rank) for t in scored
+    ]
     assert [line["id"] for line in lines] == ids
     assert lines[0] == {"id": ids[0], "token": "The", "logprob": None, "rank": None, "top_logprobs": []}
-    assert [(top["id"], top["logprob"]) for top in lines[1]["top_logprobs"]] == list(told[1].top_logprobs)
-    assert lines[1]["top_logprobs"][0]["token"] == tokenizer.decode([told[1].top_logprobs[0][0]])
+    assert [(top["id"], top["logprob"]) for top in lines[1]["top_logprobs"]] == list(scored[1].top_logprobs)
+    assert lines[1]["top_logprobs"][0]["token"] == tokenizer.decode([scored[1].top_logprobs[0][0]])
     assert report["log_likelihood"] == math.fsum(line["logprob"] for line in lines if line["logprob"] is not None)
 
 
@@ -87,7 +89,7 @@ def test_the_end_of_text_token_may_be_spelled_out(folder):
     assert [json.loads(line)["id"] for line in lines[:-1]][1] == 299
 
 
-def test_graph_and_precision_are_the_ones_asked_for(folder, text):
+def test_graph_and_precision_are_the_ones_requested(folder, text):
     def likelihood(*options):
         return json.loads(run(folder, text, "--json", *options).stdout)["log_likelihood"]
 
@@ -137,19 +139,19 @@ def test_a_setting_out_of_range_is_one_line(folder, text, options, message):
 
 
 @pytest.mark.parametrize(("content", "count"), [(b"", 0), (b"T", 1)])
-def test_a_text_of_which_nothing_can_be_scored_is_refused(folder, tmp_path, content, count):
+def test_a_text_without_anything_to_score_is_refused(folder, tmp_path, content, count):
     (tmp_path / "short").write_bytes(content)
     tokens = "1 token" if count == 1 else f"{count} tokens"
-    told = f"has {tokens}, must have at least 2; the first token has no score, since nothing comes before it\n"
-    assert refused(folder, tmp_path / "short") == f"error: {tmp_path}/short {told}"
-    assert refused(folder, "-", stdin=content) == f"error: standard input {told}"
+    complaint = f"has {tokens}, must have at least 2; the first token has no score, since nothing comes before it\n"
+    assert refused(folder, tmp_path / "short") == f"error: {tmp_path}/short {complaint}"
+    assert refused(folder, "-", stdin=content) == f"error: standard input {complaint}"
 
 
 def test_bytes_that_are_no_text_are_refused(folder, tmp_path):
     (tmp_path / "latin").write_bytes(b"na\xefve")
-    told = "is not UTF-8 at byte 2; convert it, e.g. with iconv\n"
-    assert refused(folder, tmp_path / "latin") == f"error: {tmp_path}/latin {told}"
-    assert refused(folder, "-", stdin=b"na\xefve") == f"error: standard input {told}"
+    complaint = "is not UTF-8 at byte 2; convert it, e.g. with iconv\n"
+    assert refused(folder, tmp_path / "latin") == f"error: {tmp_path}/latin {complaint}"
+    assert refused(folder, "-", stdin=b"na\xefve") == f"error: standard input {complaint}"
 
 
 def test_a_file_that_cannot_be_read_is_refused(folder, tmp_path):

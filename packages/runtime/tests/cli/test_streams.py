@@ -15,8 +15,8 @@ COMMAND = [sys.executable, "-c", "from gpt2_runtime.cli.command import main; mai
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 @pytest.mark.parametrize("command", ["inspect {}", "generate {} Dog", "--help", "batch --help", "--version"])
-def test_an_output_that_is_full_is_told_in_one_line(folder, command):
-    # What cannot be written must not be told a second time, by Python, when it empties its buffer at the end.
+def test_an_output_that_is_full_is_reported_in_one_line(folder, command):
+    # What cannot be written must not be reported a second time, by Python, when it empties its buffer at the end.
     environment = {**os.environ, "PYTHONUNBUFFERED": ""}
     with Path("/dev/full").open("w") as full:
         process = subprocess.run(
@@ -52,11 +52,11 @@ def test_json_is_written_in_any_encoding(folder, tmp_path, command):
     assert found[0] == found[1]
 
 
-def test_a_text_that_the_output_cannot_hold_is_told_in_one_line(folder, tmp_path):
+def test_a_text_that_the_output_cannot_hold_is_reported_in_one_line(folder, tmp_path):
     found = in_a_shell(f"generate {folder} a --seed 3 --max-new-tokens 60", "", tmp_path, PYTHONIOENCODING="latin-1")
     assert found.returncode == 1
-    told = r"error: output is latin-1, which has no '\\ufffd'; set PYTHONUTF8=1 for UTF-8, or use --json .*"
-    assert re.fullmatch(told, found.stderr.decode().strip())
+    complaint = r"error: output is latin-1, which has no '\\ufffd'; set PYTHONUTF8=1 for UTF-8, or use --json .*"
+    assert re.fullmatch(complaint, found.stderr.decode().strip())
 
 
 def in_a_shell(command, streams, folder, **variables):

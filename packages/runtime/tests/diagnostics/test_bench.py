@@ -58,9 +58,9 @@ def test_no_share_above_the_roofline_is_shown(folder, clock, monkeypatch):
     monkeypatch.setattr(roofline, "read_bandwidth", lambda array, threads: 1e6)
     report = bench.bench(folder, contexts=(5,), batches=(1,), rounds=1)
     assert report.decode[0].roofline is None
-    told = "\n".join(bench.lines(report))
-    assert "%" not in told
-    assert "- read faster than memory was: the processor's caches hold it" in told
+    printed = "\n".join(bench.lines(report))
+    assert "%" not in printed
+    assert "- read faster than memory was: the processor's caches hold it" in printed
 
 
 def test_a_round_is_everything_and_the_first_one_only_warms_up(folder, monkeypatch):
@@ -90,7 +90,7 @@ def test_json_is_the_one_object_that_was_promised(folder):
     assert 1 < found["peak_rss_mb"] < 10_000
 
 
-def test_what_is_asked_for_twice_is_measured_once(folder):
+def test_what_is_requested_twice_is_measured_once(folder):
     report = bench.bench(folder, contexts=(5, 5), batches=(2, 2), rounds=1)
     assert [(decode.context, decode.batch) for decode in report.decode] == [(5, 2)]
     with pytest.raises(SettingError, match="batch has no values"):
@@ -146,8 +146,8 @@ def test_on_a_device_the_roofline_is_of_what_lies_there(folder, clock, monkeypat
     assert report.decode[0].roofline is None  # of this clock a copy takes as long as sixteen steps
     possible = bench._possible(elsewhere, 5, 1, 2 * 80_000)
     assert possible == pytest.approx((weights + cache) / (2 * 80_000))
-    told = list(bench.lines(replace(report, cuda_graph=True)))
-    assert told[0] == "tiny: fp16, serving graph, CUDAExecutionProvider, 2 threads, a step is one CUDA graph"
-    assert told[3].endswith("MB of the host")
-    assert told[4].startswith("copy bandwidth  ")
-    assert "of the copy roofline" in "".join(told)
+    printed = list(bench.lines(replace(report, cuda_graph=True)))
+    assert printed[0] == "tiny: fp16, serving graph, CUDAExecutionProvider, 2 threads, a step is one CUDA graph"
+    assert printed[3].endswith("MB of the host")
+    assert printed[4].startswith("copy bandwidth  ")
+    assert "of the copy roofline" in "".join(printed)

@@ -20,7 +20,7 @@ def test_each_part_has_its_own_seconds(folder, monkeypatch):
     assert generator.complete("The dog", max_new_tokens=2).text
 
 
-def test_a_system_that_tells_nothing_of_memory_is_quoted_with_nothing(folder, monkeypatch):
+def test_a_system_without_memory_figures_is_quoted_with_none(folder, monkeypatch):
     monkeypatch.setattr(Memory, "now", lambda: None)
     _, cost = load(folder)
     assert (cost.own_bytes, cost.mapped_bytes) == (None, None)
@@ -29,7 +29,7 @@ def test_a_system_that_tells_nothing_of_memory_is_quoted_with_nothing(folder, mo
     assert "memory     unknown here of its own, unknown here mapped from files" in shown
 
 
-def test_inspect_tells_it_when_asked(folder):
+def test_inspect_shows_it_on_request(folder):
     asked = json.loads(CliRunner().invoke(main, ["inspect", str(folder), "--load", "--json"]).stdout)
     assert asked["loading"].keys() == {
         "import_seconds", "graph_seconds", "tokenizer_seconds", "own_bytes", "mapped_bytes", "peak_rss_bytes",

@@ -7,7 +7,7 @@ from gpt2_runtime.diagnostics import process_memory
 from gpt2_runtime.diagnostics.process_memory import Memory, peak_rss
 
 MEGABYTE = 1_000_000
-on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what memory is of")
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports what memory is for")
 
 
 @on_linux
@@ -40,7 +40,7 @@ def test_the_peak_stays_when_memory_is_freed():
     assert peak_rss() > peak + 20 * MEGABYTE
 
 
-def test_where_the_system_does_not_tell_nothing_is_made_up(tmp_path, monkeypatch):
+def test_without_the_systems_figures_nothing_is_made_up(tmp_path, monkeypatch):
     monkeypatch.setattr(process_memory, "STATUS", tmp_path / "status")
     assert Memory.now() is None
     assert peak_rss() > 10 * MEGABYTE  # getrusage's

@@ -43,7 +43,7 @@ def test_a_binding_is_used_again_and_its_logits_are_the_callers_to_keep(session,
     np.testing.assert_allclose(kept, oracle(IDS), atol=1e-4)
 
 
-def test_no_logits_may_be_asked_for(session, memory):
+def test_no_logits_may_be_requested(session, memory):
     binding = Binding(session.opened.inference, HostBuffers(memory).allocation, first=0, rows=1, tokens=2, logits=0)
     fed = feeds(GraphCall(0, (range(2),)), [IDS], [0], keep=[1])
     assert binding.run(fed).all().shape == (0, 300)

@@ -82,7 +82,7 @@ def captured(folder, monkeypatch, shared):
 
 
 def test_a_captured_run_is_of_any_length(captured, folder):
-    """It is told the longest when it is captured, and never again."""
+    """It learns the longest when it is captured, and never again."""
     found, expected = every_use(captured), every_use(Session.open(folder, threads=1, precision="fp16"))
     bound = [binding for each in captured.opened.engine._bindings.values() for binding in each.values()]
     assert {binding._captured for binding in bound} == {False, True}
@@ -90,7 +90,7 @@ def test_a_captured_run_is_of_any_length(captured, folder):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_a_cache_is_of_the_capacity_that_was_asked_for(captured):
+def test_a_cache_is_of_the_requested_capacity(captured):
     """Although the memory under it has more."""
     assert captured.empty_cache(capacity=20).capacity == 20
     assert captured.empty_cache(capacity=20).buffers.allocation.shape[4] == POOLED_CAPACITY + 1

@@ -56,7 +56,7 @@ def test_a_row_begins_where_the_ones_before_it_end():
     assert HostBuffers(array).allocation.addresses(1) == expected
 
 
-def test_memory_that_a_device_has_not_is_told_in_one_line(monkeypatch):
+def test_memory_that_a_device_has_not_is_reported_in_one_line(monkeypatch):
     def full(*_):
         raise RuntimeError("Failed to allocate memory\nfor requested buffer")
 
@@ -65,7 +65,7 @@ def test_memory_that_a_device_has_not_is_told_in_one_line(monkeypatch):
         allocated((2, 2, 3, 2, 5, 6), np.float16, PROVIDERS["cuda"].tensors)
 
 
-def test_what_the_device_was_told_to_copy_is_waited_for(there, cuda_runtime):
+def test_what_the_device_was_asked_to_copy_is_waited_for(there, cuda_runtime):
     _, cache = there.step([[5, 6, 7], [8]], there.empty_cache(2))
     assert cuda_runtime.started == 0
     uses = {
@@ -80,7 +80,7 @@ def test_what_the_device_was_told_to_copy_is_waited_for(there, cuda_runtime):
         assert cuda_runtime.started == 0, name
 
 
-def test_a_device_that_fails_is_told_in_one_line(there, cuda_runtime):
+def test_a_device_that_fails_is_reported_in_one_line(there, cuda_runtime):
     _, cache = there.step([[5, 6, 7]], there.empty_cache())
     cuda_runtime.status = 2
     with pytest.raises(ProviderError, match=r"^provider cuda fails to copy its memory \(out of memory\); see nvidia"):

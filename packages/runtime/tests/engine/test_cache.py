@@ -76,7 +76,7 @@ def test_rows_of_an_empty_cache_are_selected_and_numpy_may_say_which(either, ora
 
 
 @pytest.mark.parametrize(
-    ("rows", "told"),
+    ("rows", "complaint"),
     [
         ([0, 2], "row is 2, the cache has 2; select from 0 to 1"),
         ([-1], "row is -1, the cache has 2"),
@@ -87,9 +87,9 @@ def test_rows_of_an_empty_cache_are_selected_and_numpy_may_say_which(either, ora
         (1, "rows is 1, must be one or more of the cache's 2"),
     ],
 )
-def test_a_row_that_is_not_there_is_refused_and_nothing_is_used_up(either, rows, told):
+def test_a_row_that_is_not_there_is_refused_and_nothing_is_used_up(either, rows, complaint):
     cache = either.empty_cache(2)
-    with pytest.raises(SettingError, match=told):
+    with pytest.raises(SettingError, match=complaint):
         cache.reorder(rows)
     either.step([[1], [2]], cache)
 
@@ -132,7 +132,7 @@ def test_the_first_tokens_of_a_snapshot_are_given_alone(either):
     assert either.empty_cache().restore(0, snapshot, np.int64(0)).lengths == (0,)
 
 
-def test_a_snapshot_stays_as_it_is_whatever_becomes_of_the_caches(either):
+def test_a_snapshot_stays_as_it_is_when_the_caches_change(either):
     _, cache = either.step(IDS, either.empty_cache())
     snapshot = cache.snapshot(0, 30)
     before = snapshot.array.copy()
@@ -155,7 +155,7 @@ def test_the_neighbours_of_a_row_that_is_given_a_snapshot_go_on(either):
 
 
 @pytest.mark.parametrize(
-    ("row", "length", "told"),
+    ("row", "length", "complaint"),
     [
         (1, 1, "row is 1, the cache has 1; take from 0 to 0"),
         (True, 1, "row is True, the cache has 1"),
@@ -165,9 +165,9 @@ def test_the_neighbours_of_a_row_that_is_given_a_snapshot_go_on(either):
         (0, 1.0, "length is 1.0, row 0 of the cache holds 2"),
     ],
 )
-def test_what_is_not_there_cannot_be_taken(either, row, length, told):
+def test_what_is_not_there_cannot_be_taken(either, row, length, complaint):
     _, cache = either.step([[1, 2]], either.empty_cache())
-    with pytest.raises(SettingError, match=told):
+    with pytest.raises(SettingError, match=complaint):
         cache.snapshot(row, length)
 
 
@@ -178,7 +178,7 @@ def test_what_does_not_fit_is_not_given_and_nothing_is_used_up(either, folder):
     narrow = Snapshot(owner=snapshot.owner, array=snapshot.array[:, :, :, :, :4])
     half = Snapshot(owner=snapshot.owner, array=snapshot.array.astype(np.float16))
     small = either.empty_cache(capacity=4)
-    for refused, told in (
+    for refused, complaint in (
         (lambda: small.restore(1, snapshot), "row is 1, the cache has 1; give to from 0 to 0"),
         (
             lambda: small.restore(0, snapshot.array),
@@ -196,7 +196,7 @@ def test_what_does_not_fit_is_not_given_and_nothing_is_used_up(either, folder):
             "snapshot belongs to another session; take it from a cache",
         ),
     ):
-        with pytest.raises(SettingError, match=told):
+        with pytest.raises(SettingError, match=complaint):
             refused()
     with pytest.raises(ContextFullError, match="row 0 would get 5 tokens, the cache has room for 4; restore"):
         small.restore(0, snapshot)

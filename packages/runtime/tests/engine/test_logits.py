@@ -49,7 +49,7 @@ def test_the_ends_of_groups_are_brought_alone(bring, cuda_runtime, groups, count
     expected = LOGITS.reshape(groups, -1, V)[:, N // groups - count :]
     np.testing.assert_array_equal(there.ends(groups, count), expected)
     np.testing.assert_array_equal(HostLogits(LOGITS).ends(groups, count), expected)
-    assert cuda_runtime.started == 0, "nobody has waited for a copy"
+    assert cuda_runtime.started == 0, "no one has waited for a copy"
 
 
 def test_of_rows_that_need_few_only_those_come(bring, top_k):
@@ -147,7 +147,7 @@ def test_texts_are_those_of_the_host(host, moved, monkeypatch):
 
 @pytest.mark.parametrize("chunk", [7, 256])
 def test_logits_are_those_of_the_host(host, moved, monkeypatch, chunk):
-    """Also where a run gives none that were asked for."""
+    """Also where a run gives none of those requested."""
     monkeypatch.setattr(serving_graph, "PREFILL_CHUNK", chunk)
     monkeypatch.setattr(portable_graph, "PREFILL_CHUNK", chunk)
     ids = np.random.default_rng(0).integers(300, size=(2, 40))
@@ -162,7 +162,7 @@ def test_logits_are_those_of_the_host(host, moved, monkeypatch, chunk):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_damaged_logits_are_told_as_on_the_host(host, moved, monkeypatch):
+def test_damaged_logits_are_reported_as_on_the_host(host, moved, monkeypatch):
     there = moved(host)
     right = TopK.highest
     monkeypatch.setattr(

@@ -14,7 +14,7 @@ PART = np.ones((4, 5, 6), np.float32)
 def tensor(request, monkeypatch, cuda_runtime):
     monkeypatch.setattr(ort_values, "remote", lambda tensor: request.param)
     yield onnxruntime.OrtValue.ortvalue_from_numpy(ARRAY)
-    assert cuda_runtime.started == 0, "nobody has waited for a copy"
+    assert cuda_runtime.started == 0, "no one has waited for a copy"
 
 
 def read(value):
@@ -23,7 +23,7 @@ def read(value):
 
 
 def test_what_is_made_is_memory_of_its_own(tensor):
-    """Also of one row of one head, of which the first positions lie together."""
+    """Also one row of one head, whose first positions lie together."""
     one = onnxruntime.OrtValue.ortvalue_from_numpy(ARRAY[:1, :1].copy())
     part = np.ones((1, 5, 6), np.float32)
     for made in (ort_values.cut(one, 2), ort_values.gathered(one, [0]), ort_values.replaced(one, 0, part)):

@@ -235,7 +235,7 @@ def test_steps_of_all_rows_by_one_token_are_captured_each_under_its_own_number()
 
 
 @pytest.mark.usefixtures("_plain")
-def test_so_many_are_captured_and_no_more(monkeypatch):
+def test_a_limited_number_is_captured(monkeypatch):
     monkeypatch.setattr(module, "MOST_CAPTURED", 2)
     engine = PackedSession(Inference, [], packed=True, captures=True)
     held = [memory() for _ in range(4)]
@@ -252,8 +252,8 @@ def test_where_nothing_is_captured_threads_need_not_take_turns():
 
 @pytest.mark.parametrize("graph", ["serving", "portable"])
 def test_on_the_cpu_there_is_nothing_to_capture(folder, graph):
-    told = (
+    complaint = (
         rf"^cuda_graph is on, but it is only for the serving graph on cuda, not the {graph} one on cpu; leave it off$"
     )
-    with pytest.raises(SettingError, match=told):
+    with pytest.raises(SettingError, match=complaint):
         Session.open(folder, graph=graph, cuda_graph=True)

@@ -107,8 +107,8 @@ def test_keys_and_values_of_half_precision_take_half_the_memory(folder: Path) ->
     half = Session.open(folder, precision="fp16", threads=1)
     _, cache = half.step([IDS[:5]], half.empty_cache())
     copied, _ = half.step([IDS[5:6]], cache.copy())
-    going_on, _ = half.step([IDS[5:6]], cache)
-    np.testing.assert_array_equal(copied, going_on)
+    continued, _ = half.step([IDS[5:6]], cache)
+    np.testing.assert_array_equal(copied, continued)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8", "int4"])
@@ -125,7 +125,7 @@ def test_blocks_are_packed_at_once_so_that_the_first_token_is_computed_as_the_la
 def test_every_graph_of_every_precision_generates(folder: Path, graph: Any, precision: str) -> None:
     sessions = [Session.open(folder, precision=precision, graph=kind, threads=1) for kind in (graph, "serving")]
     texts = [generate(s, [5, 6, 7], max_new_tokens=6, sampling=GREEDY, stop_token_ids=()) for s in sessions]
-    ids, expected = ([event.id for event in told if isinstance(event, Token)] for told in texts)
+    ids, expected = ([event.id for event in events if isinstance(event, Token)] for events in texts)
     assert ids == expected
     assert len(ids) == 6
 
@@ -141,8 +141,8 @@ def test_commands_take_it_and_say_it(folder: Path) -> None:
     assert text.rstrip("\n") == generator.complete("the", max_new_tokens=5, sampling=GREEDY).text
     assert "int8 serving graph" in run("inspect")
     assert json.loads(run("inspect", "--json"))["precision"] == "int8"
-    told = CliRunner().invoke(main, ["inspect", str(folder)]).stdout
-    assert "precisions  fp32 (0.2 MB), fp16 (0.1 MB), int8 (0.1 MB), int4 (0.0 MB)" in told
+    shown = CliRunner().invoke(main, ["inspect", str(folder)]).stdout
+    assert "precisions  fp32 (0.2 MB), fp16 (0.1 MB), int8 (0.1 MB), int4 (0.0 MB)" in shown
 
 
 def test_a_step_reads_the_precisions_own_bytes(folder: Path) -> None:

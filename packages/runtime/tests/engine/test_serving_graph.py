@@ -268,7 +268,7 @@ def test_a_long_prompt_is_never_read_at_once(serving, monkeypatch):
 
 
 def test_on_a_device_a_run_takes_what_its_kernels_can_take(serving, monkeypatch):
-    """The same graph, told that it is elsewhere."""
+    """The same graph, as if it were elsewhere."""
     run, read = Binding.run, []
     monkeypatch.setattr(Binding, "run", lambda self, feeds: read.append(feeds["input_ids"].shape) or run(self, feeds))
     elsewhere = replace(serving.opened, tensors=PROVIDERS["cuda"].tensors)
@@ -279,7 +279,7 @@ def test_on_a_device_a_run_takes_what_its_kernels_can_take(serving, monkeypatch)
     assert read[-1] == (9, 41)
 
 
-def test_logits_are_computed_only_where_they_are_asked_for(serving, monkeypatch):
+def test_logits_are_computed_only_where_they_are_requested(serving, monkeypatch):
     monkeypatch.setattr(module, "PREFILL_CHUNK", 16)
     run, scored = Binding.run, []
     monkeypatch.setattr(

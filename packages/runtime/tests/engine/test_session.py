@@ -187,12 +187,12 @@ def test_a_truncated_file_is_refused(damaged, edit, graph, name):
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(BundleError, match=r"has \d+ bytes, manifest\.json says \d+"):
         Session.open(damaged, graph=graph)
-    # And should the manifest tell the same lie, it is found in the file.
+    # If the manifest repeats the lie, the file shows it.
     edit(damaged / "manifest.json", lambda m: m["files"][name].update(bytes=path.stat().st_size))
-    told = (
+    complaint = (
         "two offsets within the" if name == "model.safetensors" else "is not a graph written by gpt2-export: it ends in"
     )
-    with pytest.raises(BundleError, match=told) as refusal:
+    with pytest.raises(BundleError, match=complaint) as refusal:
         Session.open(damaged, graph=graph)
     assert "\n" not in str(refusal.value)
 
@@ -210,7 +210,7 @@ def test_each_row_may_have_its_own_number_of_logits(either, keep):
 
 
 @pytest.mark.parametrize(
-    ("keep", "told"),
+    ("keep", "complaint"),
     [
         ([1], "logits_to_keep are 1, the step has 2 rows; pass one for each"),
         ([1, 2], "logits_to_keep is 2, must be an integer from 0 to 1, the tokens that row 1 reads"),
@@ -220,6 +220,6 @@ def test_each_row_may_have_its_own_number_of_logits(either, keep):
         (None, "logits_to_keep is None, must be an integer from 1 to 3"),
     ],
 )
-def test_numbers_of_logits_of_rows_out_of_range_are_refused(serving, keep, told):
-    with pytest.raises(SettingError, match=told):
+def test_numbers_of_logits_of_rows_out_of_range_are_refused(serving, keep, complaint):
+    with pytest.raises(SettingError, match=complaint):
         serving.step_top_k([[5, 6, 7], [8]], serving.empty_cache(2), [1, 1], keep)

@@ -137,5 +137,5 @@ def test_an_even_plan_reads_the_same_by_runs_of_an_even_number_of_tokens(rows, c
                 assert reads.start == read[row]
                 assert new[row] == 1 or run.tokens > 1
                 read[row] = reads.stop
-            assert end <= past[row] + new[row]  # of which there is one more than the capacity
+            assert end <= past[row] + new[row]  # one more than the capacity
     assert read == list(new)

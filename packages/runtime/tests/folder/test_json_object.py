@@ -32,7 +32,7 @@ def test_a_whole_pair_is_a_character(tmp_path):
     assert JsonObject.read(tmp_path / "x.json").fields == {"😀": "😀"}
 
 
-def test_a_file_has_so_many_bytes_and_no_more(tmp_path):
+def test_a_file_has_a_limited_number_of_bytes(tmp_path):
     path = tmp_path / "x.json"
     path.write_bytes(b'{"a": 1}')
     assert JsonObject.read(path, 8).integer("a") == 1

@@ -37,7 +37,7 @@ PLACED = {
 
 
 @pytest.mark.parametrize("kind", PLACED)
-def test_what_is_no_file_is_refused_at_once(tmp_path, kind):
+def test_what_is_not_a_file_is_refused_at_once(tmp_path, kind):
     path = tmp_path / "x"
     PLACED[kind](path)
     start = time.monotonic()

@@ -74,8 +74,8 @@ def test_a_generator_is_opened_there_and_its_prefixes_start_empty(folder):
     here.complete([5] * 40, max_new_tokens=1)
     there = sent(here)
     assert (there.prefixes.max_bytes, len(there.prefixes), len(here.prefixes)) == (2**20, 0, 1)
-    told = [each.complete("To be", max_new_tokens=9, seed=1) for each in (here, there)]
-    assert told[0].token_ids == told[1].token_ids
+    completions = [each.complete("To be", max_new_tokens=9, seed=1) for each in (here, there)]
+    assert completions[0].token_ids == completions[1].token_ids
     assert sent(dataclasses.replace(here, prefixes=None)).prefixes is None
 
 

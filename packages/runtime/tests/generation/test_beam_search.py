@@ -1,4 +1,4 @@
-"""The search over models that tests make up, where all texts can be told."""
+"""The search over models that tests make up, where all texts can be listed."""
 
 from dataclasses import replace
 from itertools import product
@@ -24,7 +24,7 @@ def made_up(seed, tokens=V):
     return model
 
 
-def told(model, beam):
+def complaint(model, beam):
     """The score of a beam by its definition, without the penalty: its log-probability, and its length."""
     text = whole(beam)
     return sum(model(text[:place])[token] for place, token in enumerate(text)), len(text)
@@ -76,7 +76,7 @@ def test_whatever_is_found_is_a_text_once_with_its_own_score_best_first(seed, co
     assert len({whole(beam) for beam in found}) == len(found)
     for beam in found:
         assert not config.stop_token_ids.intersection(beam.token_ids)
-        total, length = told(model, beam)
+        total, length = complaint(model, beam)
         assert beam.finish_reason == ("length" if beam.stop_token_id is None else "stop")
         assert beam.finish_reason == "stop" or length == config.max_new_tokens
         assert beam.score == pytest.approx(total / length**config.length_penalty, rel=1e-12)

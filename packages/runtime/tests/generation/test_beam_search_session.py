@@ -83,7 +83,7 @@ def test_the_model_reads_its_positions_and_says_one_token_more(either, length, a
     assert (len(beam.token_ids), beam.finish_reason) == (given, "length")
 
 
-def test_nothing_asked_for_is_one_empty_text(session):
+def test_nothing_requested_is_one_empty_text(session):
     nothing = (Beam(token_ids=(), score=0.0, finish_reason="length"),)
     assert found(session, max_new_tokens=0, num_return_sequences=3) == nothing
 
@@ -146,7 +146,7 @@ def test_settings_out_of_range_are_refused_by_name_and_value(session, name, valu
 
 
 @pytest.mark.parametrize(
-    ("stops", "told"),
+    ("stops", "complaint"),
     [
         ([300], "stop_token_ids has token id 300, must be from 0 to 299"),
         ([-1], "stop_token_ids has token id -1"),
@@ -156,10 +156,10 @@ def test_settings_out_of_range_are_refused_by_name_and_value(session, name, valu
         ([[5]], r"stop_token_ids is \[\[5\]\], must be a list of integers"),
     ],
 )
-def test_stop_tokens_that_are_none_are_refused(session, stops, told):
-    with pytest.raises(SettingError, match=told):
+def test_stop_tokens_that_are_none_are_refused(session, stops, complaint):
+    with pytest.raises(SettingError, match=complaint):
         found(session, stop_token_ids=stops)
-    with pytest.raises(SettingError, match=told):
+    with pytest.raises(SettingError, match=complaint):
         list(generate(session, PROMPT, max_new_tokens=2, stop_token_ids=stops))
 
 
@@ -211,8 +211,10 @@ def test_controls_that_leave_no_token_are_refused_unless_a_text_has_ended(sessio
     nothing = replace(GREEDY, no_repeat_ngram_size=1, bad_words_ids=[[id_] for id_ in range(300) if id_ not in (1, 2)])
     with pytest.raises(SettingError) as refusal:
         found(session, sampling=nothing, num_beams=num_beams)
-    told = "after 2 new tokens all are forbidden, at least one must be left; loosen no_repeat_ngram_size, bad_words_ids"
-    assert str(refusal.value) == told
+    complaint = (
+        "after 2 new tokens all are forbidden, at least one must be left; loosen no_repeat_ngram_size, bad_words_ids"
+    )
+    assert str(refusal.value) == complaint
     (beam, *_) = found(session, sampling=nothing, num_beams=num_beams, stop_token_ids=[1, 2])
     assert beam.finish_reason == "stop"
 

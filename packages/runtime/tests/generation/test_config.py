@@ -56,10 +56,10 @@ def test_every_field_is_a_setting_and_has_its_values_here():
 
 
 def test_what_type_checkers_read_is_what_the_configs_have():
-    told = get_type_hints(Settings)
-    assert set(told) == set(NAMES)
+    hints = get_type_hints(Settings)
+    assert set(hints) == set(NAMES)
     types = {**get_type_hints(SamplingConfig), **get_type_hints(GenerationConfig)}
-    assert {name: told[name] for name in types} == types
+    assert {name: hints[name] for name in types} == types
     assert set(get_type_hints(IdSettings)) == set(NAMES) - {name for name, row in SETTINGS.items() if row.of_text}
 
 

@@ -123,7 +123,7 @@ def test_the_prompt_is_left_as_it_was(session):
     assert prompt == PROMPT
 
 
-def test_timings_tell_the_first_token_from_the_others(session):
+def test_timings_separate_the_first_token_from_the_others(session):
     *_, finished = generate(session, PROMPT, max_new_tokens=4, stop_token_ids=())
     assert finished.timings.decode_tokens == 3
     assert 0 < finished.timings.first_token_seconds < 10

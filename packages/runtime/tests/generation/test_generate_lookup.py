@@ -38,7 +38,7 @@ def prompts(count):
 
 @pytest.fixture
 def drafting(monkeypatch):
-    """Drafts so many tokens in every step but the first, whatever they cost."""
+    """Drafts this many tokens in every step but the first, whatever they cost."""
 
     def always(count):
         monkeypatch.setattr(DraftBudget, "draft_tokens", lambda self, most, **_: count if self.tokens else 0)
@@ -94,7 +94,7 @@ def test_drafts_that_are_always_wrong_change_nothing(serving, drafting, monkeypa
 
 
 @pytest.mark.parametrize("asked", [0, 1, 2, 3, 7, 60, 64])
-def test_nothing_is_drafted_beyond_what_is_asked_for_or_the_model_reads(serving, drafting, monkeypatch, asked):
+def test_nothing_is_drafted_beyond_what_is_requested_or_the_model_reads(serving, drafting, monkeypatch, asked):
     drafting(16)
     read, step = [], Session.step_top_k
     monkeypatch.setattr(

@@ -83,7 +83,7 @@ def test_so_it_has_where_a_prompt_is_read_in_chunks(opened):
     assert_same_bits(opened)
 
 
-def told(session, prompt, kept=None, **wanted):
+def complaint(session, prompt, kept=None, **wanted):
     """The ids, the log-probabilities to their last bit, and the end of a generation."""
     wanted = {"max_new_tokens": 12, "sampling": GREEDY, "stop_token_ids": (), "logprobs": 3} | wanted
     *tokens, finished = generate(session, prompt, rng=np.random.default_rng(7), prefixes=kept, **wanted)
@@ -94,8 +94,8 @@ def assert_same_texts(session, prompts, **wanted):
     """Returns how many tokens of each prompt were reused."""
     kept, reused = PrefixCache(session, max_bytes=ROOM), []
     for prompt in prompts:
-        expected, without = told(session, prompt, **wanted)
-        found, finished = told(session, prompt, kept, **wanted)
+        expected, without = complaint(session, prompt, **wanted)
+        found, finished = complaint(session, prompt, kept, **wanted)
         assert found == expected
         assert replace(finished, timings=without.timings, reused=0) == without
         reused.append(finished.reused)
@@ -103,7 +103,7 @@ def assert_same_texts(session, prompts, **wanted):
 
 
 def heads(count):
-    """Prompts of which many share a start, of any length."""
+    """Prompts of any length, many with a common start."""
     rng = np.random.default_rng(2)
     for _ in range(count):
         cut = int(rng.integers(0, 50))
@@ -119,7 +119,7 @@ def test_a_conversation_is_the_same_with_it_and_without(either, sampling):
     for turn in range(5):
         text = [*text, *OTHER[turn * 5 : turn * 5 + 5]]
         prompts.append(text)
-        tokens, _ = told(either, text, max_new_tokens=7, sampling=SAMPLINGS[sampling])
+        tokens, _ = complaint(either, text, max_new_tokens=7, sampling=SAMPLINGS[sampling])
         text = [*text, *(id_ for id_, *_ in tokens)]
     reused = assert_same_texts(either, prompts, max_new_tokens=7, sampling=SAMPLINGS[sampling])
     assert [len(prompt) for prompt in prompts] == [5, 17, 29, 41, 53]
@@ -139,8 +139,8 @@ def test_lookup_finds_the_same_texts_with_it(either):
     for sampling in SAMPLINGS.values():
         for cut in range(20, 40, 3):
             prompt = (OTHER[:9] * 6)[:cut]
-            plain, _ = told(either, prompt, logprobs=None, sampling=sampling, max_new_tokens=24)
-            found, finished = told(
+            plain, _ = complaint(either, prompt, logprobs=None, sampling=sampling, max_new_tokens=24)
+            found, finished = complaint(
                 either, prompt, kept, logprobs=None, sampling=sampling, max_new_tokens=24, lookup=LookupConfig()
             )
             assert found == plain
@@ -154,7 +154,7 @@ def test_a_window_that_slid_neither_reuses_nor_is_kept(either):
     prompts = [TEXT[:60], TEXT[:40], OTHER * 2]
     assert assert_same_texts(either, prompts, **wanted) == [0, 32, 0]
     kept = PrefixCache(either, max_bytes=ROOM)
-    _, finished = told(either, TEXT[:40], kept, **wanted)
+    _, finished = complaint(either, TEXT[:40], kept, **wanted)
     assert finished.slides > 2
     assert (len(kept), kept.nbytes) == (1, 32 * TOKEN)
 
@@ -168,7 +168,7 @@ def test_a_prompt_is_kept_before_its_first_token_comes(either):
     stream = generate(either, TEXT[:40], max_new_tokens=9, prefixes=kept)
     assert isinstance(next(stream), Token)
     stream.close()
-    assert told(either, TEXT[:40], kept)[1].reused == 32
+    assert complaint(either, TEXT[:40], kept)[1].reused == 32
     (nothing,) = generate(either, TEXT[:40], max_new_tokens=0, prefixes=kept)
     assert isinstance(nothing, Finished)
     assert nothing.reused == 0
@@ -176,12 +176,12 @@ def test_a_prompt_is_kept_before_its_first_token_comes(either):
 
 def test_only_the_rest_is_read(either, monkeypatch):
     kept = PrefixCache(either, max_bytes=ROOM)
-    told(either, TEXT[:40], kept)
+    complaint(either, TEXT[:40], kept)
     lengths, step = [], Session.step_top_k
     monkeypatch.setattr(
         Session, "step_top_k", lambda self, ids, *rest: lengths.append(len(ids[0])) or step(self, ids, *rest)
     )
-    told(either, [*TEXT[:35], 7, 8], kept, max_new_tokens=3)
+    complaint(either, [*TEXT[:35], 7, 8], kept, max_new_tokens=3)
     assert lengths == [37 - 32, 1, 1]
 
 
@@ -192,8 +192,8 @@ def test_while_weights_are_not_packed_nothing_is_kept_or_reused(folder):
     reused, packed = [], []
     for _ in range(4):
         packed.append(sharing.packed)
-        expected, _ = told(plain, TEXT[:40], max_new_tokens=10)
-        found, finished = told(sharing, TEXT[:40], kept, max_new_tokens=10)
+        expected, _ = complaint(plain, TEXT[:40], max_new_tokens=10)
+        found, finished = complaint(sharing, TEXT[:40], kept, max_new_tokens=10)
         assert found == expected
         reused.append(finished.reused)
     assert packed == [False, False, True, True]
@@ -203,16 +203,16 @@ def test_while_weights_are_not_packed_nothing_is_kept_or_reused(folder):
 
 def test_threads_share_it(serving):
     prompts = list(heads(40))
-    alone = [told(serving, prompt)[0] for prompt in prompts]
+    alone = [complaint(serving, prompt)[0] for prompt in prompts]
     kept = PrefixCache(serving, max_bytes=100 * TOKEN)
     with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(lambda prompt: told(serving, prompt, kept), prompts))
+        together = list(pool.map(lambda prompt: complaint(serving, prompt, kept), prompts))
     assert [tokens for tokens, _ in together] == alone
     assert any(finished.reused for _, finished in together)
     assert kept.nbytes <= 100 * TOKEN
 
 
-def test_a_generator_keeps_them_and_tells(folder):
+def test_a_generator_keeps_them_and_reports_it(folder):
     plain, sharing = TextGenerator.open(folder), TextGenerator.open(folder, prefix_bytes=ROOM)
     for prompt in ("The dog and a dog, " * 4, "The dog and a dog, " * 3 + "a cat"):
         settings = {"max_new_tokens": 9, "seed": 1}
@@ -260,7 +260,7 @@ def filled(serving):
 
 
 def blocks(*names):
-    """A text of so many blocks of 16 tokens, each of one id."""
+    """A text of this many blocks of 16 tokens, each of one id."""
     return [name for name in names for _ in range(prefix_cache.BLOCK)]
 
 

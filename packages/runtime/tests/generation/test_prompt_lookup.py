@@ -168,7 +168,7 @@ def test_damaged_logits_are_refused_where_a_token_is_drawn_from_them():
         verify_draft(logits, [0], GREEDY, np.random.default_rng(0))
 
 
-# The pace. Milliseconds of a step that reads so many tokens, as measured for GPT-2, and the worst that may be.
+# The pace. Milliseconds of a step that reads this many tokens, as measured for GPT-2, and the worst that may be.
 
 CURVES = {
     "fp32": {1: 20.5, 2: 22.2, 4: 23.6, 8: 31.0, 16: 40.7},
@@ -179,7 +179,7 @@ CURVES = {
 
 
 def simulated(right, curve, length, config, pace=lambda place: 1.0):
-    """Plain decoding's time over that with drafts, of which `right(place)` come true; and the drafts of each step."""
+    """Plain decoding's time over that with drafts, `right(place)` of them right; and the drafts of each step."""
     budget, milliseconds, plain, drafts, place = DraftBudget(), 0.0, 0.0, [], 0
     while place < length:
         count = min(budget.draft_tokens(config.max_draft_tokens), length - place - 1)
@@ -316,7 +316,7 @@ def test_a_wrong_draft_halves_them_but_not_below_what_came_true():
     assert sizes == [4, 4, 6, 16]
 
 
-def test_fewer_drafts_than_asked_for_do_not_shrink_them_when_they_come_true():
+def test_fewer_drafts_than_requested_do_not_shrink_them_when_they_come_true():
     budget = DraftBudget(tokens=1000, plain=(0.02,), unmeasured=0, size=8)
     assert budget.after(seconds=0.02, drafted=1, tokens=2).size == 8
 

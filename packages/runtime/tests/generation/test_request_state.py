@@ -63,7 +63,7 @@ def test_drafts_change_nothing_of_a_text_that_slides(session, sampling):
 
 
 @pytest.mark.parametrize(("overflow", "kept"), [("truncate", 64), ("slide", 64)])
-def test_the_end_tells_how_much_of_the_prompt_was_left_out(session, overflow, kept):
+def test_the_end_reports_how_much_of_the_prompt_was_left_out(session, overflow, kept):
     _, last = run(session, [5] * 100, max_new_tokens=0, overflow=overflow)
     assert (last.truncated, last.slides) == (100 - kept, 0)
 
@@ -98,13 +98,13 @@ def test_logprobs_of_drafts_that_came_true_are_those_of_plain_decoding(session):
         assert a.logprob == pytest.approx(b.logprob, abs=1e-4)
 
 
-def test_without_asking_no_logprob_is_told(session):
+def test_without_asking_no_logprob_is_reported(session):
     events, _ = run(session, max_new_tokens=2)
     assert [(event.logprob, event.top_logprobs) for event in events] == [(None, ())] * 2
 
 
 @pytest.mark.parametrize(
-    ("setting", "told"),
+    ("setting", "complaint"),
     [
         ({"logprobs": -1}, "logprobs is -1, must be an integer from 0 to 100; leave it out for none"),
         ({"logprobs": 101}, "logprobs is 101, must be an integer from 0 to 100; leave it out for none"),
@@ -113,8 +113,8 @@ def test_without_asking_no_logprob_is_told(session):
         ({"max_new_tokens": -1}, "max_new_tokens is -1, must be an integer of at least 0"),
     ],
 )
-def test_a_request_is_refused_by_name(setting, told):
-    with pytest.raises(SettingError, match=told):
+def test_a_request_is_refused_by_name(setting, complaint):
+    with pytest.raises(SettingError, match=complaint):
         Request(**{"prompt_ids": [1], "max_new_tokens": 1, **setting})
 
 

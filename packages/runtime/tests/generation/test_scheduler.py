@@ -146,7 +146,7 @@ def test_what_prompts_share_is_read_once_and_changes_nothing(session, rows):
     assert [getattr(event, "logprob", None) for event in with_kept] == [getattr(e, "logprob", None) for e in plain]
 
 
-def test_a_request_that_is_cancelled_tells_no_more_and_leaves_its_row(session):
+def test_a_request_that_is_cancelled_yields_no_more_and_leaves_its_row(session):
     request = Request(prompt_ids=[5], max_new_tokens=20, sampling=GREEDY, stop_token_ids=frozenset())
     running, waiting, other = (RequestState(session, request, np.random.default_rng(0)) for _ in range(3))
     scheduler = Scheduler(session, rows=1)

@@ -1,4 +1,4 @@
-"""Prompts that are read in pieces while other rows decode: the same bits for every size, and nobody waits for more."""
+"""Prompts that are read in pieces while other rows decode: the same bits for every size, and no row waits longer."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def state(session, prompt, seed=0, **settings):
     return RequestState(session, Request(prompt_ids=prompt, **wanted), np.random.default_rng(seed))
 
 
-def told(events):
+def complaint(events):
     """The ids, the log-probabilities to their last bit, and why it ended."""
     *tokens, end = events
     return [(token.id, token.logprob, token.top_logprobs) for token in tokens], (end.reason, end.slides, end.reused)
@@ -43,7 +43,7 @@ def told(events):
 
 def alone(session, prompt, seed=0, **settings):
     wanted = {"max_new_tokens": 4, "sampling": GREEDY, "stop_token_ids": (), "logprobs": 2} | settings
-    return told(generate(session, prompt, rng=np.random.default_rng(seed), **wanted))
+    return complaint(generate(session, prompt, rng=np.random.default_rng(seed), **wanted))
 
 
 def joined(scheduler, runner, *joining):
@@ -55,7 +55,7 @@ def joined(scheduler, runner, *joining):
     while not scheduler.idle:
         for each, event in scheduler.step():
             events.setdefault(each, []).append(event)
-    return [told(events[each]) for each in (runner, *joining)]
+    return [complaint(events[each]) for each in (runner, *joining)]
 
 
 @pytest.mark.parametrize("chunk", [16, 20, 32, 48, None])
@@ -97,7 +97,7 @@ def test_a_window_that_moves_on_is_read_again_in_pieces(opened, chunk):
     events = []
     while not sliding.ended:
         events += [event for each, event in scheduler.step() if each is sliding]
-    found, expected = told(events), alone(opened, TEXT[:50], **settings)
+    found, expected = complaint(events), alone(opened, TEXT[:50], **settings)
     assert ([id_ for id_, *_ in found[0]], found[1]) == ([id_ for id_, *_ in expected[0]], expected[1])
     assert found[1][1] == 3
 
@@ -178,7 +178,7 @@ def test_when_the_one_that_reads_is_cancelled_another_of_its_group_reads_on(sess
             events.setdefault(each, []).append(event)
     assert group[0] not in events
     assert sum(read) == 60 + 2 * 3
-    assert [told(events[each])[0] for each in group[1:]] == expected[1:]
+    assert [complaint(events[each])[0] for each in group[1:]] == expected[1:]
 
 
 def test_a_cancelled_group_frees_its_row(session):
@@ -196,7 +196,7 @@ def test_a_cancelled_group_frees_its_row(session):
     events = []
     while not scheduler.idle:
         events += [event for each, event in scheduler.step() if each is other]
-    assert told(events) == alone(session, TEXT[:40])
+    assert complaint(events) == alone(session, TEXT[:40])
 
 
 def test_no_logits_are_computed_of_a_piece(session, monkeypatch):

@@ -12,7 +12,7 @@ def test_both_graphs_of_the_folder_are_as_they_must_be(either):
     assert [spec.name for spec in either.signature.inputs][-4:] == cache_names("past_key_values", 2)
 
 
-def test_the_graphs_are_told_apart(serving, portable):
+def test_the_graphs_are_distinguished(serving, portable):
     expected = Signature.of("portable", serving.bundle.architecture)
     with pytest.raises(GraphError) as refusal:
         serving.signature.check("model.onnx", expected, "portable")

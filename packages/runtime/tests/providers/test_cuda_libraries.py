@@ -16,7 +16,7 @@ ONNXRUNTIME = SimpleNamespace(cuda_version="13.0", preload_dlls=preload)
 
 
 def runtime(devices=1, status=0):
-    """Stands for libcudart: so many devices, or an error."""
+    """Stands for libcudart: a number of devices, or an error."""
 
     def count_devices(count):
         count._obj.value = devices
@@ -46,9 +46,9 @@ def test_the_library_that_is_missing_is_named_with_the_remedy(pattern):
 
     with pytest.raises(ProviderError) as refusal:
         load_cuda(ONNXRUNTIME, load)
-    told = str(refusal.value)
-    assert told.startswith(f"provider cuda cannot start, {missing} of ")
-    assert told.endswith(
+    complaint = str(refusal.value)
+    assert complaint.startswith(f"provider cuda cannot start, {missing} of ")
+    assert complaint.endswith(
         "install the NVIDIA driver"
         if missing == "libcuda.so.1"
         else "pip install 'gpt2-runtime[cuda]', which brings them, or install CUDA 13 and cuDNN 9"
@@ -64,6 +64,6 @@ def test_a_machine_without_a_gpu_is_refused(found, reason):
 
 
 def test_the_system_is_asked_where_nothing_else_is_said():
-    """Of a CUDA that nobody has: the first library of it that is looked for is not there."""
+    """A CUDA that does not exist: the first library to be looked for is missing."""
     with pytest.raises(ProviderError, match=r"lib\w+\.so\.\d+ of .* is not there \(lib"):
         load_cuda(SimpleNamespace(cuda_version="99.0", preload_dlls=preload))

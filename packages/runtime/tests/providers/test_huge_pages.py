@@ -11,7 +11,7 @@ import pytest
 from gpt2_runtime.providers import huge_pages
 from gpt2_runtime.providers.huge_pages import HUGE, anonymous, collapse, on_huge_pages, without
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has huge pages that a program can ask for")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has huge pages that a program can request")
 SIZE = 16 * HUGE
 
 
@@ -39,7 +39,7 @@ def test_memory_in_use_is_moved_and_keeps_its_content(monkeypatch):
     monkeypatch.setattr(huge_pages, "GRACE", 60)  # a machine whose memory is in pieces takes its time
     libc, answers = huge_pages._libc(), []
 
-    class Told:
+    class Complaint:
         mincore = libc.mincore
 
         @staticmethod
@@ -47,7 +47,7 @@ def test_memory_in_use_is_moved_and_keeps_its_content(monkeypatch):
             answers.append(libc.madvise(*given))
             return answers[-1]
 
-    monkeypatch.setattr(huge_pages, "_libc", lambda: Told)
+    monkeypatch.setattr(huge_pages, "_libc", lambda: Complaint)
     array, span = written()
     before = array.copy()
     moved = collapse([span])
@@ -58,7 +58,7 @@ def test_memory_in_use_is_moved_and_keeps_its_content(monkeypatch):
 
 
 @pytest.mark.usefixtures("_collapses")
-def test_memory_that_nobody_has_written_stays_unused():
+def test_memory_that_was_never_written_stays_unused():
     array = unwritten()
     assert collapse([(array.ctypes.data, array.ctypes.data + SIZE)]) == 0
 
@@ -95,7 +95,7 @@ def test_only_what_is_new_and_large_is_moved_and_by_a_thread(monkeypatch):
     assert len(old) + len(new) + len(small)  # alive until here
 
 
-def test_where_the_system_does_not_tell_there_is_nothing_to_move(tmp_path, monkeypatch):
+def test_where_the_system_does_not_say_there_is_nothing_to_move(tmp_path, monkeypatch):
     monkeypatch.setattr(huge_pages, "MAPS", tmp_path / "maps")
     assert anonymous() == []
     with on_huge_pages():

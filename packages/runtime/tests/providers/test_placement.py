@@ -37,7 +37,7 @@ def test_on_the_cpu_everything_is_on_the_cpu(folder, graph):
     assert session.placement.cpu == {}
 
 
-def test_an_onnxruntime_that_tells_nothing_has_nowhere_else_to_run_what_is_the_cpus():
+def test_an_onnxruntime_that_reports_nothing_has_nowhere_else_to_run_what_is_the_cpus():
     assert placed(SimpleNamespace(), PROVIDERS["cpu"], 2) == Placement(provider=None, cpu={})
 
 
@@ -59,7 +59,7 @@ def test_an_operator_that_computes_on_the_cpu_is_refused(cpu, named):
         placed(Inference({"Add": 3}, cpu), CUDA, 2)
 
 
-def test_a_session_that_tells_nothing_is_refused():
+def test_a_session_that_reports_nothing_is_refused():
     with pytest.raises(ProviderError, match="would leave operators to the CPU: all"):
         placed(Inference({}, {}), CUDA, 2)
     with pytest.raises(ProviderError, match=r"needs onnxruntime-gpu 1\.24 or newer"):
@@ -85,10 +85,10 @@ def test_a_provider_on_the_host_that_leaves_its_work_to_the_cpu_is_refused(folde
     """It would give the right numbers, and nothing would say whose they are."""
     with pytest.raises(ProviderError) as refusal:
         Session.open(folder, provider="idle", precision=precision, graph=graph, threads=1)
-    told = str(refusal.value)
-    assert told.startswith("provider idle would leave operators to the CPU: ")
-    assert "LayerNormalization (" in told
-    assert "\n" not in told
+    complaint = str(refusal.value)
+    assert complaint.startswith("provider idle would leave operators to the CPU: ")
+    assert "LayerNormalization (" in complaint
+    assert "\n" not in complaint
 
 
 def test_a_provider_on_the_host_that_leaves_a_part_of_its_work_to_the_cpu_is_refused():
@@ -124,13 +124,13 @@ def test_a_graph_is_asked_again_when_its_weights_are_packed(folder, monkeypatch)
     assert asked == [session.opened.inference]
 
 
-def test_inspect_tells_where_operators_are(session):
+def test_inspect_shows_where_operators_are(session):
     assert f"operators   {session.placement.provider}, all on the CPU" in lines(session, None)
     uncounted = replace(session, placement=Placement(provider=None, cpu={}))
     assert "operators   all on the CPU" in lines(uncounted, None)
     on_gpu = replace(session, provider=CUDA, placement=Placement(provider=80, cpu={"Concat": 3, "Sub": 1}))
-    told = "operators   80 on the provider; on the CPU of sizes alone: Concat (3), Sub (1)"
-    assert told in lines(on_gpu, None)
+    line = "operators   80 on the provider; on the CPU of sizes alone: Concat (3), Sub (1)"
+    assert line in lines(on_gpu, None)
     assert report(on_gpu, None)["placement"] == {"provider": 80, "cpu": {"Concat": 3, "Sub": 1}}
     nothing = replace(session, provider=CUDA, placement=Placement(provider=56, cpu={}))
     assert "operators   56 on the provider; on the CPU none" in lines(nothing, None)

@@ -76,8 +76,8 @@ def test_a_library_is_registered_once(module):
 
 def test_a_package_that_is_not_installed_is_refused_with_the_remedy():
     some = row()
-    told = refused(register, Plugins("A"), some, some.plugin)
-    assert told == (
+    complaint = refused(register, Plugins("A"), some, some.plugin)
+    assert complaint == (
         "provider some is not installed (No module named 'plugin_of_a_test'); "
         "pip install --upgrade 'gpt2-runtime[some]'"
     )
@@ -89,9 +89,9 @@ def test_an_onnxruntime_that_takes_no_plugins_is_refused():
 
 
 def test_a_library_that_cannot_be_loaded_is_refused_with_onnxruntimes_reason(module):
-    told = refused(register, onnxruntime, row(), row().plugin)
-    assert told.startswith("provider some cannot be loaded (")
-    assert module.get_library_path() in told
+    complaint = refused(register, onnxruntime, row(), row().plugin)
+    assert complaint.startswith("provider some cannot be loaded (")
+    assert module.get_library_path() in complaint
     module.get_library_path = lambda: 1 / 0
     assert "provider some cannot be loaded (division by zero)" in refused(register, onnxruntime, row(), row().plugin)
 
@@ -111,8 +111,8 @@ def test_one_device_is_taken_of_several():
     assert len(devices(plugins, some)) == 2
     assert one_device(plugins, some, some.plugin).device.vendor == "B"
     third = row(device=2)
-    told = refused(one_device, plugins, third, third.plugin)
-    assert told == "provider some has no device 2, only 0 (GPU, A), 1 (GPU, B)"
+    complaint = refused(one_device, plugins, third, third.plugin)
+    assert complaint == "provider some has no device 2, only 0 (GPU, A), 1 (GPU, B)"
     assert "has no device -1" in refused(one_device, plugins, some, Plugin(module=MODULE, device=-1))
 
 

@@ -97,5 +97,5 @@ def test_a_graph_that_a_row_does_not_have_is_refused_with_what_it_has():
     check_graph(PROVIDERS["cuda"], "serving", "fp16")
     with pytest.raises(SettingError) as refusal:
         check_graph(PROVIDERS["cuda"], "serving", "int4")
-    told = "graph is 'serving', which has no int4 kernel on cuda"
-    assert str(refusal.value) == f"{told}; pass graph='portable' or precision='fp16' or another provider"
+    complaint = "graph is 'serving', which has no int4 kernel on cuda"
+    assert str(refusal.value) == f"{complaint}; pass graph='portable' or precision='fp16' or another provider"

@@ -40,7 +40,7 @@ def test_a_session_that_has_another_provider_beside_its_own_is_refused():
 
 
 def test_ctrl_c_while_onnxruntime_is_imported_is_no_broken_installation(monkeypatch, tmp_path):
-    # As the start of onnxruntime's own C++ module tells of it.
+    # As the start of onnxruntime's own C++ module reports it.
     (tmp_path / "onnxruntime.py").write_text("raise ImportError('initialization failed') from KeyboardInterrupt()")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
@@ -55,8 +55,8 @@ def test_without_onnxruntime_the_package_imports_and_says_what_to_install(folder
         f"try: gpt2_runtime.Session.open({str(folder)!r})\n"
         "except gpt2_runtime.GPT2RuntimeError as error: print(error)"
     )
-    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    assert "pip install 'gpt2-runtime[cpu]'" in told
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert "pip install 'gpt2-runtime[cpu]'" in printed
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1025, 1.5, "2", True])

@@ -53,7 +53,7 @@ def test_each_completion_is_that_of_the_prompt_alone(generator, rows):
     assert 5 < stopped < 35
 
 
-def test_prompts_are_asked_for_when_there_is_a_row_for_them(generator):
+def test_prompts_are_requested_when_there_is_a_row_for_them(generator):
     asked = []
 
     def endless():
@@ -111,8 +111,8 @@ def test_bad_words_never_come_as_they_are_or_after_a_space(generator):
     word = generator.tokenizer.decode(free.token_ids[2:3])  # one letter
     bound = generator.complete("The dog", bad_words=[word], **settings)
     assert free.token_ids[2] not in bound.token_ids
-    for wrong, told in (("word", r'write \["word"\]'), ([""], "at least one character"), ([3], "bad word is 3")):
-        with pytest.raises(SettingError, match=told):
+    for wrong, complaint in (("word", r'write \["word"\]'), ([""], "at least one character"), ([3], "bad word is 3")):
+        with pytest.raises(SettingError, match=complaint):
             generator.complete("The dog", bad_words=wrong, **settings)
 
 
@@ -126,8 +126,8 @@ def test_what_is_no_prompt_is_an_error_of_its_own(generator):
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"), [({"temprature": 1}, "unknown setting 'temprature'"), (5, "settings is 5")]
+    ("settings", "complaint"), [({"temprature": 1}, "unknown setting 'temprature'"), (5, "settings is 5")]
 )
-def test_settings_that_are_none_are_refused(settings, told):
-    with pytest.raises(SettingError, match=told):
+def test_settings_that_are_none_are_refused(settings, complaint):
+    with pytest.raises(SettingError, match=complaint):
         Prompt(prompt="To be", settings=settings)

@@ -13,7 +13,7 @@ from gpt2_runtime.errors import (
 from gpt2_runtime.scoring.score import score_prompt
 from gpt2_runtime.tokenizer.detokenizer import Detokenizer
 
-# Without a stop token, so that each text has the length asked for, whatever the random weights are.
+# Without a stop token, so that each text has the requested length, whatever the random weights are.
 ENDLESS = {"max_new_tokens": 40, "stop_token_ids": (), "seed": 5}
 WILD = SamplingConfig(temperature=3.0)  # of 300 tokens most are single bytes, so characters are split all the time
 
@@ -51,7 +51,7 @@ def test_lookup_leaves_the_text_as_it_is(generator):
     assert replace(guessed, timings=plain.timings) == plain
 
 
-def test_a_generator_opens_the_graph_asked_for(folder):
+def test_a_generator_opens_the_requested_graph(folder):
     opened = {graph: TextGenerator.open(folder, threads=1, graph=graph) for graph in (None, "serving", "portable")}
     assert [each.session.graph for each in opened.values()] == ["serving", "serving", "portable"]
 
@@ -102,7 +102,7 @@ def test_an_end_of_text_token_ends_the_text_and_is_not_in_it(generator):
     assert ended.token_ids == whole.token_ids[: whole.token_ids.index(end)]
 
 
-def test_a_seed_repeats_the_text_and_is_told(generator):
+def test_a_seed_repeats_the_text_and_is_reported(generator):
     first = generator.complete("The dog", max_new_tokens=30, stop_token_ids=())
     again = generator.complete("The dog", max_new_tokens=30, stop_token_ids=(), seed=first.seed)
     assert again.token_ids == first.token_ids
@@ -175,7 +175,7 @@ def test_hashes_are_compared_on_request(damaged, edit):
         TextGenerator.open(damaged, threads=1, check_hashes=True)
 
 
-def test_the_prompts_own_logprobs_are_told_where_they_are_asked_for(generator):
+def test_the_prompts_own_logprobs_are_reported_on_request(generator):
     prompt = generator.tokenizer.encode("The dog the dog")
     completion = generator.complete("The dog the dog", max_new_tokens=2, prompt_logprobs=3)
     assert completion.prompt_logprobs == score_prompt(generator.session, prompt, top=3)

@@ -289,7 +289,7 @@ def _check_hash(file: SealedFile) -> None:
 
 
 def _listed(names: JsonObject, files: Mapping[str, SealedFile]) -> Mapping[str, str]:
-    """A table of file names, all of which must be among the manifest's files."""
+    """A table of file names, all listed among the manifest's files."""
     table = _texts(names)
     for key, name in table.items():
         if name not in files:

@@ -96,7 +96,7 @@ class LookupIndex:
         for size in self._sizes:
             start = self._next.get(tuple(self._ids[-size:]))
             if start is not None and size <= len(self._ids):
-                # What follows may run into the end, as in "la la la": then it goes on with itself.
+                # What follows may run into the end, as in "la la la": then it continues with itself.
                 period = len(self._ids) - start
                 return [self._ids[start + place % period] for place in range(count)]
         return []

@@ -40,7 +40,7 @@ def load_cuda(onnxruntime: ModuleType, load: Callable[[str], Any] = ctypes.CDLL)
     if sys.platform != "linux":  # the names are others there: onnxruntime looks for itself
         return
     major = str(onnxruntime.cuda_version).partition(".")[0]
-    with redirect_stdout(io.StringIO()):  # it prints what it lacks
+    with redirect_stdout(io.StringIO()):  # it prints what is missing
         onnxruntime.preload_dlls()
     for pattern, (owner, remedy) in LIBRARIES.items():
         name = pattern.format(major=major)

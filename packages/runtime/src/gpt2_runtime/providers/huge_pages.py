@@ -45,7 +45,7 @@ def on_huge_pages() -> Iterator[None]:
 
 
 def anonymous() -> list[Span]:
-    """The memory of this process that is no file's, in ascending order; none where the system does not tell."""
+    """The anonymous memory of this process, in ascending order; none where the system does not show it."""
     try:
         lines = MAPS.read_text().splitlines()
     except OSError:  # not Linux

@@ -50,7 +50,7 @@ def cpu_quota(membership: Path = Path("/proc/self/cgroup"), mount: Path = Path("
 
 
 def _quotas(hierarchy: str, controllers: str, group: str, *, mount: Path) -> Iterator[float]:
-    """The quotas of a group and of all groups above it, each of which holds."""
+    """The quotas of a group and of all groups above it: each one applies."""
     names: tuple[str, ...]
     if hierarchy == "0":
         root, names = mount, ("cpu.max",)

@@ -36,6 +36,7 @@ ARROWS = {
         hub, pipeline <- cli
     """,
     "gpt2_runtime": """
+        precisions <- folder, providers;
         errors <- arguments <- settings <- sampling; arguments <- folder, providers;
         folder <- tokenizer;
         folder, providers <- graphs;

@@ -19,12 +19,13 @@ from gpt2_runtime import (
     Token,
     complete_batch,
 )
-from gpt2_runtime.diagnostics.promise import BITS, CLOSE, EQUALITIES, NONE, PRECISIONS, TEXT, Equality
+from gpt2_runtime.diagnostics.promise import BITS, CLOSE, EQUALITIES, NONE, TEXT, Equality
 from gpt2_runtime.engine import packed_session
 from gpt2_runtime.generation.generate import stream_events
 from gpt2_runtime.generation.request import Request
 from gpt2_runtime.generation.request_state import RequestState
 from gpt2_runtime.generation.scheduler import Scheduler
+from gpt2_runtime.precisions import PRECISIONS
 
 Floats = np.ndarray
 Outcome = tuple[Floats, Floats]

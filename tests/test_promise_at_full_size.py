@@ -16,7 +16,7 @@ from gpt2_runtime import (
     TextGenerator,
     complete_batch,
 )
-from gpt2_runtime.diagnostics.promise import PRECISIONS
+from gpt2_runtime.precisions import PRECISIONS
 
 pytestmark = pytest.mark.nightly
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from gpt2_runtime import GREEDY, TextGenerator
 from gpt2_runtime.errors import BundleError
 from gpt2_runtime.explain.explainer import Explainer
+from gpt2_runtime.precisions import PRECISIONS
 
-PRECISIONS = ("fp32", "fp16", "int8", "int4")
 WEIGHTS = {"fp32": "model.safetensors", "int4": "model_q4.safetensors"}
 
 

@@ -10,8 +10,8 @@ from typing import get_args
 import numpy as np
 from bounded import LONGEST, bounded_memory
 from gpt2_runtime import GPT2RuntimeError, SamplingConfig
-from gpt2_runtime.folder.bundle import PRECISIONS
 from gpt2_runtime.graphs.graph_signature import GraphKind
+from gpt2_runtime.precisions import PRECISIONS
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays

@@ -43,10 +43,10 @@ from gpt2_runtime import (
 )
 from gpt2_runtime.batch_file.file import run
 from gpt2_runtime.batch_file.line import NAMES, Defaults, read
-from gpt2_runtime.folder.bundle import PRECISIONS
 from gpt2_runtime.generation.events import Finished
 from gpt2_runtime.generation.request import Request
 from gpt2_runtime.generation.scheduler import Scheduler
+from gpt2_runtime.precisions import PRECISIONS
 from gpt2_runtime.sampling.sampler import sample
 from gpt2_runtime.tokenizer.stop_strings import StopStrings
 from hypothesis import assume, given

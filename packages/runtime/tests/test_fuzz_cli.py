@@ -13,7 +13,7 @@ import pytest
 from bounded import LONGEST, bounded_memory
 from click.testing import CliRunner
 from gpt2_runtime.cli.command import main
-from gpt2_runtime.folder.bundle import PRECISIONS
+from gpt2_runtime.precisions import PRECISIONS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

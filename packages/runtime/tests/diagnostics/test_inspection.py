@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 from gpt2_runtime import Tokenizer
 from gpt2_runtime.diagnostics.inspection import lines, report
-from gpt2_runtime.diagnostics.promise import PRECISIONS
+from gpt2_runtime.precisions import PRECISIONS
 
 
 def test_a_report_is_json_and_holds_what_the_folder_does(session, folder):

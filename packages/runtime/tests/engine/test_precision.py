@@ -13,7 +13,7 @@ from gpt2_runtime.cli.command import main
 from gpt2_runtime.diagnostics.bench import bench
 from gpt2_runtime.diagnostics.roofline import weight_bytes
 from gpt2_runtime.errors import BundleError
-from gpt2_runtime.folder.bundle import PRECISIONS
+from gpt2_runtime.precisions import PRECISIONS
 
 IDS = np.random.default_rng(0).integers(300, size=40)
 OTHER = np.random.default_rng(1).integers(300, size=40)

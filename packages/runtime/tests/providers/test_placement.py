@@ -10,8 +10,9 @@ from gpt2_runtime.errors import ProviderError
 from gpt2_runtime.explain.explainer import Explainer
 from gpt2_runtime.graphs import inference
 from gpt2_runtime.graphs.inference import open_inference
+from gpt2_runtime.precisions import PRECISIONS
 from gpt2_runtime.providers.placement import MOST_SIZES, Placement, placed
-from gpt2_runtime.providers.provider import ALL_GRAPHS, HOST, PRECISIONS, Provider
+from gpt2_runtime.providers.provider import ALL_GRAPHS, HOST, Provider
 from gpt2_runtime.providers.providers import PROVIDERS
 
 CUDA = PROVIDERS["cuda"]

@@ -9,10 +9,9 @@ import gpt2_runtime
 import onnxruntime
 import pytest
 from gpt2_runtime.errors import SettingError
-from gpt2_runtime.folder.bundle import PRECISIONS
 from gpt2_runtime.graphs.graph_choice import capturing, check_graph
 from gpt2_runtime.graphs.graph_signature import GraphKind
-from gpt2_runtime.providers import provider
+from gpt2_runtime.precisions import PRECISIONS
 from gpt2_runtime.providers.provider import HOST
 from gpt2_runtime.providers.providers import PROVIDERS, ROWS, provider_of
 
@@ -62,7 +61,6 @@ def test_a_name_outside_the_room_is_seen(source):
 
 def test_the_rows_name_what_there_is():
     assert list(PROVIDERS) == [row.name for row in ROWS]
-    assert provider.PRECISIONS == PRECISIONS
     for row in ROWS:
         assert provider_of(row.execution_provider) is row
         assert set(row.graphs) <= set(get_args(GraphKind))

@@ -147,7 +147,8 @@ def _rounding_warnings(rounded: dict[str, float]) -> list[str]:
         return []
     most = max(rounded.values())
     changed = f"no value by more than {most:.1e} of itself" if most else "none of their values"
-    return [f"{len(rounded)} tensors were float64: rounded to float32, which changed {changed}"]
+    count = "1 tensor was" if len(rounded) == 1 else f"{len(rounded)} tensors were"
+    return [f"{count} float64: rounded to float32, which changed {changed}"]
 
 
 def _config(checkpoint: Checkpoint, plan: WeightPlan, ignored: Collection[str]) -> dict[str, Any]:

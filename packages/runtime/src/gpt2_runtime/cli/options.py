@@ -16,9 +16,9 @@ import click
 from gpt2_runtime.cli.streams import check_output
 from gpt2_runtime.engine.session import Session
 from gpt2_runtime.errors import MOST_SHOWN, GPT2RuntimeError
-from gpt2_runtime.folder.bundle import PRECISIONS
 from gpt2_runtime.generation.config import SETTINGS, GenerationConfig, Settings
 from gpt2_runtime.generation.prompt_lookup import LookupConfig
+from gpt2_runtime.precisions import PRECISIONS
 from gpt2_runtime.providers.providers import PROVIDERS
 from gpt2_runtime.settings import Setting
 

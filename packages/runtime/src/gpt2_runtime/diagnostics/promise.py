@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from gpt2_runtime.precisions import PRECISIONS
+
 BITS = "bits"
 TEXT = "text"
 CLOSE = "close"
@@ -28,8 +30,6 @@ LEVELS = MappingProxyType(
         NONE: "does not apply",
     }
 )
-
-PRECISIONS = ("fp32", "fp16", "int8", "int4")
 
 
 @dataclass(frozen=True, kw_only=True)

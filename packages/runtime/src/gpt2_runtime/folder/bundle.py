@@ -17,13 +17,13 @@ from gpt2_runtime.errors import BundleError, shown
 from gpt2_runtime.folder.json_object import REMEDY, JsonObject, read_text
 from gpt2_runtime.folder.regular_file import FileState, changed, check_same, is_same_file, open_regular, read_regular
 from gpt2_runtime.folder.sharing import Shared
+from gpt2_runtime.precisions import PRECISIONS
 
 SCHEMA = 1
 MOST_SETTINGS_BYTES = 4 * 2**20  # for manifest.json and config.json, which have about ten thousand
 MOST_SIZE = 2**31 - 1  # for a model's sizes and token ids
 SHA256 = re.compile("[0-9a-f]{64}")
 Data = bytes  # an alias, since SealedFile has a field called `bytes`
-PRECISIONS = ("fp32", "fp16", "int8", "int4")
 """Most exact first."""
 CACHE_TYPES = ("float32", "float16")
 OLD_CACHE_TYPES = MappingProxyType(dict.fromkeys(PRECISIONS, "float32") | {"fp16": "float16"})

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING
 
+from gpt2_runtime.precisions import PRECISIONS
 from gpt2_runtime.providers.threads import choose_threads
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
 FALLBACK = "CPUExecutionProvider"  # onnxruntime assigns it what the others do not take
 
-PRECISIONS = ("fp32", "fp16", "int8", "int4")
 
 # These compute sizes from sizes, a few integers each. onnxruntime leaves them on the CPU, where the result is needed.
 SIZES = frozenset(

@@ -6,9 +6,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from gpt2_runtime.errors import ProviderError, shown
+from gpt2_runtime.precisions import PRECISIONS
 from gpt2_runtime.providers import telemetry
 from gpt2_runtime.providers.cuda_libraries import load_cuda
-from gpt2_runtime.providers.provider import ALL_GRAPHS, FALLBACK, HOST, PRECISIONS, Provider, TensorMemory
+from gpt2_runtime.providers.provider import ALL_GRAPHS, FALLBACK, HOST, Provider, TensorMemory
 
 if TYPE_CHECKING:
     from onnxruntime import SessionOptions

@@ -1,0 +1,3 @@
+"""The precisions that the runtime knows, the most exact first."""
+
+PRECISIONS = ("fp32", "fp16", "int8", "int4")
